@@ -1,0 +1,174 @@
+"""Metrics of answers, and honest intervals around them.
+
+A metric turns each answer into a row of statistics and the summed rows into a number. A mean is the case of one
+statistic; BLEU sums n-gram counts. So every metric, per-sentence or corpus-level, has the same bootstrap: resample the
+rows, sum, finish (Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation").
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from rlrecipes.text import ngrams, normalize_answer, overlap_f1, words
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rlrecipes.recipe import Example
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How answers are judged under one name."""
+
+    name: str
+    statistics: Callable[[Sequence[str], Sequence[Example]], Sequence[Sequence[float]]]
+    """Rows `[examples, k]` of numbers that may be summed over examples."""
+    finish: Callable[[Sequence[float]], float]
+    """The metric from the `k` summed statistics."""
+    score: Callable[[str, Example], float] | None = None
+    """One answer's own score, where the metric is the mean of such; a headline needs it."""
+    needs: str | None = None
+    """A key of `Example.truth` that the metric cannot do without."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def as_json(self) -> dict[str, float]:
+        return {"value": round(self.value, 6), "low": round(self.low, 6), "high": round(self.high, 6)}
+
+
+def mean_of(name: str, score: Callable[[str, Example], float], needs: str | None = None) -> Metric:
+    """The metric that is the mean over answers of `score(answer, example)`."""
+    return Metric(
+        name=name,
+        statistics=lambda answers, examples: [
+            (score(answer, example), 1.0) for answer, example in zip(answers, examples, strict=True)
+        ],
+        finish=_ratio,
+        score=score,
+        needs=needs,
+    )
+
+
+def exact_match(answer: str, example: Example) -> float:
+    """1 if the answer equals any reference after SQuAD's normalisation, else 0."""
+    return float(any(normalize_answer(answer) == normalize_answer(reference) for reference in example.answers))
+
+
+def same_words(answer: str, example: Example) -> float:
+    """1 if the answer has the words of any reference in its order, case and punctuation aside, else 0."""
+    return float(any(words(answer) == words(reference) for reference in example.answers))
+
+
+def f1(answer: str, example: Example) -> float:
+    """Best bag-of-words F1 against any reference after SQuAD's normalisation, from 0 to 1."""
+    given = normalize_answer(answer).split()
+    return max((overlap_f1(given, normalize_answer(ref).split()) for ref in example.answers), default=0.0)
+
+
+def chrf(answer: str, example: Example) -> float:
+    """Sentence chrF (Popović 2015) against the references, from 0 to 1, by sacrebleu."""
+    return float(_chrf().sentence_score(answer, list(example.answers)).score) / 100
+
+
+def length(answer: str, example: Example) -> float:
+    """Number of words; a Chinese character is a word."""
+    return float(len(words(answer)))
+
+
+def repetition(answer: str, example: Example) -> float:
+    """Share of the answer's word trigrams that it has said before, from 0 to 1 (1 minus seq-rep distinct-3)."""
+    grams = ngrams(words(answer), 3)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def bleu() -> Metric:
+    """Corpus BLEU by sacrebleu (tokenizer 13a; `zh` where the references are Chinese), from 0 to 100."""
+
+    def statistics(answers: Sequence[str], examples: Sequence[Example]) -> Sequence[Sequence[float]]:
+        scorer = _bleu("zh" if _is_chinese(examples) else "13a")
+        # sacrebleu keeps per-sentence counts behind a leading underscore; the version is pinned.
+        return [
+            scorer._extract_corpus_statistics([answer], [[reference] for reference in example.answers or ("",)])[0]
+            for answer, example in zip(answers, examples, strict=True)
+        ]
+
+    def finish(sums: Sequence[float]) -> float:
+        return float(_bleu("13a")._aggregate_and_compute([list(map(int, sums))]).score)
+
+    return Metric("bleu", statistics, finish)
+
+
+def distinct(n: int) -> Metric:
+    """Distinct-n (Li et al. 2016): different n-grams over all n-grams of all answers, from 0 to 1; low means monotony.
+
+    An n-gram that stands `c` times counts `1 / c` at each of its places, so that the sum over answers is the number of
+    different n-grams and an answer's row can be resampled.
+    """
+
+    def statistics(answers: Sequence[str], examples: Sequence[Example]) -> Sequence[Sequence[float]]:
+        grams = [ngrams(words(answer), n) for answer in answers]
+        counts = Counter(gram for row in grams for gram in row)
+        return [(sum(1 / counts[gram] for gram in row), float(len(row))) for row in grams]
+
+    return Metric(f"distinct_{n}", statistics, _ratio)
+
+
+def estimate(metric: Metric, answers: Sequence[str], examples: Sequence[Example]) -> Interval:
+    """The metric of all answers, with its interval over examples."""
+    return bootstrap(metric.statistics(answers, examples), metric.finish)
+
+
+def mean_interval(scores: Sequence[float]) -> Interval:
+    """The mean of per-example scores (or of paired differences), with its interval."""
+    return bootstrap([(score, 1.0) for score in scores], _ratio)
+
+
+def bootstrap(statistics: Sequence[Sequence[float]], finish: Callable[[Sequence[float]], float]) -> Interval:
+    """Percentile bootstrap over the rows of `statistics` `[examples, k]`, the same resamples every time."""
+    import numpy as np
+
+    rows = np.asarray(statistics, dtype=float)
+    n = len(rows)
+    if n == 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    resampled: np.ndarray = np.array([finish(sums) for sums in counts @ rows])
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(float(finish(rows.sum(axis=0))), float(low), float(high))
+
+
+def _ratio(sums: Sequence[float]) -> float:
+    return float(sums[0] / sums[1]) if sums[1] else 0.0
+
+
+def _is_chinese(examples: Sequence[Example]) -> bool:
+    text = "".join(answer for example in examples for answer in example.answers)
+    return sum("\u3400" <= char <= "\u9fff" for char in text) > len(text) / 4
+
+
+@cache
+def _chrf() -> Any:
+    from sacrebleu.metrics.chrf import CHRF
+
+    return CHRF()
+
+
+@cache
+def _bleu(tokenize: str) -> Any:
+    from sacrebleu.metrics.bleu import BLEU
+
+    return BLEU(tokenize=tokenize)

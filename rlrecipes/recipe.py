@@ -1,0 +1,182 @@
+"""The words a recipe is written in: examples, comparisons, rewards, evaluations.
+
+A recipe is a value. It says what the task is (data, reward, evaluation) and nothing about how big to train it: that is a
+`Profile`. Everything here is plain Python, so that listing, showing and testing recipes never waits for torch.
+
+    >>> Example(user("Translate: Das Kind liest."), ("The child reads.",))
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from rlrecipes.errors import UserError
+from rlrecipes.metrics import Metric
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+class Message(NamedTuple):
+    """One turn of a chat."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+
+
+Prompt = tuple[Message, ...]
+
+
+def user(content: str) -> Prompt:
+    """A prompt of one user turn."""
+    return (Message("user", content),)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and the answers we would be glad to see."""
+
+    prompt: Prompt
+    answers: tuple[str, ...] = ()
+    """The first is the demonstration that SFT imitates; metrics take any of them as right."""
+    truth: Mapping[str, Any] = field(default_factory=dict)
+    """What rewards and metrics know of this prompt beside its answers, such as the slots of a booking."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prompt with an answer that was preferred to another."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    flipped: bool | None = None
+    """Whether a built-in world swapped the two on purpose; None where the truth is not known."""
+
+
+@dataclass(frozen=True)
+class Rating:
+    """A prompt, an answer and the score it was given (higher is better)."""
+
+    prompt: Prompt
+    answer: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a recipe trains on and is judged by. `held_out` and `held_out_comparisons` are never trained on."""
+
+    source: str
+    """`built-in`, or the path that it was read from."""
+    demonstrations: Sequence[Example]
+    """What SFT imitates: the prompt and `answers[0]`, faults included."""
+    prompts: Sequence[Example]
+    """What PPO answers; programmatic reward terms see these examples' answers and truth, the learned reward does not."""
+    comparisons: Sequence[Comparison]
+    held_out: Sequence[Example]
+    held_out_comparisons: Sequence[Comparison]
+    ratings: Sequence[Rating] = ()
+    notes: Sequence[str] = ()
+    """What was derived and how, one sentence each; the console shows them."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Rows left out, counted by reason."""
+    metrics: Sequence[Metric] = ()
+    """Metrics that only these data make possible; they stand before the recipe's own and replace those of the same name."""
+
+
+TermFunction = Callable[[Prompt, str, Example], float]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One programmatic part of a reward: a plain function of (prompt, answer, example)."""
+
+    name: str
+    score: TermFunction
+    weight: float
+    needs: str | None = None
+    """A key of `Example.truth` that the term cannot do without; on data that lack it the term is left out, aloud."""
+
+
+@dataclass(frozen=True)
+class Reward:
+    """What PPO climbs: `learned` times the reward model's score plus each term's weight times its value.
+
+    The learned score has mean 0 and standard deviation 1 over the demonstrations, so weights compare across recipes.
+    How the sum is shaped (KL penalty, clipping, missing-EOS penalty) depends on the budget and lives in the profile.
+    """
+
+    learned: float = 1.0
+    """Weight of the reward model's score; 0 needs no reward model."""
+    terms: tuple[Term, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How answers are judged."""
+
+    metrics: tuple[Metric, ...]
+    """The first that applies to the data is the headline; it must score answers one by one."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """The columns in which people keep this task's data, and how one such row is read."""
+
+    required: tuple[str, ...]
+    example: Callable[[Mapping[str, Any]], Example]
+    """Reads a row; raises `ValueError` with the field's name and what was expected when a value is of the wrong kind."""
+    optional: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A task, whole: its data, its reward and its evaluation."""
+
+    name: str
+    summary: str
+    """One line, for `list`."""
+    builtin: Callable[[], Data]
+    """The embedded world: small, generated, with known truth."""
+    documents: Callable[[], Sequence[Example]]
+    """Text of the same world, for training the embedded base model; nothing in it comes from the held-out split."""
+    native: Native
+    reward: Reward
+    evaluation: Evaluation
+    spoil: Callable[[Example, Sequence[Example], Random], str | None]
+    """Makes a plausible worse answer where data bring no preferences; None when this example cannot give a pair."""
+    spoiled: str
+    """What `spoil` does, as the console states it: "the rejected answer is …"."""
+    judge: Callable[[Sequence[Example]], Metric | None] | None = None
+    """A metric fitted to the held-out rows alone, for data whose truth is a label rather than an answer."""
+
+
+def recipe_names() -> list[str]:
+    """The folders under `recipes/` that hold a `recipe.py`: the folder is the registry."""
+    return sorted(path.parent.name for path in RECIPES.glob("*/recipe.py"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """The `RECIPE` of `recipes/<name>/recipe.py`.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    if name not in recipe_names():
+        raise UserError(unknown("recipe", name, recipe_names(), "see `python -m rlrecipes list`"))
+    recipe: Recipe = importlib.import_module(f"recipes.{name}.recipe").RECIPE
+    return recipe
+
+
+def unknown(kind: str, name: str, known: Sequence[str], otherwise: str) -> str:
+    """One sentence about a name that does not exist, with the nearest that does."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"there is no {kind} '{name}'; " + (f"did you mean '{near[0]}'?" if near else otherwise)
