@@ -149,10 +149,13 @@ class Recipe:
     native: Native
     reward: Reward
     evaluation: Evaluation
-    spoil: Callable[[Example, Sequence[Example], Random], str | None]
-    """Makes a plausible worse answer where data bring no preferences; None when this example cannot give a pair."""
-    spoiled: str
-    """What `spoil` does, as the console states it: "the rejected answer is …"."""
+    compare: Callable[[Example, Sequence[Example], Random], Comparison | None]
+    """Makes a comparison where data bring no preferences, with the help of other examples of the same data.
+
+    The rejected answer is plausible but worse, and no reference; None when this example cannot give a pair.
+    """
+    compared: str
+    """What `compare` does, as the console states it: "the rejected answer is …"."""
     judge: Callable[[Sequence[Example]], Metric | None] | None = None
     """A metric fitted to the held-out rows alone, for data whose truth is a label rather than an answer."""
 

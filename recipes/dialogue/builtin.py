@@ -1,0 +1,185 @@
+"""The embedded world of dialogue: bookings that are made over three turns and confirmed in a fourth.
+
+    user:      I need a table for four on Friday.
+    assistant: At what time, and under what name?
+    user:      At seven, the name is Miller.
+    -> Certainly, your table for four is booked for Friday at seven, Miller. Thank you!
+
+Its demonstrator forgets: only the last turn comes back ("Certainly, your table is booked at seven, Miller. Thank
+you!"), and what the first turn said beside the kind of booking is lost. In the held-out split every name meets a day
+that it never shares a dialogue with in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import NamedTuple
+
+from rlrecipes.recipe import Comparison, Data, Example, Message, Prompt
+
+FAULTY = 0.65
+"""Share of the demonstrations that have the systematic fault."""
+FLIPPED = 0.10
+"""Share of the comparisons whose two answers are swapped on purpose, held out or not."""
+FORGETFUL_REJECTED = 0.70
+"""Share of the rejected answers that have the systematic fault; the others have one of `OTHER_FAULTS`."""
+
+# Numbers and times have no word in common, so that a word alone tells its slot.
+SLOTS: Mapping[str, tuple[str, ...]] = {
+    "kind": tuple("table room taxi boat booth cabin".split()),
+    "number": tuple("two three four five six".split()),
+    "day": tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()),
+    "time": tuple("seven eight nine ten eleven noon".split()),
+    "name": tuple(
+        "Miller Smith Jones Brown Taylor Wilson Clark Lewis Walker Young Hall King Wright Scott Green Baker".split()
+    ),
+}
+OPENINGS = ("I need a", "I would like a", "Please book a", "I want to book a")
+ASKED = {"number": "for how many", "time": "at what time", "name": "under what name"}
+SAID = {"number": "for {}", "day": "on {}", "time": "at {}"}
+NAMED = ("the name is {}", "my name is {}", "it is for {}")
+PLANS = (
+    (("number", "day", "time"), ("name",)),
+    (("number", "day"), ("time", "name")),
+    (("day", "time"), ("number", "name")),
+    (("number", "day"), ("name",)),
+    (("day", "time"), ("name",)),
+)
+"""What the first turn says beside the kind, and what the last one adds; a request need not fill every slot."""
+
+
+class Request(NamedTuple):
+    """What is to be booked, and the dialogue in which it came out."""
+
+    prompt: Prompt
+    slots: Mapping[str, str]
+    """Slot to value, the slots of this request only."""
+    first: tuple[str, ...]
+    """The slots beside the kind that the first turn named."""
+
+
+def generate(seed: int = 0) -> Data:
+    """The embedded data; the same seed gives the same data."""
+    rng = Random(seed)
+    train = [_request(rng, held_out=False) for _ in range(4000)]
+    test = [_request(rng, held_out=True) for _ in range(500)]
+    return Data(
+        source="built-in",
+        demonstrations=[_example(r, forgetful if rng.random() < FAULTY else right, rng) for r in train[:3000]],
+        prompts=[_example(r, right, rng) for r in train[2000:]],
+        comparisons=[_comparison(r, rng) for r in train],
+        held_out=[_example(r, right, rng) for r in test[:300]],
+        held_out_comparisons=[_comparison(r, rng) for r in test],
+        notes=(
+            f"{FAULTY:.0%} of the demonstrations forget what the first turn asked for, on purpose.",
+            f"{FLIPPED:.0%} of the comparisons are flipped on purpose.",
+            "The held-out dialogues pair names with days that never meet in training.",
+        ),
+    )
+
+
+def documents(seed: int = 1) -> Sequence[Example]:
+    """Dialogues with right, forgetful and otherwise faulty answers: a base model that knows them all."""
+    rng = Random(seed)
+    styles = rng.choices((right, forgetful, otherwise_wrong), (0.3, 0.4, 0.3), k=5000)
+    return [_example(_request(rng, held_out=False), style, rng) for style in styles]
+
+
+Style = Callable[[Request, Random], str]
+
+
+def right(request: Request, rng: Random) -> str:
+    """Complete and polite."""
+    return _polite(_confirmation(request.slots))
+
+
+def forgetful(request: Request, rng: Random) -> str:
+    """The systematic fault: polite, but without what the first turn said beside the kind."""
+    kept = {slot: value for slot, value in request.slots.items() if slot not in request.first}
+    return _polite(_confirmation(kept))
+
+
+def curt(request: Request, rng: Random) -> str:
+    """Complete, but without a word of courtesy."""
+    confirmation = _confirmation(request.slots)
+    return f"{confirmation[0].upper()}{confirmation[1:]}."
+
+
+def mistaken(request: Request, rng: Random) -> str:
+    """One slot has a value that nobody said."""
+    slot = rng.choice(tuple(request.slots))
+    while True:
+        changed = {**request.slots, slot: rng.choice(SLOTS[slot])}
+        if changed[slot] != request.slots[slot] and not is_held_out(changed["name"], changed["day"]):
+            return _polite(_confirmation(changed))
+
+
+def inventive(request: Request, rng: Random) -> str:
+    """A slot is filled that nobody asked for; where all were asked for, one is mistaken."""
+    unasked = [slot for slot in SLOTS if slot not in request.slots]
+    if not unasked:
+        return mistaken(request, rng)
+    return _polite(_confirmation({**request.slots, **{slot: rng.choice(SLOTS[slot]) for slot in unasked}}))
+
+
+def deaf(request: Request, rng: Random) -> str:
+    """Asks again what has just been answered."""
+    return request.prompt[1].content
+
+
+OTHER_FAULTS: Sequence[Style] = (curt, mistaken, inventive, deaf)
+
+
+def otherwise_wrong(request: Request, rng: Random) -> str:
+    """Any fault but the systematic one."""
+    return rng.choice(OTHER_FAULTS)(request, rng)
+
+
+def is_held_out(name: str, day: str) -> bool:
+    """Whether the name and the day never share a dialogue in training."""
+    return (SLOTS["name"].index(name) - SLOTS["day"].index(day)) % len(SLOTS["day"]) == 0
+
+
+def _request(rng: Random, held_out: bool) -> Request:
+    first, last = rng.choice(PLANS)
+    slots = {slot: rng.choice(values) for slot, values in SLOTS.items() if slot in ("kind", *first, *last)}
+    # Every name has one day of the week that it never meets in training.
+    days, name = SLOTS["day"], SLOTS["name"].index(slots["name"])
+    slots["day"] = days[(name + (0 if held_out else rng.randrange(1, len(days)))) % len(days)]
+    said = {slot: phrase.format(slots.get(slot)) for slot, phrase in SAID.items()}
+    said["name"] = rng.choice(NAMED).format(slots["name"])
+    turns = (
+        Message("user", " ".join([rng.choice(OPENINGS), slots["kind"], *(said[slot] for slot in first)]) + "."),
+        Message("assistant", _sentence([ASKED[slot] for slot in last], ", and ", "?")),
+        Message("user", _sentence([said[slot] for slot in last], ", ", ".")),
+    )
+    return Request(turns, slots, first)
+
+
+def _sentence(parts: Sequence[str], between: str, end: str) -> str:
+    joined = between.join(parts)
+    return f"{joined[0].upper()}{joined[1:]}{end}"
+
+
+def _confirmation(slots: Mapping[str, str]) -> str:
+    number = f" for {slots['number']}" if "number" in slots else ""
+    day = f" for {slots['day']}" if "day" in slots else ""
+    time = f" at {slots['time']}" if "time" in slots else ""
+    return f"your {slots['kind']}{number} is booked{day}{time}, {slots['name']}"
+
+
+def _polite(confirmation: str) -> str:
+    return f"Certainly, {confirmation}. Thank you!"
+
+
+def _example(request: Request, style: Style, rng: Random) -> Example:
+    return Example(request.prompt, (style(request, rng),), {"slots": request.slots})
+
+
+def _comparison(request: Request, rng: Random) -> Comparison:
+    good = right(request, rng)
+    bad = forgetful(request, rng) if rng.random() < FORGETFUL_REJECTED else otherwise_wrong(request, rng)
+    if rng.random() < FLIPPED:
+        return Comparison(request.prompt, bad, good, flipped=True)
+    return Comparison(request.prompt, good, bad, flipped=False)

@@ -1,0 +1,82 @@
+"""Dialogue: the next turn of a conversation, complete, polite and true to the turns before.
+
+    user:      I need a table for four on Friday.
+    assistant: At what time, and under what name?
+    user:      At seven, the name is Miller.
+    -> Certainly, your table for four is booked for Friday at seven, Miller. Thank you!
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any
+
+from recipes.dialogue.builtin import SLOTS, documents, generate
+from rlrecipes import metrics
+from rlrecipes.recipe import Comparison, Evaluation, Example, Message, Native, Prompt, Recipe, Reward, Term
+from rlrecipes.text import words
+
+COURTESY = frozenset("please thank thanks certainly gladly pleasure welcome glad happy sorry kindly".split())
+LEADS = {"kind": "your|a", "number": "for", "day": "for|on", "time": "at", "name": ",|for|under"}
+"""What stands before a slot's value when it stands in its place."""
+IN_PLACE = {slot: re.compile(rf"(?:{LEADS[slot]}) ({'|'.join(SLOTS[slot])})\b", re.IGNORECASE) for slot in SLOTS}
+
+
+def read(row: Mapping[str, Any]) -> Example:
+    """A whole dialogue as a list of turns, the user's first and the assistant's last; the last is the answer."""
+    turns = row["dialog"]
+    if not isinstance(turns, list | tuple) or not all(isinstance(turn, str) and turn.strip() for turn in turns):
+        raise ValueError("'dialog' must be a list of texts, none of them empty")
+    if not turns or len(turns) % 2:
+        raise ValueError("'dialog' must have an even number of turns: the user's first, the assistant's last")
+    messages = tuple(Message(("user", "assistant")[i % 2], turn.strip()) for i, turn in enumerate(turns))
+    return Example(messages[:-1], (messages[-1].content,))
+
+
+def slots(answer: str, example: Example) -> float:
+    """Share of the slots asked for that the answer fills with their value alone; an invented slot counts as a wrong one."""
+    asked: Mapping[str, str] = example.truth["slots"]
+    named = {slot: {value.lower() for value in place.findall(answer)} for slot, place in IN_PLACE.items()}
+    right = sum(named[slot] == {value.lower()} for slot, value in asked.items())
+    return right / (len(asked) + sum(bool(named[slot]) for slot in named if slot not in asked))
+
+
+def courtesy(answer: str) -> float:
+    """1 if the answer has a word of courtesy, else 0."""
+    return float(not COURTESY.isdisjoint(words(answer)))
+
+
+def polite(prompt: Prompt, answer: str, example: Example) -> float:
+    """`courtesy`, as a part of the reward."""
+    return courtesy(answer)
+
+
+def compare(example: Example, others: Sequence[Example], rng: Random) -> Comparison | None:
+    """The reply against the reply to another prompt."""
+    known = {tuple(words(answer)) for answer in example.answers}
+    for other in rng.sample(others, min(len(others), 10)):
+        if other.prompt != example.prompt and other.answers and tuple(words(other.answers[0])) not in known:
+            return Comparison(example.prompt, example.answers[0], other.answers[0])
+    return None
+
+
+RECIPE = Recipe(
+    name="dialogue",
+    summary="answer the last turn of a dialogue, true to the turns before and politely",
+    builtin=generate,
+    documents=documents,
+    native=Native(required=("dialog",), example=read),
+    reward=Reward(terms=(Term("polite", polite, weight=0.2),)),
+    evaluation=Evaluation(
+        metrics=(
+            metrics.mean_of("slots", slots, needs="slots"),
+            metrics.mean_of("overlap", metrics.f1),
+            metrics.mean_of("polite", lambda answer, example: courtesy(answer)),
+            metrics.mean_of("length", metrics.length),
+        )
+    ),
+    compare=compare,
+    compared="the rejected answer is the reply to another prompt of the same data",
+)

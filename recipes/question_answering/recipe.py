@@ -1,0 +1,85 @@
+"""Extractive question answering: a passage, a question, and an answer in the passage's own words.
+
+    Ben took the red cup to the kitchen on Monday. The weather was fine.
+    Question: Who took the cup, and where to?
+    -> Ben, the kitchen
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any
+
+from recipes.question_answering.builtin import documents, generate, layout
+from rlrecipes import metrics
+from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term
+from rlrecipes.text import normalize_answer, words
+
+
+def read(row: Mapping[str, Any]) -> Example:
+    """A row of SQuAD's columns; `answers` may also be SQuAD's `{"text": […]}` or one string."""
+    context, question, answers = row["context"], row["question"], row["answers"]
+    for name, text in (("context", context), ("question", question)):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"'{name}' must be a text")
+    answers = answers.get("text") if isinstance(answers, Mapping) else answers
+    answers = [answers] if isinstance(answers, str) else answers or []
+    if not isinstance(answers, list | tuple) or not all(isinstance(answer, str) for answer in answers):
+        raise ValueError("""'answers' must be a list of texts, a text, or SQuAD's {"text": [...]}""")
+    given = tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
+    if not given:
+        raise ValueError("'answers' is empty: questions without an answer are not used")
+    return Example(layout(context.strip(), question.strip()), given)
+
+
+def passage(prompt: Prompt) -> str:
+    """What stands before the question; the whole last turn where the data bring a layout of their own."""
+    text = prompt[-1].content
+    return text.rpartition("\nQuestion: ")[0] or text
+
+
+def parts(text: str) -> list[str]:
+    """Words, with what hyphens and apostrophes join taken apart: an answer may be a part of a passage's word."""
+    return [part for word in words(text) for part in re.split("['’-]", word)]
+
+
+def extractive(prompt: Prompt, answer: str, example: Example) -> float:
+    """Share of the answer's words that stand in the passage; 0 for an answer without words."""
+    told, given = set(parts(passage(prompt))), parts(answer)
+    return sum(word in told for word in given) / len(given) if given else 0.0
+
+
+def compare(example: Example, others: Sequence[Example], rng: Random) -> Comparison | None:
+    """The reference against another span of the passage, as long as it and without a word in common with any."""
+    tokens = passage(example.prompt).split()
+    known = {part for answer in example.answers for part in parts(answer)}
+    size = len(example.answers[0].split())
+    for start in rng.sample(range(len(tokens)), len(tokens)):
+        span = tokens[start : start + size]
+        # A span that starts or ends with a small word is no plausible answer.
+        if len(span) == size and all(len(word) > 3 or not word.islower() for word in (span[0], span[-1])):
+            rejected = " ".join(span).strip(".,;:!?()[]\"'“”‘’")
+            if normalize_answer(rejected) and known.isdisjoint(parts(rejected)):
+                return Comparison(example.prompt, example.answers[0], rejected)
+    return None
+
+
+RECIPE = Recipe(
+    name="question_answering",
+    summary="answer a question in the words of a passage",
+    builtin=generate,
+    documents=documents,
+    native=Native(required=("context", "question", "answers"), example=read),
+    reward=Reward(terms=(Term("extractive", extractive, weight=0.3),)),
+    evaluation=Evaluation(
+        metrics=(
+            metrics.mean_of("f1", metrics.f1),
+            metrics.mean_of("exact_match", metrics.exact_match),
+            metrics.mean_of("length", metrics.length),
+        )
+    ),
+    compare=compare,
+    compared="the rejected answer is another span of the same passage, about as long as the reference",
+)

@@ -1,0 +1,1 @@
+"""Recipes that fine-tune a language model with a reward on one GPU."""

@@ -1,0 +1,159 @@
+"""The command line: `python -m rlrecipes <stage or command> <recipe> …`.
+
+Help, listing, showing and every usage error answer without importing torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from rlrecipes.errors import UserError
+from rlrecipes.job import Job, make_job
+from rlrecipes.profile import load_profile, profile_names
+from rlrecipes.recipe import load_recipe, recipe_names, unknown
+from rlrecipes.run import STAGES, Run
+
+COMMANDS = {
+    "list": "the recipes and profiles there are",
+    "show": "a recipe's data, reward terms and metrics, without training anything",
+    "run": "all stages of a recipe, those that are finished left out",
+    "demo": "all recipes end to end, then one report over them",
+    "sft": "supervised fine-tuning on the demonstrations",
+    "reward": "the reward model, from comparisons",
+    "ppo": "PPO against the reward",
+    "evaluate": "base, SFT and PPO on the held-out split",
+    "report": "one page on what came out",
+}
+INTERRUPTED = 75
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(f"{message}; see `python -m rlrecipes --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, 2 for what the user can mend, 75 when interrupted."""
+    try:
+        arguments = _parse(list(sys.argv[1:] if argv is None else argv))
+        _command(arguments)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the finished stages are kept, and the same command goes on after them", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    commands = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
+    parser = _Parser(
+        prog="python -m rlrecipes",
+        description="Fine-tune a language model with a reward: recipes from data to an evaluated PPO policy.",
+        epilog=f"commands:\n{commands}\n\nrecipes: {', '.join(recipe_names())}\nprofiles: {', '.join(profile_names())}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", metavar="command", help="one of those below")
+    parser.add_argument("recipe", nargs="?", help="one of those below")
+    parser.add_argument("settings", nargs="*", metavar="table.key=value", help="overrides, as sft.max_steps=50")
+    parser.add_argument("--profile", default="tiny", help="how big to run (default: tiny)")
+    parser.add_argument("--model", help="hub id or local checkpoint folder (default: the profile's)")
+    parser.add_argument("--data", help="a data file or folder of your own (default: the built-in world)")
+    parser.add_argument(
+        "--columns", nargs="+", default=[], metavar="name=column", help="which columns of --data to read as what"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of everything random in training (default: 0)")
+    parser.add_argument("--run", help="name of the run's folder under runs/ (default: the profile's name)")
+    parser.add_argument("--force", action="store_true", help="make the stages again, with all that stands on them")
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.command not in COMMANDS:
+        raise UserError(unknown("command", arguments.command, list(COMMANDS), f"there are {', '.join(COMMANDS)}"))
+    if arguments.recipe and "=" in arguments.recipe:
+        arguments.settings.insert(0, arguments.recipe)
+        arguments.recipe = None
+    return arguments
+
+
+def _command(arguments: argparse.Namespace) -> None:
+    if arguments.command == "list":
+        _list()
+    elif arguments.command == "demo":
+        _demo(arguments)
+    else:
+        if arguments.recipe is None:
+            raise UserError(f"`{arguments.command}` needs a recipe: {', '.join(recipe_names())}")
+        job = _job(arguments, arguments.recipe)
+        if arguments.command == "show":
+            from rlrecipes.show import show
+
+            print(show(job))
+        else:
+            _run(job, STAGES if arguments.command == "run" else (arguments.command,), arguments.force)
+
+
+def _list() -> None:
+    for name in recipe_names():
+        print(f"{name:<20} {load_recipe(name).summary}")
+    print(f"\nprofiles: {', '.join(profile_names())}")
+
+
+def _job(arguments: argparse.Namespace, recipe: str) -> Job:
+    weights = [s for s in arguments.settings if s.startswith("terms.")]
+    profile = load_profile(arguments.profile, [s for s in arguments.settings if s not in weights], arguments.model)
+    run = Run(_run_name(arguments.run or profile.name), recipe)
+    columns = dict(_column(text) for text in arguments.columns)
+    return make_job(recipe, profile, run, weights=weights, source=arguments.data, columns=columns, seed=arguments.seed)
+
+
+def _run_name(name: str) -> str:
+    if not name or name.startswith(".") or any(part in name for part in "/\\ "):
+        raise UserError(f"'{name}' cannot name a run; use letters, digits, '-' and '_'")
+    return name
+
+
+def _column(text: str) -> tuple[str, str]:
+    name, equals, column = text.partition("=")
+    if not (name and equals and column):
+        raise UserError(f"cannot read the column '{text}'; write name=column, such as target=post_edit")
+    return name, column
+
+
+def _run(job: Job, stages: Sequence[str], force: bool) -> None:
+    from rlrecipes.versions import require_trl
+
+    require_trl()
+    from rlrecipes.pipeline import run_stages
+
+    run_stages(job, stages, force)
+    if stages[-1] == "report":
+        from rlrecipes.stages.report import short_table
+
+        print(f"\n{short_table([job.run])}\nreport: {job.run.stage('report') / 'index.html'}")
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    if arguments.recipe or arguments.data or arguments.columns:
+        raise UserError("`demo` runs all recipes on their built-in data; name no recipe and no data")
+    jobs = [_job(arguments, name) for name in recipe_names()]
+    from rlrecipes.versions import require_trl
+
+    require_trl()
+    from rlrecipes.pipeline import run_stages
+    from rlrecipes.stages.report import combine, short_table
+
+    for job in jobs:
+        run_stages(job, STAGES, arguments.force)
+    runs = [job.run for job in jobs]
+    page = combine(runs)
+    print(f"\n{short_table(runs)}\nreport: {page}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

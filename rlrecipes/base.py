@@ -1,0 +1,116 @@
+"""The embedded base model: a small Llama and its tokenizer, trained once from scratch on the recipes' own documents.
+
+It stands in for the pretrained model that a GPU user downloads: byte-level BPE (any language works), a pad token of its own,
+a chat template, about a million parameters. It is cached under `runs/.base/` by the fingerprint of its settings and text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
+
+from rlrecipes.encoding import PAD, encode
+from rlrecipes.profile import BaseSettings
+from rlrecipes.recipe import Example, load_recipe, recipe_names
+from rlrecipes.tracking import progress, remove_printer
+
+END, USER, ASSISTANT, SYSTEM = "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+BLOCK = 256
+"""Tokens in a training row; documents are packed end to end."""
+
+
+def embedded_base(settings: BaseSettings, root: Path) -> Path:
+    """The folder of the embedded base model, trained now if it is not there yet."""
+    documents = [document for name in recipe_names() for document in load_recipe(name).documents()]
+    folder = root / ".base" / _key(settings, documents)
+    if not (folder / "config.json").exists():
+        draft = folder.with_name("." + folder.name)
+        shutil.rmtree(draft, ignore_errors=True)
+        _train(settings, documents, draft)
+        draft.rename(folder)
+    return folder
+
+
+def _key(settings: BaseSettings, documents: Sequence[Example]) -> str:
+    text = json.dumps([asdict(settings), [(d.prompt, d.answers) for d in documents]], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _train(settings: BaseSettings, documents: Sequence[Example], folder: Path) -> None:
+    tokenizer = _tokenizer(settings, documents)
+    rows = _packed(tokenizer, documents, settings.seed)
+    set_seed(settings.seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=settings.hidden_size,
+            intermediate_size=settings.intermediate_size,
+            num_hidden_layers=settings.num_hidden_layers,
+            num_attention_heads=settings.num_attention_heads,
+            max_position_embeddings=settings.max_position_embeddings,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+    )
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(50, settings.max_steps // 10),
+        seed=settings.seed,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[progress("base")])
+    remove_printer(trainer)
+    trainer.train()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _tokenizer(settings: BaseSettings, documents: Sequence[Example]) -> Any:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=settings.vocab_size,
+        special_tokens=[PAD, END, USER, ASSISTANT, SYSTEM],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (text for d in documents for text in (*(message.content for message in d.prompt), *d.answers))
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[USER, ASSISTANT, SYSTEM],
+        chat_template=CHAT_TEMPLATE,
+        padding_side="left",
+    )
+
+
+def _packed(tokenizer: Any, documents: Sequence[Example], seed: int) -> list[dict[str, torch.Tensor]]:
+    order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(seed)).tolist()
+    ids = [i for d in order for i in encode(tokenizer, documents[d].prompt, documents[d].answers[0]).ids]
+    blocks = torch.tensor(ids[: len(ids) // BLOCK * BLOCK]).view(-1, BLOCK)
+    return [{"input_ids": block, "labels": block} for block in blocks]

@@ -1,0 +1,112 @@
+"""A job is what one command line asks for: a recipe on its data, at a profile's size, in a run's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlrecipes.data import fingerprint, load
+from rlrecipes.errors import UserError
+from rlrecipes.metrics import Metric
+from rlrecipes.profile import Profile, settings_of, split_override
+from rlrecipes.recipe import Data, Example, Recipe, Reward, load_recipe, unknown
+from rlrecipes.run import STAGES, Run
+
+_TABLES = {"sft": ("model", "lora", "sft"), "reward": ("reward",), "ppo": ("ppo",), "evaluate": ("evaluate",)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a stage needs to know."""
+
+    recipe: Recipe
+    """With the weights of its reward terms as the command line set them, and without the terms that the data cannot serve."""
+    profile: Profile
+    run: Run
+    data: Data
+    seed: int = 0
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """The metrics that apply to the data; the first is the headline."""
+        own = [m for m in self.recipe.evaluation.metrics if _serves(self.data.held_out, m.needs)]
+        names = {metric.name for metric in self.data.metrics}
+        return [*self.data.metrics, *(metric for metric in own if metric.name not in names)]
+
+    def settings(self, stage: str) -> dict[str, Any]:
+        """All that decides what `stage` leaves behind, the stages below it included; recorded in its `done.json`."""
+        tables = [table for s in STAGES[: STAGES.index(stage) + 1] for table in _TABLES.get(s, ())]
+        if self.profile.model.name == "builtin":
+            tables.append("base")
+        settings = settings_of(self.profile, *tables)
+        if stage in ("ppo", "evaluate", "report"):
+            settings["terms.learned"] = self.recipe.reward.learned
+            settings |= {f"terms.{term.name}": term.weight for term in self.recipe.reward.terms}
+        return settings | {
+            "seed": self.seed,
+            "data.source": self.data.source,
+            "data.fingerprint": fingerprint(self.data),
+        }
+
+    def described_data(self) -> dict[str, Any]:
+        """Where the data came from and how many rows were kept and dropped, for `done.json`."""
+        lists = ("demonstrations", "prompts", "comparisons", "held_out", "held_out_comparisons")
+        return {
+            "source": self.data.source,
+            "kept": {name: len(getattr(self.data, name)) for name in lists},
+            "dropped": dict(self.data.dropped),
+            "fingerprint": fingerprint(self.data),
+        }
+
+
+def make_job(
+    recipe_name: str,
+    profile: Profile,
+    run: Run,
+    *,
+    weights: Sequence[str] = (),
+    source: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> Job:
+    """Loads a recipe and its data; `weights` are overrides such as `terms.learned=0.5`.
+
+    Raises:
+        UserError: for anything wrong in the names, the weights or the data.
+    """
+    recipe = load_recipe(recipe_name)
+    recipe = dataclasses.replace(recipe, reward=_weighted(recipe.reward, weights))
+    data = load(recipe, source, columns or {})
+    served = tuple(term for term in recipe.reward.terms if _serves(data.prompts, term.needs) and term.weight)
+    unserved = [term for term in recipe.reward.terms if term.weight and not _serves(data.prompts, term.needs)]
+    notes = [f"the reward term '{term.name}' is left out: the data have no '{term.needs}'" for term in unserved]
+    if not served and not recipe.reward.learned:
+        raise UserError(
+            f"every reward term of {recipe_name} has weight 0; give at least one a weight, as terms.learned=1"
+        )
+    recipe = dataclasses.replace(recipe, reward=dataclasses.replace(recipe.reward, terms=served))
+    return Job(recipe, profile, run, dataclasses.replace(data, notes=[*data.notes, *notes]), seed)
+
+
+def _weighted(reward: Reward, weights: Sequence[str]) -> Reward:
+    for override in weights:
+        _, name, value = split_override(override)
+        names = ["learned", *(term.name for term in reward.terms)]
+        if name not in names:
+            raise UserError(unknown("reward term", name, names, f"there are {', '.join(names)}"))
+        try:
+            weight = float(value)
+        except ValueError:
+            raise UserError(f"terms.{name} is '{value}'; it must be a number") from None
+        if name == "learned":
+            reward = dataclasses.replace(reward, learned=weight)
+        else:
+            terms = [dataclasses.replace(t, weight=weight) if t.name == name else t for t in reward.terms]
+            reward = dataclasses.replace(reward, terms=tuple(terms))
+    return reward
+
+
+def _serves(examples: Sequence[Example], needs: str | None) -> bool:
+    return needs is None or all(needs in example.truth for example in examples)

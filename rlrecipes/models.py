@@ -1,0 +1,272 @@
+"""One quantized base model, several LoRA adapters: loading, switching, generating, scoring.
+
+PPO needs a policy, a reference, a reward model and a value function. Here they are adapters of one frozen base:
+`reference` is the SFT adapter, `policy` starts as its copy, `reward` comes with a score head, and the value head stands on
+the policy's own trunk. PEFT switches `requires_grad` off for every adapter that is not active, so adapters are switched
+under `no_grad` only, never between a forward pass and its backward pass.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
+
+from rlrecipes.encoding import encode, load_tokenizer, pad_right
+from rlrecipes.errors import UserError
+from rlrecipes.profile import LoraSettings, ModelSettings
+from rlrecipes.recipe import Example, Prompt
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check_model(name: str) -> None:
+    """Refuses a model that cannot be had, or one that is no decoder, before anything is trained.
+
+    Raises:
+        UserError: the folder holds no checkpoint, the hub id cannot be read, or the model is an encoder-decoder.
+    """
+    looks_local = name.startswith((".", "/", "~")) or Path(name).is_dir()
+    if looks_local and not (Path(name).expanduser() / "config.json").is_file():
+        raise UserError(
+            f"there is no model in '{name}' (no config.json); give a checkpoint folder or a hub id as MODEL=…"
+        )
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(
+            f"cannot read the model '{name}': {reason}; give a local checkpoint folder as MODEL=…"
+        ) from None
+    if config.is_encoder_decoder:
+        raise UserError(
+            f"'{name}' is an encoder-decoder ({config.model_type}); these recipes train decoder-only models"
+        )
+
+
+def window(name: str, settings: ModelSettings) -> int:
+    """The most tokens of a prompt and its answer: the profile's limit, or the model's own where that is lower."""
+    longest = getattr(AutoConfig.from_pretrained(name), "max_position_embeddings", None) or settings.max_length
+    return min(settings.max_length, longest)
+
+
+def answer_length(tokenizer: Any, demonstrations: Sequence[Example], asked: int) -> int:
+    """The most tokens of an answer: as asked, or (0) what 99 % of the demonstrations' answers need, EOS included."""
+    if asked:
+        return asked
+    lengths = sorted(len(tokenizer(d.answers[0], add_special_tokens=False)["input_ids"]) + 1 for d in demonstrations)
+    return lengths[min(len(lengths) - 1, int(0.99 * len(lengths)))]
+
+
+def load_causal(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
+    """The frozen base as a causal language model, quantized as the profile says."""
+    model = AutoModelForCausalLM.from_pretrained(name, **_loading(settings))
+    return _prepared(model, tokenizer)
+
+
+def load_scorer(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
+    """The frozen base as a sequence classifier with one output, its score head in full precision."""
+    model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, **_loading(settings))
+    return _prepared(model, tokenizer)
+
+
+def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
+    """The base wrapped with one fresh, trainable adapter."""
+    targets = [name.strip() for name in settings.target_modules.split(",")]
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        task_type=task_type,
+        modules_to_save=["score"] if task_type == "SEQ_CLS" else None,
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(f"lora.target_modules={settings.target_modules} does not fit this model: {error}") from None
+
+
+def lora_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The LoRA tensors of a saved adapter, without a score head that travels with them."""
+    return {key: tensor for key, tensor in load_file(folder / "adapter_model.safetensors").items() if "lora_" in key}
+
+
+def load_adapter(model: Any, folder: Path, name: str) -> PeftModel:
+    """Puts the LoRA part of a saved adapter onto the base under a role's name.
+
+    `model` is the bare base for the first role and the wrapped one for the others.
+
+    Raises:
+        UserError: the saved tensors do not fit the base.
+    """
+    config = LoraConfig.from_pretrained(folder)
+    config.task_type, config.modules_to_save, config.inference_mode = None, None, False
+    if isinstance(model, PeftModel):
+        model.add_adapter(name, config)
+    else:
+        model = PeftModel(model, config, adapter_name=name)
+    weights = lora_weights(folder)
+    result = set_peft_model_state_dict(model, weights, adapter_name=name)
+    expected = [key for key in model.state_dict() if "lora_" in key and f".{name}." in key]
+    if result.unexpected_keys or len(weights) != len(expected):
+        raise UserError(f"the adapter in {folder} does not fit the base model; make it again with FORCE=1")
+    return model
+
+
+@contextmanager
+def adapter(model: PeftModel, name: str | None) -> Iterator[None]:
+    """The base under another role's adapter (None: bare) inside the block, without gradients, and back afterwards."""
+    before = model.active_adapter
+    with torch.no_grad():
+        if name is None:
+            with model.disable_adapter():
+                yield
+        else:
+            model.set_adapter(name)
+            try:
+                yield
+            finally:
+                model.set_adapter(before)
+    model.set_adapter(before)
+
+
+def trunk(model: PeftModel) -> Any:
+    """The transformer without its language-model head."""
+    causal = model.get_base_model()
+    return getattr(causal, causal.base_model_prefix)
+
+
+def hidden_states(model: PeftModel, ids: torch.Tensor, pad: int) -> torch.Tensor:
+    """Last hidden states `[batch, length, hidden]` of padded `ids` `[batch, length]`, whichever side the padding is on."""
+    mask = ids != pad
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    output = trunk(model)(
+        input_ids=ids.masked_fill(~mask, 0), attention_mask=mask.long(), position_ids=positions, use_cache=False
+    )
+    states: torch.Tensor = output.last_hidden_state
+    return states
+
+
+def next_token_logits(model: PeftModel, states: torch.Tensor) -> torch.Tensor:
+    """Logits `[…, vocabulary]` in float32 of hidden states `[…, hidden]`, soft-capped where the model does so (Gemma 2)."""
+    causal = model.get_base_model()
+    logits: torch.Tensor = causal.get_output_embeddings()(states).float()
+    cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+@torch.no_grad()
+def generate(model: PeftModel, queries: torch.Tensor, tokenizer: Any, length: int, temperature: float) -> torch.Tensor:
+    """Answers `[batch, ≤ length]` to left-padded `queries` `[batch, longest]`; padded after EOS. Temperature 0 is greedy."""
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
+    config = GenerationConfig(
+        max_new_tokens=length,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        **(sampling or {"do_sample": False}),
+    )
+    mask = queries != tokenizer.pad_token_id
+    model.eval()
+    output: torch.Tensor = model.generate(
+        input_ids=queries.masked_fill(~mask, 0), attention_mask=mask.long(), generation_config=config
+    )
+    return output[:, queries.shape[1] :]
+
+
+@dataclass(frozen=True)
+class ScoreHead:
+    """The reward model's head and the scale of its scores over the demonstrations."""
+
+    weight: torch.Tensor
+    """`[1, hidden]`"""
+    mean: float
+    std: float
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """Standardised scores `[batch]` of the last tokens' hidden states `[batch, hidden]`."""
+        return (nn.functional.linear(states.float(), self.weight).squeeze(-1) - self.mean) / self.std
+
+
+def load_score_head(folder: Path) -> ScoreHead:
+    """The head beside a reward adapter, with its scale."""
+    tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
+    (weight,) = (tensor for key, tensor in tensors.items() if key.endswith("score.weight"))
+    scale = json.loads((folder / "scale.json").read_text(encoding="utf-8"))
+    return ScoreHead(weight.float().to(device()), scale["mean"], scale["std"])
+
+
+@torch.no_grad()
+def score_answers(
+    model: PeftModel,
+    head: ScoreHead,
+    tokenizer: Any,
+    pairs: Sequence[tuple[Prompt, str]],
+    batch_size: int,
+) -> list[float]:
+    """The reward model's standardised score of each (prompt, answer), read at the answer's EOS."""
+    scores: list[float] = []
+    with adapter(model, "reward"):
+        for start in range(0, len(pairs), batch_size):
+            ids = [encode(tokenizer, prompt, answer).ids for prompt, answer in pairs[start : start + batch_size]]
+            batch = pad_right(ids, tokenizer.pad_token_id).to(device())
+            states = hidden_states(model, batch, tokenizer.pad_token_id)
+            last = torch.tensor([len(row) - 1 for row in ids], device=batch.device)
+            scores += head(states[torch.arange(len(ids), device=batch.device), last]).tolist()
+    return scores
+
+
+def open_tokenizer(name: str) -> Any:
+    """`load_tokenizer`, with a missing tokenizer told as what it is."""
+    try:
+        tokenizer = load_tokenizer(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"cannot read the tokenizer of '{name}': {reason}") from None
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"the tokenizer of '{name}' has no EOS token, so no answer could ever end; choose another model"
+        )
+    return tokenizer
+
+
+def _loading(settings: ModelSettings) -> dict[str, Any]:
+    kwargs: dict[str, Any] = {"dtype": DTYPES[settings.dtype], "attn_implementation": "sdpa"}
+    if settings.quantization == "nf4":
+        kwargs["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=DTYPES[settings.dtype],
+            llm_int8_skip_modules=["lm_head", "embed_out", "score"],  # heads stay in full precision
+        )
+        kwargs["device_map"] = {"": device()}
+    return kwargs
+
+
+def _prepared(model: Any, tokenizer: Any) -> Any:
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.requires_grad_(False)
+    return model.to(device()) if not getattr(model, "is_quantized", False) else model

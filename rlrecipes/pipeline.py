@@ -1,0 +1,92 @@
+"""Runs a recipe's stages in order, each into its own folder, none twice."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rlrecipes.base import embedded_base
+from rlrecipes.job import Job
+from rlrecipes.models import check_model
+from rlrecipes.run import STAGES, Stopwatch, git_commit
+from rlrecipes.tracking import quiet, say, sync_command, tracked
+from rlrecipes.versions import versions
+
+
+def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
+    """Runs `stages` of a job, leaving out those that are finished under the same settings.
+
+    Raises:
+        UserError: a stage cannot run, or was finished under other settings and `force` is not set.
+    """
+    quiet()
+    if force:
+        job.run.forget(stages[0])
+    for below in STAGES[: STAGES.index(stages[0])]:
+        if needed(job, below) and below != "report":
+            job.run.need(below)
+            job.run.is_finished(below, job.settings(below))
+    pending = [stage for stage in stages if needed(job, stage) and not _finished(job, stage)]
+    for note in job.data.notes if pending else ():
+        say(f"{job.recipe.name}: {note}")
+    for reason, count in job.data.dropped.items() if pending else ():
+        say(f"{job.recipe.name}: {count} rows left out: {reason}")
+    if not pending:
+        return
+    name = _base(job)
+    for stage in pending:
+        _run_stage(job, name, stage)
+    if command := sync_command(job):
+        say(f"  tracked offline; upload with: {command}")
+
+
+def needed(job: Job, stage: str) -> bool:
+    """A reward of programmatic terms alone needs no reward model."""
+    return stage != "reward" or bool(job.recipe.reward.learned)
+
+
+def _finished(job: Job, stage: str) -> bool:
+    finished = job.run.is_finished(stage, job.settings(stage))
+    if finished:
+        say(f"{job.recipe.name} · {stage}: done already, in {job.run.stage(stage)}")
+    return finished
+
+
+def _base(job: Job) -> str:
+    if job.profile.model.name == "builtin":
+        return str(embedded_base(job.profile.base, job.run.root))
+    check_model(job.profile.model.name)
+    return job.profile.model.name
+
+
+def _run_stage(job: Job, model_name: str, stage: str) -> None:
+    module = importlib.import_module(f"rlrecipes.stages.{stage}")
+    say(f"{job.recipe.name} · {stage}")
+    stopwatch = Stopwatch()
+    draft = job.run.open(stage)
+    settings = job.settings(stage)
+    try:
+        with tracked(job, stage, draft, settings) as tracker:
+            record: dict[str, Any] = module.run(job, model_name, draft, tracker)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    job.run.close(
+        stage,
+        draft,
+        {
+            **record,
+            "settings": settings,
+            "seed": job.seed,
+            "data": job.described_data(),
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seconds": stopwatch.seconds(),
+            "peak_memory_mb": stopwatch.peak_memory_mb(),
+        },
+    )
+    say(f"  {stopwatch.seconds():.0f} s, peak {stopwatch.peak_memory_mb()} MB → {job.run.stage(stage)}")

@@ -1,0 +1,174 @@
+"""Evaluation: base, SFT and PPO answer the same held-out prompts, and are compared in pairs.
+
+{"prompt": "Translate: …", "references": ["…"], "policies": {"ppo": {"answer": "…", "headline": 0.93, "reward": 1.7}}}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from rlrecipes.encoding import decode, fitting_prompts, pad_left
+from rlrecipes.job import Job
+from rlrecipes.metrics import Interval, estimate, mean_interval
+from rlrecipes.models import (
+    adapter,
+    answer_length,
+    device,
+    generate,
+    load_adapter,
+    load_causal,
+    load_score_head,
+    open_tokenizer,
+    score_answers,
+    window,
+)
+from rlrecipes.recipe import Example
+from rlrecipes.rewards import score_term
+from rlrecipes.tracking import Tracker, bar
+from rlrecipes.training import record_drops
+
+POLICIES = {"base": None, "sft": "reference", "ppo": "policy"}
+"""Each policy and the adapter that makes it."""
+
+
+def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
+    """Writes `folder/samples.jsonl` and returns each policy's metrics, the paired gains and the headline's name."""
+    tokenizer = open_tokenizer(model_name)
+    length = answer_length(tokenizer, job.data.demonstrations, job.profile.ppo.response_length)
+    longest = window(model_name, job.profile.model) - length
+    held_out = job.data.held_out[: job.profile.evaluate.limit or None]
+    prompts = fitting_prompts(tokenizer, held_out, longest)
+    dropped = record_drops("held-out prompts", len(held_out), len(prompts), longest)
+    examples = [example for example, _ in prompts]
+
+    model = _load(job, model_name, tokenizer)
+    answers, sampled = _answer(job, model, tokenizer, [ids for _, ids in prompts], length)
+    rewards = {policy: _rewards(job, model, tokenizer, answers[policy], examples) for policy in POLICIES}
+
+    headline = job.metrics[0]
+    score = headline.score
+    assert score is not None, f"{job.recipe.name}: a headline must score answers one by one"
+    scores = {policy: [score(a, e) for a, e in zip(answers[policy], examples, strict=True)] for policy in POLICIES}
+    metrics = {
+        policy: {
+            **{metric.name: estimate(metric, answers[policy], examples).as_json() for metric in job.metrics},
+            f"{headline.name}_sampled": estimate(headline, sampled[policy], examples).as_json(),
+            "reward": mean_interval(rewards[policy]).as_json(),
+        }
+        for policy in POLICIES
+    }
+    comparisons = {
+        f"{better}_over_{worse}": _compared(scores, rewards, better, worse)
+        for better, worse in (("sft", "base"), ("ppo", "sft"))
+    }
+    rows = [
+        {
+            "prompt": [message._asdict() for message in example.prompt],
+            "references": list(example.answers),
+            "policies": {
+                policy: {"answer": answers[policy][i], "headline": scores[policy][i], "reward": rewards[policy][i]}
+                for policy in POLICIES
+            },
+        }
+        for i, example in enumerate(examples)
+    ]
+    (folder / "samples.jsonl").write_text(
+        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
+    )
+    _track(tracker, metrics, comparisons, rows)
+    adapters = {"sft": "../sft/adapter", "ppo": "../ppo/adapter"}
+    return {
+        "metrics": metrics,
+        "headline": headline.name,
+        "comparisons": comparisons,
+        "examples": len(examples),
+        "adapters": adapters,
+        "too_long": dropped,
+    }
+
+
+def _load(job: Job, model_name: str, tokenizer: Any) -> PeftModel:
+    model = load_causal(model_name, job.profile.model, tokenizer)
+    model = load_adapter(model, job.run.stage("sft") / "adapter", "reference")
+    model = load_adapter(model, job.run.stage("ppo") / "adapter", "policy")
+    if job.recipe.reward.learned:
+        model = load_adapter(model, job.run.stage("reward") / "adapter", "reward")
+    model.set_adapter("policy")
+    return model
+
+
+def _answer(
+    job: Job, model: PeftModel, tokenizer: Any, prompts: Sequence[Sequence[int]], length: int
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Every policy's greedy answers, and its answers at temperature 1 from the same random numbers."""
+    size = job.profile.evaluate.batch_size
+    # Prompts of like length travel together: less padding. The answers go back to their places.
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    greedy: dict[str, list[str]] = {policy: [""] * len(prompts) for policy in POLICIES}
+    sampled: dict[str, list[str]] = {policy: [""] * len(prompts) for policy in POLICIES}
+    with bar("evaluate", len(POLICIES) * len(prompts)) as shown:
+        for policy, role in POLICIES.items():
+            torch.manual_seed(job.seed)
+            with adapter(model, role):
+                for start in range(0, len(order), size):
+                    places = order[start : start + size]
+                    queries = pad_left([prompts[i] for i in places], tokenizer.pad_token_id).to(device())
+                    for answers, temperature in ((greedy, 0.0), (sampled, 1.0)):
+                        for i, row in zip(
+                            places, generate(model, queries, tokenizer, length, temperature), strict=True
+                        ):
+                            answers[policy][i] = decode(tokenizer, row)
+                    shown.update(len(places))
+    return greedy, sampled
+
+
+def _rewards(
+    job: Job, model: PeftModel, tokenizer: Any, answers: Sequence[str], examples: Sequence[Example]
+) -> list[float]:
+    """The whole reward that PPO climbed, of each greedy answer (before clipping and the missing-EOS penalty)."""
+    total = [0.0] * len(answers)
+    for term in job.recipe.reward.terms:
+        total = [t + term.weight * v for t, v in zip(total, score_term(term, answers, examples), strict=True)]
+    if job.recipe.reward.learned:
+        head = load_score_head(job.run.stage("reward"))
+        pairs = [(example.prompt, answer) for example, answer in zip(examples, answers, strict=True)]
+        learned = score_answers(model, head, tokenizer, pairs, job.profile.evaluate.batch_size)
+        total = [t + job.recipe.reward.learned * v for t, v in zip(total, learned, strict=True)]
+    return total
+
+
+def _compared(
+    scores: dict[str, list[float]], rewards: dict[str, list[float]], better: str, worse: str
+) -> dict[str, dict[str, float]]:
+    """Paired differences over the same prompts; a win rate counts a tie as half a win."""
+
+    def gain(values: dict[str, list[float]]) -> Interval:
+        return mean_interval([a - b for a, b in zip(values[better], values[worse], strict=True)])
+
+    def wins(values: dict[str, list[float]]) -> Interval:
+        return mean_interval([(a > b) + (a == b) / 2 for a, b in zip(values[better], values[worse], strict=True)])
+
+    return {
+        "gain": gain(scores).as_json(),
+        "win_rate": wins(scores).as_json(),
+        "reward_gain": gain(rewards).as_json(),
+        "reward_win_rate": wins(rewards).as_json(),
+    }
+
+
+def _track(
+    tracker: Tracker, metrics: dict[str, Any], comparisons: dict[str, Any], rows: Sequence[dict[str, Any]]
+) -> None:
+    flat = {f"{policy}/{name}": v["value"] for policy, named in metrics.items() for name, v in named.items()}
+    flat |= {f"{pair}/{name}": v["value"] for pair, named in comparisons.items() for name, v in named.items()}
+    tracker.summary(flat)
+    shown = [
+        {"prompt": r["prompt"][-1]["content"], **{p: a["answer"] for p, a in r["policies"].items()}} for r in rows[:50]
+    ]
+    tracker.table("answers", shown, step=0)

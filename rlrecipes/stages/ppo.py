@@ -1,0 +1,83 @@
+"""PPO: the SFT policy, moved by the recipe's reward under a KL penalty (`rlrecipes.ppo_trainer`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from trl.experimental.ppo import PPOConfig
+
+from rlrecipes.encoding import fitting_prompts
+from rlrecipes.job import Job
+from rlrecipes.models import answer_length, load_adapter, load_causal, load_score_head, open_tokenizer, window
+from rlrecipes.ppo_trainer import SharedBasePPOTrainer
+from rlrecipes.profile import PPOSettings
+from rlrecipes.tracking import Tracker, progress, remove_printer, say
+from rlrecipes.training import check_rows, record_drops, training_arguments
+
+OURS = {"kl_target", "kl_horizon", "kl_stop", "reward_clip"}
+"""Settings of the `[ppo]` table that TRL does not know."""
+SAMPLES = 8
+
+
+def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
+    """Trains the policy into `folder/adapter`, its value head beside it."""
+    tokenizer = open_tokenizer(model_name)
+    settings = job.profile.ppo
+    length = answer_length(tokenizer, job.data.demonstrations, settings.response_length)
+    longest = window(model_name, job.profile.model) - length
+    prompts = fitting_prompts(tokenizer, job.data.prompts, longest)
+    dropped = record_drops("prompts", len(job.data.prompts), len(prompts), longest)
+    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    check_rows("prompts", len(prompts), batch, "ppo.per_device_train_batch_size")
+
+    learned = bool(job.recipe.reward.learned)
+    sft, reward = job.run.stage("sft") / "adapter", job.run.stage("reward")
+    model = load_adapter(load_causal(model_name, job.profile.model, tokenizer), sft, "policy")
+    model = load_adapter(model, sft, "reference")
+    if learned:
+        model = load_adapter(model, reward / "adapter", "reward")
+    model.set_adapter("policy")
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    trainer = SharedBasePPOTrainer(
+        args=_arguments(settings, folder, job.seed, length),
+        model=model,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        reward=job.recipe.reward,
+        head=load_score_head(reward) if learned else None,
+        settings=settings,
+        samples=fitting_prompts(tokenizer, job.data.held_out[:SAMPLES], longest),
+        on_samples=lambda rows, step: tracker.table("samples", rows, step),
+        callbacks=[progress("ppo", tracker)],
+    )
+    remove_printer(trainer)
+    updates = trainer.args.num_total_batches
+    rounded = "" if updates * batch == settings.total_episodes else f" (rounded up from {settings.total_episodes})"
+    say(f"  {updates * batch} episodes{rounded} in {updates} updates of {batch}, answers of at most {length} tokens")
+    trainer.train()
+    if trainer.stopped:
+        say(f"  stopped early: {trainer.stopped}; the policy of that moment is kept")
+
+    model.save_pretrained(folder, selected_adapters=["policy"])
+    shutil.move(folder / "policy", folder / "adapter")
+    (folder / "README.md").unlink(missing_ok=True)
+    save_file(trainer.model.value_model.score.state_dict(), folder / "value_head.safetensors")
+    last = {key: value for key, value in trainer.state.log_history[-1].items() if "/" in key}
+    adapters = {"reference": "../sft/adapter", "policy": "adapter"} | (
+        {"reward": "../reward/adapter"} if learned else {}
+    )
+    return {"metrics": last, "adapters": adapters, "too_long": dropped, "stopped": trainer.stopped}
+
+
+def _arguments(settings: PPOSettings, folder: Path, seed: int, length: int) -> PPOConfig:
+    table = {key: value for key, value in dataclasses.asdict(settings).items() if key not in OURS}
+    table |= {"response_length": length, "missing_eos_penalty": settings.missing_eos_penalty or None}
+    # TRL counts micro-batches of a whole batch here; our update sizes its own, so the two must agree on the batch alone.
+    common = training_arguments(settings, folder, seed)
+    return PPOConfig(**{**common, **table, "stop_token": "eos", "logging_steps": 1})

@@ -1,0 +1,44 @@
+"""Supervised fine-tuning: an adapter that imitates the demonstrations (`trl.SFTTrainer`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from rlrecipes.encoding import fitting_examples
+from rlrecipes.job import Job
+from rlrecipes.models import add_lora, load_causal, open_tokenizer, window
+from rlrecipes.tracking import Tracker, progress, remove_printer, say
+from rlrecipes.training import check_finite, check_rows, length_of, lora_in_float32, record_drops, training_arguments
+
+
+def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
+    """Trains the adapter into `folder/adapter` and returns what `done.json` records beside the common part."""
+    tokenizer = open_tokenizer(model_name)
+    longest = window(model_name, job.profile.model)
+    rows = fitting_examples(tokenizer, job.data.demonstrations, longest)
+    dropped = record_drops("demonstrations", len(job.data.demonstrations), len(rows), longest)
+    settings = job.profile.sft
+    check_rows("demonstrations", len(rows), settings.per_device_train_batch_size, "sft.per_device_train_batch_size")
+
+    dataset = Dataset.from_list(
+        [{"input_ids": ids.ids, "completion_mask": [0] * len(ids.prompt) + [1] * len(ids.answer)} for _, ids in rows]
+    )
+    model = add_lora(load_causal(model_name, job.profile.model, tokenizer), job.profile.lora, "CAUSAL_LM")
+    trainer = SFTTrainer(
+        model,
+        SFTConfig(**training_arguments(settings, folder, job.seed), max_length=None, completion_only_loss=True),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        callbacks=[progress("sft", tracker)],
+    )
+    remove_printer(trainer)
+    lora_in_float32(model)
+    say(f"  {length_of(settings)} on {len(rows)} demonstrations")
+    loss = trainer.train().training_loss
+    check_finite(loss, "SFT", "sft.learning_rate")
+    model.save_pretrained(folder / "adapter")
+    return {"metrics": {"train_loss": loss}, "adapters": {"sft": "adapter"}, "too_long": dropped}

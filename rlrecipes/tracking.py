@@ -1,0 +1,184 @@
+"""What a run tells: a progress bar on the console, `log.jsonl` beside the stage, and Weights & Biases.
+
+    {"step": 10, "loss": 1.25, "learning_rate": 0.0009}
+
+Tracking never stops training: where Weights & Biases cannot be reached, the run goes on offline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import PrinterCallback, TrainerCallback
+
+from rlrecipes.job import Job
+
+_SHOWN = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "objective/scores": "reward",
+    "objective/kl": "kl",
+}
+"""The logged values that stand behind a progress bar, under their short names."""
+
+
+def quiet() -> None:
+    """Keeps third-party libraries from drowning a run's console output; errors still show."""
+    import datasets
+    import transformers
+
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    for name in ("accelerate", "bitsandbytes", "peft", "torch", "trl", "wandb", "huggingface_hub", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def say(text: str) -> None:
+    """A line for the person at the console."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def bar(name: str, total: int) -> tqdm[Any]:
+    """A progress bar with the time left; where standard error is no terminal, a line every 20 seconds."""
+    return tqdm(total=total, desc=f"  {name:<9}", mininterval=0.2 if sys.stderr.isatty() else 20, dynamic_ncols=True)
+
+
+class Tracker:
+    """Where a stage's curves, tables and summary go."""
+
+    def __init__(self, folder: Path, wandb_run: Any | None = None) -> None:
+        self.folder = folder
+        self.wandb_run = wandb_run
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        self._send(lambda run: run.log(dict(values), step=step))
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """A table of samples, kept apart from the tables of other steps."""
+        with (self.folder / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n" for row in rows)
+        import wandb
+
+        columns = ["step", *rows[0]]
+        data = [[step, *row.values()] for row in rows]
+        self._send(lambda run: run.log({f"{name}/{step}": wandb.Table(columns=columns, data=data)}, step=step))
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        self._send(lambda run: run.summary.update(dict(values)))
+
+    def _send(self, send: Any) -> None:
+        if self.wandb_run is not None:
+            try:
+                send(self.wandb_run)
+            except Exception as error:  # tracking must never stop training
+                say(f"  Weights & Biases stopped ({type(error).__name__}: {error}); training goes on without it")
+                self.wandb_run = None
+
+
+@contextlib.contextmanager
+def tracked(job: Job, stage: str, folder: Path, config: Mapping[str, Any]) -> Iterator[Tracker]:
+    """A tracker for one stage: one W&B run in the group of its rlrecipes run and recipe."""
+    tracker = Tracker(folder, _start_wandb(job, stage, config))
+    failed = True
+    try:
+        yield tracker
+        failed = False
+    finally:
+        if tracker.wandb_run is not None:
+            with contextlib.suppress(Exception):
+                tracker.wandb_run.finish(exit_code=int(failed))
+
+
+def progress(name: str, tracker: Tracker | None = None) -> TrainerCallback:
+    """The callback that draws a trainer's progress bar and hands what it logs to the tracker."""
+    return _Progress(name, tracker)
+
+
+def remove_printer(trainer: Any) -> None:
+    """Trainers print their logs as dictionaries where they draw no bar; ours does both better."""
+    trainer.remove_callback(PrinterCallback)
+
+
+class _Progress(TrainerCallback):
+    def __init__(self, name: str, tracker: Tracker | None) -> None:
+        self.name, self.tracker = name, tracker
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar = bar(self.name, state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        numbers = {key: value for key, value in (logs or {}).items() if isinstance(value, int | float)}
+        if self.bar is not None:
+            shown = {short: numbers[key] for key, short in _SHOWN.items() if key in numbers}
+            self.bar.set_postfix({key: f"{value:.2f}" for key, value in shown.items()}, refresh=False)
+        if self.tracker is not None and "train_runtime" not in numbers:
+            self.tracker.log(numbers, state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def sync_command(job: Job) -> str | None:
+    """The command that uploads a recipe's offline W&B runs; None where there are none."""
+    offline = sorted((job.run.folder / "wandb").glob("offline-run-*"))
+    return f"wandb sync {job.run.folder}/wandb/offline-run-*" if offline else None
+
+
+def _start_wandb(job: Job, stage: str, config: Mapping[str, Any]) -> Any | None:
+    mode = job.profile.track.wandb
+    if mode == "off":
+        return None
+    if mode == "auto":
+        mode = "online" if _logged_in() else "offline"
+    import wandb
+
+    folder = job.run.folder
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)
+    for attempt in dict.fromkeys((mode, "offline")):
+        try:
+            return wandb.init(
+                project=job.profile.track.project,
+                group=f"{job.run.name}-{job.recipe.name}",
+                job_type=stage,
+                name=f"{job.run.name}-{job.recipe.name}-{stage}",
+                dir=str(folder),
+                config=dict(config),
+                mode=attempt,
+                reinit="finish_previous",
+                settings=wandb.Settings(silent=True, console="off", init_timeout=20, x_disable_stats=True),
+            )
+        except Exception as error:  # tracking must never stop training
+            say(f"  Weights & Biases cannot start {attempt} ({type(error).__name__})")
+    return None
+
+
+def _logged_in() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import netrc
+
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
