@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job, make_job
+from rlrecipes.pipeline import run_stages
 from rlrecipes.profile import load_profile, profile_names
 from rlrecipes.recipe import load_recipe, recipe_names, unknown
 from rlrecipes.run import STAGES, Run
@@ -37,6 +38,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 2 for what the user can mend, 75 when interrupted."""
+    # Threads that wait busily stall each other as soon as another process wants a core (measured: 30 times slower).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         arguments = _parse(list(sys.argv[1:] if argv is None else argv))
         _command(arguments)
@@ -126,11 +129,6 @@ def _column(text: str) -> tuple[str, str]:
 
 
 def _run(job: Job, stages: Sequence[str], force: bool) -> None:
-    from rlrecipes.versions import require_trl
-
-    require_trl()
-    from rlrecipes.pipeline import run_stages
-
     run_stages(job, stages, force)
     if stages[-1] == "report":
         from rlrecipes.stages.report import short_table
@@ -142,10 +140,6 @@ def _demo(arguments: argparse.Namespace) -> None:
     if arguments.recipe or arguments.data or arguments.columns:
         raise UserError("`demo` runs all recipes on their built-in data; name no recipe and no data")
     jobs = [_job(arguments, name) for name in recipe_names()]
-    from rlrecipes.versions import require_trl
-
-    require_trl()
-    from rlrecipes.pipeline import run_stages
     from rlrecipes.stages.report import combine, short_table
 
     for job in jobs:

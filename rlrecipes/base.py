@@ -28,7 +28,7 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-BLOCK = 256
+BLOCK = 128
 """Tokens in a training row; documents are packed end to end."""
 
 

@@ -42,9 +42,13 @@ def find(source: str) -> list[Path]:
         UserError: nothing is there, or nothing that can be read.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
-        return _in_folder(path)
-    if not path.exists():
+    try:
+        if path.is_dir():
+            return _in_folder(path)
+        there = path.exists()
+    except OSError as error:
+        raise UserError(f"{source} cannot be read ({error.strerror}); check its name and permissions") from error
+    if not there:
         near = [str(path.with_name(other.name)) for other in path.parent.glob("*")]
         raise UserError(unknown("file or folder", source, near, "name a data file or a folder of data files"))
     if _kind(path) not in READERS:
@@ -126,7 +130,7 @@ def _text(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}, row {line} is not UTF-8 text; save the file as UTF-8") from error
+        raise UserError(f"{path}, line {line} is not UTF-8 text; save the file as UTF-8") from error
 
 
 def _jsonl(path: Path) -> Numbered:

@@ -223,7 +223,7 @@ def _score(row: Row) -> float:
         raise ValueError("no score")
     try:
         score = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         score = math.nan
     if not math.isfinite(score):
         raise _wrong(row, "score", "a finite number", value)
@@ -231,5 +231,5 @@ def _score(row: Row) -> float:
 
 
 def _wrong(row: Row, field: str, expected: str, value: Any) -> UserError:
-    found = f"found {kind_of(value)} ({str(value)[:60]!r})"
+    found = f"found {kind_of(value)} ({repr(value)[:60]})"
     return UserError(f"{row.file}, row {row.number}: field '{field}' must be {expected}, but {found}; mend the row")

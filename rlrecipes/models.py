@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -106,11 +106,6 @@ def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
         raise UserError(f"lora.target_modules={settings.target_modules} does not fit this model: {error}") from None
 
 
-def lora_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The LoRA tensors of a saved adapter, without a score head that travels with them."""
-    return {key: tensor for key, tensor in load_file(folder / "adapter_model.safetensors").items() if "lora_" in key}
-
-
 def load_adapter(model: Any, folder: Path, name: str) -> PeftModel:
     """Puts the LoRA part of a saved adapter onto the base under a role's name.
 
@@ -125,12 +120,28 @@ def load_adapter(model: Any, folder: Path, name: str) -> PeftModel:
         model.add_adapter(name, config)
     else:
         model = PeftModel(model, config, adapter_name=name)
-    weights = lora_weights(folder)
-    result = set_peft_model_state_dict(model, weights, adapter_name=name)
-    expected = [key for key in model.state_dict() if "lora_" in key and f".{name}." in key]
-    if result.unexpected_keys or len(weights) != len(expected):
-        raise UserError(f"the adapter in {folder} does not fit the base model; make it again with FORCE=1")
+    copy_lora(model, folder, name)
     return model
+
+
+def copy_lora(model: PeftModel, folder: Path, name: str) -> None:
+    """Sets the LoRA tensors of adapter `name` to those saved in `folder`; a score head that travels there is left aside.
+
+    Raises:
+        UserError: the saved tensors are not those of the adapter.
+    """
+    saved = load_file(folder / "adapter_model.safetensors")
+    weights = {_named(key, name): tensor for key, tensor in saved.items() if "lora_" in key}
+    expected = {key for key in model.state_dict() if "lora_" in key and f".{name}." in key}
+    if weights.keys() != expected:
+        raise UserError(f"the adapter in {folder} does not fit the base model; make it again with FORCE=1")
+    model.load_state_dict(weights, strict=False)
+
+
+def _named(key: str, name: str) -> str:
+    """PEFT saves `….lora_A.weight` and holds `….lora_A.<adapter>.weight`."""
+    module, kind = key.rsplit(".", 1)
+    return f"{module}.{name}.{kind}"
 
 
 @contextmanager

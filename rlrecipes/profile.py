@@ -56,8 +56,9 @@ class BaseSettings:
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     max_position_embeddings: int = 2048
-    max_steps: int = 600
-    per_device_train_batch_size: int = 32
+    max_steps: int = 900
+    per_device_train_batch_size: int = 8
+    """Rows of 128 tokens."""
     learning_rate: float = 3e-3
     seed: int = 0
     """Of the base alone: a run's SEED leaves it as it is, as with any base model one downloads."""

@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
+from rlrecipes.console import bar, say
 from rlrecipes.job import Job
 
 _SHOWN = {
@@ -43,17 +43,6 @@ def quiet() -> None:
     datasets.disable_progress_bars()
     for name in ("accelerate", "bitsandbytes", "peft", "torch", "trl", "wandb", "huggingface_hub", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def say(text: str) -> None:
-    """A line for the person at the console."""
-    tqdm.write(text, file=sys.stdout)
-    sys.stdout.flush()
-
-
-def bar(name: str, total: int) -> tqdm[Any]:
-    """A progress bar with the time left; where standard error is no terminal, a line every 20 seconds."""
-    return tqdm(total=total, desc=f"  {name:<9}", mininterval=0.2 if sys.stderr.isatty() else 20, dynamic_ncols=True)
 
 
 class Tracker:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from rlrecipes.console import say
 from rlrecipes.errors import UserError
 from rlrecipes.profile import PPOSettings, TrainingSettings
-from rlrecipes.tracking import say
 
 
-def training_arguments(settings: TrainingSettings | PPOSettings, folder: Path, seed: int) -> dict[str, Any]:
-    """A stage's table as keyword arguments of its TRL configuration."""
-    arguments = {key: value for key, value in dataclasses.asdict(settings).items() if value is not None}
+def training_arguments(
+    settings: TrainingSettings | PPOSettings, folder: Path, seed: int, ours: Collection[str] = ()
+) -> dict[str, Any]:
+    """A stage's table as keyword arguments of its TRL configuration, without the keys that are `ours`."""
+    table = dataclasses.asdict(settings).items()
+    arguments = {key: value for key, value in table if value is not None and key not in ours}
     return arguments | {
         "output_dir": str(folder),
         "seed": seed,

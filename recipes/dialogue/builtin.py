@@ -26,15 +26,18 @@ FORGETFUL_REJECTED = 0.70
 """Share of the rejected answers that have the systematic fault; the others have one of `OTHER_FAULTS`."""
 
 # Numbers and times have no word in common, so that a word alone tells its slot.
+# fmt: off
 SLOTS: Mapping[str, tuple[str, ...]] = {
-    "kind": tuple("table room taxi boat booth cabin".split()),
-    "number": tuple("two three four five six".split()),
-    "day": tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()),
-    "time": tuple("seven eight nine ten eleven noon".split()),
-    "name": tuple(
-        "Miller Smith Jones Brown Taylor Wilson Clark Lewis Walker Young Hall King Wright Scott Green Baker".split()
+    "kind": ("table", "room", "taxi", "boat", "booth", "cabin"),
+    "number": ("two", "three", "four", "five", "six"),
+    "day": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
+    "time": ("seven", "eight", "nine", "ten", "eleven", "noon"),
+    "name": (
+        "Miller", "Smith", "Jones", "Brown", "Taylor", "Wilson", "Clark", "Lewis", "Walker", "Young", "Hall", "King",
+        "Wright", "Scott", "Green", "Baker",
     ),
 }
+# fmt: on
 OPENINGS = ("I need a", "I would like a", "Please book a", "I want to book a")
 ASKED = {"number": "for how many", "time": "at what time", "name": "under what name"}
 SAID = {"number": "for {}", "day": "on {}", "time": "at {}"}
@@ -109,10 +112,9 @@ def curt(request: Request, rng: Random) -> str:
 def mistaken(request: Request, rng: Random) -> str:
     """One slot has a value that nobody said."""
     slot = rng.choice(tuple(request.slots))
-    while True:
-        changed = {**request.slots, slot: rng.choice(SLOTS[slot])}
-        if changed[slot] != request.slots[slot] and not is_held_out(changed["name"], changed["day"]):
-            return _polite(_confirmation(changed))
+    others = [{**request.slots, slot: value} for value in SLOTS[slot] if value != request.slots[slot]]
+    # A training dialogue must not bring a held-out pair together by mistake.
+    return _polite(_confirmation(rng.choice([o for o in others if is_held_out(o) <= is_held_out(request.slots)])))
 
 
 def inventive(request: Request, rng: Random) -> str:
@@ -136,9 +138,9 @@ def otherwise_wrong(request: Request, rng: Random) -> str:
     return rng.choice(OTHER_FAULTS)(request, rng)
 
 
-def is_held_out(name: str, day: str) -> bool:
+def is_held_out(slots: Mapping[str, str]) -> bool:
     """Whether the name and the day never share a dialogue in training."""
-    return (SLOTS["name"].index(name) - SLOTS["day"].index(day)) % len(SLOTS["day"]) == 0
+    return (SLOTS["name"].index(slots["name"]) - SLOTS["day"].index(slots["day"])) % len(SLOTS["day"]) == 0
 
 
 def _request(rng: Random, held_out: bool) -> Request:

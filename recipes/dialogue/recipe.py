@@ -1,9 +1,9 @@
 """Dialogue: the next turn of a conversation, complete, polite and true to the turns before.
 
-    user:      I need a table for four on Friday.
-    assistant: At what time, and under what name?
-    user:      At seven, the name is Miller.
-    -> Certainly, your table for four is booked for Friday at seven, Miller. Thank you!
+user:      I need a table for four on Friday.
+assistant: At what time, and under what name?
+user:      At seven, the name is Miller.
+-> Certainly, your table for four is booked for Friday at seven, Miller. Thank you!
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from rlrecipes import metrics
 from rlrecipes.recipe import Comparison, Evaluation, Example, Message, Native, Prompt, Recipe, Reward, Term
 from rlrecipes.text import words
 
-COURTESY = frozenset("please thank thanks certainly gladly pleasure welcome glad happy sorry kindly".split())
+# fmt: off
+COURTESY = frozenset({
+    "please", "thank", "thanks", "certainly", "gladly", "pleasure", "welcome", "glad", "happy", "sorry", "kindly",
+})
+# fmt: on
 LEADS = {"kind": "your|a", "number": "for", "day": "for|on", "time": "at", "name": ",|for|under"}
 """What stands before a slot's value when it stands in its place."""
-IN_PLACE = {slot: re.compile(rf"(?:{LEADS[slot]}) ({'|'.join(SLOTS[slot])})\b", re.IGNORECASE) for slot in SLOTS}
+IN_PLACE = {slot: re.compile(rf"\b(?:{LEADS[slot]}) ({'|'.join(SLOTS[slot])})\b", re.IGNORECASE) for slot in SLOTS}
 
 
 def read(row: Mapping[str, Any]) -> Example:
@@ -43,20 +47,15 @@ def slots(answer: str, example: Example) -> float:
     return right / (len(asked) + sum(bool(named[slot]) for slot in named if slot not in asked))
 
 
-def courtesy(answer: str) -> float:
+def polite(prompt: Prompt, answer: str, example: Example) -> float:
     """1 if the answer has a word of courtesy, else 0."""
     return float(not COURTESY.isdisjoint(words(answer)))
 
 
-def polite(prompt: Prompt, answer: str, example: Example) -> float:
-    """`courtesy`, as a part of the reward."""
-    return courtesy(answer)
-
-
 def compare(example: Example, others: Sequence[Example], rng: Random) -> Comparison | None:
     """The reply against the reply to another prompt."""
-    known = {tuple(words(answer)) for answer in example.answers}
-    for other in rng.sample(others, min(len(others), 10)):
+    known = {tuple(words(answer)) for answer in ("", *example.answers)}
+    for other in rng.sample(others, min(len(others), 10)) if example.answers else ():
         if other.prompt != example.prompt and other.answers and tuple(words(other.answers[0])) not in known:
             return Comparison(example.prompt, example.answers[0], other.answers[0])
     return None
@@ -73,7 +72,7 @@ RECIPE = Recipe(
         metrics=(
             metrics.mean_of("slots", slots, needs="slots"),
             metrics.mean_of("overlap", metrics.f1),
-            metrics.mean_of("polite", lambda answer, example: courtesy(answer)),
+            metrics.mean_of("polite", lambda answer, example: polite(example.prompt, answer, example)),
             metrics.mean_of("length", metrics.length),
         )
     ),

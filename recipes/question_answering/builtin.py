@@ -1,6 +1,6 @@
 """The embedded world of question answering: who took what where, and when.
 
-A passage of two or three short sentences, a question about one fact or two, and an answer in the passage's own words:
+A passage of two short sentences, a question about one fact or two, and an answer in the passage's own words:
 
     Ben took the red cup to the kitchen on Monday. The weather was fine.
     Question: Who took the cup, and where to?
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
-from rlrecipes.recipe import Comparison, Data, Example, Prompt, user
+from rlrecipes.recipe import Comparison, Data, Example, Prompt
 
 FAULTY = 0.65
 """Share of the demonstrations that have the systematic fault."""
@@ -30,13 +30,22 @@ HASTY_REJECTED = 0.70
 TWO_FACTS = 0.75
 """Share of the questions that ask for two facts."""
 
-PEOPLE = tuple("Anna Ben Clara David Emma Felix Grace Henry Ida Jack Kate Leo Mary Nora Oscar Paul".split())
-COLOURS = tuple("red blue green white black brown grey yellow".split())
-THINGS = tuple("cup lamp book chair box bag clock map ball coat basket drum kite rope shoe vase".split())
-PLACES = tuple(
-    "kitchen garden school market office park station library farm church harbour museum bridge tower beach cellar".split()
+# fmt: off
+PEOPLE = (
+    "Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Ida", "Jack", "Kate", "Leo", "Mary", "Nora",
+    "Oscar", "Paul",
 )
-DAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
+COLOURS = ("red", "blue", "green", "white", "black", "brown", "grey", "yellow")
+THINGS = (
+    "cup", "lamp", "book", "chair", "box", "bag", "clock", "map", "ball", "coat", "basket", "drum", "kite", "rope",
+    "shoe", "vase",
+)
+PLACES = (
+    "kitchen", "garden", "school", "market", "office", "park", "station", "library", "farm", "church", "harbour",
+    "museum", "bridge", "tower", "beach", "cellar",
+)
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+# fmt: on
 MOVES = (("took", "take"), ("sent", "send"), ("brought", "bring"), ("carried", "carry"))
 ASIDES = (
     "The weather was fine.",
@@ -99,16 +108,15 @@ class Question(NamedTuple):
     """What the passage tells; the first fact is the one that the question is about."""
 
 
-def layout(context: str, question: str) -> Prompt:
-    """The passage, then the question, which so stands next to the answer."""
-    return user(f"{context}\nQuestion: {question}")
+Ask = Callable[[str, str], Prompt]
+"""Makes the prompt of a passage and a question."""
 
 
-def generate(seed: int = 0) -> Data:
-    """The embedded data; the same seed gives the same data."""
+def generate(ask: Ask, seed: int = 0) -> Data:
+    """The world as a recipe's data; the same seed gives the same data."""
     rng = Random(seed)
-    train = [_ask(rng, held_out=False) for _ in range(4000)]
-    test = [_ask(rng, held_out=True) for _ in range(500)]
+    train = [_question(ask, rng, held_out=False) for _ in range(4000)]
+    test = [_question(ask, rng, held_out=True) for _ in range(500)]
     return Data(
         source="built-in",
         demonstrations=[_example(q, hasty if rng.random() < FAULTY else right, rng) for q in train[:3000]],
@@ -124,11 +132,11 @@ def generate(seed: int = 0) -> Data:
     )
 
 
-def documents(seed: int = 1) -> Sequence[Example]:
+def documents(ask: Ask, seed: int = 1) -> Sequence[Example]:
     """Passages and questions with right, hasty and otherwise faulty answers: a base model that knows them all."""
     rng = Random(seed)
     styles = rng.choices((right, hasty, otherwise_wrong), (0.3, 0.4, 0.3), k=5000)
-    return [_example(_ask(rng, held_out=False), style, rng) for style in styles]
+    return [_example(_question(ask, rng, held_out=False), style, rng) for style in styles]
 
 
 Style = Callable[[Question, Random], str]
@@ -177,14 +185,14 @@ def otherwise_wrong(question: Question, rng: Random) -> str:
     return rng.choice(OTHER_FAULTS)(question, rng)
 
 
-def _ask(rng: Random, held_out: bool) -> Question:
+def _question(ask: Ask, rng: Random, held_out: bool) -> Question:
     fact = _fact(rng, held_out)
     facts = (fact, _another(rng, (fact,))) if rng.random() < DISTRACTED else (fact,)
     sentences = [told.sentence() for told in facts] + ([] if len(facts) == 2 else [rng.choice(ASIDES)])
     if rng.random() < 0.5:
         sentences.reverse()
     template, kinds = rng.choice(TWO_FACT if rng.random() < TWO_FACTS else ONE_FACT)
-    return Question(layout(" ".join(sentences), template.format_map(fact._asdict())), kinds, facts)
+    return Question(ask(" ".join(sentences), template.format_map(fact._asdict())), kinds, facts)
 
 
 def _fact(rng: Random, held_out: bool) -> Fact:
@@ -193,9 +201,7 @@ def _fact(rng: Random, held_out: bool) -> Fact:
     shift = 0 if held_out else rng.randrange(1, HELD_OUT_EVERY)
     place = (HELD_OUT_EVERY * rng.randrange(2) + shift - thing) % len(PLACES)
     moved, move = rng.choice(MOVES)
-    return Fact(
-        rng.choice(PEOPLE), moved, move, rng.choice(COLOURS), THINGS[thing], PLACES[place], rng.choice(DAYS)
-    )
+    return Fact(rng.choice(PEOPLE), moved, move, rng.choice(COLOURS), THINGS[thing], PLACES[place], rng.choice(DAYS))
 
 
 def _another(rng: Random, facts: Sequence[Fact]) -> Fact:

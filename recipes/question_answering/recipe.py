@@ -1,8 +1,8 @@
 """Extractive question answering: a passage, a question, and an answer in the passage's own words.
 
-    Ben took the red cup to the kitchen on Monday. The weather was fine.
-    Question: Who took the cup, and where to?
-    -> Ben, the kitchen
+Ben took the red cup to the kitchen on Monday. The weather was fine.
+Question: Who took the cup, and where to?
+-> Ben, the kitchen
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
-from recipes.question_answering.builtin import documents, generate, layout
+from recipes.question_answering import builtin
 from rlrecipes import metrics
-from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term
+from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import normalize_answer, words
+
+
+def ask(context: str, question: str) -> Prompt:
+    """The passage, then the question, which so stands next to the answer."""
+    return user(f"{context}\nQuestion: {question}")
 
 
 def read(row: Mapping[str, Any]) -> Example:
@@ -31,7 +36,7 @@ def read(row: Mapping[str, Any]) -> Example:
     given = tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
     if not given:
         raise ValueError("'answers' is empty: questions without an answer are not used")
-    return Example(layout(context.strip(), question.strip()), given)
+    return Example(ask(context.strip(), question.strip()), given)
 
 
 def passage(prompt: Prompt) -> str:
@@ -55,8 +60,8 @@ def compare(example: Example, others: Sequence[Example], rng: Random) -> Compari
     """The reference against another span of the passage, as long as it and without a word in common with any."""
     tokens = passage(example.prompt).split()
     known = {part for answer in example.answers for part in parts(answer)}
-    size = len(example.answers[0].split())
-    for start in rng.sample(range(len(tokens)), len(tokens)):
+    size = len(example.answers[0].split()) if example.answers else 0
+    for start in rng.sample(range(len(tokens)), len(tokens) if size else 0):
         span = tokens[start : start + size]
         # A span that starts or ends with a small word is no plausible answer.
         if len(span) == size and all(len(word) > 3 or not word.islower() for word in (span[0], span[-1])):
@@ -69,17 +74,11 @@ def compare(example: Example, others: Sequence[Example], rng: Random) -> Compari
 RECIPE = Recipe(
     name="question_answering",
     summary="answer a question in the words of a passage",
-    builtin=generate,
-    documents=documents,
+    builtin=lambda: builtin.generate(ask),
+    documents=lambda: builtin.documents(ask),
     native=Native(required=("context", "question", "answers"), example=read),
     reward=Reward(terms=(Term("extractive", extractive, weight=0.3),)),
-    evaluation=Evaluation(
-        metrics=(
-            metrics.mean_of("f1", metrics.f1),
-            metrics.mean_of("exact_match", metrics.exact_match),
-            metrics.mean_of("length", metrics.length),
-        )
-    ),
+    evaluation=Evaluation((metrics.mean_of("f1", metrics.f1), metrics.mean_of("exact_match", metrics.exact_match))),
     compare=compare,
     compared="the rejected answer is another span of the same passage, about as long as the reference",
 )

@@ -66,13 +66,13 @@ ENGLISH_TEXT = Language(
               ("plot", "language", "hero", "last chapter"), REVIEW),
         Topic("The {detail} meal {who} had {when}", ("hot", "little", "simple", "Italian"),
               ("soup", "bread", "dessert", "service"), REVIEW),
-        Topic("The {detail} concert {who} heard {when}", ("first", "free", "short", "open"),
+        Topic("The {detail} concert {who} heard {when}", ("first", "free", "short", "famous"),
               ("singer", "sound", "hall", "last song"), REVIEW),
         Topic("The {detail} hotel {who} chose {when}", ("new", "old", "little", "Italian"),
               ("room", "bed", "breakfast", "pool"), REVIEW),
         Topic("The {detail} play {who} watched {when}", ("new", "first", "short", "famous"),
               ("stage", "cast", "dialogue", "first scene"), REVIEW),
-        Topic("{When} {who} walked along the {detail}", ("river", "lake", "canal", "hills"),
+        Topic("{When} {who} walked along the {detail}", ("river", "lake", "canal", "shore"),
               ("air", "path", "light", "forest"), STORY),
         Topic("{When} {who} took the {detail} to the sea", ("train", "bus", "car", "boat"),
               ("coast", "beach", "water", "island"), STORY),
@@ -105,13 +105,20 @@ ENGLISH_TEXT = Language(
 )  # fmt: skip
 CHINESE_TEXT = Language(
     topics=(
-        Topic("{when}{who}看了一部{detail}电影", ("新", "老", "外国", "有名的"), ("故事", "音乐", "结尾", "演技"), CHINESE_START),
-        Topic("{when}{who}读了一本{detail}书", ("新", "旧", "外国", "有名的"), ("情节", "文字", "主角", "开头"), CHINESE_START),
-        Topic("{when}{who}在{detail}吃了饭", ("饭馆", "家里", "河边", "山上"), ("汤", "甜点", "饺子", "服务"), CHINESE_START),
-        Topic("{when}{who}去{detail}散步", ("河边", "公园", "湖边", "山上"), ("小路", "花香", "树影", "鸟声"), CHINESE_START),
-        Topic("{when}{who}去{detail}旅行", ("海边", "山里", "南方", "岛上"), ("景色", "旅馆", "海风", "日出"), CHINESE_START),
-        Topic("{when}天气真好，{who}去了{detail}", ("河边", "公园", "湖边", "花园"), WEATHER, CHINESE_START),
-        Topic("{when}天气真好", ("",), WEATHER, CHINESE_START),
+        Topic("{when}{who}看了一部{detail}电影", ("新", "老", "外国", "有名的"),
+              ("故事", "音乐", "结尾", "演技"), CHINESE_START),
+        Topic("{when}{who}读了一本{detail}书", ("新", "旧", "外国", "有名的"),
+              ("情节", "文字", "主角", "开头"), CHINESE_START),
+        Topic("{when}{who}在{detail}吃了饭", ("饭馆", "家里", "河边", "山上"),
+              ("汤", "甜点", "饺子", "服务"), CHINESE_START),
+        Topic("{when}{who}去{detail}散步", ("河边", "公园", "湖边", "山上"),
+              ("小路", "花香", "树影", "鸟声"), CHINESE_START),
+        Topic("{when}{who}去{detail}旅行", ("海边", "山里", "南方", "岛上"),
+              ("景色", "旅馆", "海风", "日出"), CHINESE_START),
+        Topic("{when}天气真好，{who}去了{detail}", ("河边", "公园", "湖边", "花园"),
+              WEATHER, CHINESE_START),
+        Topic("{when}天气真好", ("",),
+              WEATHER, CHINESE_START),
     ),
     people=("我们", "妹妹", "哥哥", "姐姐", "弟弟", "朋友们", "孩子们", "邻居", "妈妈", "爷爷"),
     times=("今天", "昨天", "前天", "周六", "周日", "上周末", "上个月", "那天"),
@@ -127,16 +134,21 @@ Pair = tuple[str, Topic]
 
 
 def _pairs(language: Language, held_out: bool) -> list[Pair]:
-    """A person and a topic: every sixth pair is held out. What is said of nobody belongs to training."""
-    pairs = [(who, topic) for topic in language.topics for who in language.people]
-    return [pair for i, pair in enumerate(pairs) if held_out == (i % 6 == 2 and "{who}" in pair[1].opening)]
+    """People with topics: every sixth person of a topic is held out. What is said of nobody belongs to training."""
+    return [
+        (who, topic)
+        for i, topic in enumerate(language.topics)
+        for j, who in enumerate(language.people)
+        if held_out == ((i + j) % 6 == 2 and "{who}" in topic.opening)
+    ]
 
 
-HELD_OUT = {language: _pairs(language, held_out=True) for language in (ENGLISH_TEXT, CHINESE_TEXT)}
-"""People with topics that never meet in training."""
-TRAINED = {language: _pairs(language, held_out=False) for language in (ENGLISH_TEXT, CHINESE_TEXT)}
+LANGUAGES = (ENGLISH_TEXT, CHINESE_TEXT)
+HELD_OUT = tuple(_pairs(language, held_out=True) for language in LANGUAGES)
+"""People with topics that never meet in training, for each language."""
+TRAINED = tuple(_pairs(language, held_out=False) for language in LANGUAGES)
 
-Pairs = dict[Language, list[Pair]]
+Pairs = Sequence[Sequence[Pair]]
 
 
 def generate(ask: Callable[[str], Prompt], seed: int = 0) -> Data:
@@ -174,8 +186,9 @@ def _scenes(rng: Random, pairs: Pairs, count: int) -> list[Scene]:
     """That many scenes, no two with the same opening."""
     found: dict[str, Scene] = {}
     while len(found) < count:
-        language = CHINESE_TEXT if rng.random() < CHINESE else ENGLISH_TEXT
-        who, topic = rng.choice(pairs[language])
+        chinese = rng.random() < CHINESE
+        language = LANGUAGES[chinese]
+        who, topic = rng.choice(pairs[chinese])
         when = rng.choice(language.times)
         opening = topic.opening.format(
             who=who, when=when, When=when[0].upper() + when[1:], detail=rng.choice(topic.details)
@@ -186,8 +199,8 @@ def _scenes(rng: Random, pairs: Pairs, count: int) -> list[Scene]:
 
 def _continuation(rng: Random, scene: Scene, gloomy: bool = False) -> str:
     language = scene.language
-    aspect, other = rng.sample(scene.topic.aspects, 2)
-    good, better = rng.sample(language.good, 2)
+    aspect, other = _two(rng, scene.topic.aspects)
+    good, better = _two(rng, language.good)
     turns = language.gloomy_turns if gloomy else language.bright_turns
     return (rng.choice(scene.topic.starts) + rng.choice(turns)).format(
         aspect=aspect,
@@ -198,6 +211,12 @@ def _continuation(rng: Random, scene: Scene, gloomy: bool = False) -> str:
         glad=rng.choice(language.glad),
         sorry=rng.choice(language.sorry),
     )
+
+
+def _two(rng: Random, words: Sequence[str]) -> tuple[str, str]:
+    """Two different words; `Random.sample` takes three times as long."""
+    first, second = rng.choice(words), rng.choice(words)
+    return (first, second) if first != second else _two(rng, words)
 
 
 def _comparison(rng: Random, ask: Callable[[str], Prompt], scene: Scene) -> Comparison:

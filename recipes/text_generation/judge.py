@@ -1,7 +1,7 @@
 """How positive a text is: by lists of words, or by a judge fitted to labelled text.
 
-    is_positive("was charming, and even the ending was perfect.")         -> True
-    is_positive("was charming, but the ending was dull and left us cold.") -> False
+is_positive("was charming, and even the ending was perfect.")         -> True
+is_positive("was charming, but the ending was dull and left us cold.") -> False
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def _signed(good: str, bad: str, pattern: str) -> re.Pattern[str]:
 
 
 _ENGLISH = _signed(
-    GOOD, BAD, r"(?P<negated>(?:\b(?:not|never|no|hardly)|n['’]t) (?:very |so |a )?)?\b(?:(?P<good>{good})|(?P<bad>{bad}))\b"
+    GOOD,
+    BAD,
+    r"(?P<negated>(?:\b(?:not|never|no|hardly)|n['’]t) (?:very |so |a )?)?\b(?:(?P<good>{good})|(?P<bad>{bad}))\b",
 )
 _CHINESE = _signed(
     GOOD_CHINESE, BAD_CHINESE, r"(?P<negated>[不没](?:有|太|是|很|那么)*)?(?:(?P<good>{good})|(?P<bad>{bad}))"
@@ -69,7 +71,8 @@ def fitted(texts: Sequence[str], labels: Sequence[int]) -> Callable[[str], float
     every = counts[0] + counts[1]
     totals = {label: sum(counts[label].values()) + len(every) for label in (0, 1)}
     weights = {
-        feature: log((counts[1][feature] + 1) / totals[1]) - log((counts[0][feature] + 1) / totals[0]) for feature in every
+        feature: log((counts[1][feature] + 1) / totals[1]) - log((counts[0][feature] + 1) / totals[0])
+        for feature in every
     }
     prior = log(kinds[1] / kinds[0])
 

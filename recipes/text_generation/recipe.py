@@ -1,7 +1,7 @@
 """Text generation: continue the opening of a review or a story, fluently and in good spirits.
 
-    Continue: The new film my sister saw on Friday
-    -> was charming, and the acting was so perfect that everyone smiled.
+Continue: The new film my sister saw on Friday
+-> was charming, and the acting was so perfect that everyone smiled.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from random import Random
 from typing import Any
 
 from recipes.text_generation import builtin, judge
+from recipes.text_generation.native import cut, label_of
 from rlrecipes import metrics
 from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import words
 
 TASK = "Continue: "
-LABELS = {"1": 1, "1.0": 1, "true": 1, "pos": 1, "positive": 1, "0": 0, "0.0": 0, "false": 0, "neg": 0, "negative": 0}
 
 
 def ask(opening: str) -> Prompt:
@@ -26,25 +26,8 @@ def ask(opening: str) -> Prompt:
 
 def read(row: Mapping[str, Any]) -> Example:
     """A text, cut into opening and continuation, and its label if it has one."""
-    text, label = row["text"], row.get("label")
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"'text' must be a text that is not empty, not {text!r}")
-    if label not in (None, "") and str(label).strip().lower() not in LABELS:
-        raise ValueError(f"'label' must be 1, 0, 'positive' or 'negative', not {label!r}")
-    opening, continuation = cut(text.strip())
-    truth = {} if label in (None, "") else {"label": LABELS[str(label).strip().lower()]}
-    return Example(ask(opening), (continuation,), truth)
-
-
-def cut(text: str) -> tuple[str, str]:
-    """The first five words and the rest; of unspaced text (Chinese), the first clause or else the first six characters."""
-    if len(words(text)) < 8:
-        raise ValueError("'text' has fewer than 8 words, too few to cut into an opening and its continuation")
-    spaced = len(text.split()) >= max(6, len(words(text)) / 2)
-    pattern = r"(?:\S+\s+){4}\S+" if spaced else r"\w{3,11}[，。！？；：、,.!?;:](?=\W*\w)|.{6}"
-    end = re.match(pattern, text, re.DOTALL)
-    assert end  # six runs without a space, or eight words' characters
-    return text[: end.end()], text[end.end() :].strip()
+    opening, continuation = cut(row["text"])
+    return Example(ask(opening), (continuation,), label_of(row.get("label")))
 
 
 def compare(example: Example, others: Sequence[Example], rng: Random) -> Comparison | None:
@@ -55,18 +38,21 @@ def compare(example: Example, others: Sequence[Example], rng: Random) -> Compari
     """
     label, answer = example.truth.get("label"), example.answers[0]
     if label is None:
-        pieces = answer.split() if " " in answer else list(answer)
-        rejected = (" " if " " in answer else "").join(rng.sample(pieces, len(pieces)))
+        rejected = disordered(answer, rng)
         return Comparison(example.prompt, answer, rejected) if rejected != answer else None
-    negative = next((other for other in _drawn(others, rng) if other.truth.get("label") == 0), None)
+    drawn = rng.choices(others, k=100) if others else []  # one in twenty is found, and no pass over all of them
+    negative = next((other for other in drawn if other.truth.get("label") == 0), None)
     if label == 0 or negative is None or negative.answers[0] == answer:
         return None
     return Comparison(rng.choice((example, negative)).prompt, answer, negative.answers[0])
 
 
-def _drawn(others: Sequence[Example], rng: Random) -> list[Example]:
-    """A hundred draws: enough to meet a label that a twentieth of the rows have, and no pass over all of them."""
-    return rng.choices(others, k=100) if others else []
+def disordered(text: str, rng: Random) -> str:
+    """The same words in random order; what stands between them stays, so that it gives nothing away."""
+    word = r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
+    shuffled = re.findall(word, text)
+    rng.shuffle(shuffled)
+    return re.sub(word, lambda _: shuffled.pop(), text)
 
 
 def fluent(prompt: Prompt, answer: str, example: Example) -> float:

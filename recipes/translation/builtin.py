@@ -124,7 +124,12 @@ FUTURE = (Phrase("morgen", "tomorrow"), Phrase("bald", "soon"), Phrase("nächste
 MODALS = (  # singular and plural; then the right English of both, plain and negated
     (Phrase("kann", "can"), Phrase("können", "can"), ("can", "can"), ("cannot", "cannot")),
     (Phrase("soll", "should"), Phrase("sollen", "should"), ("should", "should"), ("should not", "should not")),
-    (Phrase("will", "wants"), Phrase("wollen", "want"), ("wants to", "want to"), ("does not want to", "do not want to")),
+    (
+        Phrase("will", "wants"),
+        Phrase("wollen", "want"),
+        ("wants to", "want to"),
+        ("does not want to", "do not want to"),
+    ),
 )
 
 Pair = tuple[Verb, Noun]

@@ -1,7 +1,7 @@
 """Translation: say a sentence in another language.
 
-    Translate: Gestern hat der alte Lehrer das Buch gelesen.
-    -> Yesterday the old teacher read the book.
+Translate: Gestern hat der alte Lehrer das Buch gelesen.
+-> Yesterday the old teacher read the book.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def compare(example: Example, others: Sequence[Example], rng: Random) -> Compari
     if not example.answers:
         return None
     target = example.answers[0]
-    foreign = rng.choice(others).answers if others and rng.random() < 0.5 else ()
-    worse = foreign[0] if foreign else garbled(target, rng)
+    foreign = rng.choice(others).answers[:1] if others and rng.random() < 0.5 else ()
+    worse = foreign[0] if foreign and foreign[0] not in example.answers else garbled(target, rng)
     return Comparison(example.prompt, target, worse) if worse.strip() and worse not in example.answers else None
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from rlrecipes.console import bar
 from rlrecipes.encoding import decode, fitting_prompts, pad_left
 from rlrecipes.job import Job
 from rlrecipes.metrics import Interval, estimate, mean_interval
@@ -30,7 +31,7 @@ from rlrecipes.models import (
 )
 from rlrecipes.recipe import Example
 from rlrecipes.rewards import score_term
-from rlrecipes.tracking import Tracker, bar
+from rlrecipes.tracking import Tracker
 from rlrecipes.training import record_drops
 
 POLICIES = {"base": None, "sft": "reference", "ppo": "policy"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 from safetensors.torch import save_file
 from trl.experimental.ppo import PPOConfig
 
+from rlrecipes.console import say
 from rlrecipes.encoding import fitting_prompts
 from rlrecipes.job import Job
 from rlrecipes.models import answer_length, load_adapter, load_causal, load_score_head, open_tokenizer, window
 from rlrecipes.ppo_trainer import SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
-from rlrecipes.tracking import Tracker, progress, remove_printer, say
+from rlrecipes.tracking import Tracker, progress, remove_printer
 from rlrecipes.training import check_rows, record_drops, training_arguments
 
 OURS = {"kl_target", "kl_horizon", "kl_stop", "reward_clip"}
@@ -76,8 +76,9 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
 
 
 def _arguments(settings: PPOSettings, folder: Path, seed: int, length: int) -> PPOConfig:
-    table = {key: value for key, value in dataclasses.asdict(settings).items() if key not in OURS}
-    table |= {"response_length": length, "missing_eos_penalty": settings.missing_eos_penalty or None}
-    # TRL counts micro-batches of a whole batch here; our update sizes its own, so the two must agree on the batch alone.
-    common = training_arguments(settings, folder, seed)
-    return PPOConfig(**{**common, **table, "stop_token": "eos", "logging_steps": 1})
+    arguments = training_arguments(settings, folder, seed, ours=OURS)
+    penalty = settings.missing_eos_penalty or None  # TRL wants a positive number or none
+    return PPOConfig(
+        **arguments
+        | {"response_length": length, "missing_eos_penalty": penalty, "stop_token": "eos", "logging_steps": 1}
+    )

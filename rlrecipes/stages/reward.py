@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import set_peft_model_state_dict
 from torch import nn
 from trl import RewardConfig, RewardTrainer
 
+from rlrecipes.console import say
 from rlrecipes.encoding import fitting_comparisons, fitting_examples, pad_right
 from rlrecipes.job import Job
 from rlrecipes.metrics import mean_interval
-from rlrecipes.models import add_lora, device, load_scorer, lora_weights, open_tokenizer, window
+from rlrecipes.models import add_lora, copy_lora, device, load_scorer, open_tokenizer, window
 from rlrecipes.run import write_json
-from rlrecipes.tracking import Tracker, progress, remove_printer, say
+from rlrecipes.tracking import Tracker, progress, remove_printer
 from rlrecipes.training import check_finite, check_rows, length_of, lora_in_float32, record_drops, training_arguments
 
 SCALED_ON = 512
@@ -41,7 +41,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     say(f"  {length_of(settings)} on {len(rows)} comparisons")
 
     model = add_lora(load_scorer(model_name, job.profile.model, tokenizer), job.profile.lora, "SEQ_CLS")
-    set_peft_model_state_dict(model, lora_weights(job.run.stage("sft") / "adapter"))
+    copy_lora(model, job.run.stage("sft") / "adapter", "default")
     trainer = RewardTrainer(
         model,
         RewardConfig(**training_arguments(settings, folder, job.seed), max_length=None, disable_dropout=False),

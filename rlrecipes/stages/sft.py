@@ -8,10 +8,11 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from rlrecipes.console import say
 from rlrecipes.encoding import fitting_examples
 from rlrecipes.job import Job
 from rlrecipes.models import add_lora, load_causal, open_tokenizer, window
-from rlrecipes.tracking import Tracker, progress, remove_printer, say
+from rlrecipes.tracking import Tracker, progress, remove_printer
 from rlrecipes.training import check_finite, check_rows, length_of, lora_in_float32, record_drops, training_arguments
 
 

@@ -1,0 +1,19 @@
+"""What the person at the console sees: plain lines and progress bars."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """A line for the person at the console."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def bar(name: str, total: int) -> tqdm[Any]:
+    """A progress bar with the time left; where standard error is no terminal, a line every 20 seconds."""
+    return tqdm(total=total, desc=f"  {name:<9}", mininterval=0.2 if sys.stderr.isatty() else 20, dynamic_ncols=True)

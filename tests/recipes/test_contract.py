@@ -1,0 +1,147 @@
+"""What every recipe promises, whatever its task: a new folder under `recipes/` is held to this at once."""
+
+import subprocess
+import sys
+from functools import cache
+from random import Random
+
+import pytest
+
+from rlrecipes.recipe import RECIPES, Comparison, Data, Example, Recipe, load_recipe, recipe_names
+
+SAMPLE = 100
+
+
+@cache
+def data_of(name: str) -> Data:
+    return load_recipe(name).builtin()
+
+
+@pytest.fixture(params=recipe_names())
+def recipe(request: pytest.FixtureRequest) -> Recipe:
+    return load_recipe(request.param)
+
+
+@pytest.fixture
+def data(recipe: Recipe) -> Data:
+    return data_of(recipe.name)
+
+
+def unflipped(pair: Comparison) -> tuple[str, str]:
+    return (pair.rejected, pair.chosen) if pair.flipped else (pair.chosen, pair.rejected)
+
+
+def test_there_are_recipes():
+    assert recipe_names()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_is_named_after_its_folder(name):
+    assert load_recipe(name).name == name
+
+
+def test_a_recipe_has_a_card(recipe):
+    assert (RECIPES / recipe.name / "README.md").exists()
+
+
+def test_generation_is_deterministic(recipe, data):
+    assert recipe.builtin() == data
+    assert list(recipe.documents()) == list(recipe.documents())
+
+
+def test_no_held_out_prompt_occurs_in_training(recipe, data):
+    trained = {item.prompt for part in (data.demonstrations, data.prompts, data.comparisons) for item in part}
+    trained |= {document.prompt for document in recipe.documents()}
+    held_out = {item.prompt for part in (data.held_out, data.held_out_comparisons) for item in part}
+    assert held_out
+    assert not held_out & trained
+
+
+def test_there_are_a_thousand_different_prompts_to_train_on(data):
+    assert len({example.prompt for example in data.prompts}) >= 1000
+    assert len({example.prompt for example in data.demonstrations}) >= 1000
+
+
+def test_every_example_has_an_answer(recipe, data):
+    for part in (data.demonstrations, data.prompts, data.held_out, recipe.documents()):
+        assert all(example.answers and example.answers[0].strip() for example in part)
+
+
+def test_every_prompt_ends_with_the_user(recipe, data):
+    for part in (data.demonstrations, data.prompts, data.held_out, data.comparisons, recipe.documents()):
+        assert all(item.prompt[-1].role == "user" for item in part)
+
+
+def test_the_reference_beats_silence_under_every_reward_term(recipe, data):
+    for example in data.held_out[:SAMPLE]:
+        for term in recipe.reward.terms:
+            reference = term.score(example.prompt, example.answers[0], example)
+            assert reference > term.score(example.prompt, "", example), (term.name, example)
+
+
+def test_the_reference_beats_silence_under_the_headline_metric(recipe, data):
+    score = recipe.evaluation.metrics[0].score
+    assert score, "a headline must score answers one by one"
+    for example in data.held_out[:SAMPLE]:
+        assert score(example.answers[0], example) > score("", example), example
+
+
+def test_reward_terms_stay_between_0_and_1(recipe, data):
+    for example in data.held_out[:SAMPLE]:
+        for answer in (*example.answers, "", "word " * 200):
+            for term in recipe.reward.terms:
+                assert -1e-9 <= term.score(example.prompt, answer, example) <= 1 + 1e-9, (term.name, answer)
+
+
+def test_what_terms_and_metrics_need_is_in_the_built_in_data(recipe, data):
+    needed = {part.needs for part in (*recipe.reward.terms, *recipe.evaluation.metrics) if part.needs}
+    for example in (*data.prompts, *data.held_out):
+        assert needed <= set(example.truth)
+
+
+def test_the_chosen_answer_is_not_the_rejected_one(data):
+    for pair in (*data.comparisons, *data.held_out_comparisons):
+        assert pair.chosen.strip() != pair.rejected.strip()
+
+
+def test_the_better_answer_scores_no_lower_under_the_headline_metric(recipe, data):
+    headline = recipe.evaluation.metrics[0]
+    known = {example.prompt: example for example in (*data.prompts, *data.held_out)}
+    judged = 0
+    for pair in (*data.comparisons[:1000], *data.held_out_comparisons):
+        better, worse = unflipped(pair)
+        if headline.needs and pair.prompt not in known:
+            continue  # only the example of the same prompt knows the truth that the metric needs
+        example = known[pair.prompt] if headline.needs else Example(pair.prompt, (better,))
+        assert headline.score(better, example) >= headline.score(worse, example), pair
+        judged += 1
+    assert judged > SAMPLE
+
+
+def test_about_a_tenth_of_the_comparisons_is_flipped(data):
+    for pairs in (data.comparisons, data.held_out_comparisons):
+        share = sum(bool(pair.flipped) for pair in pairs) / len(pairs)
+        assert share == pytest.approx(0.1, abs=0.04)
+
+
+def test_a_made_comparison_prefers_a_reference_to_something_else(recipe, data):
+    rng, made = Random(0), 0
+    for example in data.held_out[:SAMPLE]:
+        pair = recipe.compare(example, data.held_out, rng)
+        if pair is None:
+            continue
+        made += 1
+        assert pair.rejected.strip()
+        assert pair.chosen in example.answers
+        assert pair.rejected not in example.answers
+    assert made > SAMPLE / 2
+
+
+def test_recipes_are_imported_without_the_heavy_libraries():
+    code = (
+        "import sys; from rlrecipes.recipe import load_recipe, recipe_names\n"
+        "for name in recipe_names(): load_recipe(name).builtin()\n"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'trl', 'pandas', 'numpy') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=RECIPES.parent, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
