@@ -18,11 +18,9 @@ from rlrecipes import metrics
 from rlrecipes.recipe import Comparison, Evaluation, Example, Message, Native, Prompt, Recipe, Reward, Term
 from rlrecipes.text import words
 
-# fmt: off
-COURTESY = frozenset({
-    "please", "thank", "thanks", "certainly", "gladly", "pleasure", "welcome", "glad", "happy", "sorry", "kindly",
-})
-# fmt: on
+COURTESY = frozenset(
+    ("please", "thank", "thanks", "certainly", "gladly", "pleasure", "welcome", "glad", "happy", "sorry", "kindly")
+)
 LEADS = {"kind": "your|a", "number": "for", "day": "for|on", "time": "at", "name": ",|for|under"}
 """What stands before a slot's value when it stands in its place."""
 IN_PLACE = {slot: re.compile(rf"\b(?:{LEADS[slot]}) ({'|'.join(SLOTS[slot])})\b", re.IGNORECASE) for slot in SLOTS}

@@ -25,24 +25,22 @@ def ask(context: str, question: str) -> Prompt:
 
 def read(row: Mapping[str, Any]) -> Example:
     """A row of SQuAD's columns; `answers` may also be SQuAD's `{"text": […]}` or one string."""
-    context, question, answers = row["context"], row["question"], row["answers"]
-    for name, text in (("context", context), ("question", question)):
-        if not isinstance(text, str) or not text.strip():
+    for name in ("context", "question"):
+        if not isinstance(row[name], str) or not row[name].strip():
             raise ValueError(f"'{name}' must be a text")
-    answers = answers.get("text") if isinstance(answers, Mapping) else answers
+    answers = row["answers"].get("text") if isinstance(row["answers"], Mapping) else row["answers"]
     answers = [answers] if isinstance(answers, str) else answers or []
     if not isinstance(answers, list | tuple) or not all(isinstance(answer, str) for answer in answers):
         raise ValueError("""'answers' must be a list of texts, a text, or SQuAD's {"text": [...]}""")
     given = tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
     if not given:
         raise ValueError("'answers' is empty: questions without an answer are not used")
-    return Example(ask(context.strip(), question.strip()), given)
+    return Example(ask(row["context"].strip(), row["question"].strip()), given)
 
 
 def passage(prompt: Prompt) -> str:
     """What stands before the question; the whole last turn where the data bring a layout of their own."""
-    text = prompt[-1].content
-    return text.rpartition("\nQuestion: ")[0] or text
+    return prompt[-1].content.rpartition("\nQuestion: ")[0] or prompt[-1].content
 
 
 def parts(text: str) -> list[str]:
@@ -57,13 +55,12 @@ def extractive(prompt: Prompt, answer: str, example: Example) -> float:
 
 
 def compare(example: Example, others: Sequence[Example], rng: Random) -> Comparison | None:
-    """The reference against another span of the passage, as long as it and without a word in common with any."""
+    """The reference against a span as long elsewhere: no word of any reference, no small word at either end."""
     tokens = passage(example.prompt).split()
     known = {part for answer in example.answers for part in parts(answer)}
     size = len(example.answers[0].split()) if example.answers else 0
     for start in rng.sample(range(len(tokens)), len(tokens) if size else 0):
         span = tokens[start : start + size]
-        # A span that starts or ends with a small word is no plausible answer.
         if len(span) == size and all(len(word) > 3 or not word.islower() for word in (span[0], span[-1])):
             rejected = " ".join(span).strip(".,;:!?()[]\"'“”‘’")
             if normalize_answer(rejected) and known.isdisjoint(parts(rejected)):

@@ -1,4 +1,4 @@
-"""A user's own texts: where an opening ends, and what a label may look like.
+"""A user's own texts: where an opening ends, what a label may look like, what disorder is.
 
 {"text": "the film we saw yesterday was long but never dull", "label": 1}
 -> "the film we saw yesterday" | "was long but never dull"
@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from random import Random
 from typing import Any
 
 from rlrecipes.text import words
@@ -43,3 +44,11 @@ def label_of(value: Any) -> dict[str, int]:
     if str(value).strip().lower() not in LABELS:
         raise ValueError(f"'label' must be 1, 0, 'positive' or 'negative', not {value!r}")
     return {"label": LABELS[str(value).strip().lower()]}
+
+
+def disordered(text: str, rng: Random) -> str:
+    """The same words in random order; what stands between them stays, so that it gives nothing away."""
+    word = r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
+    shuffled = re.findall(word, text)
+    rng.shuffle(shuffled)
+    return re.sub(word, lambda _: shuffled.pop(), text)

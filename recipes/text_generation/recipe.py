@@ -6,13 +6,12 @@ Continue: The new film my sister saw on Friday
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
 from recipes.text_generation import builtin, judge
-from recipes.text_generation.native import cut, label_of
+from recipes.text_generation.native import cut, disordered, label_of
 from rlrecipes import metrics
 from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import words
@@ -45,14 +44,6 @@ def compare(example: Example, others: Sequence[Example], rng: Random) -> Compari
     if label == 0 or negative is None or negative.answers[0] == answer:
         return None
     return Comparison(rng.choice((example, negative)).prompt, answer, negative.answers[0])
-
-
-def disordered(text: str, rng: Random) -> str:
-    """The same words in random order; what stands between them stays, so that it gives nothing away."""
-    word = r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
-    shuffled = re.findall(word, text)
-    rng.shuffle(shuffled)
-    return re.sub(word, lambda _: shuffled.pop(), text)
 
 
 def fluent(prompt: Prompt, answer: str, example: Example) -> float:

@@ -213,6 +213,17 @@ def _warnings(records: Records, updates: Sequence[Mapping[str, float]]) -> list[
     if accuracy and accuracy["low"] <= 0.5:
         interval = " ".join(_estimate(accuracy))
         found.append(f"The reward model is not shown to beat guessing: held-out accuracy {interval}.")
+    base, ppo = (_reached(records, policy) for policy in ("base", "ppo"))
+    if base and ppo and ppo["value"] < base["value"]:
+        values = f"{' '.join(_estimate(ppo))} against {' '.join(_estimate(base))}"
+        found.append(f"For all the training, PPO stays below the untrained base model: {values}.")
+    return found
+
+
+def _reached(records: Records, policy: str) -> Mapping[str, float] | None:
+    """A policy's headline metric."""
+    evaluated = records.get("evaluate", {})
+    found: Mapping[str, float] | None = evaluated.get("metrics", {}).get(policy, {}).get(evaluated.get("headline"))
     return found
 
 
@@ -242,7 +253,7 @@ def _headline(run: Run) -> list[Cell]:
     return [
         Cell(run.recipe),
         Cell(name),
-        *(_estimate(evaluated.get("metrics", {}).get(policy, {}).get(name)) for policy in POLICIES),
+        *(_estimate(_reached(records, policy)) for policy in POLICIES),
         _estimate(pair.get("gain"), signed=True),
         _estimate(pair.get("win_rate")),
         Cell(_estimate(reward.get("accuracy")).value, ceiling),

@@ -4,8 +4,8 @@ from random import Random
 import pytest
 
 from recipes.text_generation import builtin, judge
-from recipes.text_generation.native import cut, label_of
-from recipes.text_generation.recipe import RECIPE, ask, compare, disordered, fitted_judge, fluent, read
+from recipes.text_generation.native import cut, disordered, label_of
+from recipes.text_generation.recipe import RECIPE, ask, compare, fitted_judge, fluent, read
 from rlrecipes.metrics import distinct, estimate
 from rlrecipes.recipe import Data, Example
 from rlrecipes.text import words

@@ -81,6 +81,7 @@ def fake_run(
     samples: list[dict[str, Any]] | None = None,
     stopped: str | None = None,
     learned: bool = True,
+    base: float = 0.112,
     accuracy: dict[str, float] | None = None,
 ) -> Run:
     """A run whose four stages are finished; the defaults are those of a healthy one."""
@@ -103,7 +104,7 @@ def fake_run(
         "reward_gain": reward_gain or interval(1.2),
         "reward_win_rate": interval(0.9),
     }
-    values = {"base": 0.112, "sft": 0.423, "ppo": 0.733}
+    values = {"base": base, "sft": 0.423, "ppo": 0.733}
     close(
         run,
         "evaluate",
@@ -188,6 +189,12 @@ def test_an_unhealthy_run_is_called_so(tmp_path: Path, unhealthy: dict[str, Any]
     run = fake_run(tmp_path, **unhealthy)
     assert warning in Page(page_of(run)).text
     assert warning in page_of(run, "report.md")
+
+
+def test_a_policy_below_the_untrained_base_is_called_so_even_if_it_beats_sft(tmp_path: Path) -> None:
+    text = Page(page_of(fake_run(tmp_path, base=0.8))).text
+    assert "PPO beats SFT" in text
+    assert "PPO stays below the untrained base model: 0.733 [0.713, 0.753] against 0.800 [0.780, 0.820]." in text
 
 
 def test_negative_kl_in_a_few_updates_is_no_warning(tmp_path: Path) -> None:
