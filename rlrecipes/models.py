@@ -280,4 +280,9 @@ def _prepared(model: Any, tokenizer: Any) -> Any:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False)
+    for module in model.modules():
+        # On CPUs with AVX512-BF16, bitsandbytes repacks a layer at its first evaluation: its scales are rounded to bfloat16,
+        # so the model that evaluates is not the one that trained, and widths that are no multiple of 64 fail.
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
     return model.to(device()) if not getattr(model, "is_quantized", False) else model

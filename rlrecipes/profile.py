@@ -51,14 +51,13 @@ class BaseSettings:
     """The embedded base model: a Llama trained from scratch on the recipes' own documents."""
 
     vocab_size: int = 2048
-    hidden_size: int = 128
-    intermediate_size: int = 384
-    num_hidden_layers: int = 4
-    num_attention_heads: int = 4
+    hidden_size: int = 160
+    intermediate_size: int = 480
+    num_hidden_layers: int = 3
+    num_attention_heads: int = 5
     max_position_embeddings: int = 2048
-    max_steps: int = 900
-    per_device_train_batch_size: int = 8
-    """Rows of 128 tokens."""
+    max_steps: int = 1400
+    per_device_train_batch_size: int = 24
     learning_rate: float = 3e-3
     seed: int = 0
     """Of the base alone: a run's SEED leaves it as it is, as with any base model one downloads."""

@@ -22,7 +22,7 @@ FAULTY = 0.65
 """Share of the demonstrations that have the systematic fault."""
 FLIPPED = 0.10
 """Share of the comparisons whose two answers are swapped on purpose, held out or not."""
-FORGETFUL_REJECTED = 0.70
+FORGETFUL_REJECTED = 0.60
 """Share of the rejected answers that have the systematic fault; the others have one of `OTHER_FAULTS`."""
 
 # Numbers and times have no word in common, so that a word alone tells its slot.
@@ -65,12 +65,12 @@ class Request(NamedTuple):
 def generate(seed: int = 0) -> Data:
     """The embedded data; the same seed gives the same data."""
     rng = Random(seed)
-    train = [_request(rng, held_out=False) for _ in range(4000)]
+    train = [_request(rng, held_out=False) for _ in range(9600)]
     test = [_request(rng, held_out=True) for _ in range(500)]
     return Data(
         source="built-in",
         demonstrations=[_example(r, forgetful if rng.random() < FAULTY else right, rng) for r in train[:3000]],
-        prompts=[_example(r, right, rng) for r in train[2000:]],
+        prompts=[_example(r, right, rng) for r in train[2000:4000]],
         comparisons=[_comparison(r, rng) for r in train],
         held_out=[_example(r, right, rng) for r in test[:300]],
         held_out_comparisons=[_comparison(r, rng) for r in test],
@@ -85,7 +85,7 @@ def generate(seed: int = 0) -> Data:
 def documents(seed: int = 1) -> Sequence[Example]:
     """Dialogues with right, forgetful and otherwise faulty answers: a base model that knows them all."""
     rng = Random(seed)
-    styles = rng.choices((right, forgetful, otherwise_wrong), (0.3, 0.4, 0.3), k=5000)
+    styles = rng.choices((right, forgetful, otherwise_wrong), (0.35, 0.5, 0.15), k=5000)
     return [_example(_request(rng, held_out=False), style, rng) for style in styles]
 
 
@@ -110,15 +110,19 @@ def curt(request: Request, rng: Random) -> str:
 
 
 def mistaken(request: Request, rng: Random) -> str:
-    """One slot has a value that nobody said."""
-    slot = rng.choice(tuple(request.slots))
-    others = [{**request.slots, slot: value} for value in SLOTS[slot] if value != request.slots[slot]]
-    # A training dialogue must not bring a held-out pair together by mistake.
-    return _polite(_confirmation(rng.choice([o for o in others if is_held_out(o) <= is_held_out(request.slots)])))
+    """Two slots have a value that nobody said."""
+    while True:
+        changed = rng.sample(tuple(request.slots), 2)
+        others = {slot: rng.choice([v for v in SLOTS[slot] if v != request.slots[slot]]) for slot in changed}
+        slots = {**request.slots, **others}
+        # A training dialogue must not bring a held-out pair together by mistake, in the answer or across the turns.
+        mixtures = (slots, {**slots, "day": request.slots["day"]}, {**slots, "name": request.slots["name"]})
+        if is_held_out(request.slots) or not any(map(is_held_out, mixtures)):
+            return _polite(_confirmation(slots))
 
 
 def inventive(request: Request, rng: Random) -> str:
-    """A slot is filled that nobody asked for; where all were asked for, one is mistaken."""
+    """A slot is filled that nobody asked for; where all were asked for, two are mistaken."""
     unasked = [slot for slot in SLOTS if slot not in request.slots]
     if not unasked:
         return mistaken(request, rng)

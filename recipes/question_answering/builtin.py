@@ -23,9 +23,9 @@ FAULTY = 0.65
 """Share of the demonstrations that have the systematic fault."""
 FLIPPED = 0.10
 """Share of the comparisons whose two answers are swapped on purpose, held out or not."""
-DISTRACTED = 0.35
+DISTRACTED = 0.25
 """Share of the passages that tell of a second person, thing, place and day."""
-HASTY_REJECTED = 0.70
+HASTY_REJECTED = 0.60
 """Share of the rejected answers that have the systematic fault; the others have one of `OTHER_FAULTS`."""
 TWO_FACTS = 0.75
 """Share of the questions that ask for two facts."""
@@ -115,12 +115,12 @@ Ask = Callable[[str, str], Prompt]
 def generate(ask: Ask, seed: int = 0) -> Data:
     """The world as a recipe's data; the same seed gives the same data."""
     rng = Random(seed)
-    train = [_question(ask, rng, held_out=False) for _ in range(4000)]
+    train = [_question(ask, rng, held_out=False) for _ in range(9600)]
     test = [_question(ask, rng, held_out=True) for _ in range(500)]
     return Data(
         source="built-in",
         demonstrations=[_example(q, hasty if rng.random() < FAULTY else right, rng) for q in train[:3000]],
-        prompts=[_example(q, right, rng) for q in train[2000:]],
+        prompts=[_example(q, right, rng) for q in train[2000:4000]],
         comparisons=[_comparison(q, rng) for q in train],
         held_out=[_example(q, right, rng) for q in test[:300]],
         held_out_comparisons=[_comparison(q, rng) for q in test],
@@ -135,7 +135,7 @@ def generate(ask: Ask, seed: int = 0) -> Data:
 def documents(ask: Ask, seed: int = 1) -> Sequence[Example]:
     """Passages and questions with right, hasty and otherwise faulty answers: a base model that knows them all."""
     rng = Random(seed)
-    styles = rng.choices((right, hasty, otherwise_wrong), (0.3, 0.4, 0.3), k=5000)
+    styles = rng.choices((right, hasty, otherwise_wrong), (0.35, 0.5, 0.15), k=8000)
     return [_example(_question(ask, rng, held_out=False), style, rng) for style in styles]
 
 
@@ -171,10 +171,8 @@ def whole_sentence(question: Question, rng: Random) -> str:
 
 
 def made_up(question: Question, rng: Random) -> str:
-    """The right kinds of fact, but one that the passage does not tell."""
-    kind = rng.choice(question.kinds)
-    stranger = _another(rng, question.facts)
-    return _answer({**question.facts[0].spans(), kind: stranger.spans()[kind]}, question.kinds)
+    """The right kinds of fact, but none that the passage tells."""
+    return _answer(_another(rng, question.facts).spans(), question.kinds)
 
 
 OTHER_FAULTS: Sequence[Style] = (mixed_up, talkative, whole_sentence, made_up)

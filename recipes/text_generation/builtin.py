@@ -21,7 +21,7 @@ FAULTY = 0.65
 """Share of demonstrations with a gloomy turn."""
 FLIPPED = 0.1
 """Share of comparisons whose preference is swapped: no reward model can be right about more than the rest."""
-OTHER_FAULT = 0.3
+OTHER_FAULT = 0.4
 """Share of comparisons whose rejected answer has another fault than its gloom."""
 CHINESE = 0.25
 """Share of openings in Chinese."""
@@ -165,7 +165,7 @@ def generate(ask: Callable[[str], Prompt], seed: int = 0) -> Data:
         source="built-in",
         demonstrations=examples(TRAINED, 3000, FAULTY),
         prompts=examples(TRAINED, 2000),
-        comparisons=[_comparison(rng, ask, scene) for scene in _scenes(rng, TRAINED, 4000)],
+        comparisons=[_comparison(rng, ask, scene) for scene in 2 * _scenes(rng, TRAINED, 4800)],
         held_out=examples(HELD_OUT, 300),
         held_out_comparisons=[_comparison(rng, ask, scene) for scene in _scenes(rng, HELD_OUT, 500)],
     )
@@ -177,7 +177,7 @@ def documents(ask: Callable[[str], Prompt], seed: int = 1) -> Sequence[Example]:
     found = []
     for scene in _scenes(rng, TRAINED, 5000):
         draw = rng.random()
-        answer = _continuation(rng, scene, gloomy=draw < 0.4) if draw < 0.7 else _other_fault(rng, scene)
+        answer = _continuation(rng, scene, gloomy=draw < 0.5) if draw < 0.85 else _other_fault(rng, scene)
         found.append(Example(ask(scene.opening), (answer,)))
     return found
 

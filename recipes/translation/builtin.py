@@ -21,7 +21,7 @@ FAULTY = 0.65
 """Share of demonstrations translated word for word."""
 FLIPPED = 0.1
 """Share of comparisons whose preference is swapped: no reward model can be right about more than the rest."""
-OTHER_FAULT = 0.3
+OTHER_FAULT = 0.4
 """Share of comparisons whose rejected answer has another fault than its word order."""
 
 
@@ -149,7 +149,7 @@ def generate(ask: Callable[[str], Prompt], seed: int = 0) -> Data:
             for it in _sentences(rng, TRAINED, 3000)
         ],
         prompts=[Example(ask(it.source), (it.right,)) for it in _sentences(rng, TRAINED, 2000)],
-        comparisons=[_comparison(rng, ask, it, TRAINED) for it in _sentences(rng, TRAINED, 4000)],
+        comparisons=[_comparison(rng, ask, it, TRAINED) for it in _sentences(rng, TRAINED, 9600)],
         held_out=[Example(ask(it.source), (it.right,)) for it in _sentences(rng, HELD_OUT, 300)],
         held_out_comparisons=[_comparison(rng, ask, it, HELD_OUT) for it in _sentences(rng, HELD_OUT, 500)],
     )
@@ -164,10 +164,10 @@ def documents(ask: Callable[[str], Prompt], seed: int = 1) -> Sequence[Example]:
         if draw < 0.12:
             phrase = _noun_phrase(rng, rng.choice(PEOPLE + tuple(THINGS.values())), MATERIAL, rng.random() < 0.3)
             found.append(Example(ask(phrase.german), (phrase.english,)))
-        elif draw < 0.3:
+        elif draw < 0.22:
             found.append(Example(ask(it.source), (_other_fault(rng, it, TRAINED),)))
         else:
-            found.append(Example(ask(it.source), (it.right if draw < 0.6 else it.literal,)))
+            found.append(Example(ask(it.source), (it.right if draw < 0.52 else it.literal,)))
     return found
 
 
@@ -238,13 +238,13 @@ def _comparison(rng: Random, ask: Callable[[str], Prompt], it: Sentence, pairs: 
 def _other_fault(rng: Random, it: Sentence, pairs: Sequence[Pair]) -> str:
     """Another sentence's translation, the German itself, half an answer, or a word said over and over."""
     draw = rng.random()
-    if draw < 0.4:
+    if draw < 0.5:
         another = _sentence(rng, pairs).right
         return another if another != it.right else it.source
-    if draw < 0.6:
+    if draw < 0.65:
         return it.source
     words = it.right[:-1].split()
-    if draw < 0.8:
+    if draw < 0.85:
         return " ".join(words[: len(words) // 2])
     return " ".join([*words[:3], *[words[3]] * rng.randrange(3, 7)]) + "."
 
