@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from typing import Any
 
 from tqdm import tqdm
@@ -17,3 +19,20 @@ def say(text: str) -> None:
 def bar(name: str, total: int) -> tqdm[Any]:
     """A progress bar with the time left; where standard error is no terminal, a line every 20 seconds."""
     return tqdm(total=total, desc=f"  {name:<9}", mininterval=0.2 if sys.stderr.isatty() else 20, dynamic_ncols=True)
+
+
+def quiet() -> None:
+    """Keeps third-party libraries from drowning a run's console output; errors still show.
+
+    To be called before they are imported: some warn while they are.
+    """
+    warnings.filterwarnings("ignore")
+    for name in ("accelerate", "bitsandbytes", "peft", "torch", "trl", "wandb", "huggingface_hub", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.logging.set_verbosity_error()
+    datasets.disable_progress_bars()

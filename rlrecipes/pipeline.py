@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rlrecipes.console import say
+from rlrecipes.console import quiet, say
 from rlrecipes.job import Job
 from rlrecipes.run import STAGES, Stopwatch, git_commit
 from rlrecipes.versions import require_trl, versions
@@ -23,13 +23,11 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
     Raises:
         UserError: a stage cannot run, or was finished under other settings and `force` is not set.
     """
-    if force:
-        job.run.forget(stages[0])
     for below in STAGES[: STAGES.index(stages[0])]:
         if needed(job, below) and below != "report":
             job.run.need(below)
             job.run.is_finished(below, job.settings(below))
-    pending = [stage for stage in stages if needed(job, stage) and not _finished(job, stage)]
+    pending = [stage for stage in stages if needed(job, stage) and (force or not _finished(job, stage))]
     for note in job.data.notes if pending else ():
         say(f"{job.recipe.name}: {note}")
     for reason, count in job.data.dropped.items() if pending else ():
@@ -37,12 +35,14 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
     if not pending:
         return
     require_trl()
-    from rlrecipes.tracking import quiet, sync_command
-
     quiet()
+    from rlrecipes.tracking import sync_command
+
     name = _base(job)
     for stage in pending:
         _run_stage(job, name, stage)
+        if force:  # what stood on the old stage no longer stands on anything
+            job.run.forget_above(stage)
     if command := sync_command(job):
         say(f"  tracked offline; upload with: {command}")
 

@@ -91,9 +91,9 @@ class Run:
         shutil.rmtree(self.stage(stage), ignore_errors=True)
         draft.rename(self.stage(stage))
 
-    def forget(self, stage: str) -> None:
-        """Removes a stage and everything that stands on it."""
-        for later in STAGES[STAGES.index(stage) :]:
+    def forget_above(self, stage: str) -> None:
+        """Removes everything that stands on a stage."""
+        for later in STAGES[STAGES.index(stage) + 1 :]:
             shutil.rmtree(self.stage(later), ignore_errors=True)
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,20 +27,6 @@ _SHOWN = {
     "objective/kl": "kl",
 }
 """The logged values that stand behind a progress bar, under their short names."""
-
-
-def quiet() -> None:
-    """Keeps third-party libraries from drowning a run's console output; errors still show."""
-    import datasets
-    import transformers
-
-    warnings.filterwarnings("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    for name in ("accelerate", "bitsandbytes", "peft", "torch", "trl", "wandb", "huggingface_hub", "httpx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class Tracker:
@@ -136,7 +120,7 @@ def sync_command(job: Job) -> str | None:
 
 def _start_wandb(job: Job, stage: str, config: Mapping[str, Any]) -> Any | None:
     mode = job.profile.track.wandb
-    if mode == "off":
+    if mode == "off" or stage == "report":  # a report trains nothing and measures nothing
         return None
     if mode == "auto":
         mode = "online" if _logged_in() else "offline"
