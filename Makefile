@@ -26,11 +26,11 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 RLRECIPES := $(VENV)/bin/python -m rlrecipes
-OPTIONS = --profile $(PROFILE) --seed $(SEED) $(if $(MODEL),--model '$(MODEL)') $(if $(DATA),--data '$(DATA)') \
-	$(if $(COLUMNS),--columns $(COLUMNS)) $(if $(RUN),--run '$(RUN)') $(if $(FORCE),--force)
+OPTIONS = $(if $(COLUMNS),--columns $(COLUMNS)) --profile $(PROFILE) --seed $(SEED) $(if $(MODEL),--model '$(MODEL)') \
+	$(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check list show sft reward ppo evaluate report clean $(RECIPES)
+.PHONY: help setup demo test lint check list show sft reward ppo evaluate report clean $(RECIPES)
 
 help: ## this list
 	@echo "Targets:"
@@ -76,11 +76,12 @@ list: $(READY) ## the recipes and profiles there are
 test: $(READY) ## the tests, without network or GPU
 	$(VENV)/bin/python -m pytest
 
-check: $(READY) ## lint, types and tests: what CI runs
+lint: $(READY) ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest
+
+check: lint test ## lint, types and tests: what CI runs
 
 clean: ## removes .venv and caches; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -41,7 +41,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     """The tokenizer of a checkpoint, with a pad token that is not EOS and a chat template.
 
     PPO cannot learn when to stop if padding looks like EOS. A missing or shared pad token becomes the unknown token where
-    there is one, else a new token (`resize_for` then gives it an embedding).
+    there is one, else a new token (the model is given an embedding for it when it is loaded).
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.padding_side = "left"

@@ -70,6 +70,8 @@ def _base(job: Job) -> str:
 
 
 def _run_stage(job: Job, model_name: str, stage: str) -> None:
+    from transformers import set_seed
+
     from rlrecipes.tracking import tracked
 
     module = importlib.import_module(f"rlrecipes.stages.{stage}")
@@ -77,6 +79,7 @@ def _run_stage(job: Job, model_name: str, stage: str) -> None:
     stopwatch = Stopwatch()
     draft = job.run.open(stage)
     settings = job.settings(stage)
+    set_seed(job.seed)  # adapters are drawn before a trainer sets it, and a stage alone gives what it gives in a row
     try:
         with tracked(job, stage, draft, settings) as tracker:
             record: dict[str, Any] = module.run(job, model_name, draft, tracker)

@@ -28,7 +28,8 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
-from trl.experimental.ppo import PPOConfig, PPOTrainer
+from trl.experimental.ppo import PPOConfig as PPOConfig
+from trl.experimental.ppo import PPOTrainer
 from trl.trainer.utils import selective_log_softmax
 
 from rlrecipes.encoding import decode, pad_left

@@ -56,9 +56,9 @@ class BaseSettings:
     num_hidden_layers: int = 3
     num_attention_heads: int = 5
     max_position_embeddings: int = 2048
-    max_steps: int = 1400
+    max_steps: int = 1800
     per_device_train_batch_size: int = 24
-    learning_rate: float = 3e-3
+    learning_rate: float = 1.5e-3
     seed: int = 0
     """Of the base alone: a run's SEED leaves it as it is, as with any base model one downloads."""
 

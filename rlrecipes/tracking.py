@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,8 @@ class _Progress(TrainerCallback):
 def sync_command(job: Job) -> str | None:
     """The command that uploads a recipe's offline W&B runs; None where there are none."""
     offline = sorted((job.run.folder / "wandb").glob("offline-run-*"))
-    return f"wandb sync {job.run.folder}/wandb/offline-run-*" if offline else None
+    python = os.path.relpath(sys.executable)
+    return f"{python} -m wandb sync {job.run.folder}/wandb/offline-run-*" if offline else None
 
 
 def _start_wandb(job: Job, stage: str, config: Mapping[str, Any]) -> Any | None:

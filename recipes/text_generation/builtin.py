@@ -168,6 +168,10 @@ def generate(ask: Callable[[str], Prompt], seed: int = 0) -> Data:
         comparisons=[_comparison(rng, ask, scene) for scene in 2 * _scenes(rng, TRAINED, 4800)],
         held_out=examples(HELD_OUT, 300),
         held_out_comparisons=[_comparison(rng, ask, scene) for scene in _scenes(rng, HELD_OUT, 500)],
+        notes=(
+            f"{FAULTY:.0%} of the demonstrations take a gloomy turn, on purpose.",
+            f"{FLIPPED:.0%} of the comparisons are flipped on purpose.",
+        ),
     )
 
 

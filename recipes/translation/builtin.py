@@ -152,6 +152,11 @@ def generate(ask: Callable[[str], Prompt], seed: int = 0) -> Data:
         comparisons=[_comparison(rng, ask, it, TRAINED) for it in _sentences(rng, TRAINED, 9600)],
         held_out=[Example(ask(it.source), (it.right,)) for it in _sentences(rng, HELD_OUT, 300)],
         held_out_comparisons=[_comparison(rng, ask, it, HELD_OUT) for it in _sentences(rng, HELD_OUT, 500)],
+        notes=(
+            f"{FAULTY:.0%} of the demonstrations are word for word, on purpose.",
+            f"{FLIPPED:.0%} of the comparisons are flipped on purpose.",
+            "The held-out sentences pair verbs with objects that never meet in training.",
+        ),
     )
 
 

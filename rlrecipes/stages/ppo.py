@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from trl.experimental.ppo import PPOConfig
 
 from rlrecipes.console import say
 from rlrecipes.encoding import fitting_prompts
 from rlrecipes.job import Job
 from rlrecipes.models import answer_length, load_adapter, load_causal, load_score_head, open_tokenizer, window
-from rlrecipes.ppo_trainer import SharedBasePPOTrainer
+from rlrecipes.ppo_trainer import PPOConfig, SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
 from rlrecipes.tracking import Tracker, progress, remove_printer
 from rlrecipes.training import check_rows, record_drops, training_arguments

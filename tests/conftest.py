@@ -1,0 +1,130 @@
+"""What the tests share: a home for runs that trains one base for all, and a tiny checkpoint with adapters."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are too small for two threads to help
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("WANDB_API_KEY", None)
+
+import pytest
+
+from rlrecipes.__main__ import main
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SMALLEST = (
+    *("base.max_steps=3", "base.num_hidden_layers=1", "base.hidden_size=64", "base.num_attention_heads=2"),
+    *("base.intermediate_size=128", "base.per_device_train_batch_size=2", "track.wandb=off", "evaluate.limit=6"),
+    *("sft.max_steps=2", "sft.per_device_train_batch_size=4"),
+    *("reward.max_steps=2", "reward.per_device_train_batch_size=4"),
+    *("ppo.total_episodes=16", "ppo.per_device_train_batch_size=8", "ppo.response_length=6"),
+)
+"""Settings under which a whole road takes two seconds; it learns nothing, but every step of it is taken."""
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def sentences(count: int) -> list[dict]:
+    """Rows of a parallel text."""
+    return [{"source": f"Das {i}. Kind liest.", "target": f"Child number {i} reads."} for i in range(count)]
+
+
+@pytest.fixture(scope="session")
+def session_home(tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    write_rows(home / "pairs.jsonl", sentences(60))
+    return home
+
+
+@pytest.fixture
+def home(session_home, monkeypatch) -> Path:
+    """The working directory of every test that trains: all of them share one embedded base."""
+    monkeypatch.chdir(session_home)
+    return session_home
+
+
+@pytest.fixture(scope="session")
+def finished(session_home) -> Path:
+    """`runs/t/translation`, all stages done on a file of one's own. Nobody may change it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(session_home)
+        assert main(["run", "translation", "--run", "t", "--data", "pairs.jsonl", *SMALLEST]) == 0
+    return session_home / "runs" / "t" / "translation"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A random Llama on disk, and what the stages before PPO would have left behind."""
+
+    model: Path
+    sft: Path
+    """A run's sft stage: `adapter/`."""
+    reward: Path
+    """A run's reward stage: `adapter/` and `scale.json`."""
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Checkpoint:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from rlrecipes.encoding import load_tokenizer
+    from rlrecipes.models import add_lora, load_causal, load_scorer
+    from rlrecipes.profile import LoraSettings, ModelSettings
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    made = Checkpoint(folder / "model", folder / "sft", folder / "reward")
+    tiny_tokenizer().save_pretrained(made.model)
+    tokenizer = load_tokenizer(made.model)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.1,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(made.model)
+    plain = ModelSettings(quantization="none")
+    for load, stage, task in ((load_causal, made.sft, "CAUSAL_LM"), (load_scorer, made.reward, "SEQ_CLS")):
+        model = add_lora(load(str(made.model), plain, tokenizer), LoraSettings(r=4, lora_dropout=0.5), task)
+        scatter(model, "default")
+        model.save_pretrained(stage / "adapter")
+    (made.reward / "scale.json").write_text('{"mean": 0.25, "std": 0.5}', encoding="utf-8")
+    return made
+
+
+def scatter(model, role: str, size: float = 0.1) -> None:
+    """Random numbers in the half of an adapter that starts at 0, so that it does something."""
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name and f".{role}." in name:
+            torch.nn.init.normal_(parameter.data, std=size)
+
+
+def tiny_tokenizer(**special):
+    """Every byte is a token; `special` replaces the special tokens and the template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = ["<pad>", "<end>", "<user>", "<assistant>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    bpe = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    template = "{% for m in messages %}<user>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    usual = {"pad_token": "<pad>", "eos_token": "<end>", "chat_template": template}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, additional_special_tokens=["<user>", "<assistant>"], **(usual | special)
+    )
