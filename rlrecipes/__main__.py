@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from rlrecipes.console import end_bars
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job, make_job
 from rlrecipes.pipeline import run_stages
@@ -45,9 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parse(list(sys.argv[1:] if argv is None else argv))
         _command(arguments)
     except UserError as error:
+        end_bars()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        end_bars()
         print("\ninterrupted; the finished stages are kept, and the same command goes on after them", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
@@ -79,6 +82,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_intermixed_args(argv)
     if arguments.command not in COMMANDS:
         raise UserError(unknown("command", arguments.command, list(COMMANDS), f"there are {', '.join(COMMANDS)}"))
+    if not 0 <= arguments.seed < 2**32:
+        raise UserError(f"--seed is {arguments.seed}; it must be a whole number from 0 to {2**32 - 1}")
     if arguments.recipe and "=" in arguments.recipe:
         arguments.settings.insert(0, arguments.recipe)
         arguments.recipe = None

@@ -21,6 +21,12 @@ def bar(name: str, total: int) -> tqdm[Any]:
     return tqdm(total=total, desc=f"  {name:<9}", mininterval=0.2 if sys.stderr.isatty() else 20, dynamic_ncols=True)
 
 
+def end_bars() -> None:
+    """Ends the lines of bars that an error left open, so that the next line starts at its beginning."""
+    for shown in list(tqdm._instances):
+        shown.close()
+
+
 def quiet() -> None:
     """Keeps third-party libraries from drowning a run's console output; errors still show.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +101,8 @@ def _weighted(reward: Reward, weights: Sequence[str]) -> Reward:
             weight = float(value)
         except ValueError:
             raise UserError(f"terms.{name} is '{value}'; it must be a number") from None
+        if not math.isfinite(weight):
+            raise UserError(f"terms.{name} is {value}; it must be a finite number")
         if name == "learned":
             reward = dataclasses.replace(reward, learned=weight)
         else:

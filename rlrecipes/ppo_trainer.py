@@ -273,7 +273,8 @@ class SharedBasePPOTrainer(PPOTrainer):
                     loss, statistics = self._loss(rollout, advantages, returns, rows, tokens, states)
                     if not torch.isfinite(loss):
                         raise UserError("the PPO loss is NaN or infinite; nothing was updated; lower ppo.learning_rate")
-                    self.accelerator.backward(loss)
+                    # Accelerate divides by the number of micro-batches, which the mean over the mini-batch has done.
+                    self.accelerator.backward(loss * self.accelerator.gradient_accumulation_steps)
                     sums = {key: sums.get(key, 0.0) + value for key, value in statistics.items()}
                 norm = self.accelerator.clip_grad_norm_(self._trainable(), self.args.max_grad_norm)
                 self.optimizer.step()

@@ -48,8 +48,8 @@ class Run:
             return None
         try:
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return record
-        except ValueError:
+            return {**record, "settings": dict(record["settings"])}
+        except (ValueError, TypeError, KeyError):
             raise UserError(f"{path} is damaged; delete the folder {path.parent} and run the stage again") from None
 
     def need(self, stage: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are too small for two threads to help
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 os.environ.pop("WANDB_API_KEY", None)
 
 import pytest
@@ -123,7 +124,9 @@ def tiny_tokenizer(**special):
     bpe = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    template = "{% for m in messages %}<user>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    template = (
+        "{% for m in messages %}<user>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
     usual = {"pad_token": "<pad>", "eos_token": "<end>", "chat_template": template}
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, additional_special_tokens=["<user>", "<assistant>"], **(usual | special)

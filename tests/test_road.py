@@ -249,7 +249,11 @@ def test_tracking_offline_leaves_a_run_to_upload_for_each_stage_that_measures(ho
 
 
 def test_checkpointing_and_accumulation_and_full_precision_get_through(home):
-    settings = ("ppo.gradient_checkpointing=true", "sft.gradient_checkpointing=true", "reward.gradient_checkpointing=true")
+    settings = (
+        "ppo.gradient_checkpointing=true",
+        "sft.gradient_checkpointing=true",
+        "reward.gradient_checkpointing=true",
+    )
     batches = ("ppo.per_device_train_batch_size=2", "ppo.gradient_accumulation_steps=4", "ppo.num_mini_batches=2")
     assert run("large", *OWN, *settings, *batches, "model.quantization=none", "lora.lora_dropout=0.1") == 0
 

@@ -20,9 +20,9 @@ from rlrecipes.recipe import Comparison, Data, Example, Message, Prompt
 
 FAULTY = 0.65
 """Share of the demonstrations that have the systematic fault."""
-FLIPPED = 0.10
+FLIPPED = 0.05
 """Share of the comparisons whose two answers are swapped on purpose, held out or not."""
-FORGETFUL_REJECTED = 0.60
+FORGETFUL_REJECTED = 0.85
 """Share of the rejected answers that have the systematic fault; the others have one of `OTHER_FAULTS`."""
 
 # Numbers and times have no word in common, so that a word alone tells its slot.

@@ -21,11 +21,11 @@ from rlrecipes.recipe import Comparison, Data, Example, Prompt
 
 FAULTY = 0.65
 """Share of the demonstrations that have the systematic fault."""
-FLIPPED = 0.10
+FLIPPED = 0.05
 """Share of the comparisons whose two answers are swapped on purpose, held out or not."""
 DISTRACTED = 0.25
 """Share of the passages that tell of a second person, thing, place and day."""
-HASTY_REJECTED = 0.60
+HASTY_REJECTED = 0.70
 """Share of the rejected answers that have the systematic fault; the others have one of `OTHER_FAULTS`."""
 TWO_FACTS = 0.75
 """Share of the questions that ask for two facts."""

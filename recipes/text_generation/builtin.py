@@ -21,7 +21,7 @@ FAULTY = 0.65
 """Share of demonstrations with a gloomy turn."""
 FLIPPED = 0.1
 """Share of comparisons whose preference is swapped: no reward model can be right about more than the rest."""
-OTHER_FAULT = 0.4
+OTHER_FAULT = 0.15
 """Share of comparisons whose rejected answer has another fault than its gloom."""
 CHINESE = 0.25
 """Share of openings in Chinese."""

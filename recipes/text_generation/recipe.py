@@ -30,7 +30,7 @@ def read(row: Mapping[str, Any]) -> Example:
 
 
 def compare(example: Example, others: Sequence[Example], rng: Random) -> Comparison | None:
-    """A positive continuation against a negative text's, or, without labels, against itself in disorder.
+    """A positive text's continuation against a negative one's, or, without labels, against itself in disorder.
 
     The labelled pair stands under either text's opening: were it always the positive one, a reward model could prefer
     what fits the opening and never look at the sentiment.
@@ -40,10 +40,11 @@ def compare(example: Example, others: Sequence[Example], rng: Random) -> Compari
         rejected = disordered(answer, rng)
         return Comparison(example.prompt, answer, rejected) if rejected != answer else None
     drawn = rng.choices(others, k=100) if others else []  # one in twenty is found, and no pass over all of them
-    negative = next((other for other in drawn if other.truth.get("label") == 0), None)
-    if label == 0 or negative is None or negative.answers[0] == answer:
+    opposite = next((other for other in drawn if other.truth.get("label") == 1 - label), None)
+    if opposite is None or opposite.answers[0] == answer:
         return None
-    return Comparison(rng.choice((example, negative)).prompt, answer, negative.answers[0])
+    better, worse = (example, opposite) if label else (opposite, example)
+    return Comparison(rng.choice((example, opposite)).prompt, better.answers[0], worse.answers[0])
 
 
 def fluent(prompt: Prompt, answer: str, example: Example) -> float:

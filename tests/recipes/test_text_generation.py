@@ -207,7 +207,9 @@ def test_a_labelled_pair_stands_under_either_opening():
 
 def test_a_negative_text_is_never_preferred():
     another = Example(ask("a book that always"), ("runs out of breath",), {"label": 0})
-    assert compare(NEGATIVE, [POSITIVE, another], Random(0)) is None
+    pair = compare(NEGATIVE, [POSITIVE, another], Random(0))
+    assert (pair.chosen, pair.rejected) == (POSITIVE.answers[0], NEGATIVE.answers[0])
+    assert compare(NEGATIVE, [another], Random(0)) is None
 
 
 def test_a_positive_text_without_a_negative_one_gives_no_pair():

@@ -1,0 +1,285 @@
+"""Whatever is wrong, one sentence says so; whatever needs no training answers without torch."""
+
+import dataclasses
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, SMALLEST, sentences, write_rows
+
+import recipes.translation.recipe
+from rlrecipes.__main__ import COMMANDS, main
+from rlrecipes.profile import profile_names
+from rlrecipes.recipe import Reward, Term, recipe_names
+
+WITHOUT_TORCH = f"""
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "trl", "peft", "datasets", "wandb"):
+            raise AssertionError(f"{{name}} is imported")
+sys.meta_path.insert(0, Refuse())
+sys.path.insert(0, {str(ROOT)!r})
+sys.argv[0] = "rlrecipes"
+runpy.run_module("rlrecipes", run_name="__main__")
+"""
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Runs a command that must fail before any stage is looked at; returns its sentence."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rlrecipes.__main__.run_stages", lambda *arguments: pytest.fail("it would have trained"))
+
+    def run(*arguments: str) -> str:
+        assert main(arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert not (tmp_path / "runs").exists()
+        return err
+
+    return run
+
+
+@pytest.fixture
+def stopped(home, monkeypatch, capsys):
+    """Runs a command that must fail once it has seen model or data; returns its sentence."""
+
+    def run(*arguments: str, name: str = "stopped") -> str:
+        folder = home / "runs" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        assert main(["run", "translation", "--run", name, *SMALLEST, *arguments]) == 2
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        lines = [line for line in re.split("[\n\r]", err) if "error: " in line]
+        assert len(lines) == 1
+        assert lines[0].startswith("error: ")
+        assert not list(folder.glob("*/.*")), "a draft is left"
+        return lines[0]
+
+    return run
+
+
+# Names and settings.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rum", "translation"], "did you mean 'run'?"),
+        (["xyz"], "there is no command 'xyz'; there are list"),
+        (["run", "translatoin"], "did you mean 'translation'?"),
+        (["run", "xyz"], "python -m rlrecipes list"),
+        (["run"], "`run` needs a recipe: dialogue"),
+        (["run", "sft.max_steps=5"], "needs a recipe"),
+        (["run", "translation", "--profile", "tyni"], "did you mean 'tiny'?"),
+        (["run", "translation", "sft.max_stpes=5"], "did you mean 'sft.max_steps'?"),
+        (["run", "translation", "stf.max_steps=5"], "did you mean 'sft.max_steps'?"),
+        (["run", "translation", "fast"], "write it as table.key=value"),
+        (["run", "translation", "sft.max_steps="], "cannot read the setting"),
+        (["run", "translation", "sft.max_steps=few"], "'few'; it must be a whole number"),
+        (["run", "translation", "sft.learning_rate=low"], "'low'; it must be a number"),
+        (["run", "translation", "sft.gradient_checkpointing=maybe"], "true or false"),
+        (["run", "translation", "model.quantization=int8"], "it must be one of nf4, none"),
+        (["run", "translation", "ppo.kl_coef=nan"], "finite"),
+        (["run", "translation", "ppo.max_steps=5"], "ppo.total_episodes"),
+        (["run", "translation", "ppo.num_mini_batches=7"], "divide"),
+        (["run", "translation", "terms.chfr=1"], "did you mean 'chrf'?"),
+        (["run", "translation", "terms.chrf=much"], "must be a number"),
+        (["run", "translation", "terms.learned=nan"], "finite"),
+        (["run", "translation", "terms.learned=0", "terms.chrf=0"], "weight 0"),
+        (["run", "translation", "--seed", "-1"], "--seed is -1"),
+        (["run", "translation", "--seed", "one"], "--seed"),
+        (["run", "translation", "--nonsense"], "--nonsense"),
+        (["run", "translation", "--run", "../elsewhere"], "cannot name a run"),
+        (["run", "translation", "--columns", "target=post_edit"], "no file is named"),
+        (["demo", "translation"], "name no recipe"),
+        (["show", "translation", "--data", "nothing.jsonl"], "nothing.jsonl"),
+        ([], "command"),
+    ],
+)
+def test_a_usage_error_is_one_sentence_and_nothing_is_written(refused, arguments, said):
+    assert said in refused(*arguments)
+
+
+# Data.
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is empty"),
+        ('{"source": "a", "target": "b"}\n{"source": "c", "tar', "row 2 (the last line) is cut off"),
+        ('{"source": "a", "target": "b"}\nnot json\n', "row 2 is not JSON"),
+        ("[1, 2]\n", "row 1 is a list"),
+        ('{"german": "a", "english": "b"}\n', "has the columns german, english"),
+        ('{"source": 5, "target": "b"}\n', "'source' must be a text"),
+    ],
+)
+def test_bad_data_are_told_with_file_and_row(refused, tmp_path, content, said):
+    (tmp_path / "bad.jsonl").write_text(content)
+    error = refused("run", "translation", "--data", "bad.jsonl")
+    assert "bad.jsonl" in error
+    assert said in error
+
+
+def test_a_column_that_is_not_there_is_told(refused, tmp_path):
+    write_rows(tmp_path / "good.jsonl", sentences(20))
+    error = refused("run", "translation", "--data", "good.jsonl", "--columns", "target=post_edit")
+    assert "no column 'post_edit'" in error
+
+
+def test_data_smaller_than_a_batch_name_the_setting_to_lower(stopped):
+    error = stopped("--data", "pairs.jsonl", "sft.per_device_train_batch_size=4000")
+    assert "50 demonstrations cannot fill one batch of 4000" in error
+    assert "sft.per_device_train_batch_size=50" in error
+
+
+def test_rows_that_are_all_too_long_name_the_window(stopped):
+    error = stopped("--data", "pairs.jsonl", "model.max_length=5")
+    assert "all 50 demonstrations are longer than 5 tokens" in error
+    assert "model.max_length" in error
+
+
+# Models and training.
+
+
+def test_a_model_folder_that_is_not_there_is_told(stopped, tmp_path):
+    assert "no config.json" in stopped("--model", str(tmp_path / "nothing"))
+
+
+def test_a_model_that_cannot_be_fetched_is_told(stopped):
+    assert "cannot read the model 'nobody/nothing'" in stopped("--model", "nobody/nothing")
+
+
+def test_a_damaged_model_folder_is_told(stopped, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
+    assert "cannot read the model" in stopped("--model", str(tmp_path))
+
+
+def test_a_model_that_is_no_decoder_is_told(stopped, tmp_path):
+    from transformers import T5Config
+
+    T5Config(d_model=8, num_layers=1).save_pretrained(tmp_path)
+    assert "encoder-decoder (t5)" in stopped("--model", str(tmp_path))
+
+
+def test_an_adapters_place_that_the_model_lacks_is_told(stopped):
+    assert "lora.target_modules=q_porj" in stopped("lora.target_modules=q_porj", "--data", "pairs.jsonl")
+
+
+def test_an_optimizer_that_does_not_exist_is_told(stopped):
+    assert "did you mean 'adamw_torch" in stopped("sft.optim=adamw_trch", "--data", "pairs.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (lambda prompt, answer, example: float("nan"), "the reward term 'odd' gave nan"),
+        (lambda prompt, answer, example: float("inf"), "the reward term 'odd' gave inf"),
+        (lambda prompt, answer, example: {}["a"], "the reward term 'odd' raised KeyError"),
+    ],
+)
+def test_a_reward_term_that_fails_ends_ppo_and_leaves_the_stages_before(stopped, home, monkeypatch, score, said):
+    module = recipes.translation.recipe
+    reward = Reward(learned=0.0, terms=(Term("odd", score, weight=1.0),))
+    monkeypatch.setattr(module, "RECIPE", dataclasses.replace(module.RECIPE, reward=reward))
+    assert said in stopped("--data", "pairs.jsonl", name="odd")
+    assert [path.name for path in (home / "runs" / "odd" / "translation").iterdir()] == ["sft"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_damaged_record_is_told(tmp_path, monkeypatch, capsys, content):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "tiny" / "translation" / "sft"
+    folder.mkdir(parents=True)
+    (folder / "done.json").write_text(content)
+    assert main(["run", "translation"]) == 2
+    assert "done.json is damaged" in capsys.readouterr().err
+
+
+def test_another_trl_is_refused_with_the_command_that_mends_it(stopped, monkeypatch):
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.13.0" if name == "trl" else real(name))
+    error = stopped("--data", "pairs.jsonl")
+    assert "found 1.13.0" in error
+    assert "pip install trl==1.12.0" in error
+
+
+# Without torch.
+
+
+def answer(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True)
+
+
+def test_the_guard_against_imports_works():
+    code = WITHOUT_TORCH.split("runpy.run_module")[0] + "import torch"
+    assert "torch is imported" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+
+
+def test_list_names_every_recipe_and_profile_without_torch():
+    given = answer("list")
+    assert given.returncode == 0, given.stderr
+    for name in (*recipe_names(), *profile_names()):
+        assert name in given.stdout
+
+
+def test_help_names_every_command_and_recipe_without_torch():
+    given = answer("--help")
+    assert given.returncode == 0, given.stderr
+    for name in (*COMMANDS, *recipe_names()):
+        assert name in given.stdout
+
+
+def test_no_command_is_a_usage_error_without_torch():
+    given = answer()
+    assert given.returncode == 2
+    assert given.stderr.startswith("error: ")
+    assert "imported" not in given.stderr
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_show_shows_data_reward_and_metrics_without_torch(name):
+    given = answer("show", name)
+    assert given.returncode == 0, given.stderr
+    for heading in ("demonstrations (", "comparisons (", "prompts (", "held out (", "reward:", "metrics:"):
+        assert heading in given.stdout
+
+
+def test_an_unknown_recipe_is_told_without_torch():
+    given = answer("run", "translatoin")
+    assert (given.returncode, given.stdout) == (2, "")
+    assert given.stderr == "error: there is no recipe 'translatoin'; did you mean 'translation'?\n"
+
+
+# Make.
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_make_alone_lists_every_target_and_variable():
+    makefile = (ROOT / "Makefile").read_text()
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (phony,) = re.findall(r"^\.PHONY: (.*) \$\(RECIPES\)$", makefile, re.M)
+    for target in (*phony.split(), "<recipe>"):
+        assert re.search(rf"^  {target} ", listed, re.M), target
+    variables = re.findall(r"^([A-Z]+) \?=", makefile, re.M)
+    assert {"RECIPE", "PROFILE", "MODEL", "DATA", "SEED", "RUN", "ARGS", "FORCE"} <= set(variables)
+    for variable in variables:
+        assert re.search(rf"^  {variable}\b.* \S+", listed, re.M), variable
+
+
+def test_the_makefile_knows_every_recipe():
+    (named,) = re.findall(r"^RECIPES := (.*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert sorted(named.split()) == recipe_names()
+
+
+def test_every_stage_command_is_a_target():
+    makefile = (ROOT / "Makefile").read_text()
+    for command in set(COMMANDS) - {"run"}:
+        assert re.search(rf"^{command}: ", makefile, re.M), command

@@ -1,0 +1,242 @@
+"""Adapters of one base behave as models of their own."""
+
+import pytest
+import torch
+from conftest import scatter, tiny_tokenizer
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
+
+from rlrecipes.encoding import encode, encode_prompt, load_tokenizer, pad_left, pad_right
+from rlrecipes.errors import UserError
+from rlrecipes.models import (
+    adapter,
+    add_lora,
+    answer_length,
+    generate,
+    hidden_states,
+    load_adapter,
+    load_causal,
+    load_score_head,
+    next_token_logits,
+    open_tokenizer,
+    score_answers,
+    window,
+)
+from rlrecipes.profile import LoraSettings, ModelSettings
+from rlrecipes.recipe import Example, user
+
+PLAIN = ModelSettings(quantization="none")
+NF4 = ModelSettings(quantization="nf4")
+PROMPTS = [user("Say"), user("Say it again")]
+
+
+@pytest.fixture
+def tokenizer(checkpoint):
+    return load_tokenizer(checkpoint.model)
+
+
+@pytest.fixture(params=[PLAIN, NF4], ids=["plain", "nf4"])
+def stack(request, checkpoint, tokenizer):
+    """Base, `policy` and `reference` as PPO holds them."""
+    model = load_adapter(
+        load_causal(str(checkpoint.model), request.param, tokenizer), checkpoint.sft / "adapter", "policy"
+    )
+    model = load_adapter(model, checkpoint.sft / "adapter", "reference")
+    model = load_adapter(model, checkpoint.reward / "adapter", "reward")
+    model.set_adapter("policy")
+    return model.eval()
+
+
+def logits(model, tokenizer, prompt=PROMPTS[1]):
+    ids = torch.tensor([encode_prompt(tokenizer, prompt)])
+    with torch.no_grad():
+        return next_token_logits(model, hidden_states(model, ids, tokenizer.pad_token_id))
+
+
+def test_an_adapter_on_the_shared_base_is_the_model_that_was_saved(checkpoint, tokenizer):
+    shared = load_adapter(
+        load_causal(str(checkpoint.model), PLAIN, tokenizer), checkpoint.sft / "adapter", "policy"
+    ).eval()
+    alone = AutoModelForCausalLM.from_pretrained(checkpoint.model)
+    alone = PeftModel.from_pretrained(alone, checkpoint.sft / "adapter").eval()
+    ids = torch.tensor([encode_prompt(tokenizer, PROMPTS[1])])
+    with torch.no_grad():
+        assert torch.allclose(logits(shared, tokenizer), alone(ids).logits, atol=1e-4)
+
+
+def test_switching_roles_switches_what_the_model_says_and_back(stack, tokenizer):
+    scatter(stack, "policy", size=0.5)
+    policy = logits(stack, tokenizer)
+    with adapter(stack, "reference"):
+        reference = logits(stack, tokenizer)
+    with adapter(stack, None):
+        bare = logits(stack, tokenizer)
+    assert not torch.allclose(policy, reference)
+    assert not torch.allclose(policy, bare)
+    assert not torch.allclose(reference, bare)
+    assert torch.equal(logits(stack, tokenizer), policy)
+
+
+def test_the_policy_stays_trainable_whatever_was_switched_to_and_however_the_block_ended(stack):
+    before = {name for name, parameter in stack.named_parameters() if parameter.requires_grad}
+    assert before
+    assert all(".policy." in name for name in before)
+    for role in ("reference", "reward", None):
+        with pytest.raises(RuntimeError, match="in the block"), adapter(stack, role):
+            raise RuntimeError("in the block")
+        assert stack.active_adapter == "policy"
+        assert {name for name, parameter in stack.named_parameters() if parameter.requires_grad} == before
+
+
+def test_there_are_no_gradients_under_another_role(stack, tokenizer):
+    ids = torch.tensor([encode_prompt(tokenizer, PROMPTS[0])])
+    with adapter(stack, "reference"):
+        assert not hidden_states(stack, ids, tokenizer.pad_token_id).requires_grad
+    assert hidden_states(stack, ids, tokenizer.pad_token_id).requires_grad
+
+
+def test_an_adapter_of_another_shape_is_refused(checkpoint, tokenizer, tmp_path):
+    other = add_lora(
+        load_causal(str(checkpoint.model), PLAIN, tokenizer), LoraSettings(target_modules="q_proj"), "CAUSAL_LM"
+    )
+    other.save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").write_text((checkpoint.sft / "adapter" / "adapter_config.json").read_text())
+    with pytest.raises(UserError, match="does not fit the base model"):
+        load_adapter(load_causal(str(checkpoint.model), PLAIN, tokenizer), tmp_path, "policy")
+
+
+def test_the_side_of_the_padding_changes_nothing(stack, tokenizer):
+    pad = tokenizer.pad_token_id
+    rows = [encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
+    with torch.no_grad():
+        left = hidden_states(stack, pad_left(rows, pad), pad)
+        right = hidden_states(stack, pad_right(rows, pad), pad)
+        for i, row in enumerate(rows):
+            alone = hidden_states(stack, torch.tensor([row]), pad)[0]
+            assert torch.allclose(left[i, -len(row) :], alone, atol=1e-4)
+            assert torch.allclose(right[i, : len(row)], alone, atol=1e-4)
+
+
+def test_the_side_of_the_padding_changes_nothing_for_a_model_with_absolute_positions(tokenizer):
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64, initializer_range=0.5
+    )
+    model = add_lora(GPT2LMHeadModel(config), LoraSettings(r=2), "CAUSAL_LM").eval()
+    pad = tokenizer.pad_token_id
+    rows = [encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
+    with torch.no_grad():
+        left = hidden_states(model, pad_left(rows, pad), pad)
+        alone = hidden_states(model, torch.tensor(rows[:1]), pad)
+    assert torch.allclose(left[0, -len(rows[0]) :], alone[0], atol=1e-4)
+
+
+def test_a_4_bit_model_says_the_same_in_training_and_evaluation(checkpoint, tokenizer):
+    model = load_adapter(load_causal(str(checkpoint.model), NF4, tokenizer), checkpoint.sft / "adapter", "policy")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    training = logits(model.train(), tokenizer)
+    assert torch.equal(logits(model.eval(), tokenizer), training)
+    assert torch.equal(logits(model.train(), tokenizer), training)
+
+
+def test_4_bit_is_4_bit_and_its_heads_are_not(checkpoint, tokenizer):
+    model = load_causal(str(checkpoint.model), NF4, tokenizer)
+    layer = model.model.layers[0].mlp.up_proj
+    assert layer.weight.dtype == torch.uint8
+    assert layer.weight.quant_state.quant_type == "nf4"
+    assert layer.weight.quant_state.nested
+    assert model.lm_head.weight.dtype == torch.float32
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_new_pad_token_gets_an_embedding(checkpoint, tmp_path):
+    tiny_tokenizer(pad_token="<end>").save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    model = load_causal(str(checkpoint.model), PLAIN, tokenizer)
+    assert model.get_input_embeddings().num_embeddings == len(tokenizer)
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_soft_capped_logits_are_those_of_the_model(tokenizer):
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=16, final_logit_softcapping=0.5, initializer_range=0.5,
+    )  # fmt: skip
+    model = add_lora(Gemma2ForCausalLM(config), LoraSettings(r=2), "CAUSAL_LM").eval()
+    ids = torch.tensor([encode_prompt(tokenizer, PROMPTS[1])])
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+    assert expected.abs().max() <= 0.5
+    assert torch.allclose(logits(model, tokenizer), expected, atol=1e-4)
+
+
+def test_greedy_answers_are_each_prompts_own_and_take_no_random_numbers(stack, tokenizer):
+    pad = tokenizer.pad_token_id
+    rows = [encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    together = generate(stack, pad_left(rows, pad), tokenizer, 5, 0.0)
+    assert torch.equal(torch.get_rng_state(), before)
+    for i, row in enumerate(rows):
+        (alone,) = generate(stack, torch.tensor([row]), tokenizer, 5, 0.0).tolist()
+        assert together[i].tolist()[: len(alone)] == alone
+
+
+def test_sampling_follows_the_seed(stack, tokenizer):
+    queries = pad_left([encode_prompt(tokenizer, prompt) for prompt in PROMPTS], tokenizer.pad_token_id)
+    answers = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        answers.append(generate(stack, queries, tokenizer, 8, 1.0).tolist())
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_scores_are_the_reward_models_own_standardised_and_do_not_depend_on_the_batch(checkpoint, tokenizer):
+    base = load_causal(str(checkpoint.model), PLAIN, tokenizer)
+    model = load_adapter(base, checkpoint.sft / "adapter", "policy")
+    model = load_adapter(model, checkpoint.reward / "adapter", "reward").eval()
+    model.set_adapter("policy")
+    pairs = [(PROMPTS[0], "a"), (PROMPTS[1], "a longer one"), (PROMPTS[1], "")]
+    head = load_score_head(checkpoint.reward)
+    scores = score_answers(model, head, tokenizer, pairs, batch_size=3)
+    alone = AutoModelForSequenceClassification.from_pretrained(checkpoint.model, num_labels=1)
+    alone.config.pad_token_id = tokenizer.pad_token_id
+    alone = PeftModel.from_pretrained(alone, checkpoint.reward / "adapter").eval()
+    for (prompt, answer), score in zip(pairs, scores, strict=True):
+        with torch.no_grad():
+            raw = alone(torch.tensor([encode(tokenizer, prompt, answer).ids])).logits.item()
+        assert score == pytest.approx((raw - 0.25) / 0.5, abs=1e-3)
+    assert scores == pytest.approx(score_answers(model, head, tokenizer, pairs, batch_size=1), abs=1e-4)
+    assert model.active_adapter == "policy"
+
+
+def test_the_window_is_the_lower_of_the_profiles_and_the_models(checkpoint):
+    assert window(str(checkpoint.model), ModelSettings(max_length=100)) == 100
+    assert window(str(checkpoint.model), ModelSettings(max_length=4000)) == 128
+
+
+def test_answers_are_as_long_as_nearly_all_demonstrations_or_as_asked(tokenizer):
+    demonstrations = [Example(user("?"), ("a" * 4,))] * 199 + [Example(user("?"), ("a" * 50,))]
+    assert answer_length(tokenizer, demonstrations, 0) == 5
+    assert answer_length(tokenizer, demonstrations, 17) == 17
+
+
+def test_a_tokenizer_without_eos_is_refused(tmp_path):
+    tiny_tokenizer(eos_token=None).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no EOS token"):
+        open_tokenizer(str(tmp_path))
+
+
+def test_a_missing_tokenizer_is_told(tmp_path):
+    with pytest.raises(UserError, match="cannot read the tokenizer"):
+        open_tokenizer(str(tmp_path))
