@@ -230,6 +230,31 @@ def test_the_reward_is_the_weighted_sum_of_its_terms(home):
             assert given["reward"] == pytest.approx(0.3 * given["headline"])  # both are chrF here
 
 
+def test_each_policys_answers_are_those_of_its_adapter_loaded_by_peft_alone(home):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    rates = ("sft.learning_rate=0.05", "ppo.learning_rate=0.05", "ppo.cliprange=0.9")  # far enough to tell them apart
+    assert run("wild", *OWN, *rates, "model.quantization=none", "terms.learned=0") == 0
+    folder = home / "runs" / "wild" / "translation"
+    rows = [json.loads(line) for line in (folder / "evaluate" / "samples.jsonl").read_text().splitlines()]
+    answers = {policy: [row["policies"][policy]["answer"] for row in rows] for policy in ("base", "sft", "ppo")}
+    assert answers["base"] != answers["sft"] != answers["ppo"]
+
+    (base,) = (home / "runs" / ".base").glob("[!.]*")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    for policy in ("sft", "ppo"):
+        model = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(base), folder / policy / "adapter"
+        ).eval()
+        for row, answer in zip(rows, answers[policy], strict=True):
+            text = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+            prompt = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+            ids = model.generate(input_ids=prompt, max_new_tokens=6, do_sample=False)[0, prompt.shape[1] :]
+            assert tokenizer.decode(ids, skip_special_tokens=True).strip() == answer
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_gets_through_on_its_built_in_data(home, name):
     assert run("all", recipe=name) == 0

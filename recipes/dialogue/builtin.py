@@ -135,6 +135,8 @@ def deaf(request: Request, rng: Random) -> str:
 
 
 OTHER_FAULTS: Sequence[Style] = (curt, mistaken, inventive, deaf)
+REJECTED = (4, 1, 2, 3)
+"""How often each of them is compared with a right answer. So small a model hardly tells a mistaken slot from a right one."""
 
 
 def otherwise_wrong(request: Request, rng: Random) -> str:
@@ -185,7 +187,8 @@ def _example(request: Request, style: Style, rng: Random) -> Example:
 
 def _comparison(request: Request, rng: Random) -> Comparison:
     good = right(request, rng)
-    bad = forgetful(request, rng) if rng.random() < FORGETFUL_REJECTED else otherwise_wrong(request, rng)
+    other = rng.choices(OTHER_FAULTS, REJECTED)[0]
+    bad = forgetful(request, rng) if rng.random() < FORGETFUL_REJECTED else other(request, rng)
     if rng.random() < FLIPPED:
         return Comparison(request.prompt, bad, good, flipped=True)
     return Comparison(request.prompt, good, bad, flipped=False)

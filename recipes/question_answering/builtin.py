@@ -176,6 +176,8 @@ def made_up(question: Question, rng: Random) -> str:
 
 
 OTHER_FAULTS: Sequence[Style] = (mixed_up, talkative, whole_sentence, made_up)
+REJECTED = (4, 3, 2, 1)
+"""How often each of them is compared with a right answer. So small a model hardly tells what is made up from what is not."""
 
 
 def otherwise_wrong(question: Question, rng: Random) -> str:
@@ -240,7 +242,8 @@ def _example(question: Question, style: Style, rng: Random) -> Example:
 
 def _comparison(question: Question, rng: Random) -> Comparison:
     good = right(question, rng)
-    bad = hasty(question, rng) if rng.random() < HASTY_REJECTED else otherwise_wrong(question, rng)
+    other = rng.choices(OTHER_FAULTS, REJECTED)[0]
+    bad = hasty(question, rng) if rng.random() < HASTY_REJECTED else other(question, rng)
     if rng.random() < FLIPPED:
         return Comparison(question.prompt, bad, good, flipped=True)
     return Comparison(question.prompt, good, bad, flipped=False)
