@@ -69,6 +69,20 @@ def window(name: str, settings: ModelSettings) -> int:
     return min(settings.max_length, longest)
 
 
+def prompt_window(name: str, settings: ModelSettings, length: int) -> int:
+    """The most tokens of a prompt that leaves room for an answer of `length` tokens.
+
+    Raises:
+        UserError: there is no room for any prompt.
+    """
+    room = window(name, settings) - length
+    if room < 1:
+        raise UserError(
+            f"answers of {length} tokens leave no room for a prompt; lower ppo.response_length or raise model.max_length"
+        )
+    return room
+
+
 def answer_length(tokenizer: Any, demonstrations: Sequence[Example], asked: int) -> int:
     """The most tokens of an answer: as asked, or (0) what 99 % of the demonstrations' answers need, EOS included."""
     if asked:

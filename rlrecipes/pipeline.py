@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlrecipes.console import quiet, say
+from rlrecipes.errors import UserError
 from rlrecipes.job import Job
 from rlrecipes.run import STAGES, Stopwatch, git_commit
 from rlrecipes.versions import require_trl, versions
@@ -23,6 +24,8 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
     Raises:
         UserError: a stage cannot run, or was finished under other settings and `force` is not set.
     """
+    if not any(needed(job, stage) for stage in stages):
+        raise UserError("terms.learned is 0, so there is no reward model to train; give it a weight or go on with ppo")
     for below in STAGES[: STAGES.index(stages[0])]:
         if needed(job, below) and below != "report":
             job.run.need(below)

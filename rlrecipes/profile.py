@@ -282,7 +282,9 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     if len(options) < len(get_args(kind)) and str(value).lower() == "none":
         return None
     try:
-        return target(value) if isinstance(value, str) or not isinstance(value, bool) else target("not a number")
+        if isinstance(value, bool) or (target is int and isinstance(value, float) and not value.is_integer()):
+            raise ValueError
+        return target(value)
     except ValueError:
         word = {int: "a whole number", float: "a number"}[target]
         raise UserError(f"{where} is {value!r}; it must be {word}") from None

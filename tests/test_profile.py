@@ -116,3 +116,10 @@ def test_every_training_setting_is_one_that_trl_knows_or_is_ours():
     for table, config in ((profile.sft, SFTConfig), (profile.reward, RewardConfig), (profile.ppo, PPOConfig)):
         known = {field.name for field in dataclasses.fields(config)} | (OURS if config is PPOConfig else set())
         assert {field.name for field in dataclasses.fields(table)} <= known
+
+
+def test_half_a_step_is_refused_in_a_profile_file_too(tmp_path, monkeypatch):
+    (tmp_path / "mine.toml").write_text("[sft]\nmax_steps = 1.5\n[reward]\nmax_steps = 2\n")
+    monkeypatch.setattr("rlrecipes.profile.PROFILES", tmp_path)
+    with pytest.raises(UserError, match="max_steps.*whole number"):
+        load_profile("mine")

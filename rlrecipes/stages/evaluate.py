@@ -26,8 +26,8 @@ from rlrecipes.models import (
     load_causal,
     load_score_head,
     open_tokenizer,
+    prompt_window,
     score_answers,
-    window,
 )
 from rlrecipes.recipe import Example
 from rlrecipes.rewards import score_term
@@ -42,7 +42,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     """Writes `folder/samples.jsonl` and returns each policy's metrics, the paired gains and the headline's name."""
     tokenizer = open_tokenizer(model_name)
     length = answer_length(tokenizer, job.data.demonstrations, job.profile.ppo.response_length)
-    longest = window(model_name, job.profile.model) - length
+    longest = prompt_window(model_name, job.profile.model, length)
     held_out = job.data.held_out[: job.profile.evaluate.limit or None]
     prompts = fitting_prompts(tokenizer, held_out, longest)
     dropped = record_drops("held-out prompts", len(held_out), len(prompts), longest)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from rlrecipes.console import say
 from rlrecipes.encoding import fitting_prompts
 from rlrecipes.job import Job
-from rlrecipes.models import answer_length, load_adapter, load_causal, load_score_head, open_tokenizer, window
+from rlrecipes.models import answer_length, load_adapter, load_causal, load_score_head, open_tokenizer, prompt_window
 from rlrecipes.ppo_trainer import PPOConfig, SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
 from rlrecipes.tracking import Tracker, progress, remove_printer
@@ -27,7 +27,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     tokenizer = open_tokenizer(model_name)
     settings = job.profile.ppo
     length = answer_length(tokenizer, job.data.demonstrations, settings.response_length)
-    longest = window(model_name, job.profile.model) - length
+    longest = prompt_window(model_name, job.profile.model, length)
     prompts = fitting_prompts(tokenizer, job.data.prompts, longest)
     dropped = record_drops("prompts", len(job.data.prompts), len(prompts), longest)
     batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
