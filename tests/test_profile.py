@@ -121,5 +121,5 @@ def test_every_training_setting_is_one_that_trl_knows_or_is_ours():
 def test_half_a_step_is_refused_in_a_profile_file_too(tmp_path, monkeypatch):
     (tmp_path / "mine.toml").write_text("[sft]\nmax_steps = 1.5\n[reward]\nmax_steps = 2\n")
     monkeypatch.setattr("rlrecipes.profile.PROFILES", tmp_path)
-    with pytest.raises(UserError, match="max_steps.*whole number"):
+    with pytest.raises(UserError, match=r"max_steps.*whole number"):
         load_profile("mine")
