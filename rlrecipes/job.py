@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rlrecipes.data import fingerprint, load
@@ -28,6 +29,11 @@ class Job:
     run: Run
     data: Data
     seed: int = 0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the data; every stage's settings ask for it, and it reads every row."""
+        return fingerprint(self.data)
 
     @property
     def metrics(self) -> list[Metric]:
@@ -58,7 +64,7 @@ class Job:
             "source": self.data.source,
             "kept": {name: len(getattr(self.data, name)) for name in lists},
             "dropped": dict(self.data.dropped),
-            "fingerprint": fingerprint(self.data),
+            "fingerprint": self.fingerprint,
         }
 
 
