@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.growth import growth
 from benchmarks.measure import machine, measure, require_linux
 from benchmarks.page import table, write_page
-from benchmarks.record import gain_record, large_targets, shape_record, targets, without_costs
+from benchmarks.record import gain_record, large_targets, of_quick_run, shape_record, targets
 from benchmarks.work import CUDA_MODELS, FULL, QUICK, Plan, Work, large, to_json
 from rlrecipes.console import say
 from rlrecipes.errors import UserError
@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="every step once at a toy's size; its figures mean nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="every step once at a toy's size; its figures mean nothing"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda needs --model (default: cpu)")
     parser.add_argument("--model", help=f"our arm alone at a model's size: {', '.join(CUDA_MODELS)}")
     parser.add_argument("--out", default="runs/bench", help="where the results go (default: runs/bench)")
@@ -62,7 +64,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.device == "cuda" and not arguments.model:
         raise UserError(f"--device cuda measures a model by name; add --model, one of {', '.join(CUDA_MODELS)}")
     if arguments.device == "cpu" and arguments.model and not arguments.model.endswith("-toy"):
-        raise UserError(f"{arguments.model} is too large for a CPU; add --device cuda, or take a model that ends in -toy")
+        raise UserError(
+            f"{arguments.model} is too large for a CPU; add --device cuda, or take a model that ends in -toy"
+        )
     if arguments.quick and arguments.model:
         raise UserError("--quick has no effect beside --model; take a model that ends in -toy")
     return arguments
@@ -83,7 +87,7 @@ def _compare(plan: Plan) -> dict[str, Any]:
         "shapes": shapes,
         "equality": {"exact": exact, "gain": gain},
         "growth": growth(plan.growth, plan.doublings, run),
-        "targets": without_costs(found) if plan is QUICK else found,
+        "targets": of_quick_run(found) if plan is QUICK else found,
     }
 
 

@@ -17,6 +17,9 @@ from rlrecipes.ppo_trainer import SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward, Term, user
 
+PLACEABLE = any(field.name == "value" for field in dataclasses.fields(PPOSettings))
+"""Whether the trainer lets its user say where the value head stands; without that it stands on the trunk."""
+
 
 def build(work: Work, tokenizer: Any, folder: Path, base: Any = None) -> SharedBasePPOTrainer:
     """A trainer on `base`, or on the base that `work` describes."""
@@ -41,11 +44,12 @@ def build(work: Work, tokenizer: Any, folder: Path, base: Any = None) -> SharedB
 
 def offers(work: Work) -> bool:
     """Whether the trainer can place its value head where `work` says."""
-    return work.value == "trunk" or any(field.name == "value" for field in dataclasses.fields(PPOSettings))
+    return work.value == "trunk" or PLACEABLE
 
 
 def _settings(work: Work) -> PPOSettings:
-    settings = PPOSettings(
+    placed: dict[str, Any] = {"value": work.value} if PLACEABLE else {}
+    return PPOSettings(
         total_episodes=work.batch * work.updates,
         per_device_train_batch_size=work.micro_batch,
         gradient_accumulation_steps=work.batch // work.micro_batch,
@@ -58,8 +62,8 @@ def _settings(work: Work) -> PPOSettings:
         missing_eos_penalty=work.missing_eos_penalty,
         reward_clip=0.0,  # plain TRL has none
         num_sample_generations=0,
+        **placed,
     )
-    return dataclasses.replace(settings, value=work.value) if offers(work) and work.value != "trunk" else settings
 
 
 def _adapters(work: Work, base: Any) -> PeftModel:
@@ -81,7 +85,8 @@ def _start_value(trainer: SharedBasePPOTrainer, work: Work) -> None:
     if work.value == "adapter":
         score = trainer.model.value_model.score
         score.weight.data.copy_(models.head(work))
-        torch.nn.init.zeros_(score.bias) if score.bias is not None else None
+        if score.bias is not None:
+            torch.nn.init.zeros_(score.bias)
 
 
 def _reward(work: Work) -> Reward:
