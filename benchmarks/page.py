@@ -171,7 +171,7 @@ def _growth(row: Mapping[str, Any], cost: str) -> Markup:
     high = high if high > low else low + 1
 
     def x(size: float) -> float:
-        return 52 + (WIDTH - 120) * math.log(size / sizes[0]) / math.log(sizes[-1] / sizes[0])
+        return 52 + (WIDTH - 136) * math.log(size / sizes[0]) / math.log(sizes[-1] / sizes[0])
 
     def y(value: float) -> float:
         return 150 - 132 * (math.log(max(value, 1e-6)) - low) / (high - low)
