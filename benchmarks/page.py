@@ -37,10 +37,19 @@ def write_page(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def table(record: Mapping[str, Any]) -> str:
-    """The targets and their figures as Markdown, for `docs/benchmarks.md`."""
+    """The targets and their figures, and a model's phases, as Markdown for `docs/benchmarks.md`."""
     lines = [verdict(record), "", "| what | measured | target | |", "|---|---|---|---|"]
     for row in record["targets"]:
         lines.append(f"| {row['name']} | {figure(row['found'])} | {limit(row['limit'])} | {MET[row['met']]} |")
+    if "large" in record:
+        lines += ["", f"| {record['model']} | seconds | share | peak GB |", "|---|---|---|---|"]
+        for phase, found in record["large"]["phases"].items():
+            cells = (number(found[key]) for key in ("seconds", "share", "peak_gb"))
+            lines.append(f"| {phase.replace('_', ' ')} | {' | '.join(cells)} |")
+        speeds = (
+            f"{name.replace('_', ' ')} {number(value)}" for name, value in record["large"]["tokens_per_s"].items()
+        )
+        lines += ["", f"Tokens a second: {', '.join(speeds)}; on {record['large']['device']}."]
     machine = record["machine"]
     lines += ["", f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, {record['finished']}."]
     return "\n".join(lines)
