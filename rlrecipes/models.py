@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from rlrecipes.encoding import encode, load_tokenizer, pad_right
+from rlrecipes.ending import use_producible_eos
 from rlrecipes.errors import UserError
 from rlrecipes.profile import LoraSettings, ModelSettings
 from rlrecipes.recipe import Example, Prompt
@@ -262,7 +263,11 @@ def score_answers(
 
 
 def open_tokenizer(name: str) -> Any:
-    """`load_tokenizer`, with a missing tokenizer told as what it is."""
+    """`load_tokenizer`, with a missing tokenizer told as what it is, and an EOS token that the model can produce.
+
+    Raises:
+        UserError: there is no tokenizer, or it has no EOS token.
+    """
     try:
         tokenizer = load_tokenizer(name)
     except (OSError, ValueError) as error:
@@ -272,7 +277,14 @@ def open_tokenizer(name: str) -> Any:
         raise UserError(
             f"the tokenizer of '{name}' has no EOS token, so no answer could ever end; choose another model"
         )
+    use_producible_eos(tokenizer, name)
     return tokenizer
+
+
+def eos_note(name: str) -> str | None:
+    """What `open_tokenizer` changed of the model's EOS token, in a sentence; None where the model can produce its own."""
+    tokenizer = load_tokenizer(name)
+    return use_producible_eos(tokenizer, name) if tokenizer.eos_token_id is not None else None
 
 
 def _loading(settings: ModelSettings) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from trl.experimental.ppo import PPOConfig as PPOConfig
 from trl.experimental.ppo import PPOTrainer
 from trl.trainer.utils import selective_log_softmax
 
+from rlrecipes.console import say
 from rlrecipes.encoding import decode, pad_left
 from rlrecipes.errors import UserError
 from rlrecipes.models import ScoreHead, adapter, generate, hidden_states, next_token_logits
@@ -143,6 +144,8 @@ class SharedBasePPOTrainer(PPOTrainer):
             advantages, returns, penalty = self.estimate_advantages(rollout, scores)
             losses = self.update(rollout, advantages, returns)
             kl = (rollout.logprobs - rollout.reference_logprobs).sum(1).mean().item()
+            if update == 1:
+                self._warn_of_endless(rollout)
             self._finish_update(update, {**self._objectives(rollout, terms, scores, penalty, kl), **losses})
             self._adapt_kl(kl)
             if self.settings.kl_stop and kl > self.settings.kl_stop:
@@ -341,6 +344,15 @@ class SharedBasePPOTrainer(PPOTrainer):
         self.state.global_step = self.state.episode = 0
         self.state.max_steps = self.args.num_total_batches
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+
+    def _warn_of_endless(self, rollout: Rollout) -> None:
+        """PPO cannot mend what it never samples: says so while it can still be stopped."""
+        ended = rollout.ended.float().mean().item()
+        if ended < 0.5:
+            say(
+                f"  only {ended:.0%} of the SFT policy's answers end within {self.args.response_length} tokens: "
+                "train SFT longer, or raise ppo.response_length"
+            )
 
     def _objectives(
         self, rollout: Rollout, terms: dict[str, torch.Tensor], scores: torch.Tensor, penalty: torch.Tensor, kl: float
