@@ -57,7 +57,8 @@ def _output_matrix(name: str) -> torch.Tensor | None:
             with safe_open(path, framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118
                     if key.endswith(suffix):
-                        return tensors.get_tensor(key)
+                        matrix: torch.Tensor = tensors.get_tensor(key)
+                        return matrix
     return None
 
 

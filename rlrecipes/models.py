@@ -1,4 +1,4 @@
-"""One quantized base model, several LoRA adapters: loading, switching, generating, scoring.
+"""One quantized base model, several LoRA adapters: loading, switching, scoring.
 
 PPO needs a policy, a reference, a reward model and a value function. Here they are adapters of one frozen base:
 `reference` is the SFT adapter, `policy` starts as its copy, `reward` comes with a score head, and the value head stands on
@@ -19,13 +19,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    BitsAndBytesConfig,
-    GenerationConfig,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from rlrecipes.encoding import encode, load_tokenizer, pad_right
 from rlrecipes.ending import use_producible_eos
@@ -93,9 +87,27 @@ def answer_length(tokenizer: Any, demonstrations: Sequence[Example], asked: int)
 
 
 def load_causal(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
-    """The frozen base as a causal language model, quantized as the profile says."""
-    model = AutoModelForCausalLM.from_pretrained(name, **_loading(settings))
-    return _prepared(model, tokenizer)
+    """The frozen base as a causal language model, quantized as the profile says.
+
+    Raises:
+        UserError: its logits are not simply its output layer's of its last hidden states.
+    """
+    model = _prepared(AutoModelForCausalLM.from_pretrained(name, **_loading(settings)), tokenizer)
+    _check_logits(model, name)
+    return model
+
+
+@torch.no_grad()
+def _check_logits(model: Any, name: str) -> None:
+    """PPO takes logits from hidden states, some at a time; a model that does more in between would be misread in silence."""
+    ids = torch.arange(4, device=model.device)[None]
+    expected = model.eval()(input_ids=ids).logits.float()
+    found = next_token_logits(model, hidden_states(model, ids))
+    if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
+        raise UserError(
+            f"'{name}' ({model.config.model_type}) makes its logits in a way that PPO here does not know; "
+            "choose another model"
+        )
 
 
 def load_scorer(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
@@ -176,48 +188,33 @@ def adapter(model: PeftModel, name: str | None) -> Iterator[None]:
     model.set_adapter(before)
 
 
-def trunk(model: PeftModel) -> Any:
+def causal(model: Any) -> Any:
+    """The causal language model itself, which a `PeftModel` wraps."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def trunk(model: Any) -> Any:
     """The transformer without its language-model head."""
-    causal = model.get_base_model()
-    return getattr(causal, causal.base_model_prefix)
+    inner = causal(model)
+    return getattr(inner, inner.base_model_prefix)
 
 
-def hidden_states(model: PeftModel, ids: torch.Tensor, pad: int) -> torch.Tensor:
-    """Last hidden states `[batch, length, hidden]` of padded `ids` `[batch, length]`, whichever side the padding is on."""
-    mask = ids != pad
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    output = trunk(model)(
-        input_ids=ids.masked_fill(~mask, 0), attention_mask=mask.long(), position_ids=positions, use_cache=False
-    )
-    states: torch.Tensor = output.last_hidden_state
+def hidden_states(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Last hidden states `[batch, length, hidden]` of right-padded `ids` `[batch, length]`.
+
+    No mask: a causal model never looks to the right, so what is padded there changes nothing before it.
+    """
+    states: torch.Tensor = trunk(model)(input_ids=ids, use_cache=False).last_hidden_state
     return states
 
 
-def next_token_logits(model: PeftModel, states: torch.Tensor) -> torch.Tensor:
-    """Logits `[…, vocabulary]` in float32 of hidden states `[…, hidden]`, soft-capped where the model does so (Gemma 2)."""
-    causal = model.get_base_model()
-    logits: torch.Tensor = causal.get_output_embeddings()(states).float()
-    cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
+def next_token_logits(model: Any, states: torch.Tensor) -> torch.Tensor:
+    """Logits `[…, vocabulary]`, in float32 at least, of hidden states `[…, hidden]`; soft-capped where the model does so."""
+    inner = causal(model)
+    logits: torch.Tensor = inner.get_output_embeddings()(states)
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    cap = getattr(inner.config.get_text_config(), "final_logit_softcapping", None)  # Gemma 2
     return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
-@torch.no_grad()
-def generate(model: PeftModel, queries: torch.Tensor, tokenizer: Any, length: int, temperature: float) -> torch.Tensor:
-    """Answers `[batch, ≤ length]` to left-padded `queries` `[batch, longest]`; padded after EOS. Temperature 0 is greedy."""
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
-    config = GenerationConfig(
-        max_new_tokens=length,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        **(sampling or {"do_sample": False}),
-    )
-    mask = queries != tokenizer.pad_token_id
-    model.eval()
-    output: torch.Tensor = model.generate(
-        input_ids=queries.masked_fill(~mask, 0), attention_mask=mask.long(), generation_config=config
-    )
-    return output[:, queries.shape[1] :]
 
 
 @dataclass(frozen=True)
@@ -256,7 +253,7 @@ def score_answers(
         for start in range(0, len(pairs), batch_size):
             ids = [encode(tokenizer, prompt, answer).ids for prompt, answer in pairs[start : start + batch_size]]
             batch = pad_right(ids, tokenizer.pad_token_id).to(device())
-            states = hidden_states(model, batch, tokenizer.pad_token_id)
+            states = hidden_states(model, batch)
             last = torch.tensor([len(row) - 1 for row in ids], device=batch.device)
             scores += head(states[torch.arange(len(ids), device=batch.device), last]).tolist()
     return scores

@@ -11,7 +11,7 @@ LAYERS = (
         *("errors", "text", "metrics", "recipe", "profile", "run", "versions", "rewards", "files", "formats", "data"),
         *("job", "show", "console"),
     },
-    {"encoding", "ending", "models", "base", "tracking", "training", "ppo_trainer"},
+    {"encoding", "ending", "models", "sampling", "likelihood", "base", "tracking", "training", "ppo_trainer"},
     {"stages", "stages.sft", "stages.reward", "stages.ppo", "stages.evaluate", "stages.report"},
     {"pipeline", "__main__"},
 )

@@ -43,6 +43,8 @@ def make(checkpoint, tmp_path):
         model = load_adapter(base, checkpoint.sft / "adapter", "policy")
         model = load_adapter(model, checkpoint.sft / "adapter", "reference")
         model = load_adapter(model, checkpoint.reward / "adapter", "reward")
+        if settings.value == "adapter":
+            model = load_adapter(model, checkpoint.reward / "adapter", "value")
         model.set_adapter("policy")
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -98,9 +100,7 @@ def test_log_probabilities_are_those_of_each_model_alone_on_the_sequence_alone(m
     scatter(trainer.policy, "policy")
     rollout = first_batch(trainer)
     pad = trainer.processing_class.pad_token_id
-    assert len(set((rollout.ids[:, : rollout.context] == pad).sum(1).tolist())) > 1, (
-        "prompts of one length prove little"
-    )
+    assert len(set(rollout.prompt_lengths.tolist())) > 1, "prompts of one length prove little"
     base = AutoModelForCausalLM.from_pretrained(checkpoint.model).eval()
     reference = PeftModel.from_pretrained(base, checkpoint.sft / "adapter").eval()
     for i, row in enumerate(rollout.ids):
@@ -131,7 +131,7 @@ def test_an_answer_ends_with_its_first_eos(make):
     trainer = make()
     rollout = first_batch(trainer)
     eos, pad = trainer.processing_class.eos_token_id, trainer.processing_class.pad_token_id
-    for row, padding, ended in zip(rollout.ids[:, rollout.context :], rollout.padding, rollout.ended, strict=True):
+    for row, padding, ended in zip(rollout.response, rollout.padding, rollout.ended, strict=True):
         answer = row[~padding].tolist()
         assert eos not in answer[:-1]
         assert pad not in answer

@@ -21,7 +21,6 @@ from rlrecipes.models import (
     adapter,
     answer_length,
     device,
-    generate,
     load_adapter,
     load_causal,
     load_score_head,
@@ -31,6 +30,7 @@ from rlrecipes.models import (
 )
 from rlrecipes.recipe import Example
 from rlrecipes.rewards import score_term
+from rlrecipes.sampling import sample
 from rlrecipes.tracking import Tracker
 from rlrecipes.training import record_drops
 
@@ -113,17 +113,17 @@ def _answer(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     greedy: dict[str, list[str]] = {policy: [""] * len(prompts) for policy in POLICIES}
     sampled: dict[str, list[str]] = {policy: [""] * len(prompts) for policy in POLICIES}
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     with bar("evaluate", len(POLICIES) * len(prompts)) as shown:
         for policy, role in POLICIES.items():
             torch.manual_seed(job.seed)
             with adapter(model, role):
                 for start in range(0, len(order), size):
                     places = order[start : start + size]
-                    queries = pad_left([prompts[i] for i in places], tokenizer.pad_token_id).to(device())
+                    queries = pad_left([prompts[i] for i in places], pad).to(device())
                     for answers, temperature in ((greedy, 0.0), (sampled, 1.0)):
-                        for i, row in zip(
-                            places, generate(model, queries, tokenizer, length, temperature), strict=True
-                        ):
+                        found = sample(model, queries, pad, eos, length, temperature).tokens
+                        for i, row in zip(places, found, strict=True):
                             answers[policy][i] = decode(tokenizer, row)
                     shown.update(len(places))
     return greedy, sampled
