@@ -285,7 +285,7 @@ def eos_note(name: str) -> str | None:
 
 
 def _loading(settings: ModelSettings) -> dict[str, Any]:
-    kwargs: dict[str, Any] = {"dtype": DTYPES[settings.dtype], "attn_implementation": "sdpa"}
+    kwargs: dict[str, Any] = {"dtype": DTYPES[settings.dtype]}
     if settings.quantization == "nf4":
         kwargs["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

@@ -41,7 +41,7 @@ from rlrecipes.console import say
 from rlrecipes.encoding import decode, pad_left, pad_right
 from rlrecipes.errors import UserError
 from rlrecipes.likelihood import token_logprobs
-from rlrecipes.models import ScoreHead, adapter, hidden_states, next_token_logits
+from rlrecipes.models import ScoreHead, adapter, causal, hidden_states, next_token_logits
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward
 from rlrecipes.rewards import score_term
@@ -158,7 +158,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             model=model,
             ref_model=None,
             reward_model=nn.Identity(),  # scored by `score`, not by TRL
-            value_model=ValueHead(model, model.config.get_text_config().hidden_size),
+            value_model=ValueHead(model, causal(model).get_output_embeddings().weight.shape[1]),
             train_dataset=Dataset.from_dict({"index": range(len(prompts))}),
             data_collator=lambda rows: {"index": torch.tensor([row["index"] for row in rows])},
             callbacks=callbacks,
