@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from rlrecipes.console import end_bars
 from rlrecipes.errors import UserError
-from rlrecipes.interrupts import asked, handled
+from rlrecipes.interrupts import Interrupted, asked, handled
 from rlrecipes.job import Job, make_job
 from rlrecipes.pipeline import end_force, run_stages
 from rlrecipes.profile import load_profile, profile_names
@@ -61,7 +61,8 @@ def _status(argv: list[str]) -> int:
         if not (isinstance(error, KeyboardInterrupt) or asked()):  # libraries may turn an interrupt into another error
             raise
         end_bars()
-        print(f"interrupted{f': {error}' if str(error) else ''}; the same command goes on from there", file=sys.stderr)
+        saved = f", {error}" if isinstance(error, Interrupted) and error.args else ""
+        print(f"\ninterrupted{saved}; give the same command again to go on", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -2,7 +2,7 @@
 
     checkpoints/step-000040/tensors.safetensors    every tensor of the state
                             state.json             the rest of it, with the tensors' names in their places
-                            manifest.json          {"files": {"state.json": {"bytes": 8211, "sha256": "9f86…"}, …}}
+                            manifest.json          {"files": {"state.json": {"bytes": 8211, "sha256": "9f86…"}, …}, …}
 
 A checkpoint is written aside, forced to the disk and then renamed, so a kill at any moment leaves the one before. Nothing is
 pickled: a state is a nest of dictionaries, lists, tuples, texts, numbers and tensors.
@@ -101,7 +101,8 @@ def save(folder: Path, step: int, state: Any) -> None:
     save_file(tensors, aside / TENSORS)
     (aside / STATE).write_text(json.dumps(plain), encoding="utf-8")
     files = {name: _described(aside / name) for name in (TENSORS, STATE)}
-    (aside / MANIFEST).write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
+    manifest = json.dumps({"files": files, "sha256": _digest(files)}, indent=2)
+    (aside / MANIFEST).write_text(manifest, encoding="utf-8")
     for path in (*aside.iterdir(), aside):
         sync(path)
     shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
@@ -171,22 +172,27 @@ def _described(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
+def _digest(files: Any) -> str:
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
 def _damage(path: Path) -> str | None:
     """The first file that is not what was written, and what is wrong with it; None: all is well."""
     try:
-        files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-        expected = {name: (files[name]["bytes"], files[name]["sha256"]) for name in (TENSORS, STATE)}
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["sha256"] != _digest(manifest["files"]):
+            return f"{MANIFEST} has been changed: its checksum is another"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except (OSError, ValueError, TypeError, KeyError):
         return f"{MANIFEST} cannot be read"
-    for name, (size, digest) in expected.items():
+    for name, expected in manifest["files"].items():
         if not (path / name).is_file():
             return f"{name} is missing"
         found = _described(path / name)
-        if found["bytes"] != size:
-            return f"{name} has {found['bytes']} bytes instead of {size}"
-        if found["sha256"] != digest:
+        if found["bytes"] != expected["bytes"]:
+            return f"{name} has {found['bytes']} bytes instead of {expected['bytes']}"
+        if found != expected:
             return f"{name} has been changed: its checksum is another"
     return None
 

@@ -109,17 +109,16 @@ class Run:
         begun = self.begun(stage)
         if begun is not None and (difference := _difference(begun, json.loads(json.dumps(under)))):
             raise UserError(
-                f"the interrupted {stage} stage in {self.draft(stage)} was begun with {difference}; "
-                "name another run (RUN=…) or say FORCE=1 to begin it again"
+                f"the interrupted {stage} stage in {self.draft(stage)} was begun with {difference}; name another run "
+                f"(RUN=…) or begin it again (`make {stage} RECIPE={self.recipe} FORCE=1`)"
             )
 
     def open(self, stage: str, under: Mapping[str, Any]) -> Path:
         """The stage's draft, to be filled and then handed to `close`: an interrupted one begun under the same, or empty."""
         draft = self.draft(stage)
         if self.begun(stage) == json.loads(json.dumps(under)):
-            for (
-                path
-            ) in draft.iterdir():  # half-written ends; logs are cut back to the checkpoint by who goes on from it
+            for path in draft.iterdir():
+                # What is made after training is made again; the tracker cuts the logs back to the checkpoint.
                 if path.name not in (BEGUN, CHECKPOINTS) and path.suffix != ".jsonl":
                     _remove(path)
             return draft
@@ -163,9 +162,10 @@ class Run:
         sync(self.folder)
 
     def forget_above(self, stage: str) -> None:
-        """Removes everything that stands on a stage."""
+        """Removes everything that stands on a stage, or was about to."""
         for later in STAGES[STAGES.index(stage) + 1 :]:
             _remove(self.stage(later))
+            _remove(self.draft(later))
 
     def force(self, stages: Sequence[str], under: Mapping[str, Any]) -> list[str]:
         """Which of `stages` a command with FORCE=1 still has to make: all, or those it had left when it was interrupted.

@@ -97,7 +97,7 @@ def counted(work: Callable[[], int]) -> int:
         return status
 
     if forked(counting) != 0:
-        raise RuntimeError("the road fails without any kill")
+        raise RuntimeError("it fails without any kill")
     return int(os.read(reader, 20))
 
 
