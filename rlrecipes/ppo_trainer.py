@@ -37,6 +37,7 @@ from torch import nn
 from trl.experimental.ppo import PPOConfig as PPOConfig
 from trl.experimental.ppo import PPOTrainer
 
+from rlrecipes.checkpoint import Checkpoint, Checkpoints, random_states, set_random_states
 from rlrecipes.console import say
 from rlrecipes.encoding import decode, pad_left, pad_right
 from rlrecipes.errors import UserError
@@ -169,11 +170,13 @@ class SharedBasePPOTrainer(PPOTrainer):
         """The wrapped base; its active adapter is `policy` outside of `adapter(…)` blocks."""
         return self.model.policy
 
-    def train(self) -> None:
-        """Rollout, score, advantages, update: until `total_episodes` are used up or the KL leaves its bounds."""
-        self._begin()
-        batches = self._batches()
-        for update in range(1, self.args.num_total_batches + 1):
+    def train(self, checkpoints: Checkpoints | None = None) -> None:
+        """Rollout, score, advantages, update: until `total_episodes` are used up or the KL leaves its bounds.
+
+        With `checkpoints` it goes on from the newest, and saves when one is due.
+        """
+        batches = self._begin(checkpoints.newest() if checkpoints else None)
+        for update in range(self.state.global_step + 1, self.args.num_total_batches + 1):
             rollout = self.roll_out(next(batches))
             terms, scores = self.score(rollout)
             advantages, returns, penalty = self.estimate_advantages(rollout, scores)
@@ -188,6 +191,8 @@ class SharedBasePPOTrainer(PPOTrainer):
                     f"KL per answer was {kl:.1f} after update {update}, above ppo.kl_stop={self.settings.kl_stop}"
                 )
                 break
+            if checkpoints and checkpoints.due():
+                checkpoints.save(update, self.resume_state())
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
 
     # 1. rollout
@@ -419,13 +424,49 @@ class SharedBasePPOTrainer(PPOTrainer):
 
     def _batches(self) -> Iterator[dict[str, torch.Tensor]]:
         while True:
-            yield from self.dataloader
+            self.pass_began, self.taken = random_states(), 0
+            for batch in self.dataloader:
+                self.taken += 1
+                yield batch
 
-    def _begin(self) -> None:
-        self.started = time.monotonic()
+    def _begin(self, saved: Checkpoint | None) -> Iterator[dict[str, torch.Tensor]]:
+        """Sets the counters, from a checkpoint if there is one, and returns the batches that are still to come."""
+        batches = self._batches()
         self.state.global_step = self.state.episode = 0
+        if saved is not None:
+            self.set_resume_state(saved.state, batches)
+        self.started, self.episodes_before = time.monotonic(), self.state.episode
         self.state.max_steps = self.args.num_total_batches
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        return batches
+
+    def resume_state(self) -> dict[str, Any]:
+        """Everything between two updates that decides what follows; `set_resume_state` puts it back."""
+        return {
+            "weights": [parameter.data for parameter in self._trainable()],
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.lr_scheduler.state_dict(),
+            "counters": {
+                name: getattr(self.state, name) for name in ("global_step", "episode", "epoch", "log_history")
+            },
+            "kl_coef": self.args.kl_coef,
+            "pass_began": self.pass_began,
+            "taken": self.taken,
+            "random": random_states(),
+        }
+
+    def set_resume_state(self, state: dict[str, Any], batches: Iterator[dict[str, torch.Tensor]]) -> None:
+        for parameter, weights in zip(self._trainable(), state["weights"], strict=True):
+            parameter.data.copy_(weights)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_scheduler.load_state_dict(state["scheduler"])
+        for name, value in state["counters"].items():
+            setattr(self.state, name, value)
+        self.args.kl_coef = state["kl_coef"]
+        set_random_states(state["pass_began"])  # the order of a pass over the prompts is drawn when it begins
+        for _ in range(state["taken"]):
+            next(batches)
+        set_random_states(state["random"])
 
     def _warn_of_endless(self, rollout: Rollout) -> None:
         """PPO cannot mend what it never samples: says so while it can still be stopped."""
@@ -456,7 +497,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         self.state.global_step = update
         self.state.episode += self.args.batch_size
         self.state.epoch = self.state.episode / self.train_dataset_len
-        speed = self.state.episode / (time.monotonic() - self.started)
+        speed = (self.state.episode - self.episodes_before) / (time.monotonic() - self.started)
         self.log({**metrics, "lr": self.lr_scheduler.get_last_lr()[0], "episode": self.state.episode, "eps": speed})
         self.lr_scheduler.step()
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)

@@ -8,7 +8,9 @@ import torch
 from conftest import scatter
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
+from transformers import TrainerCallback as Callback
 
+from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.encoding import encode_prompt, load_tokenizer
 from rlrecipes.errors import UserError
 from rlrecipes.models import load_adapter, load_causal, load_score_head
@@ -518,3 +520,113 @@ def test_ppo_climbs_its_reward(make):
     trainer.train()
     scores = logged(trainer, "objective/scores")
     assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.05
+
+
+# Resume.
+
+
+class BreakError(Exception):
+    pass
+
+
+def breaking_after(update):
+    """Checkpoints that end training once this update's is written."""
+
+    class Breaking(Checkpoints):
+        def save(self, step, state):
+            super().save(step, state)
+            if step == update:
+                raise BreakError
+
+    return Breaking
+
+
+RESUMABLE = {
+    "total_episodes": 104,
+    "num_ppo_epochs": 1,
+    "kl_target": 1.0,
+    "kl_horizon": 100,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 2,
+}
+"""Thirteen updates: one pass over the 64 prompts and more than half of another."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """What an uninterrupted run of `RESUMABLE` ends with, by quantization."""
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "updates"), [("none", (3, 4)), ("none", (8,)), ("none", (9, 13)), ("nf4", (3, 9))]
+)
+def test_an_interrupted_run_ends_exactly_as_an_uninterrupted_one(make, tmp_path, uninterrupted, quantization, updates):
+    if quantization not in uninterrupted:
+        whole = make(quantization=quantization, **RESUMABLE)
+        whole.train()
+        uninterrupted[quantization] = end_of(whole)
+    for update in updates:
+        with pytest.raises(BreakError):
+            make(quantization=quantization, **RESUMABLE).train(breaking_after(update)(tmp_path, 0))
+    trainer = make(quantization=quantization, **RESUMABLE)
+    trainer.train(Checkpoints(tmp_path, 0))
+    weights, logs, state = end_of(trainer)
+    expected_weights, expected_logs, expected_state = uninterrupted[quantization]
+    assert largest_difference(weights, expected_weights) == 0
+    assert logs == expected_logs
+    assert state == expected_state
+
+
+def end_of(trainer):
+    """Weights, logs without the speed, and all else that would decide a further update."""
+    logs = [{key: value for key, value in row.items() if key != "eps"} for row in trainer.state.log_history]
+    state = trainer.resume_state()
+    optimizer = {
+        f"{number}.{name}": value.tolist() if isinstance(value, torch.Tensor) else value
+        for number, values in state["optimizer"]["state"].items()
+        for name, value in values.items()
+    }
+    counters = {**state["counters"], "log_history": None, "taken": state["taken"], "kl_coef": state["kl_coef"]}
+    scheduler = state["scheduler"]["last_epoch"]
+    return trained(trainer), logs, (optimizer, counters, scheduler, state["random"]["torch"].tolist())
+
+
+def test_a_run_goes_on_from_where_it_was_saved_and_not_from_where_it_broke(make, tmp_path, uninterrupted):
+    class Rare(Checkpoints):
+        def due(self):
+            return trainer.state.global_step == 4
+
+    class Breaking(Callback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 7:
+                raise BreakError
+
+    trainer = make(**RESUMABLE)
+    trainer.callback_handler.add_callback(Breaking())
+    with pytest.raises(BreakError):
+        trainer.train(Rare(tmp_path, 0))
+    trainer = make(**RESUMABLE)
+    trainer.train(Checkpoints(tmp_path, 1e9))
+    if "none" not in uninterrupted:
+        whole = make(**RESUMABLE)
+        whole.train()
+        uninterrupted["none"] = end_of(whole)
+    assert largest_difference(trained(trainer), uninterrupted["none"][0]) == 0
+
+
+def test_the_speed_after_a_resume_is_that_of_the_updates_since(make, tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    ticking = SharedBasePPOTrainer.roll_out
+
+    def roll_out(self, batch):
+        clock[0] += 4.0
+        return ticking(self, batch)
+
+    monkeypatch.setattr(SharedBasePPOTrainer, "roll_out", roll_out)
+    with pytest.raises(BreakError):
+        make(total_episodes=32).train(breaking_after(2)(tmp_path, 0))
+    trainer = make(total_episodes=32)
+    trainer.train(Checkpoints(tmp_path, 1e9))
+    assert logged(trainer, "eps") == [2.0] * 4  # eight episodes in four seconds

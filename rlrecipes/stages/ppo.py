@@ -8,8 +8,10 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.console import say
 from rlrecipes.encoding import fitting_prompts
+from rlrecipes.interrupts import finishing_first
 from rlrecipes.job import Job
 from rlrecipes.models import answer_length, load_adapter, load_causal, load_score_head, open_tokenizer, prompt_window
 from rlrecipes.ppo_trainer import PPOConfig, SharedBasePPOTrainer
@@ -61,7 +63,9 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     updates = trainer.args.num_total_batches
     rounded = "" if updates * batch == settings.total_episodes else f" (rounded up from {settings.total_episodes})"
     say(f"  {updates * batch} episodes{rounded} in {updates} updates of {batch}, answers of at most {length} tokens")
-    trainer.train()
+    checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
+    with finishing_first():
+        trainer.train(checkpoints)
     if trainer.stopped:
         say(f"  stopped early: {trainer.stopped}; the policy of that moment is kept")
 
@@ -75,7 +79,13 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     adapters = {"reference": "../sft/adapter", "policy": "adapter"} | (
         {"reward": "../reward/adapter"} if learned else {}
     )
-    return {"metrics": last, "adapters": adapters, "too_long": dropped, "stopped": trainer.stopped}
+    return {
+        "metrics": last,
+        "adapters": adapters,
+        "too_long": dropped,
+        "stopped": trainer.stopped,
+        "resumed": checkpoints.resumed,
+    }
 
 
 def _arguments(settings: PPOSettings, folder: Path, seed: int, length: int) -> PPOConfig:
