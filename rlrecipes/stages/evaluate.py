@@ -58,7 +58,11 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     headline = job.metrics[0]
     score = headline.score
     assert score is not None, f"{job.recipe.name}: a headline must score answers one by one"
-    scores = {policy: [score(a, e) for a, e in zip(answers[policy], examples, strict=True)] for policy in POLICIES}
+
+    def scored(given: dict[str, list[str]]) -> dict[str, list[float]]:
+        return {policy: [score(a, e) for a, e in zip(given[policy], examples, strict=True)] for policy in POLICIES}
+
+    scores, sampled_scores = scored(answers), scored(sampled)
     metrics = {
         policy: {
             **{metric.name: estimate(metric, answers[policy], examples).as_json() for metric in job.metrics},
@@ -68,7 +72,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         for policy in POLICIES
     }
     comparisons = {
-        f"{better}_over_{worse}": _compared(scores, rewards, better, worse)
+        f"{better}_over_{worse}": _compared(scores, sampled_scores, rewards, better, worse)
         for better, worse in (("sft", "base"), ("ppo", "sft"))
     }
     rows = [
@@ -158,7 +162,11 @@ def _rewards(
 
 
 def _compared(
-    scores: dict[str, list[float]], rewards: dict[str, list[float]], better: str, worse: str
+    scores: dict[str, list[float]],
+    sampled: dict[str, list[float]],
+    rewards: dict[str, list[float]],
+    better: str,
+    worse: str,
 ) -> dict[str, dict[str, float]]:
     """Paired differences over the same prompts; a win rate counts a tie as half a win."""
 
@@ -171,6 +179,7 @@ def _compared(
     return {
         "gain": gain(scores).as_json(),
         "win_rate": wins(scores).as_json(),
+        "sampled_gain": gain(sampled).as_json(),
         "reward_gain": gain(rewards).as_json(),
         "reward_win_rate": wins(rewards).as_json(),
     }
