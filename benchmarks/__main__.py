@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="every step once at a toy's size; its figures mean nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="every step once at a toy's size; its figures mean nothing"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda needs --model (default: cpu)")
     parser.add_argument("--model", help=f"our arm alone at a model's size: {', '.join(CUDA_MODELS)}")
     parser.add_argument("--out", default="runs/bench", help="where the results go (default: runs/bench)")
@@ -62,7 +64,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.device == "cuda" and not arguments.model:
         raise UserError(f"--device cuda measures a model by name; add --model, one of {', '.join(CUDA_MODELS)}")
     if arguments.device == "cpu" and arguments.model and not arguments.model.endswith("-toy"):
-        raise UserError(f"{arguments.model} is too large for a CPU; add --device cuda, or take a model that ends in -toy")
+        raise UserError(
+            f"{arguments.model} is too large for a CPU; add --device cuda, or take a model that ends in -toy"
+        )
     if arguments.quick and arguments.model:
         raise UserError("--quick has no effect beside --model; take a model that ends in -toy")
     return arguments

@@ -77,7 +77,9 @@ def _round(work: Work, folder: Path) -> tuple[Time, dict[str, Time]]:
         "forward": [call for call in calls if not call.cached and not call.grad],
         "forward and backward": [call for call in calls if call.grad],
     }
-    return whole, {name: _time(lambda chosen=chosen: _replay(trainer.policy, chosen, work)) for name, chosen in kinds.items()}
+    return whole, {
+        name: _time(lambda chosen=chosen: _replay(trainer.policy, chosen, work)) for name, chosen in kinds.items()
+    }
 
 
 @contextmanager
@@ -86,7 +88,9 @@ def _noting(model: Any) -> Iterator[list[Call]]:
     calls: list[Call] = []
 
     def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = next(given for given in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if given is not None)
+        ids = next(
+            given for given in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if given is not None
+        )
         cache = kwargs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
         cached = cache is not None or bool(kwargs.get("use_cache"))

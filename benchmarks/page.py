@@ -88,7 +88,9 @@ def _plots(record: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "times": _times(shapes),
         "gains": _gains(record["equality"]["gain"]["curves"]),
-        "growths": [(f"{row['axis']}, {UNITS[cost]}", _growth(row, cost)) for row in record["growth"] for cost in UNITS],
+        "growths": [
+            (f"{row['axis']}, {UNITS[cost]}", _growth(row, cost)) for row in record["growth"] for cost in UNITS
+        ],
     }
 
 
@@ -127,7 +129,11 @@ def _times(shapes: Mapping[str, Any]) -> Markup:
         for kind, (part, seconds) in enumerate(parts.items()):
             width = (WIDTH - 180) * seconds / longest
             title = f"{part}: {number(seconds)} s"
-            marks.append(Markup('<rect class="part{}" x="{:.1f}" y="{}" width="{:.1f}" height="20"><title>{}</title></rect>').format(kind, left, y, width, title))
+            marks.append(
+                Markup(
+                    '<rect class="part{}" x="{:.1f}" y="{}" width="{:.1f}" height="20"><title>{}</title></rect>'
+                ).format(kind, left, y, width, title)
+            )
             left += width
             words.append(f"{shape}, {title}")
         marks.append(_text(left + 5, y + 14, f"{number(row['update_s'])} s", "start"))

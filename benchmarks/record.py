@@ -34,7 +34,9 @@ def shape_record(pairs: Sequence[Mapping[str, Mapping[str, Any]]], overhead: Map
         name: spread([pair["ours"][key] / max(pair["plain"][key], 1e-9) for pair in pairs])
         for name, key in RATIOS.items()
     }
-    arms = {arm: {key: median(pair[arm][key] for pair in pairs) for key in RATIOS.values()} for arm in ("plain", "ours")}
+    arms = {
+        arm: {key: median(pair[arm][key] for pair in pairs) for key in RATIOS.values()} for arm in ("plain", "ours")
+    }
     each = [{arm: {key: pair[arm][key] for key in RATIOS.values()} for arm in pair} for pair in pairs]
     share = overhead["overhead"]
     return {**ratios, **arms, "overhead_over_arithmetic": share / (1 - share), **overhead, "pairs": each}
@@ -65,7 +67,9 @@ def targets(shapes: Mapping[str, Any], exact: Mapping[str, Any], gain: Mapping[s
         *(_at_most(f"peak memory, {s}", shapes[s]["memory_ratio"], limit) for s, limit in MEMORY_TARGETS.items()),
         *(_at_most(f"CPU time, {s}", shapes[s]["cpu_ratio"], limit) for s, limit in CPU_TARGETS.items()),
         *(
-            _at_most(f"overhead over model arithmetic, {s}", {"value": row["overhead_over_arithmetic"]}, OVERHEAD_TARGET)
+            _at_most(
+                f"overhead over model arithmetic, {s}", {"value": row["overhead_over_arithmetic"]}, OVERHEAD_TARGET
+            )
             for s, row in shapes.items()
         ),
     ]

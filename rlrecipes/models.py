@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
@@ -148,6 +149,7 @@ def load_adapter(model: Any, folder: Path, name: str) -> PeftModel:
     else:
         model = PeftModel(model, config, adapter_name=name)
     copy_lora(model, folder, name)
+    add_in_place(model, name)
     return model
 
 
@@ -169,6 +171,31 @@ def _named(key: str, name: str) -> str:
     """PEFT saves `….lora_A.weight` and holds `….lora_A.<adapter>.weight`."""
     module, kind = key.rsplit(".", 1)
     return f"{module}.{name}.{kind}"
+
+
+class _InPlace(LoraVariant):  # type: ignore[misc]
+    """Plain LoRA, added to the layer's output by one matrix product.
+
+    PEFT multiplies, scales and adds: three passes over an output that is far larger than the adapter. The output is the
+    layer's own and no gradient needs it, so it can be added to where it is.
+    """
+
+    @staticmethod
+    def forward(module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
+        low = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x))
+        up, scaling = module.lora_B[active_adapter], module.scaling[active_adapter]
+        if low.dtype != result.dtype or up.bias is not None:
+            added: torch.Tensor = result + up(low) * scaling
+            return added
+        result.flatten(0, -2).addmm_(low.flatten(0, -2), up.weight.T, alpha=scaling)
+        return result
+
+
+def add_in_place(model: PeftModel, name: str) -> None:
+    """Makes adapter `name` cheaper to run, by PEFT's own seam for variants of LoRA; nothing else about it changes."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and name in module.lora_A:
+            module.lora_variant[name] = _InPlace()
 
 
 @contextmanager

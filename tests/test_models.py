@@ -212,3 +212,23 @@ def test_a_tokenizer_without_eos_is_refused(tmp_path):
 def test_a_missing_tokenizer_is_told(tmp_path):
     with pytest.raises(UserError, match="cannot read the tokenizer"):
         open_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("settings", [PLAIN, NF4], ids=["plain", "nf4"])
+def test_an_adapter_that_is_added_in_place_says_and_learns_the_same(checkpoint, tokenizer, settings):
+    ids = torch.tensor([encode_prompt(tokenizer, PROMPTS[1])])
+    found = []
+    for in_place in (True, False):
+        model = load_adapter(
+            load_causal(str(checkpoint.model), settings, tokenizer), checkpoint.sft / "adapter", "policy"
+        )
+        for module in model.modules():
+            if not in_place and hasattr(module, "lora_variant"):
+                module.lora_variant.clear()
+        states = hidden_states(model.eval(), ids)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        found.append((states.detach(), torch.autograd.grad(states.square().sum(), parameters)))
+    (states, gradients), (plain_states, plain_gradients) = found
+    assert torch.allclose(states, plain_states, atol=1e-5)
+    for gradient, plain in zip(gradients, plain_gradients, strict=True):
+        assert torch.allclose(gradient, plain, atol=1e-4 * plain.abs().max().item())
