@@ -36,7 +36,6 @@ def asked() -> bool:
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
     """Takes SIGINT and SIGTERM over inside the block; to be called once, around a whole command."""
-    _signals.asked = False
     if threading.current_thread() is not threading.main_thread():  # Python lets no other thread take signals over
         yield
         return
@@ -46,6 +45,7 @@ def handled() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _signals.asked = False
 
 
 @contextlib.contextmanager

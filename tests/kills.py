@@ -24,7 +24,7 @@ from conftest import SMALLEST, sentences, write_rows
 from rlrecipes.__main__ import INTERRUPTED
 
 ROAD = (
-    *("run", "translation", "--data", "pairs.jsonl", "--run", "road", *SMALLEST, "lora.lora_dropout=0.1"),
+    *("run", "translation", "--data", "pairs.jsonl", "--run", "road", *SMALLEST),
     *("base.max_steps=6", "sft.max_steps=9", "sft.logging_steps=2", "sft.gradient_accumulation_steps=2"),
     *("reward.max_steps=14", "reward.logging_steps=3", "reward.per_device_train_batch_size=16"),
     *("ppo.total_episodes=72", "ppo.kl_target=1", "ppo.kl_horizon=100", "ppo.learning_rate=0.01"),
@@ -45,7 +45,9 @@ class _Files:
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
         written = event == "open" and isinstance(arguments[1], str) and set("wax+") & set(arguments[1])
-        if self.watching and (written or event in CHANGES) and "runs" in str(arguments[0]):
+        # `shutil.rmtree` names what it removes by its folder's descriptor, and there is nothing else that it removes.
+        by_descriptor = event in ("os.remove", "os.rmdir") and arguments[1] != -1
+        if self.watching and (written or event in CHANGES) and ("runs" in str(arguments[0]) or by_descriptor):
             self.changes += 1
             if self.changes == self.fatal:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -183,7 +183,7 @@ def test_nothing_in_a_checkpoint_is_a_pickle(folder):
     json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])  # safetensors: a length, JSON, numbers
 
 
-def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(tmp_path):
+def test_a_kill_at_any_moment_of_saving_leaves_whole_checkpoints_alone(tmp_path, capsys):
     def work(folder):
         saved(folder, 4)
         return 0
@@ -204,6 +204,7 @@ def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(tmp_path):
         saved(folder, 4, 5)
         assert steps(folder) == ["step-000004", "step-000005"]
     assert found == {3, 4}
+    assert "not used" not in capsys.readouterr().out
 
 
 # What is saved.

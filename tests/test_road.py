@@ -8,8 +8,10 @@ import pytest
 from conftest import ROOT, SMALLEST, sentences, write_rows
 
 from rlrecipes.__main__ import main
+from rlrecipes.base import embedded_base
 from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.errors import UserError
+from rlrecipes.profile import load_profile
 from rlrecipes.recipe import recipe_names
 from rlrecipes.run import STAGES
 from rlrecipes.versions import LIBRARIES, versions
@@ -238,9 +240,9 @@ def cut(home, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("stage", "step", "total"), [("sft", 1, 2), ("sft", 2, 2), ("reward", 1, 2), ("ppo", 1, 2), ("evaluate", 1, 3)]
+    ("stage", "step"), [("sft", 1), ("sft", 2), ("reward", 1), ("ppo", 1), ("evaluate", 1), ("evaluate", 3)]
 )
-def test_an_interrupted_stage_goes_on_and_ends_with_the_same_bytes(cut, finished, capsys, stage, step, total):
+def test_an_interrupted_stage_goes_on_and_ends_with_the_same_bytes(cut, finished, capsys, stage, step):
     folder, status = cut(f"{stage}-{step}", stage, step=step)
     assert status == 75
     assert not (folder / stage).exists()
@@ -358,8 +360,10 @@ def test_a_stage_that_was_closed_but_not_yet_in_its_place_is_not_made_again(home
     assert times(folder).keys() == {"sft"}
 
 
-def test_the_embedded_base_goes_on_as_well_and_leaves_nothing_but_itself(tmp_path, finished, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_the_embedded_base_goes_on_as_well_and_leaves_nothing_but_itself(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rlrecipes.base.recipe_names", lambda: ["dialogue"])
+    settings = load_profile("tiny", [s for s in SMALLEST if s.startswith("base.")]).base
+    whole = embedded_base(settings, tmp_path / "whole", seconds=1e9)
     real = Checkpoints.save
 
     def save(self, step, state):
@@ -368,11 +372,13 @@ def test_the_embedded_base_goes_on_as_well_and_leaves_nothing_but_itself(tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save)
-        assert main(["sft", "translation", *SMALLEST, "checkpoint.seconds=0"]) == 75
-    assert main(["sft", "translation", *SMALLEST]) == 0
-    assert "going on after step 1" in capsys.readouterr().out
-    (base,) = (tmp_path / "runs" / ".base").iterdir()
-    whole = finished.parent.parent / ".base" / base.name
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                embedded_base(settings, tmp_path / "cut", seconds=0)
+    base = embedded_base(settings, tmp_path / "cut", seconds=1e9)
+    assert "going on after step 2" in capsys.readouterr().out
+    assert list((tmp_path / "cut" / ".base").iterdir()) == [base]
+    assert sorted(path.name for path in base.iterdir()) == sorted(path.name for path in whole.iterdir())
     for path in whole.iterdir():
         assert (base / path.name).read_bytes() == path.read_bytes(), path.name
 
@@ -444,7 +450,7 @@ def test_checkpointing_and_accumulation_and_full_precision_get_through(home):
         "reward.gradient_checkpointing=true",
     )
     batches = ("ppo.per_device_train_batch_size=2", "ppo.gradient_accumulation_steps=4", "ppo.num_mini_batches=2")
-    assert run("large", *OWN, *settings, *batches, "model.quantization=none", "lora.lora_dropout=0.1") == 0
+    assert run("large", *OWN, *settings, *batches, "model.quantization=none") == 0
 
 
 def test_a_model_folder_of_ones_own_stands_in_for_the_embedded_base(home, checkpoint):

@@ -191,6 +191,8 @@ def test_a_kill_at_any_moment_of_closing_leaves_the_old_stage_or_the_new_one_and
         run = Run("t", "translation", tmp_path / "runs" / name)
         for stage in STAGES:
             close(run, stage, content="old")
+            for name in "abyz":  # in whatever order the files of a folder are removed
+                (run.stage(stage) / name).touch()
         draft = run.open("reward", {})
         (draft / "adapter").write_text("new")
         (draft / "checkpoints" / "step-000001").mkdir(parents=True)
@@ -206,6 +208,8 @@ def test_a_kill_at_any_moment_of_closing_leaves_the_old_stage_or_the_new_one_and
     for change in range(1, changes + 1):
         run = prepared(str(change))
         assert forked(lambda run=run: work(run), Moment(change=change)) == -9
+        for stage in filter(run.done, STAGES):
+            assert len(list(run.stage(stage).iterdir())) in (2, 6), "half removed, yet it looks finished"
         run.recover()
         content = (run.stage("reward") / "adapter").read_text()
         contents.append(content)
