@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.growth import growth
 from benchmarks.measure import machine, measure, require_linux
 from benchmarks.page import table, write_page
-from benchmarks.record import gain_record, large_targets, shape_record, targets, without_costs
+from benchmarks.record import gain_record, large_targets, of_quick_run, shape_record, targets
 from benchmarks.work import CUDA_MODELS, FULL, QUICK, Plan, Work, large, to_json
 from rlrecipes.console import say
 from rlrecipes.errors import UserError
@@ -87,7 +87,7 @@ def _compare(plan: Plan) -> dict[str, Any]:
         "shapes": shapes,
         "equality": {"exact": exact, "gain": gain},
         "growth": growth(plan.growth, plan.doublings, run),
-        "targets": without_costs(found) if plan is QUICK else found,
+        "targets": of_quick_run(found) if plan is QUICK else found,
     }
 
 

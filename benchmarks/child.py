@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,13 @@ def _arm(name: str, work: Work, folder: Path) -> dict[str, Any]:
     before = reset_peak()
     trainer = build(work, tokenizer, folder)
     set_seed(work.seed)
-    started = os.times()
+    cpu, wall = time.process_time(), time.perf_counter()
     trainer.train()
-    ended = os.times()
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     highest = peak()
     return {
-        "cpu_s": ended.user + ended.system - started.user - started.system,
-        "wall_s": ended.elapsed - started.elapsed,
+        "cpu_s": cpu,
+        "wall_s": wall,
         "peak_mb": highest - before,
         "absolute_peak_mb": highest,
         "updates": [row for row in trainer.state.log_history if "objective/kl" in row],

@@ -14,19 +14,22 @@ from typing import Any
 from transformers import set_seed
 
 from benchmarks import models, ours, plain
+from benchmarks.measure import settle
 from benchmarks.work import Work
 
 COMPARED = ("objective/kl", "loss/policy_avg", "loss/value_avg", "val/ratio")
 
 
 def exact(work: Work, folder: Path) -> dict[str, Any]:
-    """Largest difference of each of `COMPARED` between the arms, by value placement; only those that are offered."""
+    """Largest difference of each of `COMPARED` between the arms, by value placement."""
+    settle()
     works = [dataclasses.replace(work, value=value) for value in ("trunk", "adapter")]
-    return {work.value: _differences(work, folder) for work in works if ours.offers(work)}
+    return {work.value: _differences(work, folder) for work in works}
 
 
 def gain(work: Work, folder: Path, seeds: int) -> dict[str, Any]:
     """Each seed's gain in reward (mean of the last quarter of the updates less the first update's), in both arms."""
+    settle()
     tokenizer = models.tokenizer(work.model)
     gains: dict[str, list[float]] = {"plain": [], "ours": []}
     curves: dict[str, list[list[float]]] = {"plain": [], "ours": []}

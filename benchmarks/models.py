@@ -87,7 +87,7 @@ def _quantized(shape: PretrainedConfig, device: str) -> Any:
     count, shape.num_hidden_layers = shape.num_hidden_layers, 1
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(shape)
-        layers = trunk(model).layers
+        layers: Any = trunk(model).layers
         make = type(layers[0])
         shape.num_hidden_layers = count
         if getattr(shape, "layer_types", None):

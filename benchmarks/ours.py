@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from transformers import PrinterCallback
 
 from benchmarks import models
 from benchmarks.work import Work, liked, prompts
-from rlrecipes.models import ScoreHead
+from rlrecipes.models import ScoreHead, add_in_place
 from rlrecipes.ppo_trainer import SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward, Term, user
@@ -39,13 +38,8 @@ def build(work: Work, tokenizer: Any, folder: Path, base: Any = None) -> SharedB
     return trainer
 
 
-def offers(work: Work) -> bool:
-    """Whether the trainer can place its value head where `work` says."""
-    return work.value == "trunk" or any(field.name == "value" for field in dataclasses.fields(PPOSettings))
-
-
 def _settings(work: Work) -> PPOSettings:
-    settings = PPOSettings(
+    return PPOSettings(
         total_episodes=work.batch * work.updates,
         per_device_train_batch_size=work.micro_batch,
         gradient_accumulation_steps=work.batch // work.micro_batch,
@@ -58,8 +52,8 @@ def _settings(work: Work) -> PPOSettings:
         missing_eos_penalty=work.missing_eos_penalty,
         reward_clip=0.0,  # plain TRL has none
         num_sample_generations=0,
+        value=work.value,
     )
-    return dataclasses.replace(settings, value=work.value) if offers(work) and work.value != "trunk" else settings
 
 
 def _adapters(work: Work, base: Any) -> PeftModel:
@@ -72,6 +66,8 @@ def _adapters(work: Work, base: Any) -> PeftModel:
         models.fill(model, role, work.seed + 3, works=False)
     for role in ("reward", "value"):
         models.fill(model, role, work.seed + 1)
+    for role in ("policy", *roles):
+        add_in_place(model, role)  # as `load_adapter` does
     model.set_adapter("policy")
     return model
 
@@ -81,7 +77,8 @@ def _start_value(trainer: SharedBasePPOTrainer, work: Work) -> None:
     if work.value == "adapter":
         score = trainer.model.value_model.score
         score.weight.data.copy_(models.head(work))
-        torch.nn.init.zeros_(score.bias) if score.bias is not None else None
+        if score.bias is not None:
+            torch.nn.init.zeros_(score.bias)
 
 
 def _reward(work: Work) -> Reward:

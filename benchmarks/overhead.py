@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -77,9 +78,7 @@ def _round(work: Work, folder: Path) -> tuple[Time, dict[str, Time]]:
         "forward": [call for call in calls if not call.cached and not call.grad],
         "forward and backward": [call for call in calls if call.grad],
     }
-    return whole, {
-        name: _time(lambda chosen=chosen: _replay(trainer.policy, chosen, work)) for name, chosen in kinds.items()
-    }
+    return whole, {name: _time(partial(_replay, trainer.policy, chosen, work)) for name, chosen in kinds.items()}
 
 
 @contextmanager
@@ -94,7 +93,8 @@ def _noting(model: Any) -> Iterator[list[Call]]:
         cache = kwargs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
         cached = cache is not None or bool(kwargs.get("use_cache"))
-        calls.append(Call(model.active_adapter, *ids.shape[:2], past, cached, torch.is_grad_enabled()))
+        rows, tokens = ids.shape[:2]
+        calls.append(Call(model.active_adapter, rows, tokens, past, cached, torch.is_grad_enabled()))
 
     handle = models.trunk(model.get_base_model()).register_forward_pre_hook(note, with_kwargs=True)
     try:
@@ -135,12 +135,13 @@ def _generate(model: Any, ids: torch.Tensor, cache: DynamicCache | None) -> Dyna
 def _pass(model: Any, ids: torch.Tensor, work: Work) -> torch.Tensor:
     """The sum of the answers' log-probabilities, or of the hidden states under an adapter that gives none."""
     base = model.get_base_model()
-    states = models.trunk(base)(input_ids=ids, use_cache=False).last_hidden_state
+    states: torch.Tensor = models.trunk(base)(input_ids=ids, use_cache=False).last_hidden_state
     if model.active_adapter not in WITH_LOGITS:
         return states.sum()
     answers = ids[:, -min(work.answer, ids.shape[1] - 1) :]
     logits = base.get_output_embeddings()(states[:, -answers.shape[1] - 1 : -1]).float()
-    return selective_log_softmax(logits, answers).sum()
+    logprobs: torch.Tensor = selective_log_softmax(logits, answers)
+    return logprobs.sum()
 
 
 def _time(run: Callable[[], Any]) -> Time:

@@ -99,7 +99,7 @@ def _ratios(shapes: Mapping[str, Any], name: str, limits: Mapping[str, float]) -
     right = max(1.0, *(shape[name]["high"] for shape in shapes.values())) * 1.05
 
     def x(value: float) -> float:
-        return 120 + (WIDTH - 130) * value / right
+        return float(120 + (WIDTH - 130) * value / right)
 
     marks = [_text(x(tick), 16 + 34 * len(shapes) + 12, f"{tick:g}", "middle") for tick in (0, 0.5, 1)]
     marks += [_line(x(tick), 8, x(tick), 12 + 34 * len(shapes), "rule") for tick in (0, 0.5, 1)]
@@ -171,7 +171,7 @@ def _growth(row: Mapping[str, Any], cost: str) -> Markup:
     high = high if high > low else low + 1
 
     def x(size: float) -> float:
-        return 52 + (WIDTH - 120) * math.log(size / sizes[0]) / math.log(sizes[-1] / sizes[0])
+        return 52 + (WIDTH - 136) * math.log(size / sizes[0]) / math.log(sizes[-1] / sizes[0])
 
     def y(value: float) -> float:
         return 150 - 132 * (math.log(max(value, 1e-6)) - low) / (high - low)

@@ -31,7 +31,7 @@ def build(work: Work, tokenizer: Any, folder: Path) -> PPOTrainer:
 
 
 def build_with_value(work: Work, tokenizer: Any, folder: Path, bias: bool) -> PPOTrainer:
-    """The same, but with a value model of the make of our arm's: a head on the policy's trunk, or an adapter with its head."""
+    """The same with a value model of the make of our arm's: a head on the policy's trunk, or an adapter with a head."""
     base = models.causal(work)
     reward_model = models.scorer(work, base)
     adapted = models.adapted_scorer(work, base).get_base_model() if work.value == "adapter" else None

@@ -173,7 +173,7 @@ def _named(key: str, name: str) -> str:
     return f"{module}.{name}.{kind}"
 
 
-class _InPlace(LoraVariant):  # type: ignore[misc]
+class _InPlace(LoraVariant):
     """Plain LoRA, added to the layer's output by one matrix product.
 
     PEFT multiplies, scales and adds: three passes over an output that is far larger than the adapter. The output is the
