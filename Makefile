@@ -20,6 +20,8 @@ RUN ?=
 ARGS ?=
 # 1 makes finished stages again, with all that stands on them
 FORCE ?=
+# How often `make kills` kills the road before it lets it through
+KILLS ?= 50
 
 # The Python that .venv is made with
 PYTHON ?= python3
@@ -30,7 +32,7 @@ OPTIONS = $(if $(COLUMNS),--columns $(COLUMNS)) --profile $(PROFILE) --seed $(SE
 	$(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check list bench show sft reward ppo evaluate report clean $(RECIPES)
+.PHONY: help setup demo test kills lint check list bench show sft reward ppo evaluate report clean $(RECIPES)
 
 help: ## this list
 	@echo "Targets:"
@@ -78,6 +80,9 @@ bench: $(READY) ## PPO beside plain TRL: memory, time, equality; ARGS=--quick, o
 
 test: $(READY) ## the tests, without network or GPU
 	$(VENV)/bin/python -m pytest
+
+kills: $(READY) ## the road under random kills (KILLS, SEED), compared byte for byte with an uninterrupted one
+	PYTHONPATH=. $(VENV)/bin/python tests/kills.py --kills $(KILLS) --seed $(SEED)
 
 lint: $(READY) ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -21,10 +21,10 @@ COMPARED = ("objective/kl", "loss/policy_avg", "loss/value_avg", "val/ratio")
 
 
 def exact(work: Work, folder: Path) -> dict[str, Any]:
-    """Largest difference of each of `COMPARED` between the arms, by value placement; only those that are offered."""
+    """Largest difference of each of `COMPARED` between the arms, by value placement."""
     settle()
     works = [dataclasses.replace(work, value=value) for value in ("trunk", "adapter")]
-    return {work.value: _differences(work, folder) for work in works if ours.offers(work)}
+    return {work.value: _differences(work, folder) for work in works}
 
 
 def gain(work: Work, folder: Path, seeds: int) -> dict[str, Any]:

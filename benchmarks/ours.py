@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,10 @@ from transformers import PrinterCallback
 
 from benchmarks import models
 from benchmarks.work import Work, liked, prompts
-from rlrecipes.models import ScoreHead
+from rlrecipes.models import ScoreHead, add_in_place
 from rlrecipes.ppo_trainer import SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward, Term, user
-
-PLACEABLE = any(field.name == "value" for field in dataclasses.fields(PPOSettings))
-"""Whether the trainer lets its user say where the value head stands; without that it stands on the trunk."""
 
 
 def build(work: Work, tokenizer: Any, folder: Path, base: Any = None) -> SharedBasePPOTrainer:
@@ -42,13 +38,7 @@ def build(work: Work, tokenizer: Any, folder: Path, base: Any = None) -> SharedB
     return trainer
 
 
-def offers(work: Work) -> bool:
-    """Whether the trainer can place its value head where `work` says."""
-    return work.value == "trunk" or PLACEABLE
-
-
 def _settings(work: Work) -> PPOSettings:
-    placed: dict[str, Any] = {"value": work.value} if PLACEABLE else {}
     return PPOSettings(
         total_episodes=work.batch * work.updates,
         per_device_train_batch_size=work.micro_batch,
@@ -62,7 +52,7 @@ def _settings(work: Work) -> PPOSettings:
         missing_eos_penalty=work.missing_eos_penalty,
         reward_clip=0.0,  # plain TRL has none
         num_sample_generations=0,
-        **placed,
+        value=work.value,
     )
 
 
@@ -76,6 +66,8 @@ def _adapters(work: Work, base: Any) -> PeftModel:
         models.fill(model, role, work.seed + 3, works=False)
     for role in ("reward", "value"):
         models.fill(model, role, work.seed + 1)
+    for role in ("policy", *roles):
+        add_in_place(model, role)  # as `load_adapter` does
     model.set_adapter("policy")
     return model
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from rlrecipes.console import end_bars
 from rlrecipes.errors import UserError
+from rlrecipes.interrupts import Interrupted, asked, handled
 from rlrecipes.job import Job, make_job
-from rlrecipes.pipeline import run_stages
+from rlrecipes.pipeline import end_force, run_stages
 from rlrecipes.profile import load_profile, profile_names
 from rlrecipes.recipe import load_recipe, recipe_names, unknown
 from rlrecipes.run import STAGES, Run
@@ -42,20 +43,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that spin while they wait stall each other as soon as another process wants a core (measured: 30 times
     # slower); threads that sleep at once take twice as long on a quiet machine. A short spin costs little of either.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    with handled():
+        return _status(list(sys.argv[1:] if argv is None else argv))
+
+
+def _status(argv: list[str]) -> int:
     try:
-        arguments = _parse(list(sys.argv[1:] if argv is None else argv))
-        _command(arguments)
+        _command(_parse(argv))
     except UserError as error:
         end_bars()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        end_bars()
-        print("\ninterrupted; the finished stages are kept, and the same command goes on after them", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except BaseException as error:
+        if not (isinstance(error, KeyboardInterrupt) or asked()):  # libraries may turn an interrupt into another error
+            raise
+        end_bars()
+        saved = f", {error}" if isinstance(error, Interrupted) and error.args else ""
+        print(f"\ninterrupted{saved}; give the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -136,6 +144,7 @@ def _column(text: str) -> tuple[str, str]:
 
 def _run(job: Job, stages: Sequence[str], force: bool) -> None:
     run_stages(job, stages, force)
+    end_force(job)
     if stages[-1] == "report":
         from rlrecipes.stages.report import short_table
 
@@ -150,6 +159,8 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     for job in jobs:
         run_stages(job, STAGES, arguments.force)
+    for job in jobs:
+        end_force(job)
     runs = [job.run for job in jobs]
     page = combine(runs)
     print(f"\n{short_table(runs)}\nreport: {page}")

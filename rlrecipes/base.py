@@ -26,10 +26,14 @@ from transformers import (
     set_seed,
 )
 
+from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.encoding import PAD, encode
 from rlrecipes.profile import BaseSettings
 from rlrecipes.recipe import Example, load_recipe, recipe_names
+from rlrecipes.run import locked, write_json
 from rlrecipes.tracking import progress, remove_printer
+from rlrecipes.training import Resumable
+from rlrecipes.versions import versions
 
 END, USER, ASSISTANT, SYSTEM = "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
 CHAT_TEMPLATE = (
@@ -40,16 +44,33 @@ IGNORED = -100
 """The label that a loss passes over."""
 
 
-def embedded_base(settings: BaseSettings, root: Path) -> Path:
-    """The folder of the embedded base model, trained now if it is not there yet."""
+class ResumableTrainer(Resumable, Trainer):
+    """Transformers' own, going on from our checkpoints."""
+
+
+def embedded_base(settings: BaseSettings, root: Path, seconds: float) -> Path:
+    """The folder of the embedded base model, trained now if it is not there yet, saved every `seconds` meanwhile.
+
+    A second process that wants the same one waits for it.
+    """
     documents = [document for name in recipe_names() for document in load_recipe(name).documents()]
     folder = root / ".base" / _key(settings, documents)
-    if not (folder / "config.json").exists():
+    with locked(folder.parent, wait=True):
         draft = folder.with_name("." + folder.name)
+        if not (folder / "config.json").exists():
+            _open(draft)
+            _train(settings, documents, draft, seconds).rename(folder)
         shutil.rmtree(draft, ignore_errors=True)
-        _train(settings, documents, draft)
-        draft.rename(folder)
     return folder
+
+
+def _open(draft: Path) -> None:
+    """Keeps what an interrupted process left, if it had the same libraries."""
+    begun = draft / "begun.json"
+    if not begun.exists() or json.loads(begun.read_text(encoding="utf-8")) != versions():
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        write_json(begun, versions())
 
 
 def _key(settings: BaseSettings, documents: Sequence[Example]) -> str:
@@ -57,7 +78,8 @@ def _key(settings: BaseSettings, documents: Sequence[Example]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _train(settings: BaseSettings, documents: Sequence[Example], folder: Path) -> None:
+def _train(settings: BaseSettings, documents: Sequence[Example], folder: Path, seconds: float) -> Path:
+    """Trains in `folder` and returns where in it the model is."""
     tokenizer = _tokenizer(settings, documents)
     batches = _batches(tokenizer, documents, settings)
     collate = DataCollatorForSeq2Seq(tokenizer, padding=True)
@@ -92,7 +114,7 @@ def _train(settings: BaseSettings, documents: Sequence[Example], folder: Path) -
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    trainer = Trainer(
+    trainer = ResumableTrainer(
         model,
         arguments,
         train_dataset=batches,
@@ -100,9 +122,11 @@ def _train(settings: BaseSettings, documents: Sequence[Example], folder: Path) -
         callbacks=[progress("base")],
     )
     remove_printer(trainer)
-    trainer.train()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    trainer.train_from(Checkpoints(folder, seconds))
+    made = folder / "model"
+    model.save_pretrained(made)
+    tokenizer.save_pretrained(made)
+    return made
 
 
 def _tokenizer(settings: BaseSettings, documents: Sequence[Example]) -> Any:

@@ -16,9 +16,10 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def bar(name: str, total: int) -> tqdm[Any]:
+def bar(name: str, total: int, done: int = 0) -> tqdm[Any]:
     """A progress bar with the time left; where standard error is no terminal, a line every 20 seconds."""
-    return tqdm(total=total, desc=f"  {name:<9}", mininterval=0.2 if sys.stderr.isatty() else 20, dynamic_ncols=True)
+    often = 0.2 if sys.stderr.isatty() else 20
+    return tqdm(total=total, initial=done, desc=f"  {name:<9}", mininterval=often, dynamic_ncols=True)
 
 
 def end_bars() -> None:

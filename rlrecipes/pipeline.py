@@ -6,7 +6,6 @@ The libraries are imported only when a stage really has to run: seeing that all 
 from __future__ import annotations
 
 import importlib
-import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from rlrecipes.console import quiet, say
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
-from rlrecipes.run import STAGES, Stopwatch, git_commit
+from rlrecipes.run import STAGES, Stopwatch, git_commit, locked
 from rlrecipes.versions import require_trl, versions
 
 
@@ -26,17 +25,43 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
     """
     if not any(needed(job, stage) for stage in stages):
         raise UserError("terms.learned is 0, so there is no reward model to train; give it a weight or go on with ppo")
-    for below in STAGES[: STAGES.index(stages[0])]:
-        if needed(job, below) and below != "report":
-            job.run.need(below)
-            job.run.is_finished(below, job.settings(below))
-    pending = [stage for stage in stages if needed(job, stage) and (force or not _finished(job, stage))]
-    for note in job.data.notes if pending else ():
+    with locked(job.run.folder):
+        job.run.recover()
+        for below in STAGES[: STAGES.index(stages[0])]:
+            if needed(job, below) and below != "report":
+                job.run.need(below)
+                job.run.is_finished(below, job.settings(below))
+        if pending := _pending(job, stages, force):
+            _run_pending(job, pending)
+
+
+def end_force(job: Job) -> None:
+    """A command with FORCE=1 has ended: given again, it makes all its stages again."""
+    job.run.forced()
+
+
+def _pending(job: Job, stages: Sequence[str], force: bool) -> list[str]:
+    """The stages that have to run, in order; an interrupted one that cannot go on is refused before anything is loaded."""
+    asked = [stage for stage in stages if needed(job, stage)]
+    if force:
+        left = job.run.force(asked, {stage: _under(job, stage) for stage in asked})
+        return [stage for stage in asked if stage in left or not _finished(job, stage)]
+    pending = [stage for stage in asked if not _finished(job, stage)]
+    for stage in pending:
+        job.run.check_begun(stage, _under(job, stage))
+    return pending
+
+
+def _under(job: Job, stage: str) -> dict[str, Any]:
+    """All that decides a stage's bytes on one machine; an interrupted stage goes on under the same alone."""
+    return job.settings(stage) | {f"library.{name}": version for name, version in versions().items()}
+
+
+def _run_pending(job: Job, pending: Sequence[str]) -> None:
+    for note in job.data.notes:
         say(f"{job.recipe.name}: {note}")
-    for reason, count in job.data.dropped.items() if pending else ():
+    for reason, count in job.data.dropped.items():
         say(f"{job.recipe.name}: {count} rows left out: {reason}")
-    if not pending:
-        return
     require_trl()
     quiet()
     from rlrecipes.tracking import sync_command
@@ -44,8 +69,6 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
     name = _base(job)
     for stage in pending:
         _run_stage(job, name, stage)
-        if force:  # what stood on the old stage no longer stands on anything
-            job.run.forget_above(stage)
     if command := sync_command(job):
         say(f"  tracked offline; upload with: {command}")
 
@@ -64,11 +87,13 @@ def _finished(job: Job, stage: str) -> bool:
 
 def _base(job: Job) -> str:
     from rlrecipes.base import embedded_base
-    from rlrecipes.models import check_model
+    from rlrecipes.models import check_model, eos_note
 
     if job.profile.model.name == "builtin":
-        return str(embedded_base(job.profile.base, job.run.root))
+        return str(embedded_base(job.profile.base, job.run.root, job.profile.checkpoint.seconds))
     check_model(job.profile.model.name)
+    if note := eos_note(job.profile.model.name):
+        say(f"{job.recipe.name}: {note}")
     return job.profile.model.name
 
 
@@ -80,18 +105,18 @@ def _run_stage(job: Job, model_name: str, stage: str) -> None:
     module = importlib.import_module(f"rlrecipes.stages.{stage}")
     say(f"{job.recipe.name} · {stage}")
     stopwatch = Stopwatch()
-    draft = job.run.open(stage)
     settings = job.settings(stage)
+    draft = job.run.open(stage, _under(job, stage))
     set_seed(job.seed)  # adapters are drawn before a trainer sets it, and a stage alone gives what it gives in a row
     try:
         with tracked(job, stage, draft, settings) as tracker:
             record: dict[str, Any] = module.run(job, model_name, draft, tracker)
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        job.run.abandon(stage)
         raise
+    seconds = round(stopwatch.seconds() + (record.get("resumed") or {}).get("seconds", 0), 1)
     job.run.close(
         stage,
-        draft,
         {
             **record,
             "settings": settings,
@@ -100,8 +125,8 @@ def _run_stage(job: Job, model_name: str, stage: str) -> None:
             "versions": versions(),
             "git_commit": git_commit(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "seconds": stopwatch.seconds(),
+            "seconds": seconds,
             "peak_memory_mb": stopwatch.peak_memory_mb(),
         },
     )
-    say(f"  {stopwatch.seconds():.0f} s, peak {stopwatch.peak_memory_mb()} MB → {job.run.stage(stage)}")
+    say(f"  {seconds:.0f} s, peak {stopwatch.peak_memory_mb()} MB → {job.run.stage(stage)}")

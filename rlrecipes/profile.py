@@ -133,6 +133,9 @@ class PPOSettings:
     """Ours: episodes over which the adaptation acts; refused while `kl_target` is 0."""
     kl_stop: float = 0.0
     """Ours: training ends, keeping the last policy, when a batch's mean KL per answer exceeds this; 0: never."""
+    value: Literal["trunk", "adapter"] = "trunk"
+    """Ours: where the value function stands. `trunk`: a head on the policy's hidden states, so that one forward and backward
+    serve both; `adapter`: a LoRA adapter of its own, started from the reward model's, with its head."""
     cliprange: float = 0.2
     cliprange_value: float = 0.2
     vf_coef: float = 0.1
@@ -167,6 +170,14 @@ class TrackSettings:
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """How much an interruption may cost. No part of what is compared between runs: the result is the same."""
+
+    seconds: float = 30
+    """A stage saves what it needs to go on when so many seconds have passed, after the step; 0: after every step."""
+
+
+@dataclass(frozen=True)
 class Profile:
     """A budget, whole."""
 
@@ -180,6 +191,7 @@ class Profile:
     ppo: PPOSettings = field(default_factory=PPOSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     track: TrackSettings = field(default_factory=TrackSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
 
 
 REFUSED = {
@@ -295,6 +307,7 @@ _MAY_BE_ZERO = {
     *(f"{stage}.{key}" for stage in ("sft", "reward", "ppo") for key in ("warmup_steps", "weight_decay")),
     *("ppo.response_length", "ppo.kl_coef", "ppo.kl_target", "ppo.kl_stop", "ppo.reward_clip"),
     *("ppo.missing_eos_penalty", "ppo.num_sample_generations", "ppo.vf_coef", "evaluate.limit"),
+    "checkpoint.seconds",
 }
 _STEPS = {"sft.max_steps", "reward.max_steps"}
 

@@ -1,6 +1,9 @@
 """A run is a folder: `runs/<run>/<recipe>/<stage>/`, each stage closed by a `done.json` that is written last.
 
-{"stage": "sft", "metrics": {"train_loss": 1.2}, "settings": {"sft.max_steps": 100, …}, "seed": 0, …}
+    {"stage": "sft", "metrics": {"train_loss": 1.2}, "settings": {"sft.max_steps": 100, …}, "seed": 0, …}
+
+Until then a stage is a draft, `.<stage>/` beside its place: `begun.json` says under what it was begun, `checkpoints/` hold
+how far it came. A process may be killed between any two lines here; what stands is then finished or goes on, never half.
 """
 
 from __future__ import annotations
@@ -11,14 +14,16 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlrecipes.console import say
 from rlrecipes.errors import UserError
 
 STAGES = ("sft", "reward", "ppo", "evaluate", "report")
+BEGUN, CHECKPOINTS, FORCED = "begun.json", "checkpoints", ".forced.json"
 
 
 @dataclass(frozen=True)
@@ -70,38 +75,182 @@ class Run:
         record = self.done(stage)
         if record is None:
             return False
-        difference = _difference(record["settings"], json.loads(json.dumps(settings)))
-        if difference:
+        if difference := _difference(record["settings"], json.loads(json.dumps(settings))):
             raise UserError(
                 f"{self.stage(stage)} was made with {difference}; "
                 "name another run (RUN=…) or say FORCE=1 to make it again"
             )
         return True
 
-    def open(self, stage: str) -> Path:
-        """An empty folder beside the stage's own, to be filled and then handed to `close`."""
-        draft = self.folder / f".{stage}"
-        shutil.rmtree(draft, ignore_errors=True)
+    def draft(self, stage: str) -> Path:
+        """Where a stage is while it is being made."""
+        return self.folder / f".{stage}"
+
+    def begun(self, stage: str) -> dict[str, Any] | None:
+        """Under what an interrupted stage was begun; None where there is none, or nothing of it was saved.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        path = self.draft(stage) / BEGUN
+        if not path.exists() or not self._saved(stage):
+            return None
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise UserError(f"{path} is damaged; delete the folder {path.parent} and run the stage again") from None
+
+    def check_begun(self, stage: str, under: Mapping[str, Any]) -> None:
+        """Refuses to go on with an interrupted stage under other settings or library versions.
+
+        Raises:
+            UserError: the sentence says what differs.
+        """
+        begun = self.begun(stage)
+        if begun is not None and (difference := _difference(begun, json.loads(json.dumps(under)))):
+            raise UserError(
+                f"the interrupted {stage} stage in {self.draft(stage)} was begun with {difference}; name another run "
+                f"(RUN=…) or begin it again (`make {stage} RECIPE={self.recipe} FORCE=1`)"
+            )
+
+    def open(self, stage: str, under: Mapping[str, Any]) -> Path:
+        """The stage's draft, to be filled and then handed to `close`: an interrupted one begun under the same, or empty."""
+        draft = self.draft(stage)
+        if self.begun(stage) == json.loads(json.dumps(under)):
+            for path in draft.iterdir():
+                # What is made after training is made again; the tracker cuts the logs back to the checkpoint.
+                if path.name not in (BEGUN, CHECKPOINTS) and path.suffix != ".jsonl":
+                    _remove(path)
+            return draft
+        _remove(draft)
         draft.mkdir(parents=True)
+        write_json(draft / BEGUN, under)
         return draft
 
-    def close(self, stage: str, draft: Path, record: Mapping[str, Any]) -> None:
-        """Writes `done.json` last and moves the filled folder into place, so that a stage is there whole or not at all."""
+    def abandon(self, stage: str) -> None:
+        """After a failure: a draft from which nobody could go on is removed."""
+        if not self._saved(stage):
+            _remove(self.draft(stage))
+
+    def _saved(self, stage: str) -> bool:
+        return any((self.draft(stage) / CHECKPOINTS).glob("step-*"))
+
+    def close(self, stage: str, record: Mapping[str, Any]) -> None:
+        """Writes the draft's `done.json` last and puts it into its place, so that a stage is there whole or not at all."""
+        draft = self.draft(stage)
+        for path in draft.rglob("*"):
+            sync(path)
         write_json(draft / "done.json", {"stage": stage, **record})
-        shutil.rmtree(self.stage(stage), ignore_errors=True)
-        draft.rename(self.stage(stage))
+        self._place(stage)
+
+    def recover(self) -> None:
+        """Puts stages into place that were closed by a process that was killed before it could."""
+        for stage in STAGES:
+            if (self.draft(stage) / "done.json").exists():
+                self._place(stage)
+
+    def _place(self, stage: str) -> None:
+        draft, place = self.draft(stage), self.stage(stage)
+        if told := _read(self.folder / FORCED):
+            write_json(self.folder / FORCED, {**told, "made": [*told["made"], stage]})
+        _remove(draft / CHECKPOINTS)
+        _remove(draft / BEGUN)
+        if place.exists():
+            self.forget_above(stage)  # first, so that nothing ever stands on a replaced stage
+            _remove(place)
+        draft.rename(place)
+        sync(self.folder)
 
     def forget_above(self, stage: str) -> None:
-        """Removes everything that stands on a stage."""
+        """Removes everything that stands on a stage, or was about to."""
         for later in STAGES[STAGES.index(stage) + 1 :]:
-            shutil.rmtree(self.stage(later), ignore_errors=True)
+            _remove(self.stage(later))
+            _remove(self.draft(later))
+
+    def force(self, stages: Sequence[str], under: Mapping[str, Any]) -> list[str]:
+        """Which of `stages` a command with FORCE=1 still has to make: all, or those it had left when it was interrupted.
+
+        It is the same command if it asks for the same stages `under` the same. Drafts of another one are dropped.
+        """
+        path = self.folder / FORCED
+        asked = json.loads(json.dumps({"stages": list(stages), "under": under}))
+        told = _read(path)
+        if told.get("asked") == asked:
+            return [stage for stage in stages if stage not in told["made"]]
+        for stage in stages:
+            _remove(self.draft(stage))
+        write_json(path, {"asked": asked, "made": []})
+        return list(stages)
+
+    def forced(self) -> None:
+        """The command with FORCE=1 is through: given again, it makes everything again."""
+        _remove(self.folder / FORCED)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes aside, then renames: a reader sees the old file or the new one, never half of one."""
     aside = path.with_name(path.name + ".part")
     aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    sync(aside)
     os.replace(aside, path)
+
+
+def sync(path: Path) -> None:
+    """Forces a file's content or a folder's list of names to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made if need be and removed if nothing came into it.
+
+    The lock goes with the process, however that ends.
+
+    Raises:
+        UserError: another process is in it, and we are not to `wait`.
+    """
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            os.close(handle)
+            raise UserError(
+                f"another process is at work in {folder}; wait for it or name another run (RUN=…)"
+            ) from None
+        say(f"waiting for another process that is at work in {folder}")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        for path in (folder, folder.parent):
+            with contextlib.suppress(OSError):  # it holds something
+                path.rmdir()
+        os.close(handle)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one where there is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, or a folder with its `done.json` first: half removed it must not look finished."""
+    if path.is_dir():
+        (path / "done.json").unlink(missing_ok=True)
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def git_commit() -> str | None:

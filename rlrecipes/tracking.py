@@ -8,6 +8,7 @@ Tracking never stops training: where Weights & Biases cannot be reached, the run
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -20,6 +21,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from rlrecipes.console import bar, say
 from rlrecipes.job import Job
+from rlrecipes.run import sync
 
 _SHOWN = {
     "loss": "loss",
@@ -40,20 +42,50 @@ class Tracker:
     def log(self, values: Mapping[str, float], step: int) -> None:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        self._send(lambda run: run.log(dict(values), step=step))
+        self._tell("log", [values], step)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
         """A table of samples, kept apart from the tables of other steps."""
         with (self.folder / f"{name}.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n" for row in rows)
+        self._tell(name, rows, step)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        self._send(lambda run: run.summary.update(dict(values)))
+
+    def positions(self) -> dict[str, int]:
+        """How long each log is, in bytes, with so much of it forced to the disk."""
+        logs = sorted(self.folder.glob("*.jsonl"))
+        for path in logs:
+            sync(path)
+        return {path.name: path.stat().st_size for path in logs}
+
+    def go_back(self, positions: Mapping[str, int]) -> None:
+        """Cuts the logs back to where they were, and tells a new W&B run what had been told by then."""
+        for path in sorted(self.folder.glob("*.jsonl")):
+            if path.name in positions:
+                os.truncate(path, positions[path.name])
+            else:
+                path.unlink()
+        for path in sorted(self.folder.glob("*.jsonl")):
+            with path.open(encoding="utf-8") as file:
+                rows = [(row.pop("step"), row) for row in map(json.loads, file)]
+            for step, group in itertools.groupby(rows, key=lambda pair: pair[0]):
+                self._tell(path.stem, [row for _, row in group], step)
+
+    def _tell(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Sends W&B what stands in one of our files under a step: a row of numbers, or a table."""
+        if self.wandb_run is None:
+            return
+        if name == "log":
+            for row in rows:
+                self._send(lambda run, row=row: run.log(dict(row), step=step))
+            return
         import wandb
 
         columns = ["step", *rows[0]]
         data = [[step, *row.values()] for row in rows]
         self._send(lambda run: run.log({f"{name}/{step}": wandb.Table(columns=columns, data=data)}, step=step))
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        self._send(lambda run: run.summary.update(dict(values)))
 
     def _send(self, send: Any) -> None:
         if self.wandb_run is not None:
@@ -94,7 +126,7 @@ class _Progress(TrainerCallback):
         self.bar: tqdm[Any] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar = bar(self.name, state.max_steps)
+        self.bar = bar(self.name, state.max_steps, done=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:

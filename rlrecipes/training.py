@@ -1,4 +1,4 @@
-"""What the training stages share: arguments, row checks, and weights kept in the precision that was asked for."""
+"""What the training stages share: arguments, row checks, exact resume, and weights in the precision that was asked for."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainerCallback
 from transformers.training_args import OptimizerNames
 
+from rlrecipes.checkpoint import Checkpoints, random_states, set_random_states, set_trainable, trainable
 from rlrecipes.console import say
 from rlrecipes.errors import UserError
+from rlrecipes.interrupts import finishing_first
 from rlrecipes.profile import PPOSettings, TrainingSettings
 from rlrecipes.recipe import unknown
+from rlrecipes.run import write_json
 
 
 def training_arguments(
@@ -82,11 +86,107 @@ def lora_in_float32(model: nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
-def check_finite(loss: float, stage: str, setting: str) -> None:
-    """Refuses a model that training has broken.
+def check_finite(loss: float, stage: str, setting: str, checkpoints: Checkpoints) -> None:
+    """Refuses a model that training has broken; its checkpoints are as useless and go.
 
     Raises:
         UserError: the loss is NaN or infinite.
     """
     if not math.isfinite(loss):
+        checkpoints.discard()
         raise UserError(f"the {stage} loss became {loss}, so the adapter is useless; lower {setting} and run it again")
+
+
+class Resumable:
+    """Lets a Transformers trainer go on from our checkpoints to the last bit; it stands before the trainer among the bases.
+
+    Transformers' own way to resume is kept where it is exact: it finds its place in the data and asks for the random states
+    when it is there. Replaced are its files (pickles, not atomic), and added is what it forgets: the loss so far, from which
+    `train_loss` comes, and TRL's running metrics.
+    """
+
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+    state: Any
+    control: Any
+    _tr_loss: torch.Tensor
+    checkpoints: Checkpoints
+    saved: dict[str, Any] | None
+
+    def train_from(self, checkpoints: Checkpoints) -> float:
+        """Trains from the newest checkpoint on, or from the start; returns the mean loss over all steps.
+
+        Raises:
+            Interrupted: a signal asked for the end; a checkpoint has been saved.
+        """
+        newest = checkpoints.newest()
+        self.checkpoints, self.saved = checkpoints, newest.state if newest else None
+        if self.saved:
+            write_json(checkpoints.folder / "trainer_state.json", self.saved["trainer"])  # Transformers reads it there
+        self.add_callback(_Saves(self))  # type: ignore[attr-defined]
+        with finishing_first():
+            output = self.train(resume_from_checkpoint=str(checkpoints.folder) if self.saved else None)  # type: ignore[attr-defined]
+        return float(output.training_loss)
+
+    # Transformers calls the rest.
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        state = {
+            "weights": trainable(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.lr_scheduler.state_dict(),
+            "trainer": dataclasses.asdict(self.state),
+            "running": {name: getattr(self, name) for name in _RUNNING if hasattr(self, name)},
+            "random": random_states(),
+        }
+        self.checkpoints.save(self.state.global_step, state)
+
+    def _load_from_checkpoint(self, folder: str, model: Any = None) -> None:
+        assert self.saved is not None
+        set_trainable(self.model, self.saved["weights"])
+
+    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
+        if self.saved is not None:
+            self.optimizer.load_state_dict(self.saved["optimizer"])
+            self.lr_scheduler.load_state_dict(self.saved["scheduler"])
+
+    def _load_rng_state(self, folder: str | None) -> None:
+        if self.saved is not None:
+            set_random_states(self.saved["random"])
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # saved after the last step: Transformers would add another
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)  # type: ignore[misc]
+
+    def set_running(self) -> None:
+        """Puts back what Transformers sets to zero when training begins, though it goes on."""
+        if self.saved is None:
+            return
+        for name, value in self.saved["running"].items():
+            if isinstance(value, dict):  # TRL's lists of numbers by mode and name
+                for mode, metrics in value.items():
+                    getattr(self, name)[mode].update(metrics)
+            else:
+                setattr(self, name, value.to(self._tr_loss.device) if isinstance(value, torch.Tensor) else value)
+        self._initial_global_step = 0  # the mean loss is over all steps
+
+
+_RUNNING = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_metrics", "_total_train_tokens")
+"""The loss since it was last logged, the loss before, the step of that; TRL's metrics likewise, and its count of tokens."""
+
+
+class _Saves(TrainerCallback):
+    """Asks for a checkpoint when one is due; Transformers makes it after the step's log."""
+
+    def __init__(self, trainer: Resumable) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.set_running()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        control.should_save = self.trainer.checkpoints.due()
+        return control

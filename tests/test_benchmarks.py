@@ -69,10 +69,9 @@ def test_everything_is_finite_and_the_machine_is_named(record):
 
 
 def test_the_exact_part_reproduces_plain_trl(record):
-    from benchmarks import ours
 
     exact = record["equality"]["exact"]
-    assert set(exact) == {"trunk", "adapter"} if ours.PLACEABLE else {"trunk"}
+    assert set(exact) == {"trunk", "adapter"}
     for differences in exact.values():
         assert differences.keys() == {"objective/kl", "loss/policy_avg", "loss/value_avg", "val/ratio"}
         assert max(differences.values()) < 1e-4

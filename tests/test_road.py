@@ -5,12 +5,16 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SMALLEST
+from conftest import ROOT, SMALLEST, sentences, write_rows
 
 from rlrecipes.__main__ import main
+from rlrecipes.base import embedded_base
+from rlrecipes.checkpoint import Checkpoints
+from rlrecipes.errors import UserError
+from rlrecipes.profile import load_profile
 from rlrecipes.recipe import recipe_names
 from rlrecipes.run import STAGES
-from rlrecipes.versions import LIBRARIES
+from rlrecipes.versions import LIBRARIES, versions
 
 OWN = ("--data", "pairs.jsonl")
 
@@ -79,6 +83,8 @@ def test_policies_are_compared_in_pairs(finished):
     metrics = record(finished, "evaluate")["metrics"]
     gain = metrics["ppo"]["chrf"]["value"] - metrics["sft"]["chrf"]["value"]
     assert comparisons["ppo_over_sft"]["gain"]["value"] == pytest.approx(gain, abs=2e-6)
+    sampled = metrics["ppo"]["chrf_sampled"]["value"] - metrics["sft"]["chrf_sampled"]["value"]
+    assert comparisons["ppo_over_sft"]["sampled_gain"]["value"] == pytest.approx(sampled, abs=2e-6)
 
 
 def test_samples_hold_each_policys_answer_with_its_headline_and_reward(finished):
@@ -193,7 +199,7 @@ def test_an_interrupted_stage_leaves_nothing_and_the_next_call_goes_on_there(hom
     with monkeypatch.context() as patch:
         patch.setattr("rlrecipes.stages.ppo.run", interrupt)
         assert run("broken", *OWN) == 75
-    assert "goes on" in capsys.readouterr().err
+    assert "give the same command again" in capsys.readouterr().err
     assert sorted(path.name for path in folder.iterdir()) == ["reward", "sft"]
     before = times(folder)
 
@@ -211,6 +217,170 @@ def test_an_interrupted_forced_stage_leaves_the_old_one(home, monkeypatch):
     assert run("kept", *OWN, "--force", command="ppo") == 75
     assert times(folder) == before
     assert not (folder / "ppo" / "half").exists()
+
+
+@pytest.fixture
+def cut(home, monkeypatch):
+    """Runs the road until the given stage has saved a checkpoint, and ends it there as a crash would."""
+
+    def run_until(name, stage, *arguments, step=1, error=KeyboardInterrupt, command="run"):
+        real = Checkpoints.save
+
+        def save(self, at, state):
+            real(self, at, state)
+            if self.folder.parent.name == f".{stage}" and at == step:
+                raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "save", save)
+            status = run(name, *OWN, "checkpoint.seconds=0", *arguments, command=command)
+        return home / "runs" / name / "translation", status
+
+    return run_until
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"), [("sft", 1), ("sft", 2), ("reward", 1), ("ppo", 1), ("evaluate", 1), ("evaluate", 3)]
+)
+def test_an_interrupted_stage_goes_on_and_ends_with_the_same_bytes(cut, finished, capsys, stage, step):
+    folder, status = cut(f"{stage}-{step}", stage, step=step)
+    assert status == 75
+    assert not (folder / stage).exists()
+    assert (folder / f".{stage}" / "checkpoints").is_dir()
+    capsys.readouterr()
+    assert run(f"{stage}-{step}", *OWN) == 0
+    assert f"going on after step {step}" in capsys.readouterr().out
+    resumed = record(folder, stage)["resumed"]
+    assert resumed["step"] == step
+    for name in STAGES[:-1]:
+        made, whole = record(folder, name), record(finished, name)
+        assert made["metrics"] == whole["metrics"]
+        assert sorted(path.name for path in (folder / name).iterdir()) == sorted(
+            path.name for path in (finished / name).iterdir()
+        )
+        for path in (folder / name).rglob("*.safetensors"):
+            assert path.read_bytes() == (finished / path.relative_to(folder)).read_bytes()
+    assert (folder / "evaluate" / "samples.jsonl").read_bytes() == (
+        finished / "evaluate" / "samples.jsonl"
+    ).read_bytes()
+    assert len((folder / "ppo" / "log.jsonl").read_text().splitlines()) == 2
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["sft.learning_rate=0.5"], "sft.learning_rate = 0.001 where you now have 0.5"),
+        (["--seed", "1"], "seed = 0 where you now have 1"),
+        (["--data", "more.jsonl"], "data.source"),
+    ],
+)
+def test_an_interrupted_stage_is_not_gone_on_with_under_another_setting_seed_or_data(cut, home, capsys, change, said):
+    write_rows(home / "more.jsonl", sentences(61))
+    name = f"changed-{change[-1]}"
+    folder, _ = cut(name, "sft")
+    draft = folder / ".sft"
+    before = {path: path.read_bytes() for path in draft.rglob("*") if path.is_file()}
+    assert run(name, *OWN, *change) == 2
+    error = capsys.readouterr().err
+    assert "interrupted sft stage" in error
+    assert said in error
+    assert "FORCE=1" in error
+    assert {path: path.read_bytes() for path in draft.rglob("*") if path.is_file()} == before
+
+
+def test_an_interrupted_stage_is_not_gone_on_with_under_another_library(cut, capsys, monkeypatch):
+    cut("library", "sft")
+    monkeypatch.setattr("rlrecipes.pipeline.versions", lambda: {**versions(), "torch": "3.0"})
+    assert run("library", *OWN) == 2
+    assert 'where you now have "3.0"' in capsys.readouterr().err
+
+
+def test_how_often_it_is_saved_may_change(cut):
+    cut("often", "sft")
+    assert run("often", *OWN, "checkpoint.seconds=5", command="sft") == 0
+
+
+def test_force_begins_an_interrupted_stage_again_under_another_setting(cut, capsys):
+    folder, _ = cut("begin-again", "sft")
+    assert run("begin-again", *OWN, "sft.learning_rate=0.5", "--force", command="sft") == 0
+    assert "going on" not in capsys.readouterr().out
+    assert record(folder, "sft")["resumed"] is None
+    assert record(folder, "sft")["settings"]["sft.learning_rate"] == 0.5
+
+
+def test_an_interrupted_forced_command_goes_on_where_it_was(cut, capsys):
+    assert run("force-on", *OWN) == 0
+    folder, status = cut("force-on", "ppo", "--force")
+    assert status == 75
+    after_cut = times(folder)
+    assert after_cut.keys() == {"sft", "reward"}
+    capsys.readouterr()
+    assert run("force-on", *OWN, "--force") == 0
+    assert "going on after step 1" in capsys.readouterr().out
+    after = times(folder)
+    assert {stage: after[stage] for stage in after_cut} == after_cut
+    assert not list(folder.glob(".*"))
+
+    assert run("force-on", *OWN, "--force") == 0
+    assert all(times(folder)[stage] > after[stage] for stage in STAGES), "a command that is through starts anew"
+
+
+def test_an_error_keeps_what_was_saved_before_it(cut, capsys):
+    folder, status = cut("error", "ppo", error=UserError("the reward term 'odd' gave nan"))
+    assert status == 2
+    assert sorted(path.name for path in folder.iterdir()) == [".ppo", "reward", "sft"]
+    assert run("error", *OWN) == 0
+    assert "going on after step 1" in capsys.readouterr().out
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on_to_the_same_bytes(cut, finished, capsys):
+    folder, _ = cut("damaged", "ppo", step=2)
+    tensors = folder / ".ppo" / "checkpoints" / "step-000002" / "tensors.safetensors"
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(content)
+    assert run("damaged", *OWN) == 0
+    out = capsys.readouterr().out
+    assert "step-000002/tensors.safetensors has been changed" in out
+    assert "going on after step 1" in out
+    weights = [where / "ppo" / "adapter" / "adapter_model.safetensors" for where in (folder, finished)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_stage_that_was_closed_but_not_yet_in_its_place_is_not_made_again(home, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("rlrecipes.run.Run._place", lambda self, stage: interrupt(None, None, self.draft(stage), None))
+        assert run("closed", *OWN, command="sft") == 75
+    folder = home / "runs" / "closed" / "translation"
+    assert times(folder).keys() == {".sft"}
+    (folder / ".sft" / "half").unlink()
+    monkeypatch.setattr("rlrecipes.stages.sft.run", interrupt)
+    assert run("closed", *OWN, command="sft") == 0
+    assert times(folder).keys() == {"sft"}
+
+
+def test_the_embedded_base_goes_on_as_well_and_leaves_nothing_but_itself(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rlrecipes.base.recipe_names", lambda: ["dialogue"])
+    settings = load_profile("tiny", [s for s in SMALLEST if s.startswith("base.")]).base
+    whole = embedded_base(settings, tmp_path / "whole", seconds=1e9)
+    real = Checkpoints.save
+
+    def save(self, step, state):
+        real(self, step, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                embedded_base(settings, tmp_path / "cut", seconds=0)
+    base = embedded_base(settings, tmp_path / "cut", seconds=1e9)
+    assert "going on after step 2" in capsys.readouterr().out
+    assert list((tmp_path / "cut" / ".base").iterdir()) == [base]
+    assert sorted(path.name for path in base.iterdir()) == sorted(path.name for path in whole.iterdir())
+    for path in whole.iterdir():
+        assert (base / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_without_the_learned_reward_there_is_no_reward_model(home):
@@ -280,7 +450,7 @@ def test_checkpointing_and_accumulation_and_full_precision_get_through(home):
         "reward.gradient_checkpointing=true",
     )
     batches = ("ppo.per_device_train_batch_size=2", "ppo.gradient_accumulation_steps=4", "ppo.num_mini_batches=2")
-    assert run("large", *OWN, *settings, *batches, "model.quantization=none", "lora.lora_dropout=0.1") == 0
+    assert run("large", *OWN, *settings, *batches, "model.quantization=none") == 0
 
 
 def test_a_model_folder_of_ones_own_stands_in_for_the_embedded_base(home, checkpoint):

@@ -64,6 +64,27 @@ def test_tables_of_several_steps_stand_in_one_file_and_apart_in_wandb(tmp_path):
     assert [list(values) for _, values in run.logged] == [["samples/1"], ["samples/2"]]
 
 
+def test_a_resumed_stage_tells_its_new_wandb_run_what_had_been_told_by_then(tmp_path):
+    before = Tracker(tmp_path, first := FakeRun())
+    before.log({"loss": 2.0}, 1)
+    before.table("samples", [{"answer": "a\u2028"}, {"answer": "b"}], 1)
+    before.log({"loss": 1.0}, 2)
+    positions = before.positions()
+    contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before.log({"loss": 0.5}, 3)
+    before.table("samples", [{"answer": "c"}], 3)
+
+    Tracker(tmp_path, second := FakeRun()).go_back(positions)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents
+    (numbers, more), (table,) = (
+        [entry for entry in second.logged if ("loss" in entry[1]) == kind] for kind in (True, False)
+    )
+    assert [numbers, more] == [(1, {"loss": 2.0}), (2, {"loss": 1.0})]
+    assert (table[0], list(table[1])) == (1, ["samples/1"])
+    assert table[1]["samples/1"].data == [[1, "a\u2028"], [1, "b"]]
+    assert len(first.logged) == 5
+
+
 def test_a_run_that_breaks_down_is_told_once_and_the_file_goes_on(tmp_path, capsys):
     tracker = Tracker(tmp_path, FakeRun(broken=True))
     tracker.log({"loss": 2.0}, 1)

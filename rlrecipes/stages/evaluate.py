@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.console import bar
 from rlrecipes.encoding import decode, fitting_prompts, pad_left
+from rlrecipes.interrupts import finishing_first
 from rlrecipes.job import Job
 from rlrecipes.metrics import Interval, estimate, mean_interval
 from rlrecipes.models import (
     adapter,
     answer_length,
     device,
-    generate,
     load_adapter,
     load_causal,
     load_score_head,
@@ -31,6 +32,7 @@ from rlrecipes.models import (
 )
 from rlrecipes.recipe import Example
 from rlrecipes.rewards import score_term
+from rlrecipes.sampling import sample
 from rlrecipes.tracking import Tracker
 from rlrecipes.training import record_drops
 
@@ -49,13 +51,18 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     examples = [example for example, _ in prompts]
 
     model = _load(job, model_name, tokenizer)
-    answers, sampled = _answer(job, model, tokenizer, [ids for _, ids in prompts], length)
+    checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
+    answers, sampled = _answer(job, model, tokenizer, [ids for _, ids in prompts], length, checkpoints)
     rewards = {policy: _rewards(job, model, tokenizer, answers[policy], examples) for policy in POLICIES}
 
     headline = job.metrics[0]
     score = headline.score
     assert score is not None, f"{job.recipe.name}: a headline must score answers one by one"
-    scores = {policy: [score(a, e) for a, e in zip(answers[policy], examples, strict=True)] for policy in POLICIES}
+
+    def scored(given: dict[str, list[str]]) -> dict[str, list[float]]:
+        return {policy: [score(a, e) for a, e in zip(given[policy], examples, strict=True)] for policy in POLICIES}
+
+    scores, sampled_scores = scored(answers), scored(sampled)
     metrics = {
         policy: {
             **{metric.name: estimate(metric, answers[policy], examples).as_json() for metric in job.metrics},
@@ -65,7 +72,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         for policy in POLICIES
     }
     comparisons = {
-        f"{better}_over_{worse}": _compared(scores, rewards, better, worse)
+        f"{better}_over_{worse}": _compared(scores, sampled_scores, rewards, better, worse)
         for better, worse in (("sft", "base"), ("ppo", "sft"))
     }
     rows = [
@@ -91,6 +98,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "examples": len(examples),
         "adapters": adapters,
         "too_long": dropped,
+        "resumed": checkpoints.resumed,
     }
 
 
@@ -101,32 +109,41 @@ def _load(job: Job, model_name: str, tokenizer: Any) -> PeftModel:
     if job.recipe.reward.learned:
         model = load_adapter(model, job.run.stage("reward") / "adapter", "reward")
     model.set_adapter("policy")
-    return model
+    return model.eval()  # a resumed stage may have nothing left to generate, which is what switched dropout off
 
 
 def _answer(
-    job: Job, model: PeftModel, tokenizer: Any, prompts: Sequence[Sequence[int]], length: int
+    job: Job,
+    model: PeftModel,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    length: int,
+    checkpoints: Checkpoints,
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Every policy's greedy answers, and its answers at temperature 1 from the same random numbers."""
     size = job.profile.evaluate.batch_size
     # Prompts of like length travel together: less padding. The answers go back to their places.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    greedy: dict[str, list[str]] = {policy: [""] * len(prompts) for policy in POLICIES}
-    sampled: dict[str, list[str]] = {policy: [""] * len(prompts) for policy in POLICIES}
-    with bar("evaluate", len(POLICIES) * len(prompts)) as shown:
-        for policy, role in POLICIES.items():
-            torch.manual_seed(job.seed)
-            with adapter(model, role):
-                for start in range(0, len(order), size):
-                    places = order[start : start + size]
-                    queries = pad_left([prompts[i] for i in places], tokenizer.pad_token_id).to(device())
-                    for answers, temperature in ((greedy, 0.0), (sampled, 1.0)):
-                        for i, row in zip(
-                            places, generate(model, queries, tokenizer, length, temperature), strict=True
-                        ):
-                            answers[policy][i] = decode(tokenizer, row)
-                    shown.update(len(places))
-    return greedy, sampled
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    batches = [(policy, start) for policy in POLICIES for start in range(0, len(order), size)]
+    saved = checkpoints.newest()
+    finished = saved.step if saved else 0
+    empty = {kind: {policy: [""] * len(prompts) for policy in POLICIES} for kind in ("greedy", "sampled")}
+    answers: dict[str, dict[str, list[str]]] = saved.state if saved else empty
+    with finishing_first(), bar("evaluate", len(batches), finished) as shown:
+        for number, (policy, start) in enumerate(batches[finished:], finished + 1):
+            torch.manual_seed(job.seed + start)  # the batch's own, so that no answer depends on what ran before it
+            places = order[start : start + size]
+            queries = pad_left([prompts[i] for i in places], pad).to(device())
+            with adapter(model, POLICIES[policy]):
+                for kind, temperature in (("greedy", 0.0), ("sampled", 1.0)):
+                    rows = sample(model, queries, pad, eos, length, temperature).tokens
+                    for i, row in zip(places, rows, strict=True):
+                        answers[kind][policy][i] = decode(tokenizer, row)
+            shown.update(1)
+            if checkpoints.due():
+                checkpoints.save(number, answers)
+    return answers["greedy"], answers["sampled"]
 
 
 def _rewards(
@@ -145,7 +162,11 @@ def _rewards(
 
 
 def _compared(
-    scores: dict[str, list[float]], rewards: dict[str, list[float]], better: str, worse: str
+    scores: dict[str, list[float]],
+    sampled: dict[str, list[float]],
+    rewards: dict[str, list[float]],
+    better: str,
+    worse: str,
 ) -> dict[str, dict[str, float]]:
     """Paired differences over the same prompts; a win rate counts a tie as half a win."""
 
@@ -158,6 +179,7 @@ def _compared(
     return {
         "gain": gain(scores).as_json(),
         "win_rate": wins(scores).as_json(),
+        "sampled_gain": gain(sampled).as_json(),
         "reward_gain": gain(rewards).as_json(),
         "reward_win_rate": wins(rewards).as_json(),
     }

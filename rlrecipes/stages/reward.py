@@ -17,6 +17,7 @@ from datasets import Dataset
 from torch import nn
 from trl import RewardConfig, RewardTrainer
 
+from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.console import say
 from rlrecipes.encoding import fitting_comparisons, fitting_examples, pad_right
 from rlrecipes.job import Job
@@ -24,10 +25,22 @@ from rlrecipes.metrics import mean_interval
 from rlrecipes.models import add_lora, copy_lora, device, load_scorer, open_tokenizer, window
 from rlrecipes.run import write_json
 from rlrecipes.tracking import Tracker, progress, remove_printer
-from rlrecipes.training import check_finite, check_rows, length_of, lora_in_float32, record_drops, training_arguments
+from rlrecipes.training import (
+    Resumable,
+    check_finite,
+    check_rows,
+    length_of,
+    lora_in_float32,
+    record_drops,
+    training_arguments,
+)
 
 SCALED_ON = 512
 """Demonstrations that the scores are standardised over."""
+
+
+class ResumableRewardTrainer(Resumable, RewardTrainer):
+    """TRL's, going on from our checkpoints."""
 
 
 def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
@@ -42,7 +55,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
 
     model = add_lora(load_scorer(model_name, job.profile.model, tokenizer), job.profile.lora, "SEQ_CLS")
     copy_lora(model, job.run.stage("sft") / "adapter", "default")
-    trainer = RewardTrainer(
+    trainer = ResumableRewardTrainer(
         model,
         RewardConfig(**training_arguments(settings, folder, job.seed), max_length=None, disable_dropout=False),
         train_dataset=Dataset.from_list(
@@ -54,15 +67,21 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     remove_printer(trainer)
     lora_in_float32(model)
     _start_head(model, job.seed)
-    loss = trainer.train().training_loss
-    check_finite(loss, "reward", "reward.learning_rate")
+    checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
+    loss = trainer.train_from(checkpoints)
+    check_finite(loss, "reward", "reward.learning_rate", checkpoints)
     model.save_pretrained(folder / "adapter")
 
     examples = fitting_examples(tokenizer, job.data.demonstrations[:SCALED_ON], longest)
     scores = _scores(model, [ids.ids for _, ids in examples], tokenizer.pad_token_id)
     write_json(folder / "scale.json", {"mean": statistics.fmean(scores), "std": statistics.pstdev(scores) or 1.0})
     metrics = {"train_loss": loss, **_held_out_accuracy(job, model, tokenizer, longest)}
-    return {"metrics": metrics, "adapters": {"sft": "../sft/adapter", "reward": "adapter"}, "too_long": dropped}
+    return {
+        "metrics": metrics,
+        "adapters": {"sft": "../sft/adapter", "reward": "adapter"},
+        "too_long": dropped,
+        "resumed": checkpoints.resumed,
+    }
 
 
 def _start_head(model: nn.Module, seed: int) -> None:

@@ -8,12 +8,25 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.console import say
 from rlrecipes.encoding import fitting_examples
 from rlrecipes.job import Job
 from rlrecipes.models import add_lora, load_causal, open_tokenizer, window
 from rlrecipes.tracking import Tracker, progress, remove_printer
-from rlrecipes.training import check_finite, check_rows, length_of, lora_in_float32, record_drops, training_arguments
+from rlrecipes.training import (
+    Resumable,
+    check_finite,
+    check_rows,
+    length_of,
+    lora_in_float32,
+    record_drops,
+    training_arguments,
+)
+
+
+class ResumableSFTTrainer(Resumable, SFTTrainer):
+    """TRL's, going on from our checkpoints."""
 
 
 def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
@@ -29,7 +42,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         [{"input_ids": ids.ids, "completion_mask": [0] * len(ids.prompt) + [1] * len(ids.answer)} for _, ids in rows]
     )
     model = add_lora(load_causal(model_name, job.profile.model, tokenizer), job.profile.lora, "CAUSAL_LM")
-    trainer = SFTTrainer(
+    trainer = ResumableSFTTrainer(
         model,
         SFTConfig(**training_arguments(settings, folder, job.seed), max_length=None, completion_only_loss=True),
         train_dataset=dataset,
@@ -39,7 +52,13 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     remove_printer(trainer)
     lora_in_float32(model)
     say(f"  {length_of(settings)} on {len(rows)} demonstrations")
-    loss = trainer.train().training_loss
-    check_finite(loss, "SFT", "sft.learning_rate")
+    checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
+    loss = trainer.train_from(checkpoints)
+    check_finite(loss, "SFT", "sft.learning_rate", checkpoints)
     model.save_pretrained(folder / "adapter")
-    return {"metrics": {"train_loss": loss}, "adapters": {"sft": "adapter"}, "too_long": dropped}
+    return {
+        "metrics": {"train_loss": loss},
+        "adapters": {"sft": "adapter"},
+        "too_long": dropped,
+        "resumed": checkpoints.resumed,
+    }

@@ -1,0 +1,79 @@
+"""Ctrl-C and SIGTERM: a training loop finishes its step and saves; everything else stops at once.
+
+A loop runs inside `finishing_first()` and asks `asked()` after each step. The second signal always stops at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked for the end, and what was worth keeping has been saved; the text says what."""
+
+
+@dataclass
+class _Signals:
+    asked: bool = False
+    loops: int = 0
+    """How many `finishing_first()` blocks are open."""
+
+
+_signals = _Signals()
+
+
+def asked() -> bool:
+    """Whether a signal has asked for the end."""
+    return _signals.asked
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+    """Takes SIGINT and SIGTERM over inside the block; to be called once, around a whole command."""
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other thread take signals over
+        yield
+        return
+    before = {number: signal.signal(number, _on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _signals.asked = False
+
+
+@contextlib.contextmanager
+def finishing_first() -> Iterator[None]:
+    """Inside the block the first signal is only noted; if nobody acted on it by the block's end, the end does.
+
+    Raises:
+        Interrupted: a signal came, before the block or in it.
+    """
+    _act()
+    _signals.loops += 1
+    try:
+        yield
+    finally:
+        _signals.loops -= 1
+    _act()
+
+
+def _act() -> None:
+    """A signal that a library swallowed while it was being imported is not lost: it acts here."""
+    if _signals.asked:
+        raise Interrupted
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    first, _signals.asked = not _signals.asked, True
+    if first and _signals.loops:
+        # not print: a signal may come in the middle of one
+        os.write(2, b"\nfinishing this step, then saving; once more stops at once\n")
+    else:
+        raise KeyboardInterrupt

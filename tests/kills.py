@@ -1,0 +1,195 @@
+"""Kills the whole road at random moments until it is through, and compares what came out with an uninterrupted run.
+
+    python tests/kills.py --kills 50 --seed 0
+
+SIGKILL comes before the n-th change to a file under `runs/`, so that saving and closing are hit as well, or after a random
+time; SIGTERM, which asks for a checkpoint first, after a random time. The libraries are imported once; each try is a forked
+child. Exit status 0: every byte is the same.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from conftest import SMALLEST, sentences, write_rows
+
+from rlrecipes.__main__ import INTERRUPTED
+
+ROAD = (
+    *("run", "translation", "--data", "pairs.jsonl", "--run", "road", *SMALLEST),
+    *("base.max_steps=6", "sft.max_steps=9", "sft.logging_steps=2", "sft.gradient_accumulation_steps=2"),
+    *("reward.max_steps=14", "reward.logging_steps=3", "reward.per_device_train_batch_size=16"),
+    *("ppo.total_episodes=72", "ppo.kl_target=1", "ppo.kl_horizon=100", "ppo.learning_rate=0.01"),
+    *("evaluate.batch_size=2", "checkpoint.seconds=0"),
+)
+"""More than one pass over every stage's data, accumulation, dropout and an adaptive KL: all that has to be carried over."""
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree"}
+UNLIKE = {"finished", "seconds", "peak_memory_mb", "resumed"}
+"""What `done.json` says about the machine's time and not about the result."""
+
+
+class _Files:
+    """Counts the changes to files under `runs/`, and kills this process before one of them."""
+
+    changes = 0
+    fatal: int | None = None
+    watching = False
+
+    def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
+        written = event == "open" and isinstance(arguments[1], str) and set("wax+") & set(arguments[1])
+        # `shutil.rmtree` names what it removes by its folder's descriptor, and there is nothing else that it removes.
+        by_descriptor = event in ("os.remove", "os.rmdir") and arguments[1] != -1
+        if self.watching and (written or event in CHANGES) and ("runs" in str(arguments[0]) or by_descriptor):
+            self.changes += 1
+            if self.changes == self.fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+files = _Files()
+sys.addaudithook(files)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a try is ended, and how."""
+
+    change: int | None = None
+    """Before this change to a file; by SIGKILL."""
+    seconds: float | None = None
+    """After so long; by `signal`."""
+    signal: int = signal.SIGKILL
+
+
+def forked(work: Callable[[], int], moment: Moment = Moment()) -> int:
+    """Runs `work` in a child that is ended at `moment`; the exit status, negative for the signal that killed it."""
+    child = os.fork()
+    if child == 0:
+        files.changes, files.fatal, files.watching = 0, moment.change, True
+        os._exit(work())
+    if moment.seconds is not None:
+        deadline = time.monotonic() + moment.seconds
+        while time.monotonic() < deadline:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.002)
+        os.kill(child, moment.signal)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def counted(work: Callable[[], int]) -> int:
+    """Runs `work` in a child and returns how many files it changed.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    reader, writer = os.pipe()
+
+    def counting() -> int:
+        status = work()
+        os.write(writer, str(files.changes).encode())
+        return status
+
+    if forked(counting) != 0:
+        raise RuntimeError("it fails without any kill")
+    return int(os.read(reader, 20))
+
+
+def road(home: Path) -> int:
+    from rlrecipes.__main__ import main
+
+    os.chdir(home)
+    output = os.open("output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    status = main(ROAD)
+    sys.stdout.flush()
+    return status
+
+
+def results(home: Path) -> dict[str, object]:
+    """Every file under `runs/` by its path, without what tells of time; the report shows times and is left out."""
+    found = {path.relative_to(home): path for path in (home / "runs").rglob("*") if path.is_file()}
+    return {str(name): _content(path) for name, path in sorted(found.items()) if "report" not in name.parts}
+
+
+def _content(path: Path) -> object:
+    if path.name == "done.json":
+        return {key: value for key, value in json.loads(path.read_text()).items() if key not in UNLIKE}
+    if path.name == "log.jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        return [{key: value for key, value in row.items() if key != "eps"} for row in rows]  # episodes a second
+    return path.read_bytes()
+
+
+def made(folder: Path, name: str) -> Path:
+    home = folder / name
+    home.mkdir()
+    write_rows(home / "pairs.jsonl", sentences(60))
+    return home
+
+
+def drawn(draw: random.Random, kills: int, changes: int, seconds: float) -> Moment:
+    """A small part of the road on average, so that the kills spread over all of it."""
+    part = draw.uniform(0, min(1.0, 3 / kills))
+    return draw.choice(
+        [
+            Moment(change=1 + int(part * changes)),
+            Moment(seconds=part * seconds),
+            Moment(seconds=part * seconds, signal=signal.SIGTERM),
+        ]
+    )
+
+
+def survive(folder: Path, kills: int, seed: int) -> list[str]:
+    """Runs the road twice, once under `kills` kills; returns the files that differ."""
+    import rlrecipes.base
+    import rlrecipes.stages.evaluate
+    import rlrecipes.stages.ppo
+    import rlrecipes.stages.reward
+    import rlrecipes.stages.sft  # noqa: F401  (the children inherit all of them)
+
+    whole, killed = made(folder, "whole"), made(folder, "killed")
+    started = time.monotonic()
+    changes = counted(lambda: road(whole))
+    seconds = time.monotonic() - started
+    print(f"uninterrupted: {seconds:.1f} s, {changes} changes to files", flush=True)
+    draw = random.Random(seed)
+    for kill in range(1, kills + 1):
+        moment = drawn(draw, kills, changes, seconds)
+        status = forked(lambda: road(killed), moment)
+        if status == 0:
+            break
+        expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: INTERRUPTED}[moment.signal]
+        assert status == expected, f"{moment} ended with status {status}; see {killed / 'output.log'}"
+        finished = sorted(path.parent.name for path in (killed / "runs").glob("road/*/*/done.json"))
+        print(f"{kill}. {moment}; finished: {', '.join(finished) or 'nothing'}", flush=True)
+    else:
+        assert forked(lambda: road(killed)) == 0, f"the last try failed; see {killed / 'output.log'}"
+    one, other = results(whole), results(killed)
+    return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+        different = survive(Path(folder), arguments.kills, arguments.seed)
+    for name in different:
+        print(f"different: {name}")
+    print("every byte is the same" if not different else f"{len(different)} files differ")
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
