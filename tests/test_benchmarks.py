@@ -69,7 +69,6 @@ def test_everything_is_finite_and_the_machine_is_named(record):
 
 
 def test_the_exact_part_reproduces_plain_trl(record):
-
     exact = record["equality"]["exact"]
     assert set(exact) == {"trunk", "adapter"}
     for differences in exact.values():
