@@ -16,7 +16,7 @@ COLUMNS ?=
 SEED ?= 0
 # Name of the run's folder under runs/
 RUN ?=
-# Settings of the profile to override, as 'ppo.learning_rate=1e-6 sft.max_steps=50'
+# Settings of the profile to override, as 'ppo.learning_rate=1e-6 sft.max_steps=50'; for bench, its options
 ARGS ?=
 # 1 makes finished stages again, with all that stands on them
 FORCE ?=
@@ -32,7 +32,7 @@ OPTIONS = $(if $(COLUMNS),--columns $(COLUMNS)) --profile $(PROFILE) --seed $(SE
 	$(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills lint check list show sft reward ppo evaluate report clean $(RECIPES)
+.PHONY: help setup demo test kills lint check list bench show sft reward ppo evaluate report clean $(RECIPES)
 
 help: ## this list
 	@echo "Targets:"
@@ -74,6 +74,9 @@ report: $(READY) ## RECIPE=…: one page on what came out
 
 list: $(READY) ## the recipes and profiles there are
 	@$(RLRECIPES) list
+
+bench: $(READY) ## PPO beside plain TRL: memory, time, equality; ARGS=--quick, or '--device cuda --model llama-8b'
+	@$(VENV)/bin/python -m benchmarks $(ARGS)
 
 test: $(READY) ## the tests, without network or GPU
 	$(VENV)/bin/python -m pytest

@@ -1,4 +1,4 @@
-"""One quantized base model, several LoRA adapters: loading, switching, generating, scoring.
+"""One quantized base model, several LoRA adapters: loading, switching, scoring.
 
 PPO needs a policy, a reference, a reward model and a value function. Here they are adapters of one frozen base:
 `reference` is the SFT adapter, `policy` starts as its copy, `reward` comes with a score head, and the value head stands on
@@ -17,17 +17,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from safetensors.torch import load_file
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    BitsAndBytesConfig,
-    GenerationConfig,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from rlrecipes.encoding import encode, load_tokenizer, pad_right
+from rlrecipes.ending import use_producible_eos
 from rlrecipes.errors import UserError
 from rlrecipes.profile import LoraSettings, ModelSettings
 from rlrecipes.recipe import Example, Prompt
@@ -92,9 +88,27 @@ def answer_length(tokenizer: Any, demonstrations: Sequence[Example], asked: int)
 
 
 def load_causal(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
-    """The frozen base as a causal language model, quantized as the profile says."""
-    model = AutoModelForCausalLM.from_pretrained(name, **_loading(settings))
-    return _prepared(model, tokenizer)
+    """The frozen base as a causal language model, quantized as the profile says.
+
+    Raises:
+        UserError: its logits are not simply its output layer's of its last hidden states.
+    """
+    model = _prepared(AutoModelForCausalLM.from_pretrained(name, **_loading(settings)), tokenizer)
+    _check_logits(model, name)
+    return model
+
+
+@torch.no_grad()
+def _check_logits(model: Any, name: str) -> None:
+    """PPO takes logits from hidden states, some at a time; a model that does more in between would be misread in silence."""
+    ids = torch.arange(4, device=model.device)[None]
+    expected = model.eval()(input_ids=ids).logits.float()
+    found = next_token_logits(model, hidden_states(model, ids))
+    if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
+        raise UserError(
+            f"'{name}' ({model.config.model_type}) makes its logits in a way that PPO here does not know; "
+            "choose another model"
+        )
 
 
 def load_scorer(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
@@ -135,6 +149,7 @@ def load_adapter(model: Any, folder: Path, name: str) -> PeftModel:
     else:
         model = PeftModel(model, config, adapter_name=name)
     copy_lora(model, folder, name)
+    add_in_place(model, name)
     return model
 
 
@@ -158,6 +173,31 @@ def _named(key: str, name: str) -> str:
     return f"{module}.{name}.{kind}"
 
 
+class _InPlace(LoraVariant):
+    """Plain LoRA, added to the layer's output by one matrix product.
+
+    PEFT multiplies, scales and adds: three passes over an output that is far larger than the adapter. The output is the
+    layer's own and no gradient needs it, so it can be added to where it is.
+    """
+
+    @staticmethod
+    def forward(module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
+        low = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x))
+        up, scaling = module.lora_B[active_adapter], module.scaling[active_adapter]
+        if low.dtype != result.dtype or up.bias is not None:
+            added: torch.Tensor = result + up(low) * scaling
+            return added
+        result.flatten(0, -2).addmm_(low.flatten(0, -2), up.weight.T, alpha=scaling)
+        return result
+
+
+def add_in_place(model: PeftModel, name: str) -> None:
+    """Makes adapter `name` cheaper to run, by PEFT's own seam for variants of LoRA; nothing else about it changes."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and name in module.lora_A:
+            module.lora_variant[name] = _InPlace()
+
+
 @contextmanager
 def adapter(model: PeftModel, name: str | None) -> Iterator[None]:
     """The base under another role's adapter (None: bare) inside the block, without gradients, and back afterwards."""
@@ -175,48 +215,33 @@ def adapter(model: PeftModel, name: str | None) -> Iterator[None]:
     model.set_adapter(before)
 
 
-def trunk(model: PeftModel) -> Any:
+def causal(model: Any) -> Any:
+    """The causal language model itself, which a `PeftModel` wraps."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def trunk(model: Any) -> Any:
     """The transformer without its language-model head."""
-    causal = model.get_base_model()
-    return getattr(causal, causal.base_model_prefix)
+    inner = causal(model)
+    return getattr(inner, inner.base_model_prefix)
 
 
-def hidden_states(model: PeftModel, ids: torch.Tensor, pad: int) -> torch.Tensor:
-    """Last hidden states `[batch, length, hidden]` of padded `ids` `[batch, length]`, whichever side the padding is on."""
-    mask = ids != pad
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    output = trunk(model)(
-        input_ids=ids.masked_fill(~mask, 0), attention_mask=mask.long(), position_ids=positions, use_cache=False
-    )
-    states: torch.Tensor = output.last_hidden_state
+def hidden_states(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Last hidden states `[batch, length, hidden]` of right-padded `ids` `[batch, length]`.
+
+    No mask: a causal model never looks to the right, so what is padded there changes nothing before it.
+    """
+    states: torch.Tensor = trunk(model)(input_ids=ids, use_cache=False).last_hidden_state
     return states
 
 
-def next_token_logits(model: PeftModel, states: torch.Tensor) -> torch.Tensor:
-    """Logits `[…, vocabulary]` in float32 of hidden states `[…, hidden]`, soft-capped where the model does so (Gemma 2)."""
-    causal = model.get_base_model()
-    logits: torch.Tensor = causal.get_output_embeddings()(states).float()
-    cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
+def next_token_logits(model: Any, states: torch.Tensor) -> torch.Tensor:
+    """Logits `[…, vocabulary]`, in float32 at least, of hidden states `[…, hidden]`; soft-capped where the model does so."""
+    inner = causal(model)
+    logits: torch.Tensor = inner.get_output_embeddings()(states)
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    cap = getattr(inner.config.get_text_config(), "final_logit_softcapping", None)  # Gemma 2
     return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
-@torch.no_grad()
-def generate(model: PeftModel, queries: torch.Tensor, tokenizer: Any, length: int, temperature: float) -> torch.Tensor:
-    """Answers `[batch, ≤ length]` to left-padded `queries` `[batch, longest]`; padded after EOS. Temperature 0 is greedy."""
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
-    config = GenerationConfig(
-        max_new_tokens=length,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        **(sampling or {"do_sample": False}),
-    )
-    mask = queries != tokenizer.pad_token_id
-    model.eval()
-    output: torch.Tensor = model.generate(
-        input_ids=queries.masked_fill(~mask, 0), attention_mask=mask.long(), generation_config=config
-    )
-    return output[:, queries.shape[1] :]
 
 
 @dataclass(frozen=True)
@@ -255,14 +280,18 @@ def score_answers(
         for start in range(0, len(pairs), batch_size):
             ids = [encode(tokenizer, prompt, answer).ids for prompt, answer in pairs[start : start + batch_size]]
             batch = pad_right(ids, tokenizer.pad_token_id).to(device())
-            states = hidden_states(model, batch, tokenizer.pad_token_id)
+            states = hidden_states(model, batch)
             last = torch.tensor([len(row) - 1 for row in ids], device=batch.device)
             scores += head(states[torch.arange(len(ids), device=batch.device), last]).tolist()
     return scores
 
 
 def open_tokenizer(name: str) -> Any:
-    """`load_tokenizer`, with a missing tokenizer told as what it is."""
+    """`load_tokenizer`, with a missing tokenizer told as what it is, and an EOS token that the model can produce.
+
+    Raises:
+        UserError: there is no tokenizer, or it has no EOS token.
+    """
     try:
         tokenizer = load_tokenizer(name)
     except (OSError, ValueError) as error:
@@ -272,11 +301,18 @@ def open_tokenizer(name: str) -> Any:
         raise UserError(
             f"the tokenizer of '{name}' has no EOS token, so no answer could ever end; choose another model"
         )
+    use_producible_eos(tokenizer, name)
     return tokenizer
 
 
+def eos_note(name: str) -> str | None:
+    """What `open_tokenizer` changed of the model's EOS token, in a sentence; None where the model can produce its own."""
+    tokenizer = load_tokenizer(name)
+    return use_producible_eos(tokenizer, name) if tokenizer.eos_token_id is not None else None
+
+
 def _loading(settings: ModelSettings) -> dict[str, Any]:
-    kwargs: dict[str, Any] = {"dtype": DTYPES[settings.dtype], "attn_implementation": "sdpa"}
+    kwargs: dict[str, Any] = {"dtype": DTYPES[settings.dtype]}
     if settings.quantization == "nf4":
         kwargs["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

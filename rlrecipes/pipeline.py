@@ -87,11 +87,13 @@ def _finished(job: Job, stage: str) -> bool:
 
 def _base(job: Job) -> str:
     from rlrecipes.base import embedded_base
-    from rlrecipes.models import check_model
+    from rlrecipes.models import check_model, eos_note
 
     if job.profile.model.name == "builtin":
         return str(embedded_base(job.profile.base, job.run.root, job.profile.checkpoint.seconds))
     check_model(job.profile.model.name)
+    if note := eos_note(job.profile.model.name):
+        say(f"{job.recipe.name}: {note}")
     return job.profile.model.name
 
 

@@ -3,23 +3,29 @@
 TRL's: the configuration, the optimizer and schedule, the data loader, callbacks and logging, and the algorithm, formula for
 formula (KL penalty per token, generalised advantages, clipped policy and value losses; arXiv 1707.06347, 1909.08593).
 
-Ours, because TRL 1.12's loop ignores or breaks on them:
+Ours, because TRL 1.12's loop ignores or breaks on them, or takes memory for them:
 
-- reference and reward model are adapters of the policy's base, and the value head stands on the policy's trunk, so one
-  forward and one backward serve both; TRL takes up to four models
+- reference and reward model are adapters of the policy's base, and the value function is a head on the policy's trunk (one
+  forward and one backward serve both) or an adapter of its own; TRL takes up to four models
 - the reward is a sum of named functions and the learned score, each logged apart
 - gradients are clipped (`max_grad_norm`), a batch of any number of mini- and micro-batches takes the steps it says, and the
   loss is a mean over a mini-batch's tokens, so the micro-batch size changes memory and nothing else
-- KL adapts to a target or ends the run; a NaN or infinite reward or loss stops it before the weights are touched
-- old log-probabilities come from the forward pass that computes the values, so the first ratio is exactly 1
+- KL adapts to a target or ends the run; a NaN or infinite reward, loss or gradient stops it before the weights are touched
+- no `[batch, tokens, vocabulary]` tensor: log-probabilities, entropies and values of sampled tokens are taken while sampling
+  (`sampling`), those of the reference and of the update some tokens at a time (`likelihood`)
+- prompts of like length are answered together, and a micro-batch is cut to its longest row
 
-Shapes: B answers of at most T tokens to prompts padded to P tokens; H is the hidden size.
+TRL's `train()` is one function of 300 lines. Its seams (module globals such as `generate` and `forward`) could carry half of
+this list; a reader would then have to know both files at once, so the loop is written anew and the rest inherited.
+
+Shapes: B answers of at most T tokens; L is the longest prompt with its answer, H the hidden size.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,26 +36,22 @@ from peft import PeftModel
 from torch import nn
 from trl.experimental.ppo import PPOConfig as PPOConfig
 from trl.experimental.ppo import PPOTrainer
-from trl.trainer.utils import selective_log_softmax
 
-from rlrecipes.checkpoint import (
-    Checkpoint,
-    Checkpoints,
-    random_states,
-    set_random_states,
-    set_trainable,
-    trainable,
-)
-from rlrecipes.encoding import decode, pad_left
+from rlrecipes.checkpoint import Checkpoint, Checkpoints, random_states, set_random_states
+from rlrecipes.console import say
+from rlrecipes.encoding import decode, pad_left, pad_right
 from rlrecipes.errors import UserError
-from rlrecipes.models import ScoreHead, adapter, generate, hidden_states, next_token_logits
+from rlrecipes.likelihood import token_logprobs
+from rlrecipes.models import ScoreHead, adapter, causal, hidden_states, next_token_logits
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward
 from rlrecipes.rewards import score_term
+from rlrecipes.sampling import sample
+from rlrecipes.text import shortened
 
 
 class ValueHead(nn.Module):
-    """A linear value of the policy's hidden states; it starts at 0, so that the first advantages are the rewards."""
+    """A linear value of hidden states; it starts at 0, so that the first advantages are the rewards."""
 
     base_model_prefix = "trunk"  # PPOTrainer looks here for a critic's transformer; ours is the policy itself
 
@@ -68,9 +70,11 @@ class Rollout:
     examples: list[Example]
     answers: list[str]
     ids: torch.Tensor
-    """`[B, P + T]`: left-padded prompts, right-padded answers."""
-    context: int
-    """P"""
+    """`[B, L]`: prompts with their answers, right-padded."""
+    prompt_lengths: torch.Tensor
+    """`[B]`, in tokens."""
+    response: torch.Tensor
+    """`[B, T]`: the answers alone, right-padded."""
     logprobs: torch.Tensor
     """`[B, T]` of the sampled tokens under the policy that sampled them; 0 on padding."""
     reference_logprobs: torch.Tensor
@@ -90,15 +94,38 @@ class Rollout:
 
     @property
     def lengths(self) -> torch.Tensor:
-        """`[B]`, in tokens, EOS included."""
+        """`[B]`, of the answers in tokens, EOS included."""
         return (~self.padding).sum(1)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Some rows of a rollout, cut to their longest: b rows, t states, w input tokens."""
+
+    rows: torch.Tensor
+    """`[b]`, where they stand in the rollout."""
+    ids: torch.Tensor
+    """`[b, w]`, what the model reads: all but the tokens that no state needs."""
+    places: torch.Tensor
+    """`[b, t]`, where in `ids` the states before each answer token are."""
+    response: torch.Tensor
+    """`[b, t]`, as everything below."""
+    mask: torch.Tensor
+    """True on answer tokens."""
+    states_mask: torch.Tensor
+    """True on states: one for each token, and the one behind EOS."""
+    logprobs: torch.Tensor
+    values: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor
 
 
 class SharedBasePPOTrainer(PPOTrainer):
     """PPO for a policy that shares one base with its reference and its reward model.
 
     Args:
-        model: the base with adapters `policy` (trainable), `reference` and, for a learned reward, `reward`.
+        model: the base with adapters `policy` (trainable), `reference` and, for a learned reward, `reward`; also `value`
+            (trainable), if `settings.value` is `adapter`.
         prompts: examples and their prompt ids.
         reward, head: what to climb; `head` turns the reward adapter's hidden states into scores.
         settings: the profile's `[ppo]` table; `args` holds the part of it that TRL knows.
@@ -120,19 +147,21 @@ class SharedBasePPOTrainer(PPOTrainer):
         on_samples: Callable[[list[dict[str, Any]], int], None] | None = None,
         callbacks: list[Any] | None = None,
     ) -> None:
-        self.examples = [example for example, _ in prompts]
+        self.examples, self.prompts = [example for example, _ in prompts], [ids for _, ids in prompts]
         self.reward, self.head, self.settings = reward, head, settings
         self.samples, self.on_samples = samples, on_samples
         self.stopped: str | None = None
+        for name, parameter in model.named_parameters():  # the optimizer takes what is trainable when it is made
+            parameter.requires_grad = ".policy." in name or (settings.value == "adapter" and ".value." in name)
         super().__init__(
             args=args,
             processing_class=tokenizer,
             model=model,
             ref_model=None,
             reward_model=nn.Identity(),  # scored by `score`, not by TRL
-            value_model=ValueHead(model, model.config.get_text_config().hidden_size),
-            train_dataset=Dataset.from_list([{"input_ids": ids, "index": i} for i, (_, ids) in enumerate(prompts)]),
-            data_collator=self._collate,
+            value_model=ValueHead(model, causal(model).get_output_embeddings().weight.shape[1]),
+            train_dataset=Dataset.from_dict({"index": range(len(prompts))}),
+            data_collator=lambda rows: {"index": torch.tensor([row["index"] for row in rows])},
             callbacks=callbacks,
         )
 
@@ -153,6 +182,8 @@ class SharedBasePPOTrainer(PPOTrainer):
             advantages, returns, penalty = self.estimate_advantages(rollout, scores)
             losses = self.update(rollout, advantages, returns)
             kl = (rollout.logprobs - rollout.reference_logprobs).sum(1).mean().item()
+            if update == 1:
+                self._warn_of_endless(rollout)
             self._finish_update(update, {**self._objectives(rollout, terms, scores, penalty, kl), **losses})
             self._adapt_kl(kl)
             if self.settings.kl_stop and kl > self.settings.kl_stop:
@@ -168,59 +199,80 @@ class SharedBasePPOTrainer(PPOTrainer):
 
     @torch.no_grad()
     def roll_out(self, batch: dict[str, torch.Tensor]) -> Rollout:
-        """Samples an answer to each prompt and takes all that the update needs from the three adapters."""
-        queries = batch["input_ids"]
-        pad, context = self.processing_class.pad_token_id, queries.shape[1]
-        self.model.eval()
-        chunk = self.args.local_rollout_forward_batch_size
-        responses = [
-            generate(self.policy, part, self.processing_class, self.args.response_length, self.args.temperature)
-            for part in queries.split(chunk)
-        ]
-        longest = max(part.shape[1] for part in responses)
-        response = torch.cat([nn.functional.pad(part, (0, longest - part.shape[1]), value=pad) for part in responses])
-        ids = torch.cat([queries, response], 1)
-
-        padding = response == pad
-        states_padding = torch.cat([torch.zeros_like(padding[:, :1]), padding[:, :-1]], 1)
-        parts = [self._evaluate_tokens(part, context) for part in ids.split(chunk)]
-        logprobs, reference, values, entropy, last_states = (torch.cat(column) for column in zip(*parts, strict=True))
-        examples = [self.examples[i] for i in batch["index"].tolist()]
+        """Samples an answer to each prompt and takes all that the update needs from the adapters."""
+        rows = sorted(batch["index"].tolist(), key=lambda i: len(self.prompts[i]))
+        size = self.args.local_rollout_forward_batch_size
+        parts = [self._answer(rows[start : start + size]) for start in range(0, len(rows), size)]
+        pad = self.processing_class.pad_token_id
+        joined = {
+            key: _joined([part[key] for part in parts], pad if key in ("ids", "response") else 0) for key in parts[0]
+        }
+        ended, lengths = joined.pop("ended"), joined.pop("lengths")
+        places = torch.arange(joined["response"].shape[1], device=lengths.device)[None]
+        padding, states_padding = places >= lengths[:, None], places > lengths[:, None]
         return Rollout(
-            examples=examples,
-            answers=[decode(self.processing_class, row) for row in response],
-            ids=ids,
-            context=context,
-            logprobs=logprobs.masked_fill(padding, 0),
-            reference_logprobs=reference.masked_fill(padding, 0),
-            values=values.masked_fill(states_padding, 0),
-            entropy=entropy.masked_fill(padding, 0),
+            examples=[self.examples[i] for i in rows],
+            answers=[decode(self.processing_class, row) for row in joined["response"]],
             padding=padding,
             states_padding=states_padding,
-            ended=(response == self.processing_class.eos_token_id).any(1),
-            last_states=last_states,
+            ended=ended,
+            **joined | {"values": joined["values"].masked_fill(states_padding, 0)},
         )
 
-    def _evaluate_tokens(self, ids: torch.Tensor, context: int) -> tuple[torch.Tensor, ...]:
-        """Log-probabilities, reference log-probabilities, values and entropies `[b, T]`, and last hidden states `[b, H]`."""
-        pad, response = self.processing_class.pad_token_id, ids[:, context:]
-        states = hidden_states(self.policy, ids, pad)[:, context - 1 : -1]
-        logits = next_token_logits(self.policy, states) / (self.args.temperature + 1e-7)
-        logprobs = selective_log_softmax(logits, response)
-        entropy = torch.distributions.Categorical(logits=logits).entropy()
-        values = self._value(states)
-        del logits
+    def _answer(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The tensors of `Rollout` for the prompts at `rows`, and the answers' `lengths` `[b]`."""
+        pad, eos = self.processing_class.pad_token_id, self.processing_class.eos_token_id
+        device, prompts = self.accelerator.device, [self.prompts[i] for i in rows]
+        shared = self.settings.value == "trunk"
+        sampled = sample(
+            self.policy,
+            pad_left(prompts, pad).to(device),
+            pad,
+            eos,
+            self.args.response_length,
+            self.args.temperature,
+            self._value if shared else None,
+        )
+        is_eos = sampled.tokens == eos
+        ended, steps = is_eos.any(1), sampled.tokens.shape[1]
+        lengths = torch.where(ended, is_eos.int().argmax(1) + 1, steps)
+        answers = [row[:length] for row, length in zip(sampled.tokens.tolist(), lengths.tolist(), strict=True)]
+        ids = pad_right([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)], pad).to(device)
+        prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        places = _places(prompt_lengths, steps, ids.shape[1])
+        mask = torch.arange(steps, device=device)[None] < lengths[:, None]
+
         with adapter(self.policy, "reference"):
-            states = hidden_states(self.policy, ids, pad)[:, context - 1 : -1]
-            logits = next_token_logits(self.policy, states) / (self.args.temperature + 1e-7)
-            reference = selective_log_softmax(logits, response)
-        del logits
-        last_states = states.new_zeros(len(ids), 0)
+            states = _at(hidden_states(self.policy, ids), places)
+            reference = self._logprobs(states, sampled.tokens, mask)
+        values = sampled.values
+        if not shared:
+            with adapter(self.policy, "value"):
+                values = self._value(_at(hidden_states(self.policy, ids), places))
+        last_states = states[:, 0, :0]
         if self.head is not None:
             with adapter(self.policy, "reward"):
-                last = context + (response != pad).sum(1) - 1
-                last_states = hidden_states(self.policy, ids, pad)[torch.arange(len(ids), device=ids.device), last]
-        return logprobs, reference, values, entropy, last_states
+                last_states = _at(hidden_states(self.policy, ids), (prompt_lengths + lengths - 1)[:, None]).squeeze(1)
+        return {
+            "ids": ids,
+            "prompt_lengths": prompt_lengths,
+            "response": sampled.tokens,
+            "logprobs": sampled.logprobs,
+            "reference_logprobs": reference,
+            "values": values,
+            "entropy": sampled.entropy,
+            "last_states": last_states,
+            "lengths": lengths,
+            "ended": ended,
+        }
+
+    def _logprobs(self, states: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities `[b, t]` of `tokens` after `states` `[b, t, H]` at the training temperature; 0 outside `mask`."""
+        temperature = self.args.temperature + 1e-7  # as in TRL
+        found = token_logprobs(
+            states[mask], tokens[mask], lambda part: next_token_logits(self.policy, part) / temperature
+        )
+        return torch.zeros_like(states[..., 0], dtype=found.dtype).masked_scatter(mask, found)
 
     # 2. score
 
@@ -237,8 +289,10 @@ class SharedBasePPOTrainer(PPOTrainer):
         weights = {term.name: term.weight for term in self.reward.terms}
         if self.head is not None:
             terms["learned"], weights["learned"] = self.head(rollout.last_states), self.reward.learned
-            if not torch.isfinite(terms["learned"]).all():
-                raise UserError("the reward model gave NaN or infinity; make it again: make reward FORCE=1")
+            if (row := _broken_row(terms["learned"][:, None])) is not None:
+                raise UserError(
+                    f"the reward model gave NaN or infinity {self._named(rollout, row)}; make it again: make reward FORCE=1"
+                )
         scores = torch.stack([weights[name] * values for name, values in terms.items()]).sum(0)
         if self.settings.reward_clip:
             scores = scores.clamp(-self.settings.reward_clip, self.settings.reward_clip)
@@ -272,77 +326,101 @@ class SharedBasePPOTrainer(PPOTrainer):
     # 4. update
 
     def update(self, rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor) -> dict[str, float]:
-        """`num_ppo_epochs` passes over the batch, one optimizer step a mini-batch; returns the means of what it saw."""
+        """`num_ppo_epochs` passes over the batch, one optimizer step a mini-batch; returns the means of what it saw.
+
+        Raises:
+            UserError: a loss or a gradient is NaN or infinite; that step is not taken.
+        """
         self.model.train()
         seen: list[dict[str, float]] = []
         for _ in range(self.args.num_ppo_epochs):
             order = torch.from_numpy(np.random.permutation(len(rollout.answers)))
             for mini_batch in order.split(self.args.local_mini_batch_size):
-                tokens = (~rollout.padding[mini_batch]).sum()
-                states = (~rollout.states_padding[mini_batch]).sum()
-                sums: dict[str, float] = {}
-                for rows in mini_batch.split(self.args.per_device_train_batch_size):
-                    loss, statistics = self._loss(rollout, advantages, returns, rows, tokens, states)
-                    if not torch.isfinite(loss):
-                        raise UserError("the PPO loss is NaN or infinite; nothing was updated; lower ppo.learning_rate")
-                    # Accelerate divides by the number of micro-batches, which the mean over the mini-batch has done.
-                    self.accelerator.backward(loss * self.accelerator.gradient_accumulation_steps)
-                    sums = {key: sums.get(key, 0.0) + value for key, value in statistics.items()}
+                sums = self._accumulate(rollout, advantages, returns, mini_batch.to(rollout.ids.device))
                 norm = self.accelerator.clip_grad_norm_(self._trainable(), self.args.max_grad_norm)
+                if not torch.isfinite(norm):
+                    self.optimizer.zero_grad()
+                    raise UserError(
+                        "a PPO gradient is NaN or infinite; that step was not taken; lower ppo.learning_rate"
+                    )
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-                seen.append({**sums, "policy/grad_norm": float(norm)})
+                seen.append({**{key: float(value) for key, value in sums.items()}, "policy/grad_norm": float(norm)})
         return {key: float(np.mean([statistics[key] for statistics in seen])) for key in seen[0]}
 
-    def _loss(
-        self,
-        rollout: Rollout,
-        advantages: torch.Tensor,
-        returns: torch.Tensor,
-        rows: torch.Tensor,
-        tokens: torch.Tensor,
-        states_count: torch.Tensor,
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """One micro-batch's share of its mini-batch's loss (`tokens` and `states_count` are the mini-batch's)."""
-        args, ids = self.args, rollout.ids[rows]
-        states = hidden_states(self.policy, ids, self.processing_class.pad_token_id)[:, rollout.context - 1 : -1]
-        logits = next_token_logits(self.policy, states) / (args.temperature + 1e-7)
-        log_ratio = selective_log_softmax(logits, ids[:, rollout.context :]) - rollout.logprobs[rows]
-        mask, states_mask = ~rollout.padding[rows], ~rollout.states_padding[rows]
-        log_ratio = log_ratio.masked_fill(~mask, 0)
+    def _accumulate(
+        self, rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor, mini_batch: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The gradients of one mini-batch's loss, a micro-batch of rows of like length at a time; its statistics, summed."""
+        tokens = (~rollout.padding[mini_batch]).sum()
+        states = (~rollout.states_padding[mini_batch]).sum()
+        by_length = mini_batch[(rollout.prompt_lengths + rollout.lengths)[mini_batch].argsort(stable=True)]
+        sums: dict[str, torch.Tensor] = {}
+        for rows in by_length.split(self.args.per_device_train_batch_size):
+            micro = _micro_batch(rollout, advantages, returns, rows)
+            hidden = _at(hidden_states(self.policy, micro.ids), micro.places)
+            policy_losses, statistics = self._policy_losses(micro, hidden, tokens)
+            if self.settings.value == "trunk":
+                value_losses = self._value_losses(micro, hidden, states)
+                self._backward(rollout, micro, policy_losses + self.args.vf_coef * value_losses)
+            else:
+                self._backward(rollout, micro, policy_losses)
+                with _training(self.policy, "value"):
+                    hidden = _at(hidden_states(self.policy, micro.ids), micro.places)
+                    value_losses = self._value_losses(micro, hidden, states)
+                    self._backward(rollout, micro, self.args.vf_coef * value_losses)
+            statistics["loss/policy_avg"] = policy_losses.detach().sum()
+            statistics["loss/value_avg"] = value_losses.detach().sum()
+            sums = {key: sums.get(key, 0) + value for key, value in statistics.items()}
+        return sums
+
+    def _policy_losses(
+        self, micro: MicroBatch, hidden: torch.Tensor, tokens: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Each token's share `[b, t]` of the mini-batch's clipped loss, and this micro-batch's share of its statistics."""
+        clip, mask = self.args.cliprange, micro.mask
+        log_ratio = (self._logprobs(hidden, micro.response, mask) - micro.logprobs).masked_fill(~mask, 0)
         ratio = log_ratio.exp()
-        gain = advantages[rows]
-        policy_losses = torch.max(-gain * ratio, -gain * ratio.clamp(1 - args.cliprange, 1 + args.cliprange))
-        policy_loss = (policy_losses * mask).sum() / tokens
-
-        value, old = self._value(states), rollout.values[rows]
-        clipped = torch.clamp(value, old - args.cliprange_value, old + args.cliprange_value)
-        value_losses = torch.max((value - returns[rows]) ** 2, (clipped - returns[rows]) ** 2)
-        value_loss = 0.5 * (value_losses * states_mask).sum() / states_count
-
+        losses = torch.max(-micro.advantages * ratio, -micro.advantages * ratio.clamp(1 - clip, 1 + clip))
         with torch.no_grad():
-            clipped_share = ((ratio - 1).abs() > args.cliprange).float()
+            clipped = ((ratio - 1).abs() > clip) & mask
             statistics = {
-                "loss/policy_avg": policy_loss.item(),
-                "loss/value_avg": value_loss.item(),
-                "policy/approxkl_avg": (0.5 * (log_ratio**2 * mask).sum() / tokens).item(),
-                "policy/clipfrac_avg": ((clipped_share * mask).sum() / tokens).item(),
-                "val/ratio": ((ratio * mask).sum() / tokens).item(),
+                "policy/approxkl_avg": 0.5 * (log_ratio**2).sum() / tokens,
+                "policy/clipfrac_avg": clipped.sum() / tokens,
+                "val/ratio": (ratio * mask).sum() / tokens,
             }
-        return policy_loss + args.vf_coef * value_loss, statistics
+        return losses.masked_fill(~mask, 0) / tokens, statistics
+
+    def _value_losses(self, micro: MicroBatch, hidden: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Each state's share `[b, t]` of half the mini-batch's clipped squared error."""
+        value, clip = self._value(hidden), self.args.cliprange_value
+        clipped = torch.clamp(value, micro.values - clip, micro.values + clip)
+        losses = torch.max((value - micro.returns) ** 2, (clipped - micro.returns) ** 2)
+        return 0.5 * losses.masked_fill(~micro.states_mask, 0) / states
+
+    def _backward(self, rollout: Rollout, micro: MicroBatch, losses: torch.Tensor) -> None:
+        if (row := _broken_row(losses)) is not None:
+            self.optimizer.zero_grad()
+            raise UserError(
+                f"the PPO loss is NaN or infinite {self._named(rollout, int(micro.rows[row]))}; that step was not taken; "
+                "lower ppo.learning_rate"
+            )
+        # Accelerate divides by the number of micro-batches, which the mean over the mini-batch has done.
+        self.accelerator.backward(losses.sum() * self.accelerator.gradient_accumulation_steps)
 
     # around the steps
 
     def _value(self, states: torch.Tensor) -> torch.Tensor:
-        values: torch.Tensor = self.model.value_model.score(states.float()).squeeze(-1)
+        score = self.model.value_model.score
+        values: torch.Tensor = score(states.to(score.weight.dtype)).squeeze(-1)
         return values
 
     def _trainable(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def _collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        prompts = pad_left([row["input_ids"] for row in rows], self.processing_class.pad_token_id)
-        return {"input_ids": prompts, "index": torch.tensor([row["index"] for row in rows])}
+    def _named(self, rollout: Rollout, row: int) -> str:
+        prompt = rollout.examples[row].prompt[-1].content
+        return f"on the answer {shortened(rollout.answers[row])} to {shortened(prompt)}"
 
     def _batches(self) -> Iterator[dict[str, torch.Tensor]]:
         while True:
@@ -365,7 +443,7 @@ class SharedBasePPOTrainer(PPOTrainer):
     def resume_state(self) -> dict[str, Any]:
         """Everything between two updates that decides what follows; `set_resume_state` puts it back."""
         return {
-            "weights": trainable(self.model),
+            "weights": [parameter.data for parameter in self._trainable()],
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.lr_scheduler.state_dict(),
             "counters": {
@@ -378,7 +456,8 @@ class SharedBasePPOTrainer(PPOTrainer):
         }
 
     def set_resume_state(self, state: dict[str, Any], batches: Iterator[dict[str, torch.Tensor]]) -> None:
-        set_trainable(self.model, state["weights"])
+        for parameter, weights in zip(self._trainable(), state["weights"], strict=True):
+            parameter.data.copy_(weights)
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["scheduler"])
         for name, value in state["counters"].items():
@@ -388,6 +467,15 @@ class SharedBasePPOTrainer(PPOTrainer):
         for _ in range(state["taken"]):
             next(batches)
         set_random_states(state["random"])
+
+    def _warn_of_endless(self, rollout: Rollout) -> None:
+        """PPO cannot mend what it never samples: says so while it can still be stopped."""
+        ended = rollout.ended.float().mean().item()
+        if ended < 0.5:
+            say(
+                f"  only {ended:.0%} of the SFT policy's answers end within {self.args.response_length} tokens: "
+                "train SFT longer, or raise ppo.response_length"
+            )
 
     def _objectives(
         self, rollout: Rollout, terms: dict[str, torch.Tensor], scores: torch.Tensor, penalty: torch.Tensor, kl: float
@@ -426,9 +514,9 @@ class SharedBasePPOTrainer(PPOTrainer):
         """Greedy answers, which take nothing from the training's random numbers."""
         if not self.samples or self.on_samples is None:
             return
-        pad = self.processing_class.pad_token_id
+        pad, eos = self.processing_class.pad_token_id, self.processing_class.eos_token_id
         queries = pad_left([ids for _, ids in self.samples], pad).to(self.accelerator.device)
-        responses = generate(self.policy, queries, self.processing_class, self.args.response_length, 0.0)
+        responses = sample(self.policy, queries, pad, eos, self.args.response_length, 0.0).tokens
         answers = [decode(self.processing_class, row) for row in responses]
         rows = [
             {"prompt": example.prompt[-1].content, "answer": answer}
@@ -444,3 +532,60 @@ def _whiten(values: torch.Tensor, mask: torch.Tensor, keep_mean: bool = False) -
     variance = ((values - mean) ** 2 * mask).sum() / (count - 1).clamp(min=1)
     whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
     return ((whitened + mean) if keep_mean else whitened) * mask
+
+
+def _places(prompt_lengths: torch.Tensor, steps: int, width: int) -> torch.Tensor:
+    """`[b, steps]`: where the states before each answer token are in rows of `width` tokens; clamped where there is none."""
+    steps_on = torch.arange(steps, device=prompt_lengths.device)[None]
+    return (prompt_lengths[:, None] - 1 + steps_on).clamp(max=width - 1)
+
+
+def _at(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The states `[b, t, H]` of `[b, w, H]` at `places` `[b, t]`."""
+    return states[torch.arange(len(states), device=states.device)[:, None], places]
+
+
+def _joined(parts: Sequence[torch.Tensor], fill: int) -> torch.Tensor:
+    """Rows of several chunks under each other, each filled up to the widest."""
+    if parts[0].dim() == 1:
+        return torch.cat(list(parts))
+    widest = max(part.shape[1] for part in parts)
+    return torch.cat([nn.functional.pad(part, (0, widest - part.shape[1]), value=fill) for part in parts])
+
+
+def _micro_batch(rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor, rows: torch.Tensor) -> MicroBatch:
+    states_mask, prompt_lengths = ~rollout.states_padding[rows], rollout.prompt_lengths[rows]
+    states = states_mask.sum(1)
+    steps, width = int(states.max()), int((prompt_lengths - 1 + states).max())
+
+    def cut(values: torch.Tensor) -> torch.Tensor:
+        return values[rows, :steps]
+
+    return MicroBatch(
+        rows=rows,
+        ids=rollout.ids[rows, :width],
+        places=_places(prompt_lengths, steps, width),
+        response=cut(rollout.response),
+        mask=~cut(rollout.padding),
+        states_mask=states_mask[:, :steps],
+        logprobs=cut(rollout.logprobs),
+        values=cut(rollout.values),
+        advantages=cut(advantages),
+        returns=cut(returns),
+    )
+
+
+@contextmanager
+def _training(model: PeftModel, role: str) -> Iterator[None]:
+    """The base under another trainable adapter: a whole forward and backward pass belong inside the block."""
+    model.set_adapter(role)
+    try:
+        yield
+    finally:
+        model.set_adapter("policy")
+
+
+def _broken_row(values: torch.Tensor) -> int | None:
+    """The first row of `[B, t]` that holds NaN or infinity."""
+    broken = (~torch.isfinite(values)).any(1)
+    return int(broken.int().argmax()) if broken.any() else None

@@ -133,6 +133,9 @@ class PPOSettings:
     """Ours: episodes over which the adaptation acts; refused while `kl_target` is 0."""
     kl_stop: float = 0.0
     """Ours: training ends, keeping the last policy, when a batch's mean KL per answer exceeds this; 0: never."""
+    value: Literal["trunk", "adapter"] = "trunk"
+    """Ours: where the value function stands. `trunk`: a head on the policy's hidden states, so that one forward and backward
+    serve both; `adapter`: a LoRA adapter of its own, started from the reward model's, with its head."""
     cliprange: float = 0.2
     cliprange_value: float = 0.2
     vf_coef: float = 0.1

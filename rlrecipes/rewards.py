@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import Example, Term
+from rlrecipes.text import shortened
 
 
 def score_term(term: Term, answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
@@ -22,18 +23,13 @@ def score_term(term: Term, answers: Sequence[str], examples: Sequence[Example]) 
             value = float(term.score(example.prompt, answer, example))
         except Exception as error:
             raise UserError(
-                f"the reward term '{term.name}' raised {type(error).__name__} ({error}) on the answer {_short(answer)} to "
-                f"{_short(example.prompt[-1].content)}; mend the function or set terms.{term.name}=0"
+                f"the reward term '{term.name}' raised {type(error).__name__} ({error}) on the answer {shortened(answer)} to "
+                f"{shortened(example.prompt[-1].content)}; mend the function or set terms.{term.name}=0"
             ) from error
         if not math.isfinite(value):
             raise UserError(
-                f"the reward term '{term.name}' gave {value} on the answer {_short(answer)} to "
-                f"{_short(example.prompt[-1].content)}; mend the function or set terms.{term.name}=0"
+                f"the reward term '{term.name}' gave {value} on the answer {shortened(answer)} to "
+                f"{shortened(example.prompt[-1].content)}; mend the function or set terms.{term.name}=0"
             )
         values.append(value)
     return values
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return f"'{line}'" if len(line) <= 60 else f"'{line[:57]}…'"

@@ -38,3 +38,9 @@ def overlap_f1(answer: Sequence[str], reference: Sequence[str]) -> float:
         return float(answer == reference)
     common = sum((Counter(answer) & Counter(reference)).values())
     return 2 * common / (len(answer) + len(reference))
+
+
+def shortened(text: str) -> str:
+    """A text in quotes on one line of at most 60 characters, for a sentence about it."""
+    line = " ".join(text.split())
+    return f"'{line}'" if len(line) <= 60 else f"'{line[:57]}…'"

@@ -11,7 +11,10 @@ LAYERS = (
         *("errors", "text", "metrics", "recipe", "profile", "run", "versions", "rewards", "files", "formats", "data"),
         *("job", "show", "console", "interrupts"),
     },
-    {"encoding", "models", "base", "tracking", "checkpoint", "training", "ppo_trainer"},
+    {
+        *("encoding", "ending", "models", "sampling", "likelihood", "base", "tracking", "checkpoint", "training"),
+        "ppo_trainer",
+    },
     {"stages", "stages.sft", "stages.reward", "stages.ppo", "stages.evaluate", "stages.report"},
     {"pipeline", "__main__"},
 )

@@ -9,17 +9,16 @@ from transformers import (
     AutoModelForSequenceClassification,
     Gemma2Config,
     Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
 )
 
-from rlrecipes.encoding import encode, encode_prompt, load_tokenizer, pad_left, pad_right
+from rlrecipes.encoding import encode, encode_prompt, load_tokenizer, pad_right
 from rlrecipes.errors import UserError
 from rlrecipes.models import (
     adapter,
     add_lora,
     answer_length,
-    generate,
     hidden_states,
     load_adapter,
     load_causal,
@@ -57,7 +56,7 @@ def stack(request, checkpoint, tokenizer):
 def logits(model, tokenizer, prompt=PROMPTS[1]):
     ids = torch.tensor([encode_prompt(tokenizer, prompt)])
     with torch.no_grad():
-        return next_token_logits(model, hidden_states(model, ids, tokenizer.pad_token_id))
+        return next_token_logits(model, hidden_states(model, ids))
 
 
 def test_an_adapter_on_the_shared_base_is_the_model_that_was_saved(checkpoint, tokenizer):
@@ -98,8 +97,8 @@ def test_the_policy_stays_trainable_whatever_was_switched_to_and_however_the_blo
 def test_there_are_no_gradients_under_another_role(stack, tokenizer):
     ids = torch.tensor([encode_prompt(tokenizer, PROMPTS[0])])
     with adapter(stack, "reference"):
-        assert not hidden_states(stack, ids, tokenizer.pad_token_id).requires_grad
-    assert hidden_states(stack, ids, tokenizer.pad_token_id).requires_grad
+        assert not hidden_states(stack, ids).requires_grad
+    assert hidden_states(stack, ids).requires_grad
 
 
 def test_an_adapter_of_another_shape_is_refused(checkpoint, tokenizer, tmp_path):
@@ -112,30 +111,24 @@ def test_an_adapter_of_another_shape_is_refused(checkpoint, tokenizer, tmp_path)
         load_adapter(load_causal(str(checkpoint.model), PLAIN, tokenizer), tmp_path, "policy")
 
 
-def test_the_side_of_the_padding_changes_nothing(stack, tokenizer):
-    pad = tokenizer.pad_token_id
+def test_padding_on_the_right_changes_nothing(stack, tokenizer):
     rows = [encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
     with torch.no_grad():
-        left = hidden_states(stack, pad_left(rows, pad), pad)
-        right = hidden_states(stack, pad_right(rows, pad), pad)
+        together = hidden_states(stack, pad_right(rows, tokenizer.pad_token_id))
         for i, row in enumerate(rows):
-            alone = hidden_states(stack, torch.tensor([row]), pad)[0]
-            assert torch.allclose(left[i, -len(row) :], alone, atol=1e-4)
-            assert torch.allclose(right[i, : len(row)], alone, atol=1e-4)
+            alone = hidden_states(stack, torch.tensor([row]))[0]
+            assert torch.allclose(together[i, : len(row)], alone, atol=1e-4)
 
 
-def test_the_side_of_the_padding_changes_nothing_for_a_model_with_absolute_positions(tokenizer):
+def test_a_model_that_makes_its_logits_in_another_way_is_refused(tokenizer, tmp_path):
     torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64, initializer_range=0.5
-    )
-    model = add_lora(GPT2LMHeadModel(config), LoraSettings(r=2), "CAUSAL_LM").eval()
-    pad = tokenizer.pad_token_id
-    rows = [encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
-    with torch.no_grad():
-        left = hidden_states(model, pad_left(rows, pad), pad)
-        alone = hidden_states(model, torch.tensor(rows[:1]), pad)
-    assert torch.allclose(left[0, -len(rows[0]) :], alone[0], atol=1e-4)
+    config = GraniteConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, logits_scaling=8.0, initializer_range=0.5,
+    )  # fmt: skip
+    GraniteForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"granite.*choose another model"):
+        load_causal(str(tmp_path), PLAIN, tokenizer)
 
 
 def test_a_4_bit_model_says_the_same_in_training_and_evaluation(checkpoint, tokenizer):
@@ -180,27 +173,6 @@ def test_soft_capped_logits_are_those_of_the_model(tokenizer):
     assert torch.allclose(logits(model, tokenizer), expected, atol=1e-4)
 
 
-def test_greedy_answers_are_each_prompts_own_and_take_no_random_numbers(stack, tokenizer):
-    pad = tokenizer.pad_token_id
-    rows = [encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    together = generate(stack, pad_left(rows, pad), tokenizer, 5, 0.0)
-    assert torch.equal(torch.get_rng_state(), before)
-    for i, row in enumerate(rows):
-        (alone,) = generate(stack, torch.tensor([row]), tokenizer, 5, 0.0).tolist()
-        assert together[i].tolist()[: len(alone)] == alone
-
-
-def test_sampling_follows_the_seed(stack, tokenizer):
-    queries = pad_left([encode_prompt(tokenizer, prompt) for prompt in PROMPTS], tokenizer.pad_token_id)
-    answers = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        answers.append(generate(stack, queries, tokenizer, 8, 1.0).tolist())
-    assert answers[0] == answers[1] != answers[2]
-
-
 def test_scores_are_the_reward_models_own_standardised_and_do_not_depend_on_the_batch(checkpoint, tokenizer):
     base = load_causal(str(checkpoint.model), PLAIN, tokenizer)
     model = load_adapter(base, checkpoint.sft / "adapter", "policy")
@@ -240,3 +212,23 @@ def test_a_tokenizer_without_eos_is_refused(tmp_path):
 def test_a_missing_tokenizer_is_told(tmp_path):
     with pytest.raises(UserError, match="cannot read the tokenizer"):
         open_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("settings", [PLAIN, NF4], ids=["plain", "nf4"])
+def test_an_adapter_that_is_added_in_place_says_and_learns_the_same(checkpoint, tokenizer, settings):
+    ids = torch.tensor([encode_prompt(tokenizer, PROMPTS[1])])
+    found = []
+    for in_place in (True, False):
+        model = load_adapter(
+            load_causal(str(checkpoint.model), settings, tokenizer), checkpoint.sft / "adapter", "policy"
+        )
+        for module in model.modules():
+            if not in_place and hasattr(module, "lora_variant"):
+                module.lora_variant.clear()
+        states = hidden_states(model.eval(), ids)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        found.append((states.detach(), torch.autograd.grad(states.square().sum(), parameters)))
+    (states, gradients), (plain_states, plain_gradients) = found
+    assert torch.allclose(states, plain_states, atol=1e-5)
+    for gradient, plain in zip(gradients, plain_gradients, strict=True):
+        assert torch.allclose(gradient, plain, atol=1e-4 * plain.abs().max().item())

@@ -31,6 +31,7 @@ SETTINGS = PPOSettings(
 )
 BY_LENGTH = Term("brevity", lambda prompt, answer, example: -len(answer) / 4, weight=0.5)
 LEARNED = Reward(learned=1.0, terms=(BY_LENGTH,))
+PLACEMENTS = pytest.mark.parametrize("value", ["trunk", "adapter"])
 UNLEARNED = Reward(learned=0.0, terms=(BY_LENGTH,))
 
 
@@ -45,6 +46,8 @@ def make(checkpoint, tmp_path):
         model = load_adapter(base, checkpoint.sft / "adapter", "policy")
         model = load_adapter(model, checkpoint.sft / "adapter", "reference")
         model = load_adapter(model, checkpoint.reward / "adapter", "reward")
+        if settings.value == "adapter":
+            model = load_adapter(model, checkpoint.reward / "adapter", "value")
         model.set_adapter("policy")
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -100,9 +103,7 @@ def test_log_probabilities_are_those_of_each_model_alone_on_the_sequence_alone(m
     scatter(trainer.policy, "policy")
     rollout = first_batch(trainer)
     pad = trainer.processing_class.pad_token_id
-    assert len(set((rollout.ids[:, : rollout.context] == pad).sum(1).tolist())) > 1, (
-        "prompts of one length prove little"
-    )
+    assert len(set(rollout.prompt_lengths.tolist())) > 1, "prompts of one length prove little"
     base = AutoModelForCausalLM.from_pretrained(checkpoint.model).eval()
     reference = PeftModel.from_pretrained(base, checkpoint.sft / "adapter").eval()
     for i, row in enumerate(rollout.ids):
@@ -133,7 +134,7 @@ def test_an_answer_ends_with_its_first_eos(make):
     trainer = make()
     rollout = first_batch(trainer)
     eos, pad = trainer.processing_class.eos_token_id, trainer.processing_class.pad_token_id
-    for row, padding, ended in zip(rollout.ids[:, rollout.context :], rollout.padding, rollout.ended, strict=True):
+    for row, padding, ended in zip(rollout.response, rollout.padding, rollout.ended, strict=True):
         answer = row[~padding].tolist()
         assert eos not in answer[:-1]
         assert pad not in answer
@@ -291,18 +292,89 @@ def test_the_gradients_norm_is_cut_to_its_maximum(make):
     assert moved == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_gradient_checkpointing_changes_nothing(make):
-    weights = []
+@PLACEMENTS
+def test_gradient_checkpointing_recomputes_and_changes_nothing(make, value):
+    weights, calls = [], []
     for checkpointing in (False, True):
-        trainer = make(gradient_checkpointing=checkpointing)
+        trainer = make(gradient_checkpointing=checkpointing, value=value)
+        calls.append(0)
+
+        def count(*_):
+            calls[-1] += torch.is_grad_enabled()
+
+        trainer.policy.get_base_model().model.layers[0].mlp.register_forward_pre_hook(count)
         trainer.train()
         weights.append(trained(trainer))
     assert largest_difference(*weights) < 1e-6
+    assert calls[1] == 2 * calls[0] > 0
 
 
+def literal_loss(trainer, rollout, advantages, returns):
+    """PPO's loss as the papers write it, row by row, on Transformers' own logits and hidden states."""
+    args, sums, counts = trainer.args, [0.0, 0.0], [0, 0]
+    head = trainer.model.value_model.score
+    for i, ids in enumerate(rollout.ids):
+        length, start = int(rollout.lengths[i]), int(rollout.prompt_lengths[i])
+        ids = ids[: start + length]
+        output = trainer.policy(input_ids=ids[None], output_hidden_states=True)
+        logprobs = (output.logits[0, start - 1 : -1] / (args.temperature + 1e-7)).log_softmax(-1)
+        chosen = logprobs.gather(1, ids[start:, None])[:, 0]
+        ratio = (chosen - rollout.logprobs[i, :length]).exp()
+        gain = advantages[i, :length]
+        sums[0] += torch.max(-gain * ratio, -gain * ratio.clamp(1 - args.cliprange, 1 + args.cliprange)).sum()
+        counts[0] += length
+        if trainer.settings.value == "adapter":
+            trainer.policy.set_adapter("value")
+            output = trainer.policy(input_ids=ids[None], output_hidden_states=True)
+            trainer.policy.set_adapter("policy")
+        states = min(length + 1, rollout.response.shape[1])
+        value = head(output.hidden_states[-1][0, start - 1 : start - 1 + states])[:, 0]
+        old, target = rollout.values[i, :states], returns[i, :states]
+        clipped = value.clamp(old - args.cliprange_value, old + args.cliprange_value)
+        sums[1] += torch.max((value - target) ** 2, (clipped - target) ** 2).sum()
+        counts[1] += states
+    return sums[0] / counts[0], args.vf_coef * 0.5 * sums[1] / counts[1]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@PLACEMENTS
+def test_gradients_are_those_of_a_literal_ppo_step_in_float64(make, value, checkpointing):
+    trainer = make(value=value, gradient_checkpointing=checkpointing, per_device_train_batch_size=8)
+    trainer.model.double()
+    scatter(trainer.policy, "policy", size=0.3)
+    torch.nn.init.normal_(trainer.model.value_model.score.weight, std=0.1)
+    rollout = rollout_of(trainer, [1, 2, 4, 5, LENGTH, LENGTH, 3, 1])
+    advantages, returns, _ = trainer.estimate_advantages(rollout, torch.randn(8, dtype=torch.float64))
+    trainer.model.train()
+    trainer.args.per_device_train_batch_size = 3  # micro-batches that do not divide the mini-batch
+
+    policy_loss, value_loss = literal_loss(trainer, rollout, advantages, returns)
+    parameters = {name: p for name, p in trainer.model.named_parameters() if any(p is q for q in trainer._trainable())}
+    expected = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for adapter_name, loss in (("policy", policy_loss), (value if value == "adapter" else "policy", value_loss)):
+        role = "value" if adapter_name == "adapter" else "policy"
+        trainer.policy.set_adapter(role)
+        wanted = [name for name, p in parameters.items() if p.requires_grad]
+        found = torch.autograd.grad(loss, [parameters[name] for name in wanted], retain_graph=True, allow_unused=True)
+        for name, gradient in zip(wanted, found, strict=True):
+            expected[name] += 0 if gradient is None else gradient
+    trainer.policy.set_adapter("policy")
+
+    statistics = trainer._accumulate(rollout, advantages, returns, torch.arange(8))
+    assert float(statistics["loss/policy_avg"]) == pytest.approx(policy_loss.item(), rel=1e-9)
+    assert trainer.args.vf_coef * float(statistics["loss/value_avg"]) == pytest.approx(value_loss.item(), rel=1e-9)
+    roles = {"policy", "value"} if value == "adapter" else {"policy"}
+    assert all(any(f".{role}." in name for name in parameters) for role in roles)
+    for name, parameter in parameters.items():
+        scale = expected[name].abs().max().item()
+        assert scale > 0, name
+        assert (parameter.grad - expected[name]).abs().max().item() < 1e-6 * scale, name
+
+
+@PLACEMENTS
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_only_the_policy_and_its_value_head_move(make, quantization):
-    trainer = make(quantization=quantization)
+def test_only_the_policy_and_the_value_function_move(make, quantization, value):
+    trainer = make(quantization=quantization, value=value)
     before = everything(trainer)
     trainer.train()
     after = everything(trainer)
@@ -310,11 +382,30 @@ def test_only_the_policy_and_its_value_head_move(make, quantization):
     assert any(".lora_A.policy." in name for name in moved)
     assert any(".lora_B.policy." in name for name in moved)
     assert any("score.weight" in name for name in moved)
-    assert not {name for name in moved if ".policy.weight" not in name and "score." not in name}
+    assert any(".lora_B.value." in name for name in moved) == (value == "adapter")
+    assert not {
+        name for name in moved if ".policy.weight" not in name and ".value.weight" not in name and "score." not in name
+    }
     untouched = set(before) - moved
     assert any(".reference." in name for name in untouched)
     assert any(".reward." in name for name in untouched)
     assert any("base_layer.weight" in name for name in untouched)
+
+
+def test_values_of_an_adapter_are_those_of_its_model_alone(make, checkpoint):
+    trainer = make(value="adapter")
+    torch.nn.init.normal_(trainer.model.value_model.score.weight, std=0.1)
+    rollout = first_batch(trainer)
+    base = AutoModelForCausalLM.from_pretrained(checkpoint.model)
+    adapter_config = PeftModel.from_pretrained(base, checkpoint.sft / "adapter", adapter_name="sft")
+    alone = load_adapter(adapter_config, checkpoint.reward / "adapter", "value").eval()
+    alone.set_adapter("value")
+    for i, ids in enumerate(rollout.ids):
+        start, length = int(rollout.prompt_lengths[i]), int(rollout.lengths[i])
+        with torch.no_grad():
+            states = alone(input_ids=ids[None, : start + length], output_hidden_states=True).hidden_states[-1][0]
+            values = trainer.model.value_model.score(states[start - 1 : -1])[:, 0]
+        assert rollout.values[i, :length].tolist() == pytest.approx(values.tolist(), abs=1e-4)
 
 
 def test_a_reward_that_is_nan_stops_before_the_weights_change(make):
@@ -325,14 +416,38 @@ def test_a_reward_that_is_nan_stops_before_the_weights_change(make):
     assert largest_difference(before, everything(trainer)) == 0
 
 
-def test_a_loss_that_is_nan_stops_before_the_weights_change(make):
+@PLACEMENTS
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+@pytest.mark.parametrize("what", ["advantages", "returns"])
+def test_a_loss_that_is_nan_or_infinite_names_its_row_and_stops_before_the_weights_change(make, value, what, broken):
+    trainer = make(value=value)
+    rollout = dataclasses.replace(first_batch(trainer), answers=[f"answer {i}" for i in range(8)])
+    before = everything(trainer)
+    numbers = {name: torch.zeros_like(rollout.values) for name in ("advantages", "returns")}
+    numbers[what][5, 0] = broken
+    with pytest.raises(UserError, match=r"NaN or infinite on the answer 'answer 5' to 'Say it"):
+        trainer.update(rollout, **numbers)
+    assert largest_difference(before, everything(trainer)) == 0
+    assert all(parameter.grad is None for parameter in trainer._trainable())
+
+
+def test_a_gradient_that_is_nan_stops_before_the_weights_change(make):
     trainer = make()
     rollout = first_batch(trainer)
     before = everything(trainer)
-    advantages = torch.full_like(rollout.logprobs, float("nan"))
-    with pytest.raises(UserError, match="NaN"):
-        trainer.update(rollout, advantages, rollout.values)
+    trainer._trainable()[0].register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(UserError, match="gradient is NaN"):
+        trainer.update(rollout, torch.ones_like(rollout.values), rollout.values)
     assert largest_difference(before, everything(trainer)) == 0
+
+
+def test_a_learned_score_that_is_nan_names_its_row(make):
+    trainer = make()
+    rollout = first_batch(trainer)
+    rollout.last_states[3] = float("nan")
+    rollout = dataclasses.replace(rollout, answers=[f"answer {i}" for i in range(8)])
+    with pytest.raises(UserError, match=r"reward model gave NaN or infinity on the answer 'answer 3'"):
+        trainer.score(rollout)
 
 
 # KL.

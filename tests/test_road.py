@@ -83,6 +83,8 @@ def test_policies_are_compared_in_pairs(finished):
     metrics = record(finished, "evaluate")["metrics"]
     gain = metrics["ppo"]["chrf"]["value"] - metrics["sft"]["chrf"]["value"]
     assert comparisons["ppo_over_sft"]["gain"]["value"] == pytest.approx(gain, abs=2e-6)
+    sampled = metrics["ppo"]["chrf_sampled"]["value"] - metrics["sft"]["chrf_sampled"]["value"]
+    assert comparisons["ppo_over_sft"]["sampled_gain"]["value"] == pytest.approx(sampled, abs=2e-6)
 
 
 def test_samples_hold_each_policys_answer_with_its_headline_and_reward(finished):

@@ -65,15 +65,16 @@ class Request(NamedTuple):
 def generate(seed: int = 0) -> Data:
     """The embedded data; the same seed gives the same data."""
     rng = Random(seed)
+    unseen = Random(f"held out {seed}")  # a draw of its own: the world and the budgets were settled on another one
     train = [_request(rng, held_out=False) for _ in range(9600)]
-    test = [_request(rng, held_out=True) for _ in range(500)]
+    test = [_request(unseen, held_out=True) for _ in range(500)]
     return Data(
         source="built-in",
         demonstrations=[_example(r, forgetful if rng.random() < FAULTY else right, rng) for r in train[:3000]],
         prompts=[_example(r, right, rng) for r in train[2000:4000]],
         comparisons=[_comparison(r, rng) for r in train],
-        held_out=[_example(r, right, rng) for r in test[:300]],
-        held_out_comparisons=[_comparison(r, rng) for r in test],
+        held_out=[_example(r, right, unseen) for r in test[:300]],
+        held_out_comparisons=[_comparison(r, unseen) for r in test],
         notes=(
             f"{FAULTY:.0%} of the demonstrations forget what the first turn asked for, on purpose.",
             f"{FLIPPED:.0%} of the comparisons are flipped on purpose.",

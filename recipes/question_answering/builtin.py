@@ -115,15 +115,16 @@ Ask = Callable[[str, str], Prompt]
 def generate(ask: Ask, seed: int = 0) -> Data:
     """The world as a recipe's data; the same seed gives the same data."""
     rng = Random(seed)
+    unseen = Random(f"held out {seed}")  # a draw of its own: the world and the budgets were settled on another one
     train = [_question(ask, rng, held_out=False) for _ in range(9600)]
-    test = [_question(ask, rng, held_out=True) for _ in range(500)]
+    test = [_question(ask, unseen, held_out=True) for _ in range(500)]
     return Data(
         source="built-in",
         demonstrations=[_example(q, hasty if rng.random() < FAULTY else right, rng) for q in train[:3000]],
         prompts=[_example(q, right, rng) for q in train[2000:4000]],
         comparisons=[_comparison(q, rng) for q in train],
-        held_out=[_example(q, right, rng) for q in test[:300]],
-        held_out_comparisons=[_comparison(q, rng) for q in test],
+        held_out=[_example(q, right, unseen) for q in test[:300]],
+        held_out_comparisons=[_comparison(q, unseen) for q in test],
         notes=(
             f"{FAULTY:.0%} of the demonstrations lack the second fact or give the wrong one, on purpose.",
             f"{FLIPPED:.0%} of the comparisons are flipped on purpose.",

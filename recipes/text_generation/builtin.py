@@ -154,8 +154,9 @@ Pairs = Sequence[Sequence[Pair]]
 def generate(ask: Callable[[str], Prompt], seed: int = 0) -> Data:
     """The world as a recipe's data; `ask` makes the prompt of an opening."""
     rng = Random(seed)
+    unseen = Random(f"held out {seed}")  # a draw of its own: the world and the budgets were settled on another one
 
-    def examples(pairs: Pairs, count: int, faulty: float = 0.0) -> list[Example]:
+    def examples(rng: Random, pairs: Pairs, count: int, faulty: float = 0.0) -> list[Example]:
         return [
             Example(ask(scene.opening), (_continuation(rng, scene, gloomy=rng.random() < faulty),))
             for scene in _scenes(rng, pairs, count)
@@ -163,11 +164,11 @@ def generate(ask: Callable[[str], Prompt], seed: int = 0) -> Data:
 
     return Data(
         source="built-in",
-        demonstrations=examples(TRAINED, 3000, FAULTY),
-        prompts=examples(TRAINED, 2000),
+        demonstrations=examples(rng, TRAINED, 3000, FAULTY),
+        prompts=examples(rng, TRAINED, 2000),
         comparisons=[_comparison(rng, ask, scene) for scene in 2 * _scenes(rng, TRAINED, 4800)],
-        held_out=examples(HELD_OUT, 300),
-        held_out_comparisons=[_comparison(rng, ask, scene) for scene in _scenes(rng, HELD_OUT, 500)],
+        held_out=examples(unseen, HELD_OUT, 300),
+        held_out_comparisons=[_comparison(unseen, ask, scene) for scene in _scenes(unseen, HELD_OUT, 500)],
         notes=(
             f"{FAULTY:.0%} of the demonstrations take a gloomy turn, on purpose.",
             f"{FLIPPED:.0%} of the comparisons are flipped on purpose.",

@@ -142,6 +142,7 @@ TRAINED = tuple(pair for pair in PAIRS if pair not in HELD_OUT)
 def generate(ask: Callable[[str], Prompt], seed: int = 0) -> Data:
     """The world as a recipe's data; `ask` makes the prompt of a German sentence."""
     rng = Random(seed)
+    unseen = Random(f"held out {seed}")  # a draw of its own: the world and the budgets were settled on another one
     return Data(
         source="built-in",
         demonstrations=[
@@ -150,8 +151,8 @@ def generate(ask: Callable[[str], Prompt], seed: int = 0) -> Data:
         ],
         prompts=[Example(ask(it.source), (it.right,)) for it in _sentences(rng, TRAINED, 2000)],
         comparisons=[_comparison(rng, ask, it, TRAINED) for it in _sentences(rng, TRAINED, 9600)],
-        held_out=[Example(ask(it.source), (it.right,)) for it in _sentences(rng, HELD_OUT, 300)],
-        held_out_comparisons=[_comparison(rng, ask, it, HELD_OUT) for it in _sentences(rng, HELD_OUT, 500)],
+        held_out=[Example(ask(it.source), (it.right,)) for it in _sentences(unseen, HELD_OUT, 300)],
+        held_out_comparisons=[_comparison(unseen, ask, it, HELD_OUT) for it in _sentences(unseen, HELD_OUT, 500)],
         notes=(
             f"{FAULTY:.0%} of the demonstrations are word for word, on purpose.",
             f"{FLIPPED:.0%} of the comparisons are flipped on purpose.",

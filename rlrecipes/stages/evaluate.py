@@ -23,7 +23,6 @@ from rlrecipes.models import (
     adapter,
     answer_length,
     device,
-    generate,
     load_adapter,
     load_causal,
     load_score_head,
@@ -33,6 +32,7 @@ from rlrecipes.models import (
 )
 from rlrecipes.recipe import Example
 from rlrecipes.rewards import score_term
+from rlrecipes.sampling import sample
 from rlrecipes.tracking import Tracker
 from rlrecipes.training import record_drops
 
@@ -58,7 +58,11 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     headline = job.metrics[0]
     score = headline.score
     assert score is not None, f"{job.recipe.name}: a headline must score answers one by one"
-    scores = {policy: [score(a, e) for a, e in zip(answers[policy], examples, strict=True)] for policy in POLICIES}
+
+    def scored(given: dict[str, list[str]]) -> dict[str, list[float]]:
+        return {policy: [score(a, e) for a, e in zip(given[policy], examples, strict=True)] for policy in POLICIES}
+
+    scores, sampled_scores = scored(answers), scored(sampled)
     metrics = {
         policy: {
             **{metric.name: estimate(metric, answers[policy], examples).as_json() for metric in job.metrics},
@@ -68,7 +72,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         for policy in POLICIES
     }
     comparisons = {
-        f"{better}_over_{worse}": _compared(scores, rewards, better, worse)
+        f"{better}_over_{worse}": _compared(scores, sampled_scores, rewards, better, worse)
         for better, worse in (("sft", "base"), ("ppo", "sft"))
     }
     rows = [
@@ -120,6 +124,7 @@ def _answer(
     size = job.profile.evaluate.batch_size
     # Prompts of like length travel together: less padding. The answers go back to their places.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     batches = [(policy, start) for policy in POLICIES for start in range(0, len(order), size)]
     saved = checkpoints.newest()
     finished = saved.step if saved else 0
@@ -129,10 +134,10 @@ def _answer(
         for number, (policy, start) in enumerate(batches[finished:], finished + 1):
             torch.manual_seed(job.seed + start)  # the batch's own, so that no answer depends on what ran before it
             places = order[start : start + size]
-            queries = pad_left([prompts[i] for i in places], tokenizer.pad_token_id).to(device())
+            queries = pad_left([prompts[i] for i in places], pad).to(device())
             with adapter(model, POLICIES[policy]):
                 for kind, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-                    rows = generate(model, queries, tokenizer, length, temperature)
+                    rows = sample(model, queries, pad, eos, length, temperature).tokens
                     for i, row in zip(places, rows, strict=True):
                         answers[kind][policy][i] = decode(tokenizer, row)
             shown.update(1)
@@ -157,7 +162,11 @@ def _rewards(
 
 
 def _compared(
-    scores: dict[str, list[float]], rewards: dict[str, list[float]], better: str, worse: str
+    scores: dict[str, list[float]],
+    sampled: dict[str, list[float]],
+    rewards: dict[str, list[float]],
+    better: str,
+    worse: str,
 ) -> dict[str, dict[str, float]]:
     """Paired differences over the same prompts; a win rate counts a tie as half a win."""
 
@@ -170,6 +179,7 @@ def _compared(
     return {
         "gain": gain(scores).as_json(),
         "win_rate": wins(scores).as_json(),
+        "sampled_gain": gain(sampled).as_json(),
         "reward_gain": gain(rewards).as_json(),
         "reward_win_rate": wins(rewards).as_json(),
     }

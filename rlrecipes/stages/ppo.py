@@ -19,7 +19,7 @@ from rlrecipes.profile import PPOSettings
 from rlrecipes.tracking import Tracker, progress, remove_printer
 from rlrecipes.training import check_rows, record_drops, training_arguments
 
-OURS = {"kl_target", "kl_horizon", "kl_stop", "reward_clip"}
+OURS = {"value", "kl_target", "kl_horizon", "kl_stop", "reward_clip"}
 """Settings of the `[ppo]` table that TRL does not know."""
 SAMPLES = 8
 
@@ -41,6 +41,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     model = load_adapter(model, sft, "reference")
     if learned:
         model = load_adapter(model, reward / "adapter", "reward")
+    if settings.value == "adapter":
+        model = load_adapter(model, reward / "adapter" if learned else sft, "value")
     model.set_adapter("policy")
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -67,8 +69,10 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     if trainer.stopped:
         say(f"  stopped early: {trainer.stopped}; the policy of that moment is kept")
 
-    model.save_pretrained(folder, selected_adapters=["policy"])
-    shutil.move(folder / "policy", folder / "adapter")
+    trained = {"policy": "adapter"} | ({"value": "value_adapter"} if settings.value == "adapter" else {})
+    model.save_pretrained(folder, selected_adapters=list(trained))
+    for role, name in trained.items():
+        shutil.move(folder / role, folder / name)
     (folder / "README.md").unlink(missing_ok=True)
     save_file(trainer.model.value_model.score.state_dict(), folder / "value_head.safetensors")
     last = {key: value for key, value in trainer.state.log_history[-1].items() if "/" in key}

@@ -1,0 +1,116 @@
+"""The command line: `python -m benchmarks` measures this project's PPO beside plain TRL's, `--model` a real model's size.
+
+It leaves `done.json` (written last) and `index.html` in `runs/bench/`, or in `runs/bench/<model>/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.growth import growth
+from benchmarks.measure import machine, measure, require_linux
+from benchmarks.page import table, write_page
+from benchmarks.record import gain_record, large_targets, of_quick_run, shape_record, targets
+from benchmarks.work import CUDA_MODELS, FULL, QUICK, Plan, Work, large, to_json
+from rlrecipes.console import say
+from rlrecipes.errors import UserError
+from rlrecipes.recipe import unknown
+from rlrecipes.run import git_commit, write_json
+from rlrecipes.versions import require_trl
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark; returns the exit status: 0, or 2 for what the user can mend."""
+    try:
+        arguments = _parse(argv)
+        require_linux()
+        require_trl()
+        folder = Path(arguments.out) / (arguments.model or "")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "done.json").unlink(missing_ok=True)
+        started = time.monotonic()
+        if arguments.model:
+            record = _large(arguments.model, arguments.device)
+        else:
+            record = _compare(QUICK if arguments.quick else FULL)
+        record |= {"machine": machine(), "git_commit": git_commit(), "seconds": round(time.monotonic() - started)}
+        record["finished"] = time.strftime("%Y-%m-%d %H:%M")
+        write_page(folder / "index.html", record)
+        write_json(folder / "done.json", record)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(f"\n{table(record)}\npage: {folder / 'index.html'}")
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="every step once at a toy's size; its figures mean nothing"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda needs --model (default: cpu)")
+    parser.add_argument("--model", help=f"our arm alone at a model's size: {', '.join(CUDA_MODELS)}")
+    parser.add_argument("--out", default="runs/bench", help="where the results go (default: runs/bench)")
+    arguments = parser.parse_args(argv)
+    if arguments.model and arguments.model not in CUDA_MODELS:
+        raise UserError(unknown("model", arguments.model, list(CUDA_MODELS), f"there are {', '.join(CUDA_MODELS)}"))
+    if arguments.device == "cuda" and not arguments.model:
+        raise UserError(f"--device cuda measures a model by name; add --model, one of {', '.join(CUDA_MODELS)}")
+    if arguments.device == "cpu" and arguments.model and not arguments.model.endswith("-toy"):
+        raise UserError(
+            f"{arguments.model} is too large for a CPU; add --device cuda, or take a model that ends in -toy"
+        )
+    if arguments.quick and arguments.model:
+        raise UserError("--quick has no effect beside --model; take a model that ends in -toy")
+    return arguments
+
+
+def _compare(plan: Plan) -> dict[str, Any]:
+    """Equality first, then the shapes, then growth."""
+    run = partial(measure, apart=plan.apart)
+    say("equality: the exact part, three updates in both arms")
+    exact = run("exact", plan.exact)
+    say(f"equality: gain in reward over {plan.seeds} seeds")
+    gain = gain_record(run("gain", plan.gain, seeds=plan.seeds))
+    shapes = {shape.name: _shape(plan, shape) for shape in plan.shapes}
+    say("growth: batch, answer length and vocabulary")
+    found = targets(shapes, exact, gain)
+    return {
+        "quick": plan is QUICK,
+        "shapes": shapes,
+        "equality": {"exact": exact, "gain": gain},
+        "growth": growth(plan.growth, plan.doublings, run),
+        "targets": of_quick_run(found) if plan is QUICK else found,
+    }
+
+
+def _shape(plan: Plan, shape: Work) -> dict[str, Any]:
+    """The arms in turns, plain first; then our overhead."""
+    pairs = []
+    for turn in range(plan.pairs):
+        pairs.append({arm: measure(arm, shape, apart=plan.apart) for arm in ("plain", "ours")})
+        plain, ours = pairs[-1]["plain"], pairs[-1]["ours"]
+        say(
+            f"{shape.name} {turn + 1}/{plan.pairs}: plain {plain['cpu_s']:.1f} s, {plain['peak_mb']:.0f} MB; "
+            f"ours {ours['cpu_s']:.1f} s, {ours['peak_mb']:.0f} MB"
+        )
+    overhead = measure("overhead", shape, apart=plan.apart, rounds=plan.rounds)
+    return {**shape_record(pairs, overhead), "work": to_json(shape)}
+
+
+def _large(name: str, device: str) -> dict[str, Any]:
+    work = large(name)
+    say(f"{name}: batch {work.batch}, {work.longest} + {work.answer} tokens, {work.updates} updates on {device}")
+    found = measure("large", work, device, on=device)
+    return {"quick": False, "model": name, "work": to_json(work), "large": found, "targets": large_targets(found)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

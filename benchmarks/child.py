@@ -1,0 +1,93 @@
+"""The process in which a measurement runs: it reads an order on standard input and writes its result to a file.
+
+Only here are torch and TRL imported; `benchmarks.measure` starts this module and nothing else does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.work import Work, from_json
+from rlrecipes.console import quiet
+from rlrecipes.errors import UserError
+from rlrecipes.run import write_json
+
+
+def main() -> None:
+    """Runs the order on standard input."""
+    order = json.load(sys.stdin)
+    try:
+        found = perform(order)
+    except UserError as error:
+        found = {"error": str(error)}
+    write_json(Path(order["result"]), found)
+
+
+def perform(order: dict[str, Any]) -> dict[str, Any]:
+    """Runs an order and returns what it found."""
+    if order["core"] is not None:
+        os.sched_setaffinity(0, {order["core"]})
+    quiet()
+    if order["core"] is not None:
+        import torch
+
+        torch.set_num_threads(1)
+    return _task(order["task"])(from_json(order["work"]), Path(order["folder"]), **order["options"])
+
+
+def _task(name: str) -> Callable[..., dict[str, Any]]:
+    if name == "exact":
+        from benchmarks.equality import exact
+
+        return exact
+    if name == "gain":
+        from benchmarks.equality import gain
+
+        return gain
+    if name == "overhead":
+        from benchmarks.overhead import overhead
+
+        return overhead
+    if name == "large":
+        from benchmarks.large import large
+
+        return large
+    return lambda work, folder: _arm(name, work, folder)
+
+
+def _arm(name: str, work: Work, folder: Path) -> dict[str, Any]:
+    """One arm's training loop, measured from after its construction to its end."""
+    from transformers import set_seed
+
+    from benchmarks import models, ours, plain
+    from benchmarks.measure import peak, reset_peak, settle
+    from benchmarks.work import TOY
+
+    build = {"plain": plain.build, "ours": ours.build}[name]
+    build(TOY, models.tokenizer(TOY.model), folder).train()  # loads what the libraries load at their first use
+    tokenizer = models.tokenizer(work.model)
+    settle()
+    before = reset_peak()
+    trainer = build(work, tokenizer, folder)
+    set_seed(work.seed)
+    cpu, wall = time.process_time(), time.perf_counter()
+    trainer.train()
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    highest = peak()
+    return {
+        "cpu_s": cpu,
+        "wall_s": wall,
+        "peak_mb": highest - before,
+        "absolute_peak_mb": highest,
+        "updates": [row for row in trainer.state.log_history if "objective/kl" in row],
+    }
+
+
+if __name__ == "__main__":
+    main()
