@@ -37,10 +37,19 @@ def write_page(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def table(record: Mapping[str, Any]) -> str:
-    """The targets and their figures as Markdown, for `docs/benchmarks.md`."""
+    """The targets and their figures, and a model's phases, as Markdown for `docs/benchmarks.md`."""
     lines = [verdict(record), "", "| what | measured | target | |", "|---|---|---|---|"]
     for row in record["targets"]:
         lines.append(f"| {row['name']} | {figure(row['found'])} | {limit(row['limit'])} | {MET[row['met']]} |")
+    if "large" in record:
+        lines += ["", f"| {record['model']} | seconds | share | peak GB |", "|---|---|---|---|"]
+        for phase, found in record["large"]["phases"].items():
+            cells = (number(found[key]) for key in ("seconds", "share", "peak_gb"))
+            lines.append(f"| {phase.replace('_', ' ')} | {' | '.join(cells)} |")
+        speeds = (
+            f"{name.replace('_', ' ')} {number(value)}" for name, value in record["large"]["tokens_per_s"].items()
+        )
+        lines += ["", f"Tokens a second: {', '.join(speeds)}; on {record['large']['device']}."]
     machine = record["machine"]
     lines += ["", f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, {record['finished']}."]
     return "\n".join(lines)
@@ -179,14 +188,17 @@ def _growth(row: Mapping[str, Any], cost: str) -> Markup:
     marks = [_text(x(size), 168, f"{size}", "middle") for size in sizes]
     marks += [_text(46, y(value) + 4, number(value), "end") for value in (min(costs), max(costs))]
     words = []
+    ends = sorted(((y(row[arm][cost][-1]), arm) for arm in ARMS), reverse=True)
+    apart = max(0.0, 12 - (ends[0][0] - ends[1][0])) / 2  # so that the labels do not cover each other
+    labels = {ends[0][1]: ends[0][0] + 4 + apart, ends[1][1]: ends[1][0] + 4 - apart}
     for arm in ARMS:
         values, power = row[arm][cost], row[arm][f"{cost}_exponent"]
         middle = math.exp(fmean(math.log(max(value, 1e-6)) for value in values))
         centre = math.exp(fmean(math.log(size) for size in sizes))
-        ends = [middle * (size / centre) ** power for size in (sizes[0], sizes[-1])]
-        marks.append(_line(x(sizes[0]), y(ends[0]), x(sizes[-1]), y(ends[1]), arm))
+        fitted = [y(middle * (size / centre) ** power) for size in (sizes[0], sizes[-1])]
+        marks.append(_line(x(sizes[0]), fitted[0], x(sizes[-1]), fitted[1], arm))
         marks += [_dot(x(s), y(v), arm, f"{ARMS[arm]}, {s}: {number(v)}") for s, v in zip(sizes, values, strict=True)]
-        marks.append(_text(x(sizes[-1]) + 8, y(values[-1]) + 4, f"{arm} ^{power:.2f}", "start"))
+        marks.append(_text(x(sizes[-1]) + 8, labels[arm], f"{arm} ^{power:.2f}", "start"))
         words.append(f"{ARMS[arm]} {', '.join(map(number, values))}, exponent {power:.2f}")
     return _svg(marks, 176, "; ".join(words))
 

@@ -100,7 +100,7 @@ SHAPES = (
         batch=32,
         micro_batch=8,
         epochs=4,
-        updates=3,
+        updates=2,
     ),
     Work(
         "vocabulary_heavy",
