@@ -30,7 +30,7 @@ from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.encoding import PAD, encode
 from rlrecipes.profile import BaseSettings
 from rlrecipes.recipe import Example, load_recipe, recipe_names
-from rlrecipes.run import locked, write_json
+from rlrecipes.run import locked, read_json, write_json
 from rlrecipes.tracking import progress, remove_printer
 from rlrecipes.training import Resumable
 from rlrecipes.versions import versions
@@ -67,7 +67,7 @@ def embedded_base(settings: BaseSettings, root: Path, seconds: float) -> Path:
 def _open(draft: Path) -> None:
     """Keeps what an interrupted process left, if it had the same libraries."""
     begun = draft / "begun.json"
-    if not begun.exists() or json.loads(begun.read_text(encoding="utf-8")) != versions():
+    if read_json(begun) != versions():
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         write_json(begun, versions())

@@ -200,7 +200,9 @@ def _damage(path: Path) -> str | None:
 def _packed(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     """`value` as JSON; its tensors go into `tensors` under the path that leads to them."""
     if isinstance(value, torch.Tensor):
-        tensors[name] = value.detach().cpu().contiguous()
+        tensors[name] = (
+            value.detach().to("cpu", copy=True).contiguous()
+        )  # 8-bit optimizers share tables, safetensors may not
         return {"$tensor": name}
     if isinstance(value, Mapping):
         pairs = [[key, _packed(inner, f"{name}/{key}", tensors)] for key, inner in value.items()]

@@ -151,7 +151,7 @@ class Run:
 
     def _place(self, stage: str) -> None:
         draft, place = self.draft(stage), self.stage(stage)
-        if told := _read(self.folder / FORCED):
+        if told := read_json(self.folder / FORCED):
             write_json(self.folder / FORCED, {**told, "made": [*told["made"], stage]})
         _remove(draft / CHECKPOINTS)
         _remove(draft / BEGUN)
@@ -174,7 +174,7 @@ class Run:
         """
         path = self.folder / FORCED
         asked = json.loads(json.dumps({"stages": list(stages), "under": under}))
-        told = _read(path)
+        told = read_json(path)
         if told.get("asked") == asked:
             return [stage for stage in stages if stage not in told["made"]]
         for stage in stages:
@@ -236,7 +236,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
         os.close(handle)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is none."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -67,11 +67,12 @@ class Tracker:
                 os.truncate(path, positions[path.name])
             else:
                 path.unlink()
-        for path in sorted(self.folder.glob("*.jsonl")):
-            with path.open(encoding="utf-8") as file:
-                rows = [(row.pop("step"), row) for row in map(json.loads, file)]
-            for step, group in itertools.groupby(rows, key=lambda pair: pair[0]):
-                self._tell(path.stem, [row for _, row in group], step)
+        told = [
+            (row.pop("step"), path.stem, row) for path in sorted(self.folder.glob("*.jsonl")) for row in _rows(path)
+        ]
+        # W&B drops what comes for a step before its last.
+        for (step, name), group in itertools.groupby(sorted(told, key=lambda t: t[:2]), key=lambda t: t[:2]):
+            self._tell(name, [row for _, _, row in group], step)
 
     def _tell(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
         """Sends W&B what stands in one of our files under a step: a row of numbers, or a table."""
@@ -108,6 +109,11 @@ def tracked(job: Job, stage: str, folder: Path, config: Mapping[str, Any]) -> It
         if tracker.wandb_run is not None:
             with contextlib.suppress(Exception):
                 tracker.wandb_run.finish(exit_code=int(failed))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def progress(name: str, tracker: Tracker | None = None) -> TrainerCallback:

@@ -137,45 +137,49 @@ def made(folder: Path, name: str) -> Path:
     return home
 
 
-def drawn(draw: random.Random, kills: int, changes: int, seconds: float) -> Moment:
-    """A small part of the road on average, so that the kills spread over all of it."""
-    part = draw.uniform(0, min(1.0, 3 / kills))
-    return draw.choice(
-        [
-            Moment(change=1 + int(part * changes)),
-            Moment(seconds=part * seconds),
-            Moment(seconds=part * seconds, signal=signal.SIGTERM),
-        ]
-    )
+def drawn(draw: random.Random, changes: int, seconds: float) -> Moment:
+    """Within a third of a road, so that the kills spread over all of it."""
+    part = draw.uniform(0, 1 / 3)
+    change, after = Moment(change=1 + int(part * changes)), Moment(seconds=part * seconds)
+    return draw.choice([change, change, after, Moment(seconds=part * seconds, signal=signal.SIGTERM)])
 
 
 def survive(folder: Path, kills: int, seed: int) -> list[str]:
-    """Runs the road twice, once under `kills` kills; returns the files that differ."""
-    import rlrecipes.base
+    """Runs the road once whole, then again and again until all `kills` are used up; returns the files that differ."""
+    import rlrecipes.base  # and all that the children shall inherit
     import rlrecipes.stages.evaluate
     import rlrecipes.stages.ppo
     import rlrecipes.stages.reward
-    import rlrecipes.stages.sft  # noqa: F401  (the children inherit all of them)
+    import rlrecipes.stages.sft
 
-    whole, killed = made(folder, "whole"), made(folder, "killed")
+    rlrecipes.base.recipe_names = lambda: ["translation"]  # reading all recipes' documents takes longer than the road
+    whole = made(folder, "whole")
     started = time.monotonic()
     changes = counted(lambda: road(whole))
     seconds = time.monotonic() - started
     print(f"uninterrupted: {seconds:.1f} s, {changes} changes to files", flush=True)
-    draw = random.Random(seed)
-    for kill in range(1, kills + 1):
-        moment = drawn(draw, kills, changes, seconds)
-        status = forked(lambda: road(killed), moment)
+    expected, draw, left, different = results(whole), random.Random(seed), kills, []
+    while left and not different:
+        killed = made(folder, f"killed-{left}")
+        left -= pushed(killed, [drawn(draw, changes, seconds) for _ in range(left)])
+        found = results(killed)
+        different = [name for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]
+        print(f"through after {kills - left} kills: {'every byte is the same' if not different else 'DIFFERENT'}")
+    return different
+
+
+def pushed(home: Path, moments: list[Moment]) -> int:
+    """Takes the road to its end, a try for each moment and the last one free; returns how many tries were killed."""
+    for kill, moment in enumerate(moments):
+        status = forked(lambda: road(home), moment)
         if status == 0:
-            break
+            return kill
         expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: INTERRUPTED}[moment.signal]
-        assert status == expected, f"{moment} ended with status {status}; see {killed / 'output.log'}"
-        finished = sorted(path.parent.name for path in (killed / "runs").glob("road/*/*/done.json"))
-        print(f"{kill}. {moment}; finished: {', '.join(finished) or 'nothing'}", flush=True)
-    else:
-        assert forked(lambda: road(killed)) == 0, f"the last try failed; see {killed / 'output.log'}"
-    one, other = results(whole), results(killed)
-    return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
+        assert status == expected, f"{moment} ended with status {status}: {(home / 'output.log').read_text()[-3000:]}"
+        finished = sorted(path.parent.name for path in (home / "runs").glob("road/*/*/done.json"))
+        print(f"  {moment}; finished: {', '.join(finished) or 'nothing'}", flush=True)
+    assert forked(lambda: road(home)) == 0, f"the last try failed: {(home / 'output.log').read_text()[-3000:]}"
+    return len(moments)
 
 
 def main() -> int:
@@ -187,7 +191,6 @@ def main() -> int:
         different = survive(Path(folder), arguments.kills, arguments.seed)
     for name in different:
         print(f"different: {name}")
-    print("every byte is the same" if not different else f"{len(different)} files differ")
     return 1 if different else 0
 
 

@@ -80,8 +80,9 @@ def test_a_state_comes_back_as_it_was(folder):
 
 def test_views_of_one_tensor_come_back_as_tensors_of_their_own(folder):
     rows = torch.arange(6.0).reshape(2, 3)
-    save(folder, 1, {"row": rows[0], "column": rows[:, 1]})
+    save(folder, 1, {"rows": rows, "again": rows, "row": rows[0], "column": rows[:, 1]})
     state = load_newest(folder).state
+    assert state["rows"].tolist() == state["again"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert state["row"].tolist() == [0, 1, 2]
     assert state["column"].tolist() == [1, 4]
 

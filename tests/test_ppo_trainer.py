@@ -554,25 +554,35 @@ RESUMABLE = {
 
 @pytest.fixture(scope="module")
 def uninterrupted():
-    """What an uninterrupted run of `RESUMABLE` ends with, by quantization."""
+    """What an uninterrupted run of `RESUMABLE` ends with, by its other settings."""
     return {}
 
 
 @pytest.mark.parametrize(
-    ("quantization", "updates"), [("none", (3, 4)), ("none", (8,)), ("none", (9, 13)), ("nf4", (3, 9))]
+    ("quantization", "value", "updates"),
+    [
+        ("none", "trunk", (3, 4)),
+        ("none", "trunk", (8,)),
+        ("none", "trunk", (9, 13)),
+        ("none", "adapter", (3, 9)),
+        ("nf4", "trunk", (3, 9)),
+    ],
 )
-def test_an_interrupted_run_ends_exactly_as_an_uninterrupted_one(make, tmp_path, uninterrupted, quantization, updates):
-    if quantization not in uninterrupted:
-        whole = make(quantization=quantization, **RESUMABLE)
+def test_an_interrupted_run_ends_exactly_as_an_uninterrupted_one(
+    make, tmp_path, uninterrupted, quantization, value, updates
+):
+    settings = {"quantization": quantization, "value": value, **RESUMABLE}
+    if (quantization, value) not in uninterrupted:
+        whole = make(**settings)
         whole.train()
-        uninterrupted[quantization] = end_of(whole)
+        uninterrupted[quantization, value] = end_of(whole)
     for update in updates:
         with pytest.raises(BreakError):
-            make(quantization=quantization, **RESUMABLE).train(breaking_after(update)(tmp_path, 0))
-    trainer = make(quantization=quantization, **RESUMABLE)
+            make(**settings).train(breaking_after(update)(tmp_path, 0))
+    trainer = make(**settings)
     trainer.train(Checkpoints(tmp_path, 0))
     weights, logs, state = end_of(trainer)
-    expected_weights, expected_logs, expected_state = uninterrupted[quantization]
+    expected_weights, expected_logs, expected_state = uninterrupted[quantization, value]
     assert largest_difference(weights, expected_weights) == 0
     assert logs == expected_logs
     assert state == expected_state
@@ -589,7 +599,8 @@ def end_of(trainer):
     }
     counters = {**state["counters"], "log_history": None, "taken": state["taken"], "kl_coef": state["kl_coef"]}
     scheduler = state["scheduler"]["last_epoch"]
-    return trained(trainer), logs, (optimizer, counters, scheduler, state["random"]["torch"].tolist())
+    weights = {str(number): tensor.clone() for number, tensor in enumerate(state["weights"])}
+    return weights, logs, (optimizer, counters, scheduler, state["random"]["torch"].tolist())
 
 
 def test_a_run_goes_on_from_where_it_was_saved_and_not_from_where_it_broke(make, tmp_path, uninterrupted):
@@ -608,11 +619,11 @@ def test_a_run_goes_on_from_where_it_was_saved_and_not_from_where_it_broke(make,
         trainer.train(Rare(tmp_path, 0))
     trainer = make(**RESUMABLE)
     trainer.train(Checkpoints(tmp_path, 1e9))
-    if "none" not in uninterrupted:
+    if ("none", "trunk") not in uninterrupted:
         whole = make(**RESUMABLE)
         whole.train()
-        uninterrupted["none"] = end_of(whole)
-    assert largest_difference(trained(trainer), uninterrupted["none"][0]) == 0
+        uninterrupted["none", "trunk"] = end_of(whole)
+    assert largest_difference(end_of(trainer)[0], uninterrupted["none", "trunk"][0]) == 0
 
 
 def test_the_speed_after_a_resume_is_that_of_the_updates_since(make, tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ def _load(job: Job, model_name: str, tokenizer: Any) -> PeftModel:
     if job.recipe.reward.learned:
         model = load_adapter(model, job.run.stage("reward") / "adapter", "reward")
     model.set_adapter("policy")
-    return model.eval()  # a resumed stage may have nothing left to generate, which is what switched dropout off
+    return model.eval()  # a resumed stage may have nothing left to sample, which is what switched dropout off
 
 
 def _answer(
