@@ -54,7 +54,7 @@ class Job:
         return settings | {
             "seed": self.seed,
             "data.source": self.data.source,
-            "data.fingerprint": fingerprint(self.data),
+            "data.fingerprint": self.fingerprint,
         }
 
     def described_data(self) -> dict[str, Any]:
