@@ -18,7 +18,7 @@ Ours, because TRL 1.12's loop ignores or breaks on them, or takes memory for the
 TRL's `train()` is one function of 300 lines. Its seams (module globals such as `generate` and `forward`) could carry half of
 this list; a reader would then have to know both files at once, so the loop is written anew and the rest inherited.
 
-Shapes: B answers of at most T tokens; L is the longest prompt with its answer, H the hidden size.
+Shapes are those of `rollout`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,6 +45,7 @@ from rlrecipes.models import ScoreHead, adapter, causal, hidden_states, next_tok
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward
 from rlrecipes.rewards import score_term
+from rlrecipes.rollout import MicroBatch, Rollout, broken_row, joined, micro_batch, places_before, states_at, whiten
 from rlrecipes.sampling import sample
 from rlrecipes.text import shortened
 
@@ -61,63 +61,6 @@ class ValueHead(nn.Module):
         self.score = nn.Linear(hidden_size, 1)
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """A batch of answers and everything that does not change while the policy learns from it."""
-
-    examples: list[Example]
-    answers: list[str]
-    ids: torch.Tensor
-    """`[B, L]`: prompts with their answers, right-padded."""
-    prompt_lengths: torch.Tensor
-    """`[B]`, in tokens."""
-    response: torch.Tensor
-    """`[B, T]`: the answers alone, right-padded."""
-    logprobs: torch.Tensor
-    """`[B, T]` of the sampled tokens under the policy that sampled them; 0 on padding."""
-    reference_logprobs: torch.Tensor
-    """`[B, T]`, likewise under the reference."""
-    values: torch.Tensor
-    """`[B, T]`; the state after EOS has one too, as in TRL."""
-    entropy: torch.Tensor
-    """`[B, T]` in nats; 0 on padding."""
-    padding: torch.Tensor
-    """`[B, T]`, true behind an answer's last token."""
-    states_padding: torch.Tensor
-    """`[B, T]`, true behind the state that follows the last token."""
-    ended: torch.Tensor
-    """`[B]`, true where the answer holds EOS."""
-    last_states: torch.Tensor
-    """`[B, H]` hidden states of the last tokens under the reward adapter; empty without a learned reward."""
-
-    @property
-    def lengths(self) -> torch.Tensor:
-        """`[B]`, of the answers in tokens, EOS included."""
-        return (~self.padding).sum(1)
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Some rows of a rollout, cut to their longest: b rows, t states, w input tokens."""
-
-    rows: torch.Tensor
-    """`[b]`, where they stand in the rollout."""
-    ids: torch.Tensor
-    """`[b, w]`, what the model reads: all but the tokens that no state needs."""
-    places: torch.Tensor
-    """`[b, t]`, where in `ids` the states before each answer token are."""
-    response: torch.Tensor
-    """`[b, t]`, as everything below."""
-    mask: torch.Tensor
-    """True on answer tokens."""
-    states_mask: torch.Tensor
-    """True on states: one for each token, and the one behind EOS."""
-    logprobs: torch.Tensor
-    values: torch.Tensor
-    advantages: torch.Tensor
-    returns: torch.Tensor
 
 
 class SharedBasePPOTrainer(PPOTrainer):
@@ -204,19 +147,19 @@ class SharedBasePPOTrainer(PPOTrainer):
         size = self.args.local_rollout_forward_batch_size
         parts = [self._answer(rows[start : start + size]) for start in range(0, len(rows), size)]
         pad = self.processing_class.pad_token_id
-        joined = {
-            key: _joined([part[key] for part in parts], pad if key in ("ids", "response") else 0) for key in parts[0]
+        tensors = {
+            key: joined([part[key] for part in parts], pad if key in ("ids", "response") else 0) for key in parts[0]
         }
-        ended, lengths = joined.pop("ended"), joined.pop("lengths")
-        places = torch.arange(joined["response"].shape[1], device=lengths.device)[None]
+        ended, lengths = tensors.pop("ended"), tensors.pop("lengths")
+        places = torch.arange(tensors["response"].shape[1], device=lengths.device)[None]
         padding, states_padding = places >= lengths[:, None], places > lengths[:, None]
         return Rollout(
             examples=[self.examples[i] for i in rows],
-            answers=[decode(self.processing_class, row) for row in joined["response"]],
+            answers=[decode(self.processing_class, row) for row in tensors["response"]],
             padding=padding,
             states_padding=states_padding,
             ended=ended,
-            **joined | {"values": joined["values"].masked_fill(states_padding, 0)},
+            **tensors | {"values": tensors["values"].masked_fill(states_padding, 0)},
         )
 
     def _answer(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -239,20 +182,22 @@ class SharedBasePPOTrainer(PPOTrainer):
         answers = [row[:length] for row, length in zip(sampled.tokens.tolist(), lengths.tolist(), strict=True)]
         ids = pad_right([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)], pad).to(device)
         prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        places = _places(prompt_lengths, steps, ids.shape[1])
+        places = places_before(prompt_lengths, steps, ids.shape[1])
         mask = torch.arange(steps, device=device)[None] < lengths[:, None]
 
         with adapter(self.policy, "reference"):
-            states = _at(hidden_states(self.policy, ids), places)
+            states = states_at(hidden_states(self.policy, ids), places)
             reference = self._logprobs(states, sampled.tokens, mask)
         values = sampled.values
         if not shared:
             with adapter(self.policy, "value"):
-                values = self._value(_at(hidden_states(self.policy, ids), places))
+                values = self._value(states_at(hidden_states(self.policy, ids), places))
         last_states = states[:, 0, :0]
         if self.head is not None:
             with adapter(self.policy, "reward"):
-                last_states = _at(hidden_states(self.policy, ids), (prompt_lengths + lengths - 1)[:, None]).squeeze(1)
+                last_states = states_at(
+                    hidden_states(self.policy, ids), (prompt_lengths + lengths - 1)[:, None]
+                ).squeeze(1)
         return {
             "ids": ids,
             "prompt_lengths": prompt_lengths,
@@ -289,7 +234,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         weights = {term.name: term.weight for term in self.reward.terms}
         if self.head is not None:
             terms["learned"], weights["learned"] = self.head(rollout.last_states), self.reward.learned
-            if (row := _broken_row(terms["learned"][:, None])) is not None:
+            if (row := broken_row(terms["learned"][:, None])) is not None:
                 raise UserError(
                     f"the reward model gave NaN or infinity {self._named(rollout, row)}; make it again: make reward FORCE=1"
                 )
@@ -313,7 +258,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         paid_at = torch.where(rollout.lengths < steps, rollout.lengths, rollout.lengths - 1)
         rewards[torch.arange(len(rewards), device=rewards.device), paid_at] += scores
         if self.args.whiten_rewards:
-            rewards = _whiten(rewards, ~rollout.states_padding, keep_mean=True)
+            rewards = whiten(rewards, ~rollout.states_padding, keep_mean=True)
         advantages = torch.zeros_like(rewards)
         following = torch.zeros_like(scores)
         for t in reversed(range(steps)):
@@ -321,7 +266,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             delta = rewards[:, t] + self.args.gamma * next_value - rollout.values[:, t]
             following = delta + self.args.gamma * self.args.lam * following
             advantages[:, t] = following
-        return _whiten(advantages, ~rollout.padding), advantages + rollout.values, penalty
+        return whiten(advantages, ~rollout.padding), advantages + rollout.values, penalty
 
     # 4. update
 
@@ -357,8 +302,8 @@ class SharedBasePPOTrainer(PPOTrainer):
         by_length = mini_batch[(rollout.prompt_lengths + rollout.lengths)[mini_batch].argsort(stable=True)]
         sums: dict[str, torch.Tensor] = {}
         for rows in by_length.split(self.args.per_device_train_batch_size):
-            micro = _micro_batch(rollout, advantages, returns, rows)
-            hidden = _at(hidden_states(self.policy, micro.ids), micro.places)
+            micro = micro_batch(rollout, advantages, returns, rows)
+            hidden = states_at(hidden_states(self.policy, micro.ids), micro.places)
             policy_losses, statistics = self._policy_losses(micro, hidden, tokens)
             if self.settings.value == "trunk":
                 value_losses = self._value_losses(micro, hidden, states)
@@ -366,7 +311,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             else:
                 self._backward(rollout, micro, policy_losses)
                 with _training(self.policy, "value"):
-                    hidden = _at(hidden_states(self.policy, micro.ids), micro.places)
+                    hidden = states_at(hidden_states(self.policy, micro.ids), micro.places)
                     value_losses = self._value_losses(micro, hidden, states)
                     self._backward(rollout, micro, self.args.vf_coef * value_losses)
             statistics["loss/policy_avg"] = policy_losses.detach().sum()
@@ -399,7 +344,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         return 0.5 * losses.masked_fill(~micro.states_mask, 0) / states
 
     def _backward(self, rollout: Rollout, micro: MicroBatch, losses: torch.Tensor) -> None:
-        if (row := _broken_row(losses)) is not None:
+        if (row := broken_row(losses)) is not None:
             self.optimizer.zero_grad()
             raise UserError(
                 f"the PPO loss is NaN or infinite {self._named(rollout, int(micro.rows[row]))}; that step was not taken; "
@@ -525,56 +470,6 @@ class SharedBasePPOTrainer(PPOTrainer):
         self.on_samples(rows, update)
 
 
-def _whiten(values: torch.Tensor, mask: torch.Tensor, keep_mean: bool = False) -> torch.Tensor:
-    """Values `[B, T]` with mean 0 (unless kept) and variance 1 over `mask`, 0 elsewhere."""
-    count = mask.sum()
-    mean = (values * mask).sum() / count
-    variance = ((values - mean) ** 2 * mask).sum() / (count - 1).clamp(min=1)
-    whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
-    return ((whitened + mean) if keep_mean else whitened) * mask
-
-
-def _places(prompt_lengths: torch.Tensor, steps: int, width: int) -> torch.Tensor:
-    """`[b, steps]`: where the states before each answer token are in rows of `width` tokens; clamped where there is none."""
-    steps_on = torch.arange(steps, device=prompt_lengths.device)[None]
-    return (prompt_lengths[:, None] - 1 + steps_on).clamp(max=width - 1)
-
-
-def _at(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """The states `[b, t, H]` of `[b, w, H]` at `places` `[b, t]`."""
-    return states[torch.arange(len(states), device=states.device)[:, None], places]
-
-
-def _joined(parts: Sequence[torch.Tensor], fill: int) -> torch.Tensor:
-    """Rows of several chunks under each other, each filled up to the widest."""
-    if parts[0].dim() == 1:
-        return torch.cat(list(parts))
-    widest = max(part.shape[1] for part in parts)
-    return torch.cat([nn.functional.pad(part, (0, widest - part.shape[1]), value=fill) for part in parts])
-
-
-def _micro_batch(rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor, rows: torch.Tensor) -> MicroBatch:
-    states_mask, prompt_lengths = ~rollout.states_padding[rows], rollout.prompt_lengths[rows]
-    states = states_mask.sum(1)
-    steps, width = int(states.max()), int((prompt_lengths - 1 + states).max())
-
-    def cut(values: torch.Tensor) -> torch.Tensor:
-        return values[rows, :steps]
-
-    return MicroBatch(
-        rows=rows,
-        ids=rollout.ids[rows, :width],
-        places=_places(prompt_lengths, steps, width),
-        response=cut(rollout.response),
-        mask=~cut(rollout.padding),
-        states_mask=states_mask[:, :steps],
-        logprobs=cut(rollout.logprobs),
-        values=cut(rollout.values),
-        advantages=cut(advantages),
-        returns=cut(returns),
-    )
-
-
 @contextmanager
 def _training(model: PeftModel, role: str) -> Iterator[None]:
     """The base under another trainable adapter: a whole forward and backward pass belong inside the block."""
@@ -583,9 +478,3 @@ def _training(model: PeftModel, role: str) -> Iterator[None]:
         yield
     finally:
         model.set_adapter("policy")
-
-
-def _broken_row(values: torch.Tensor) -> int | None:
-    """The first row of `[B, t]` that holds NaN or infinity."""
-    broken = (~torch.isfinite(values)).any(1)
-    return int(broken.int().argmax()) if broken.any() else None

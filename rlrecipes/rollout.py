@@ -1,0 +1,127 @@
+"""A batch of answers and the tensors that PPO knows about it, whole and cut into micro-batches; no model in sight.
+
+Shapes: B answers of at most T tokens; L is the longest prompt with its answer, H the hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from rlrecipes.recipe import Example
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A batch of answers and everything that does not change while the policy learns from it."""
+
+    examples: list[Example]
+    answers: list[str]
+    ids: torch.Tensor
+    """`[B, L]`: prompts with their answers, right-padded."""
+    prompt_lengths: torch.Tensor
+    """`[B]`, in tokens."""
+    response: torch.Tensor
+    """`[B, T]`: the answers alone, right-padded."""
+    logprobs: torch.Tensor
+    """`[B, T]` of the sampled tokens under the policy that sampled them; 0 on padding."""
+    reference_logprobs: torch.Tensor
+    """`[B, T]`, likewise under the reference."""
+    values: torch.Tensor
+    """`[B, T]`; the state after EOS has one too, as in TRL."""
+    entropy: torch.Tensor
+    """`[B, T]` in nats; 0 on padding."""
+    padding: torch.Tensor
+    """`[B, T]`, true behind an answer's last token."""
+    states_padding: torch.Tensor
+    """`[B, T]`, true behind the state that follows the last token."""
+    ended: torch.Tensor
+    """`[B]`, true where the answer holds EOS."""
+    last_states: torch.Tensor
+    """`[B, H]` hidden states of the last tokens under the reward adapter; empty without a learned reward."""
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """`[B]`, of the answers in tokens, EOS included."""
+        return (~self.padding).sum(1)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Some rows of a rollout, cut to their longest: b rows, t states, w input tokens."""
+
+    rows: torch.Tensor
+    """`[b]`, where they stand in the rollout."""
+    ids: torch.Tensor
+    """`[b, w]`, what the model reads: all but the tokens that no state needs."""
+    places: torch.Tensor
+    """`[b, t]`, where in `ids` the states before each answer token are."""
+    response: torch.Tensor
+    """`[b, t]`, as everything below."""
+    mask: torch.Tensor
+    """True on answer tokens."""
+    states_mask: torch.Tensor
+    """True on states: one for each token, and the one behind EOS."""
+    logprobs: torch.Tensor
+    values: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor
+
+
+def places_before(prompt_lengths: torch.Tensor, steps: int, width: int) -> torch.Tensor:
+    """`[b, steps]`: where the states before each answer token are in rows of `width` tokens; clamped where there is none."""
+    steps_on = torch.arange(steps, device=prompt_lengths.device)[None]
+    return (prompt_lengths[:, None] - 1 + steps_on).clamp(max=width - 1)
+
+
+def states_at(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The states `[b, t, H]` of `[b, w, H]` at `places` `[b, t]`."""
+    return states[torch.arange(len(states), device=states.device)[:, None], places]
+
+
+def joined(parts: Sequence[torch.Tensor], fill: int) -> torch.Tensor:
+    """Rows of several chunks under each other, each filled up to the widest."""
+    if parts[0].dim() == 1:
+        return torch.cat(list(parts))
+    widest = max(part.shape[1] for part in parts)
+    return torch.cat([nn.functional.pad(part, (0, widest - part.shape[1]), value=fill) for part in parts])
+
+
+def micro_batch(rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor, rows: torch.Tensor) -> MicroBatch:
+    states_mask, prompt_lengths = ~rollout.states_padding[rows], rollout.prompt_lengths[rows]
+    states = states_mask.sum(1)
+    steps, width = int(states.max()), int((prompt_lengths - 1 + states).max())
+
+    def cut(values: torch.Tensor) -> torch.Tensor:
+        return values[rows, :steps]
+
+    return MicroBatch(
+        rows=rows,
+        ids=rollout.ids[rows, :width],
+        places=places_before(prompt_lengths, steps, width),
+        response=cut(rollout.response),
+        mask=~cut(rollout.padding),
+        states_mask=states_mask[:, :steps],
+        logprobs=cut(rollout.logprobs),
+        values=cut(rollout.values),
+        advantages=cut(advantages),
+        returns=cut(returns),
+    )
+
+
+def whiten(values: torch.Tensor, mask: torch.Tensor, keep_mean: bool = False) -> torch.Tensor:
+    """Values `[B, T]` with mean 0 (unless kept) and variance 1 over `mask`, 0 elsewhere."""
+    count = mask.sum()
+    mean = (values * mask).sum() / count
+    variance = ((values - mean) ** 2 * mask).sum() / (count - 1).clamp(min=1)
+    whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
+    return ((whitened + mean) if keep_mean else whitened) * mask
+
+
+def broken_row(values: torch.Tensor) -> int | None:
+    """The first row of `[B, t]` that holds NaN or infinity."""
+    broken = (~torch.isfinite(values)).any(1)
+    return int(broken.int().argmax()) if broken.any() else None
