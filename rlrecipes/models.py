@@ -118,7 +118,11 @@ def load_scorer(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
 
 
 def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
-    """The base wrapped with one fresh, trainable adapter."""
+    """The base wrapped with one fresh, trainable adapter.
+
+    Raises:
+        UserError: the modules are none of this model's, or the output layer is among them.
+    """
     targets = [name.strip() for name in settings.target_modules.split(",")]
     config = LoraConfig(
         r=settings.r,
@@ -129,9 +133,14 @@ def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
         modules_to_save=["score"] if task_type == "SEQ_CLS" else None,
     )
     try:
-        return get_peft_model(model, config)
+        wrapped = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"lora.target_modules={settings.target_modules} does not fit this model: {error}") from None
+    if isinstance(causal(wrapped).get_output_embeddings(), LoraLayer):
+        raise UserError(
+            f"lora.target_modules={settings.target_modules} names the output layer, which PPO does not train; leave it out"
+        )
+    return wrapped
 
 
 def load_adapter(model: Any, folder: Path, name: str) -> PeftModel:

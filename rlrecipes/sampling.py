@@ -45,7 +45,7 @@ def sample(
 ) -> Sampled:
     """Answers of at most `length` tokens to left-padded `queries` `[B, longest]`. Temperature 0 is greedy."""
     model.eval()
-    real = queries != pad
+    real = (queries != pad).cumsum(1) > 0  # a prompt may hold the padding token, where that is also the unknown one
     attention = torch.cat([real.long(), real.new_ones(len(queries), length, dtype=torch.long)], 1)
     unpadded = bool(real.all())
     positions = (attention.cumsum(1) - 1).clamp(min=0)

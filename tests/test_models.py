@@ -232,3 +232,9 @@ def test_an_adapter_that_is_added_in_place_says_and_learns_the_same(checkpoint, 
     assert torch.allclose(states, plain_states, atol=1e-5)
     for gradient, plain in zip(gradients, plain_gradients, strict=True):
         assert torch.allclose(gradient, plain, atol=1e-4 * plain.abs().max().item())
+
+
+def test_an_adapter_on_the_output_layer_is_refused(checkpoint, tokenizer):
+    base = load_causal(str(checkpoint.model), PLAIN, tokenizer)
+    with pytest.raises(UserError, match="output layer"):
+        add_lora(base, LoraSettings(target_modules="q_proj,lm_head"), "CAUSAL_LM")

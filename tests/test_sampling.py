@@ -106,3 +106,16 @@ def test_behind_eos_there_is_padding_and_nothing_is_sampled_once_all_have_ended(
     assert eos != first
     both = sample(model, queries, pad, first, LENGTH, 0.0).tokens
     assert both[0].tolist() == [first] + [pad] * (both.shape[1] - 1)
+
+
+def test_a_prompt_that_holds_the_padding_token_is_read_whole(model, tokenizer):
+    pad = tokenizer.pad_token_id
+    prompt = encode_prompt(tokenizer, PROMPTS[0])
+    holding = [*prompt[:2], pad, pad, *prompt[2:]]
+    queries = pad_left([holding, encode_prompt(tokenizer, PROMPTS[1])], pad)
+    with torch.no_grad():
+        states = hidden_states(model, torch.tensor([holding]))[0, -1]
+        expected = next_token_logits(model, states).log_softmax(-1)
+    sampled = answers(model, tokenizer, queries, 1.0, length=1)
+    token = sampled.tokens[0, 0]
+    assert sampled.logprobs[0, 0].item() == pytest.approx(expected[token].item(), abs=1e-4)
