@@ -186,18 +186,16 @@ class SharedBasePPOTrainer(PPOTrainer):
         mask = torch.arange(steps, device=device)[None] < lengths[:, None]
 
         with adapter(self.policy, "reference"):
-            states = states_at(hidden_states(self.policy, ids), places)
+            states = self._states(ids, places)
             reference = self._logprobs(states, sampled.tokens, mask)
         values = sampled.values
         if not shared:
             with adapter(self.policy, "value"):
-                values = self._value(states_at(hidden_states(self.policy, ids), places))
+                values = self._value(self._states(ids, places))
         last_states = states[:, 0, :0]
         if self.head is not None:
             with adapter(self.policy, "reward"):
-                last_states = states_at(
-                    hidden_states(self.policy, ids), (prompt_lengths + lengths - 1)[:, None]
-                ).squeeze(1)
+                last_states = self._states(ids, (prompt_lengths + lengths - 1)[:, None]).squeeze(1)
         return {
             "ids": ids,
             "prompt_lengths": prompt_lengths,
@@ -210,6 +208,12 @@ class SharedBasePPOTrainer(PPOTrainer):
             "lengths": lengths,
             "ended": ended,
         }
+
+    def _states(self, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Hidden states `[b, t, H]` at `places` `[b, t]`, made in micro-batches: so much memory the update takes anyway."""
+        size = self.args.per_device_train_batch_size
+        parts = zip(ids.split(size), places.split(size), strict=True)
+        return torch.cat([states_at(hidden_states(self.policy, row_ids), at) for row_ids, at in parts])
 
     def _logprobs(self, states: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Log-probabilities `[b, t]` of `tokens` after `states` `[b, t, H]` at the training temperature; 0 outside `mask`."""

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
-from rlrecipes.models import next_token_logits, trunk
+from rlrecipes.models import causal, next_token_logits, trunk
 
 Value = Callable[[torch.Tensor], torch.Tensor]
 """Values `[…]` of hidden states `[…, hidden]`."""
@@ -49,7 +52,7 @@ def sample(
     attention = torch.cat([real.long(), real.new_ones(len(queries), length, dtype=torch.long)], 1)
     unpadded = bool(real.all())
     positions = (attention.cumsum(1) - 1).clamp(min=0)
-    inputs, cache, start = queries.masked_fill(~real, 0), None, 0
+    inputs, cache, start = queries.masked_fill(~real, 0), _cache(model, attention.shape[1]), 0
     finished = torch.zeros_like(real[:, 0])
     columns: list[tuple[torch.Tensor, ...]] = []
     for _ in range(length):
@@ -61,7 +64,7 @@ def sample(
             past_key_values=cache,
             use_cache=True,
         )
-        cache, start, state = output.past_key_values, end, output.last_hidden_state[:, -1]
+        start, state = end, output.last_hidden_state[:, -1]
         token, logprob, entropy = _draw(next_token_logits(model, state), temperature)
         columns.append(
             (
@@ -79,9 +82,43 @@ def sample(
     return Sampled(tokens, logprobs, entropies, values[0] if values else logprobs[:, :0])
 
 
+class _Reserved(DynamicLayer):
+    """A layer's keys and values `[B, heads, tokens so far, dimensions]`, with room for all tokens from the start.
+
+    Transformers' own grows by concatenation: every token copies all that there are, into memory for both.
+    """
+
+    def __init__(self, longest: int) -> None:
+        super().__init__()
+        self.longest = longest
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.room = [
+                states.new_empty(*states.shape[:2], self.longest, states.shape[3])
+                for states in (key_states, value_states)
+            ]
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        for room, states in zip(self.room, (key_states, value_states), strict=True):
+            room[:, :, start:end] = states
+        self.keys, self.values = (room[:, :, :end] for room in self.room)
+        return self.keys, self.values
+
+
+def _cache(model: PeftModel, longest: int) -> DynamicCache:
+    """The model's own kind of cache, with room for `longest` tokens in the layers that keep all of them."""
+    cache = DynamicCache(config=causal(model).config)
+    cache.layers = [_Reserved(longest) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
 def _draw(logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A token of each row of `[B, vocabulary]` (overwritten), its log-probability and the entropy, `[B]` each."""
-    if temperature:
+    if temperature not in (0, 1):
         logits /= temperature
     total = logits.logsumexp(-1)
     probabilities = nn.functional.softmax(logits, dim=-1)

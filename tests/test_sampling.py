@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from transformers.cache_utils import DynamicLayer
 
 from rlrecipes.encoding import encode_prompt, load_tokenizer, pad_left
 from rlrecipes.models import hidden_states, load_adapter, load_causal, next_token_logits
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import user
-from rlrecipes.sampling import sample
+from rlrecipes.sampling import _Reserved, sample
 
 PROMPTS = [user("Say"), user("Say it again"), user("Say it")]
 LENGTH = 12
@@ -119,3 +120,16 @@ def test_a_prompt_that_holds_the_padding_token_is_read_whole(model, tokenizer):
     sampled = answers(model, tokenizer, queries, 1.0, length=1)
     token = sampled.tokens[0, 0]
     assert sampled.logprobs[0, 0].item() == pytest.approx(expected[token].item(), abs=1e-4)
+
+
+def test_keys_and_values_grow_where_they_are_instead_of_being_copied_at_every_token():
+    grown, layer, usual = [torch.randn(2, 3, width, 4) for width in (5, 1, 1)], _Reserved(longest=7), DynamicLayer()
+    places = []
+    for states in grown:
+        keys, values = layer.update(states, -states)
+        expected = usual.update(states, -states)
+        places.append(keys.data_ptr())
+        assert torch.equal(keys, expected[0])
+        assert torch.equal(values, expected[1])
+    assert len(set(places)) == 1
+    assert layer.get_seq_length() == 7
