@@ -289,13 +289,13 @@ def read_at(model: Any, wanted: torch.Tensor) -> Iterator[None]:
     activation checkpointing it runs on all, since the recomputation would no longer match.
     """
     block = _last_feed_forward(model)
-    if block is None or (torch.is_grad_enabled() and getattr(trunk(model), "gradient_checkpointing", False)):
+    if block is None or (torch.is_grad_enabled() and trunk(model).is_gradient_checkpointing):
         yield
         return
     whole, own = block.forward, block.__dict__.get("forward")  # accelerate, too, puts its own there
 
     def forward(states: torch.Tensor) -> torch.Tensor:
-        made = whole(states[wanted][None])[0]
+        made: torch.Tensor = whole(states[wanted][None])[0]
         return made.new_zeros(states.shape).index_put((wanted,), made)
 
     block.forward = forward
