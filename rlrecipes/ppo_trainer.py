@@ -13,7 +13,8 @@ Ours, because TRL 1.12's loop ignores or breaks on them, or takes memory for the
 - KL adapts to a target or ends the run; a NaN or infinite reward, loss or gradient stops it before the weights are touched
 - no `[batch, tokens, vocabulary]` tensor: log-probabilities, entropies and values of sampled tokens are taken while sampling
   (`sampling`), those of the reference and of the update some tokens at a time (`likelihood`)
-- prompts of like length are answered together, and a micro-batch is cut to its longest row
+- prompts of like length are answered together, a micro-batch is cut to its longest row, and the last layer's feed-forward
+  network runs on the states that are read (`models.read_at`)
 
 TRL's `train()` is one function of 300 lines. Its seams (module globals such as `generate` and `forward`) could carry half of
 this list; a reader would then have to know both files at once, so the loop is written anew and the rest inherited.
