@@ -19,7 +19,7 @@ from trl import RewardConfig, RewardTrainer
 
 from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.console import say
-from rlrecipes.encoding import fitting_comparisons, fitting_examples, pad_right
+from rlrecipes.encoding import fitting_comparisons, fitting_examples, pad_right, vocabulary
 from rlrecipes.job import Job
 from rlrecipes.metrics import mean_interval
 from rlrecipes.models import add_lora, copy_lora, device, load_scorer, open_tokenizer, window
@@ -80,6 +80,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "metrics": metrics,
         "adapters": {"sft": "../sft/adapter", "reward": "adapter"},
         "too_long": dropped,
+        "vocabulary": vocabulary(tokenizer),
         "resumed": checkpoints.resumed,
     }
 
