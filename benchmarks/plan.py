@@ -213,7 +213,7 @@ def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
     save(work, folder)
     tokenizer, settings = models.tokenizer(work.model), profile(work)
     if phase.startswith("ppo"):
-        base = load_causal(str(folder), settings.model, tokenizer)
+        base = out_of_file(load_causal(str(folder), settings.model, tokenizer))
         return _watched(
             ours.build(work, tokenizer, folder, base), {"ppo rollout": "roll_out", "ppo update": "update"}[phase]
         )
@@ -229,7 +229,8 @@ def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
     rows = [ids + [2] * work.answer for ids in prompts(work)]
     rows[:: work.micro_batch] = [[2] * (work.longest + work.answer)] * len(rows[:: work.micro_batch])
     if phase == "sft":
-        model = add_lora(load_causal(str(folder), settings.model, tokenizer), settings.lora, "CAUSAL_LM")
+        base = out_of_file(load_causal(str(folder), settings.model, tokenizer))
+        model = add_lora(base, settings.lora, "CAUSAL_LM")
         masks = [[0] * (len(ids) - work.answer) + [1] * work.answer for ids in rows]
         trainer: Any = ResumableSFTTrainer(
             model,
@@ -238,7 +239,8 @@ def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
             processing_class=tokenizer,
         )
     else:
-        model = add_lora(load_scorer(str(folder), settings.model, tokenizer), settings.lora, "SEQ_CLS")
+        base = out_of_file(load_scorer(str(folder), settings.model, tokenizer))
+        model = add_lora(base, settings.lora, "SEQ_CLS")
         trainer = ResumableRewardTrainer(
             model,
             RewardConfig(**training_arguments(settings.reward, folder, 0), max_length=None, disable_dropout=False),
@@ -247,6 +249,14 @@ def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
         )
     lora_in_float32(model)
     return lambda: trainer.train() and None
+
+
+def out_of_file(model: Any) -> Any:
+    """The model with its tensors in memory of their own: on a CPU some lie in the mapped checkpoint, all of which then counts."""
+    for parameter in model.parameters():
+        if not hasattr(parameter, "quant_state"):
+            parameter.data = parameter.data.clone()
+    return model
 
 
 def _watched(trainer: Any, step: str) -> Callable[[], float]:

@@ -5,12 +5,14 @@ error: model.quantization=nf4 needs bitsandbytes, which is not installed; run: p
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-from rlrecipes.encoding import vocabulary
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
 from rlrecipes.models import DTYPES, device, open_tokenizer
@@ -42,6 +44,12 @@ def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
     _check_attention(name, job.profile.model)
     if "reward" not in pending and {"ppo", "evaluate"} & set(pending):
         _check_vocabulary(job, name)
+
+
+def vocabulary(tokenizer: Any) -> str:
+    """A fingerprint of which id means what, and of what ends an answer: models that differ in it cannot read each other."""
+    ids = [sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id, tokenizer.pad_token_id]
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
 
 
 def _check_bfloat16() -> None:
@@ -87,7 +95,7 @@ def _check_4bit(settings: ModelSettings) -> None:
 
 def _check_attention(name: str, settings: ModelSettings) -> None:
     if settings.attention == "sdpa":
-        kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(AutoConfig.from_pretrained(name)))
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(AutoConfig.from_pretrained(name)), None)
         if kind is not None and not kind._supports_sdpa:
             raise UserError(f"model.attention=sdpa is not there for '{name}' in Transformers; set model.attention=auto")
 

@@ -6,8 +6,6 @@ answer is the same in SFT, in the reward model, in PPO and in evaluation.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,17 +55,10 @@ def load_tokenizer(folder: str | Path) -> Any:
     return tokenizer
 
 
-def vocabulary(tokenizer: Any) -> str:
-    """A fingerprint of which id means what, and of what ends an answer: models that differ in it cannot read each other."""
-    ids = [sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id, tokenizer.pad_token_id]
-    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
-
-
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """The prompt through the chat template, up to where the answer starts."""
     messages = [{"role": message.role, "content": message.content} for message in prompt]
-    # Qwen3's template would otherwise leave it to the answer whether to think first, and its demonstrations do not.
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     begins = tokenizer.bos_token_id is not None and tokenizer.chat_template == PLAIN_TEMPLATE
     return [tokenizer.bos_token_id, *ids] if begins else ids

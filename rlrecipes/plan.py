@@ -34,6 +34,9 @@ AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 27}
 SFT_AT_ONCE = 256
 """Tokens whose logits `trl.SFTTrainer` (`chunked_nll`) holds at a time."""
 
+SCORED_AT_ONCE = 64
+"""Rows that the reward stage scores together when it is trained."""
+
 SMALL = 4096
 """Numbers in a tensor below which bitsandbytes' 8-bit optimizers keep it in 32 bits."""
 
@@ -484,7 +487,8 @@ def _reward(sizes: _Sizes) -> Iterator[Need]:
         rows, tokens, sizes.longest.padded, settings.gradient_checkpointing, sizes.profile.lora.lora_dropout
     )
     yield Need("reward", "backward", fixed | {"activations": kept + back})
-    yield Need("reward", "scoring", fixed | {"activations": rows * tokens * sizes.forward(False)})
+    scoring = SCORED_AT_ONCE * tokens * sizes.forward(False) + sizes.dequantized
+    yield Need("reward", "scoring", fixed | {"activations": scoring})
 
 
 def _roles(sizes: _Sizes) -> int:

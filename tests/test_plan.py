@@ -1,6 +1,7 @@
 """The plan: what the models' shapes give, what is alive on a device, and what the person asking is told."""
 
 import dataclasses
+import inspect
 import json
 import weakref
 
@@ -25,6 +26,7 @@ from rlrecipes.plan import (
     GIB,
     KNOWN,
     ROLES,
+    SCORED_AT_ONCE,
     SFT_AT_ONCE,
     Lengths,
     _Sizes,
@@ -35,6 +37,7 @@ from rlrecipes.plan import (
     read_config,
 )
 from rlrecipes.profile import load_profile, profile_names
+from rlrecipes.stages import reward
 
 GPU_PROFILES = [name for name in profile_names() if load_profile(name).memory.card]
 LARGER = {"hidden_size": 256, "n_embd": 256, "intermediate_size": 512, "ffn_dim": 512, "word_embed_proj_dim": 128}
@@ -82,6 +85,7 @@ def test_4_bit_bases_have_the_sizes_that_building_them_gives(name, base_gib, lor
 def test_what_is_held_at_a_time_is_what_the_code_holds():
     assert AT_ONCE == likelihood.AT_ONCE
     assert SFT_AT_ONCE == sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE
+    assert inspect.signature(reward._scores).parameters["batch_size"].default == SCORED_AT_ONCE
 
 
 class Alive(TorchDispatchMode):

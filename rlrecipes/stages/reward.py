@@ -18,8 +18,9 @@ from torch import nn
 from trl import RewardConfig, RewardTrainer
 
 from rlrecipes.checkpoint import Checkpoints
+from rlrecipes.checks import vocabulary
 from rlrecipes.console import say
-from rlrecipes.encoding import fitting_comparisons, fitting_examples, pad_right, vocabulary
+from rlrecipes.encoding import fitting_comparisons, fitting_examples, pad_right
 from rlrecipes.job import Job
 from rlrecipes.metrics import mean_interval
 from rlrecipes.models import add_lora, copy_lora, device, load_scorer, open_tokenizer, window
