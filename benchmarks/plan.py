@@ -252,7 +252,7 @@ def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
 
 
 def out_of_file(model: Any) -> Any:
-    """The model with its tensors in memory of their own: on a CPU some lie in the mapped checkpoint, all of which then counts."""
+    """The model with its tensors in memory of their own: some lie in the mapped checkpoint file, which then counts whole."""
     for parameter in model.parameters():
         if not hasattr(parameter, "quant_state"):
             parameter.data = parameter.data.clone()
