@@ -80,7 +80,7 @@ def test_a_library_that_is_missing_has_no_version(monkeypatch):
 
 def test_bfloat16_on_a_card_without_it(refused, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     said = refused("model.dtype=bfloat16")
     assert "model.dtype=bfloat16 needs a card that computes in it, which Tesla T4 does not" in said
