@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from rlrecipes.allocator import keep_freed_memory
 from rlrecipes.console import end_bars
 from rlrecipes.errors import UserError
 from rlrecipes.interrupts import Interrupted, asked, handled
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that spin while they wait stall each other as soon as another process wants a core (measured: 30 times
     # slower); threads that sleep at once take twice as long on a quiet machine. A short spin costs little of either.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    keep_freed_memory()
     with handled():
         return _status(list(sys.argv[1:] if argv is None else argv))
 

@@ -15,9 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import (
-    DataCollatorForSeq2Seq,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -27,7 +28,8 @@ from transformers import (
 )
 
 from rlrecipes.checkpoint import Checkpoints
-from rlrecipes.encoding import PAD, encode
+from rlrecipes.encoding import PAD, encode, pad_right
+from rlrecipes.models import hidden_states, next_token_logits, read_at
 from rlrecipes.profile import BaseSettings
 from rlrecipes.recipe import Example, load_recipe, recipe_names
 from rlrecipes.run import locked, read_json, write_json
@@ -46,6 +48,14 @@ IGNORED = -100
 
 class ResumableTrainer(Resumable, Trainer):
     """Transformers' own, going on from our checkpoints."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Mean cross-entropy of the answers' tokens; logits are made for these alone."""
+        targets = nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED)
+        learned = targets != IGNORED
+        with read_at(model, learned):
+            states = hidden_states(model, inputs["ids"])[learned]
+        return nn.functional.cross_entropy(next_token_logits(model, states), targets[learned])
 
 
 def embedded_base(settings: BaseSettings, root: Path, seconds: float) -> Path:
@@ -82,7 +92,6 @@ def _train(settings: BaseSettings, documents: Sequence[Example], folder: Path, s
     """Trains in `folder` and returns where in it the model is."""
     tokenizer = _tokenizer(settings, documents)
     batches = _batches(tokenizer, documents, settings)
-    collate = DataCollatorForSeq2Seq(tokenizer, padding=True)
     set_seed(settings.seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -118,7 +127,10 @@ def _train(settings: BaseSettings, documents: Sequence[Example], folder: Path, s
         model,
         arguments,
         train_dataset=batches,
-        data_collator=lambda chosen: collate(chosen[0]["rows"]),
+        data_collator=lambda chosen: {
+            "ids": pad_right([row["ids"] for row in chosen[0]["rows"]], tokenizer.pad_token_id),
+            "labels": pad_right([row["labels"] for row in chosen[0]["rows"]], IGNORED),
+        },
         callbacks=[progress("base")],
     )
     remove_printer(trainer)
@@ -158,7 +170,7 @@ def _batches(tokenizer: Any, documents: Sequence[Example], settings: BaseSetting
     the other: the model forgets each while it reads the next.
     """
     shuffled = random.Random(settings.seed).sample(documents, len(documents))
-    rows = sorted((_row(tokenizer, document) for document in shuffled), key=lambda row: len(row["input_ids"]))
+    rows = sorted((_row(tokenizer, document) for document in shuffled), key=lambda row: len(row["ids"]))
     size = settings.per_device_train_batch_size
     return [{"rows": rows[start : start + size]} for start in range(0, len(rows), size)]
 
@@ -166,4 +178,4 @@ def _batches(tokenizer: Any, documents: Sequence[Example], settings: BaseSetting
 def _row(tokenizer: Any, document: Example) -> dict[str, list[int]]:
     """The loss is on the answer alone: a model this small learns to copy from its prompt far sooner that way."""
     encoded = encode(tokenizer, document.prompt, document.answers[0])
-    return {"input_ids": encoded.ids, "labels": [IGNORED] * len(encoded.prompt) + encoded.answer}
+    return {"ids": encoded.ids, "labels": [IGNORED] * len(encoded.prompt) + encoded.answer}

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 """Logits `[N, vocabulary]` of hidden states `[N, hidden]`, by an output layer that is not trained."""
@@ -32,6 +31,17 @@ def token_logprobs(states: torch.Tensor, tokens: torch.Tensor, logits: Logits) -
     return logprobs
 
 
+def normalized(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities `[N, vocabulary]` of logits, and the logarithms `[N]` of what the exponentials were divided by.
+
+    The largest probability is never too small for a logarithm, and two passes over the logits do: a log-softmax whose
+    probabilities are needed too takes four.
+    """
+    probabilities = logits.softmax(-1)
+    highest, places = logits.max(-1)
+    return probabilities, highest - probabilities.gather(1, places[:, None]).squeeze(1).log()
+
+
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -42,10 +52,13 @@ class _TokenLogprobs(torch.autograd.Function):
         for part, targets in zip(states.split(size), tokens.split(size), strict=True):
             with torch.set_grad_enabled(differentiable):
                 leaf = part.detach().requires_grad_(differentiable)
-                values = -nn.functional.cross_entropy(logits(leaf), targets, reduction="none")
-                if differentiable:
-                    gradients += torch.autograd.grad(values.sum(), leaf)
-            logprobs.append(values.detach())
+                made = logits(leaf)
+            probabilities, total = normalized(made.detach())
+            logprobs.append(made.detach().gather(1, targets[:, None]).squeeze(1) - total)
+            if differentiable:
+                by_logits = probabilities.neg_()  # d log p(token) / d logits: 1 at the token, less the probabilities
+                by_logits[torch.arange(len(targets), device=targets.device), targets] += 1
+                gradients += torch.autograd.grad(made, leaf, by_logits)
         if differentiable:
             ctx.save_for_backward(torch.cat(gradients))
         return torch.cat(logprobs)

@@ -102,8 +102,8 @@ def load_causal(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
 def _check_logits(model: Any, name: str) -> None:
     """PPO takes logits from hidden states, some at a time; a model that does more in between would be misread in silence."""
     ids = torch.arange(4, device=model.device)[None]
-    expected = model.eval()(input_ids=ids).logits.float()
-    found = next_token_logits(model, hidden_states(model, ids))
+    expected = model.eval()(input_ids=ids).logits[:, 1:].float()
+    found = next_token_logits(model, states_at(model, ids, ids[:, 1:]))
     if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
         raise UserError(
             f"'{name}' ({model.config.model_type}) makes its logits in a way that PPO here does not know; "
@@ -147,6 +147,7 @@ def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
         raise UserError(
             f"lora.target_modules={settings.target_modules} names the output layer, which PPO does not train; leave it out"
         )
+    add_in_place(wrapped, "default")
     return wrapped
 
 
@@ -203,8 +204,34 @@ class _InPlace(LoraVariant):
         if low.dtype != result.dtype or up.bias is not None:
             added: torch.Tensor = result + up(low) * scaling
             return added
-        result.flatten(0, -2).addmm_(low.flatten(0, -2), up.weight.T, alpha=scaling)
+        sum_in_place: torch.Tensor = _AddProduct.apply(result, low, up.weight, scaling)
+        return sum_in_place
+
+
+class _AddProduct(torch.autograd.Function):
+    """`result + scaling · low @ weight.T`, written into `result`; autograd would copy the gradient of a view written to.
+
+    Shapes: `result` `[…, out]`, `low` `[…, r]`, `weight` `[out, r]`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, result: torch.Tensor, low: torch.Tensor, weight: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        ctx.save_for_backward(low, weight)
+        ctx.scaling = scaling
+        ctx.mark_dirty(result)
+        result.view(-1, result.shape[-1]).addmm_(low.reshape(-1, low.shape[-1]), weight.T, alpha=scaling)
         return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
+        low, weight = ctx.saved_tensors
+        (by_sum,) = gradients
+        rows = by_sum.reshape(-1, by_sum.shape[-1])
+        by_low = (rows @ (weight * ctx.scaling)).view_as(low)
+        by_weight = (low.reshape(-1, low.shape[-1]) * ctx.scaling).T @ rows  # this way round it is twice as fast
+        return by_sum, by_low, by_weight.T, None
 
 
 def add_in_place(model: PeftModel, name: str) -> None:
@@ -249,6 +276,49 @@ def hidden_states(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """
     states: torch.Tensor = trunk(model)(input_ids=ids, use_cache=False).last_hidden_state
     return states
+
+
+def states_at(model: Any, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The last hidden states `[b, t, hidden]` of right-padded `ids` `[b, w]` at `places` `[b, t]`."""
+    rows = torch.arange(len(ids), device=ids.device)[:, None]
+    wanted = torch.zeros_like(ids, dtype=torch.bool)
+    wanted[rows, places] = True
+    with read_at(model, wanted):
+        states = hidden_states(model, ids)
+    return states[rows, places]
+
+
+@contextmanager
+def read_at(model: Any, wanted: torch.Tensor) -> Iterator[None]:
+    """Inside, the last hidden states are right where `wanted` `[b, w]` is true, and nothing else is promised.
+
+    The last layer's feed-forward network then runs on those alone: in a shallow model that is a good part of all work. With
+    activation checkpointing it runs on all, since the recomputation would no longer match.
+    """
+    block = _last_feed_forward(model)
+    if block is None or (torch.is_grad_enabled() and getattr(trunk(model), "gradient_checkpointing", False)):
+        yield
+        return
+    whole, own = block.forward, block.__dict__.get("forward")  # accelerate, too, puts its own there
+
+    def forward(states: torch.Tensor) -> torch.Tensor:
+        made = whole(states[wanted][None])[0]
+        return made.new_zeros(states.shape).index_put((wanted,), made)
+
+    block.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del block.forward
+        else:
+            block.forward = own
+
+
+def _last_feed_forward(model: Any) -> Any:
+    """Nearly all families call it `mlp`; where none is called so, there is none to be found."""
+    stacks = [child for child in trunk(model).children() if isinstance(child, nn.ModuleList)]
+    return getattr(stacks[-1][-1], "mlp", None) if stacks else None
 
 
 def next_token_logits(model: Any, states: torch.Tensor) -> torch.Tensor:
@@ -296,9 +366,8 @@ def score_answers(
         for start in range(0, len(pairs), batch_size):
             ids = [encode(tokenizer, prompt, answer).ids for prompt, answer in pairs[start : start + batch_size]]
             batch = pad_right(ids, tokenizer.pad_token_id).to(device())
-            states = hidden_states(model, batch)
-            last = torch.tensor([len(row) - 1 for row in ids], device=batch.device)
-            scores += head(states[torch.arange(len(ids), device=batch.device), last]).tolist()
+            last = torch.tensor([[len(row) - 1] for row in ids], device=batch.device)
+            scores += head(states_at(model, batch, last).squeeze(1)).tolist()
     return scores
 
 

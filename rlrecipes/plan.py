@@ -401,38 +401,42 @@ class _Sizes:
 
     # One token in one layer, in bytes.
 
-    def saved(self, per_sequence: int, padded: bool, dropout: bool) -> float:
-        """Kept by a layer for its backward pass; a frozen linear layer keeps nothing, LoRA its input (in float32)."""
+    def attention(self, per_sequence: int, padded: bool, dropout: bool) -> float:
+        """Kept by a layer's norms and attention for the way back."""
         shape, width = self.shape, self.width
-        kept = 2 * 4 * shape.hidden  # the norms' inputs, in float32
+        kept = 2 * 4.0 * shape.hidden  # the norms' inputs, in float32
         kept += (4 if shape.normed else 0) * (shape.queries + shape.keys)
         keys = shape.queries if padded else shape.keys  # repeated for every query head where there is a mask
         kept += width * (2 * shape.queries + 2 * keys) + 4 * shape.heads
         kept += width * per_sequence if padded else 0  # the mask as numbers, anew in every layer
         if self.profile.model.attention == "eager":  # attention's weights, and what their softmax keeps
             kept += (width + 4) * shape.heads * per_sequence
-        kept += width * shape.intermediate * (3 if shape.gated else 2)
-        for place, group in enumerate(shape.blocks):
-            names = self.targeted(group)
-            kept += 4 * self.profile.lora.r * len(names)
-            copies = len(names) if width != 4 or dropout else min(1, len(names))
-            if width == 4 and place == 1 and not dropout:
-                copies = 0  # attention's output, which is counted there
-            kept += 4 * group.width * copies
-            if dropout:
-                kept += group.width * len(names) * (4 if self.device == "cpu" else 1)  # the masks
-        return float(kept)
+        read, out = shape.blocks[:2]
+        if width == 4 and not dropout and self.targeted(out):
+            kept -= 4 * out.width  # what LoRA reads there is attention's output itself
+        return kept + self.inputs(read, dropout) + self.inputs(out, dropout)
+
+    def mlp(self, dropout: bool) -> float:
+        """Kept by a layer's MLP for the way back."""
+        middle = self.width * self.shape.intermediate * (3 if self.shape.gated else 2)
+        return middle + sum(self.inputs(group, dropout) for group in self.shape.blocks[2:])
+
+    def inputs(self, group: Linears, dropout: bool) -> float:
+        """Kept by LoRA: what it reads, in float32, and its narrow middle. A frozen linear layer keeps nothing."""
+        count = len(self.targeted(group))
+        copies = count if self.width != 4 or dropout else min(1, count)  # one for all where nothing is cast or dropped
+        masks = count * (4 if self.device == "cpu" else 1) if dropout else 0
+        return float((4 * copies + masks) * group.width + 4 * self.profile.lora.r * count)
 
     @property
     def backward(self) -> float:
         """Added on the way back through the MLP: its middle's gradient by both paths and their sum, one saved tensor gone."""
         return 2.0 * self.width * self.shape.intermediate
 
-    def forward(self, in_place: bool) -> float:
-        """Alive at once in a layer without gradients, at its fullest: the MLP, where LoRA runs in float32."""
-        shape, width = self.shape, self.width
-        middle = 12.0 if in_place or width != 4 else 16.0
-        return middle * shape.intermediate + (16.0 if width == 4 else 12.0) * shape.hidden
+    @property
+    def forward(self) -> float:
+        """Alive at once in a layer without gradients, at its fullest: the MLP. Where it is in bfloat16, LoRA is not."""
+        return 12.0 * self.shape.intermediate + (16.0 if self.width == 4 else 12.0) * self.shape.hidden
 
     @property
     def dequantized(self) -> float:
@@ -440,17 +444,29 @@ class _Sizes:
         return float(self.width * self.shape.largest) if self.profile.model.quantization == "nf4" else 0.0
 
     def trained(
-        self, rows: int, tokens: int, padded: bool, checkpointed: bool, dropout: float = 0.0
+        self,
+        rows: int,
+        tokens: int,
+        padded: bool,
+        checkpointed: bool,
+        dropout: float = 0.0,
+        read: float = 1.0,
     ) -> tuple[float, float]:
-        """Activations of a forward pass with gradients, and what the way back through a layer adds to them."""
+        """Activations of a forward pass with gradients, and what the way back through a layer adds to them.
+
+        `read` is the share of tokens whose last states are read: the last MLP runs on those alone (`models.read_at`).
+        """
         shape, number = self.shape, rows * tokens
-        layer = number * self.saved(tokens, padded, dropout > 0)
+        mlp = number * self.mlp(dropout > 0)
+        layer = number * self.attention(tokens, padded, dropout > 0) + mlp
         back = number * self.backward
         ends = number * shape.hidden * (4 + self.width)  # the last norm's input, and its output
-        masks = rows * tokens * tokens if padded else 0
+        ends += rows * tokens * tokens if padded else 0  # the mask
         if checkpointed:
-            return shape.layers * number * shape.hidden * self.width + ends + masks, layer + back
-        return shape.layers * layer + ends + masks, back
+            return shape.layers * number * shape.hidden * self.width + ends, layer + back
+        last = layer - (1 - read) * mlp
+        # Either the last MLP is gone through, or the one before it, when the last layer's activations are gone.
+        return (shape.layers - 1) * layer + last + ends, max(read * back, back - last if shape.layers > 1 else 0)
 
     def cache(self, rows: int, tokens: int) -> float:
         return 2.0 * self.shape.layers * self.shape.keys * self.width * rows * tokens
@@ -487,7 +503,7 @@ def _reward(sizes: _Sizes) -> Iterator[Need]:
         rows, tokens, sizes.longest.padded, settings.gradient_checkpointing, sizes.profile.lora.lora_dropout
     )
     yield Need("reward", "backward", fixed | {"activations": kept + back})
-    scoring = SCORED_AT_ONCE * tokens * sizes.forward(False) + sizes.dequantized
+    scoring = SCORED_AT_ONCE * tokens * sizes.forward + sizes.dequantized
     yield Need("reward", "scoring", fixed | {"activations": scoring})
 
 
@@ -503,12 +519,12 @@ def _generation(sizes: _Sizes, phase: str, fixed: Mapping[str, float], rows: int
     room = sizes.cache(rows, longest.whole)
     # Memory that nobody has written to is not resident on a CPU.
     written = sizes.cache(rows, longest.prompt) if sizes.device == "cpu" else room
-    reading = numbers * sizes.forward(True) + sizes.dequantized
+    reading = numbers * sizes.forward + sizes.dequantized
     if longest.padded:
         reading += rows * longest.prompt**2 * (1 + sizes.width)
     yield Need(phase, "reading prompts", {**fixed, "KV cache": written, "activations": reading})
     drawing = rows * shape.vocabulary * (3 * 4 + (2 if sizes.width == 2 else 0))
-    one = rows * sizes.forward(True) + sizes.dequantized
+    one = rows * sizes.forward + sizes.dequantized
     yield Need(phase, "drawing tokens", {**fixed, "KV cache": room, "activations": one, "logits": drawing})
 
 
@@ -521,7 +537,7 @@ def _rollout(sizes: _Sizes) -> Iterator[Need]:
     fixed = _static(sizes, _roles(sizes)) | {"optimizer": moments["optimizer"]}
     yield from _generation(sizes, "ppo rollout", fixed, rows)
     states = rows * longest.answer * shape.hidden * sizes.width
-    through = micro * longest.whole * sizes.forward(True) + sizes.dequantized
+    through = micro * longest.whole * sizes.forward + sizes.dequantized
     yield Need("ppo rollout", "reading answers", fixed | {"activations": states + through})
     logits = 2 * 4 * min(AT_ONCE[sizes.device], rows * longest.answer * shape.vocabulary)
     yield Need("ppo rollout", "log-probabilities", fixed | {"activations": 2 * states, "logits": logits})
@@ -531,10 +547,12 @@ def _update(sizes: _Sizes) -> Iterator[Need]:
     settings, shape, longest = sizes.profile.ppo, sizes.shape, sizes.longest
     rows, tokens = settings.per_device_train_batch_size, longest.whole - 1
     fixed = _static(sizes, _roles(sizes)) | sizes.optimizer(settings, 1 + (settings.value == "adapter"))
-    kept, back = sizes.trained(rows, tokens, False, settings.gradient_checkpointing)
+    kept, back = sizes.trained(rows, tokens, False, settings.gradient_checkpointing, read=longest.answer / tokens)
     states = rows * longest.answer * shape.hidden * sizes.width
     at_once = min(AT_ONCE[sizes.device], rows * longest.answer * shape.vocabulary)
-    logits = at_once * (12 if sizes.width == 4 else 14)
+    # The logits, in float32, and their gradient, in the base's type as well where it is another; once more where the
+    # temperature divides them.
+    logits = at_once * (8 + sizes.width % 4 + 4 * (settings.temperature != 1))
     yield Need("ppo update", "log-probabilities", fixed | {"activations": kept + 3 * states, "logits": logits})
     yield Need("ppo update", "backward", fixed | {"activations": kept + back})
 
@@ -544,7 +562,7 @@ def _evaluate(sizes: _Sizes) -> Iterator[Need]:
     fixed = _static(sizes, 2 + sizes.learned) | {"optimizer": 0.0}
     yield from _generation(sizes, "evaluate", fixed, rows)
     if sizes.learned:
-        through = rows * sizes.longest.whole * sizes.forward(True)
+        through = rows * sizes.longest.whole * sizes.forward
         yield Need("evaluate", "scoring", fixed | {"activations": through})
 
 

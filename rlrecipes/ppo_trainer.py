@@ -42,11 +42,11 @@ from rlrecipes.encoding import decode, pad_left, pad_right
 from rlrecipes.errors import UserError
 from rlrecipes.likelihood import token_logprobs
 from rlrecipes.memory import phase
-from rlrecipes.models import ScoreHead, adapter, causal, hidden_states, next_token_logits
+from rlrecipes.models import ScoreHead, adapter, causal, next_token_logits, states_at
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward
 from rlrecipes.rewards import score_term
-from rlrecipes.rollout import MicroBatch, Rollout, broken_row, joined, micro_batch, places_before, states_at, whiten
+from rlrecipes.rollout import MicroBatch, Rollout, broken_row, joined, micro_batch, places_before, whiten
 from rlrecipes.sampling import sample
 from rlrecipes.text import shortened
 
@@ -216,15 +216,16 @@ class SharedBasePPOTrainer(PPOTrainer):
         """Hidden states `[b, t, H]` at `places` `[b, t]`, made in micro-batches: so much memory the update takes anyway."""
         size = self.args.per_device_train_batch_size
         parts = zip(ids.split(size), places.split(size), strict=True)
-        return torch.cat([states_at(hidden_states(self.policy, row_ids), at) for row_ids, at in parts])
+        return torch.cat([states_at(self.policy, row_ids, at) for row_ids, at in parts])
 
     def _logprobs(self, states: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Log-probabilities `[b, t]` of `tokens` after `states` `[b, t, H]` at the training temperature; 0 outside `mask`."""
-        temperature = self.args.temperature + 1e-7  # as in TRL
-        found = token_logprobs(
-            states[mask], tokens[mask], lambda part: next_token_logits(self.policy, part) / temperature
-        )
+        found = token_logprobs(states[mask], tokens[mask], self._logits)
         return torch.zeros_like(states[..., 0], dtype=found.dtype).masked_scatter(mask, found)
+
+    def _logits(self, states: torch.Tensor) -> torch.Tensor:
+        logits, temperature = next_token_logits(self.policy, states), self.args.temperature
+        return logits if temperature == 1 else logits / temperature
 
     # 2. score
 
@@ -310,7 +311,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         sums: dict[str, torch.Tensor] = {}
         for rows in by_length.split(self.args.per_device_train_batch_size):
             micro = micro_batch(rollout, advantages, returns, rows)
-            hidden = states_at(hidden_states(self.policy, micro.ids), micro.places)
+            hidden = states_at(self.policy, micro.ids, micro.places)
             policy_losses, statistics = self._policy_losses(micro, hidden, tokens)
             if self.settings.value == "trunk":
                 value_losses = self._value_losses(micro, hidden, states)
@@ -318,7 +319,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             else:
                 self._backward(rollout, micro, policy_losses)
                 with _training(self.policy, "value"):
-                    hidden = states_at(hidden_states(self.policy, micro.ids), micro.places)
+                    hidden = states_at(self.policy, micro.ids, micro.places)
                     value_losses = self._value_losses(micro, hidden, states)
                     self._backward(rollout, micro, self.args.vf_coef * value_losses)
             statistics["loss/policy_avg"] = policy_losses.detach().sum()

@@ -77,11 +77,6 @@ def places_before(prompt_lengths: torch.Tensor, steps: int, width: int) -> torch
     return (prompt_lengths[:, None] - 1 + steps_on).clamp(max=width - 1)
 
 
-def states_at(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """The states `[b, t, H]` of `[b, w, H]` at `places` `[b, t]`."""
-    return states[torch.arange(len(states), device=states.device)[:, None], places]
-
-
 def joined(parts: Sequence[torch.Tensor], fill: int) -> torch.Tensor:
     """Rows of several chunks under each other, each filled up to the widest."""
     if parts[0].dim() == 1:

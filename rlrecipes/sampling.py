@@ -7,16 +7,17 @@ answers of 512 tokens in a vocabulary of 152,000. Here a step's logits are gone 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from rlrecipes.models import causal, next_token_logits, trunk
+from rlrecipes.likelihood import normalized
+from rlrecipes.models import causal, next_token_logits, read_at, trunk
 
 Value = Callable[[torch.Tensor], torch.Tensor]
 """Values `[…]` of hidden states `[…, hidden]`."""
@@ -57,13 +58,14 @@ def sample(
     columns: list[tuple[torch.Tensor, ...]] = []
     for _ in range(length):
         end = start + inputs.shape[1]
-        output = trunk(model)(
-            input_ids=inputs,
-            attention_mask=None if unpadded else attention[:, :end],
-            position_ids=positions[:, start:end],
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with read_at(model, positions[:, start:end] == positions[:, end - 1 : end]) if start == 0 else nullcontext():
+            output = trunk(model)(
+                input_ids=inputs,
+                attention_mask=None if unpadded else attention[:, :end],
+                position_ids=positions[:, start:end],
+                past_key_values=cache,
+                use_cache=True,
+            )
         start, state = end, output.last_hidden_state[:, -1]
         token, logprob, entropy = _draw(next_token_logits(model, state), temperature)
         columns.append(
@@ -120,8 +122,7 @@ def _draw(logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch
     """A token of each row of `[B, vocabulary]` (overwritten), its log-probability and the entropy, `[B]` each."""
     if temperature not in (0, 1):
         logits /= temperature
-    total = logits.logsumexp(-1)
-    probabilities = nn.functional.softmax(logits, dim=-1)
+    probabilities, total = normalized(logits)
     token = torch.multinomial(probabilities, 1).squeeze(1) if temperature else logits.argmax(-1)
     logprob = logits.gather(1, token[:, None]).squeeze(1) - total
     return token, logprob, total - torch.linalg.vecdot(probabilities, logits)

@@ -79,14 +79,14 @@ def test_an_optimizer_reaches_every_stage(checkpoint, home, monkeypatch):
 
 def test_bfloat16_changes_the_computation_and_leaves_the_adapters_in_float32(finished, home, monkeypatch):
     seen = set()
-    inner = models.hidden_states
+    inner = models.states_at
 
-    def noted(model, ids):
-        states = inner(model, ids)
+    def noted(model, ids, places):
+        states = inner(model, ids, places)
         seen.add(states.dtype)
         return states
 
-    monkeypatch.setattr("rlrecipes.ppo_trainer.hidden_states", noted)
+    monkeypatch.setattr("rlrecipes.ppo_trainer.states_at", noted)
     command = ["run", "translation", "--run", "bf16", "--data", "pairs.jsonl", *SMALLEST, "model.dtype=bfloat16"]
     assert main(command) == 0
     assert seen == {torch.bfloat16}

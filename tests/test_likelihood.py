@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlrecipes import likelihood
-from rlrecipes.likelihood import token_logprobs
+from rlrecipes.likelihood import normalized, token_logprobs
 
 
 @pytest.fixture
@@ -51,3 +51,10 @@ def test_without_gradients_nothing_is_kept_for_them(case):
 def test_no_tokens_have_no_log_probabilities(case):
     states, tokens, logits = case
     assert token_logprobs(states[:0], tokens[:0], logits).shape == (0,)
+
+
+def test_a_token_that_is_next_to_impossible_has_a_finite_log_probability():
+    logits = torch.tensor([[0.0, -500.0, 400.0]])
+    probabilities, total = normalized(logits)
+    assert probabilities[0, 1] == 0
+    assert (logits - total[:, None])[0].tolist() == pytest.approx([-400, -900, 0])

@@ -25,7 +25,10 @@ from rlrecipes.models import (
     load_score_head,
     next_token_logits,
     open_tokenizer,
+    read_at,
     score_answers,
+    states_at,
+    trunk,
     window,
 )
 from rlrecipes.profile import LoraSettings, ModelSettings
@@ -238,3 +241,42 @@ def test_an_adapter_on_the_output_layer_is_refused(checkpoint, tokenizer):
     base = load_causal(str(checkpoint.model), PLAIN, tokenizer)
     with pytest.raises(UserError, match="output layer"):
         add_lora(base, LoraSettings(target_modules="q_proj,lm_head"), "CAUSAL_LM")
+
+
+def fed(model, wanted):
+    """What the last layer's feed-forward network is given, and the gradients of the states that are `wanted`."""
+    seen = []
+    hook = trunk(model).layers[-1].mlp.gate_proj.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with read_at(model, wanted):
+        states = hidden_states(model, IDS)[READ]
+    hook.remove()
+    return seen, states.detach(), torch.autograd.grad(states.square().sum(), parameters)
+
+
+IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 0]])
+READ = torch.tensor([[False, True, True, True], [True, False, True, False]])
+
+
+def test_states_that_nobody_reads_cost_no_feed_forward_in_the_last_layer(stack):
+    scatter(stack, "policy", size=0.3)
+    seen, states, gradients = fed(stack, READ)
+    seen_whole, whole, whole_gradients = fed(stack, torch.ones_like(READ))
+    assert seen[0].shape[:2] == (1, 5)
+    assert seen_whole[0].shape[:2] == (1, 8)
+    assert torch.allclose(states, whole, atol=1e-5)
+    for gradient, expected in zip(gradients, whole_gradients, strict=True):
+        assert torch.allclose(gradient, expected, atol=1e-4 * expected.abs().max().item())
+
+
+def test_outside_of_its_block_the_model_is_whole_again_whatever_happened_inside(stack):
+    expected = hidden_states(stack, IDS)
+    with pytest.raises(RuntimeError, match="inside"), read_at(stack, READ):
+        raise RuntimeError("inside")
+    assert torch.equal(hidden_states(stack, IDS), expected)
+
+
+def test_states_are_read_where_they_are_asked_for_even_twice(stack):
+    places = torch.tensor([[1, 2, 3], [2, 3, 3]])
+    expected = torch.stack([hidden_states(stack, IDS)[row, places[row]] for row in range(2)])
+    assert torch.allclose(states_at(stack, IDS, places), expected, atol=1e-5)

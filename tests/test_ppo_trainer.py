@@ -317,7 +317,7 @@ def literal_loss(trainer, rollout, advantages, returns):
         length, start = int(rollout.lengths[i]), int(rollout.prompt_lengths[i])
         ids = ids[: start + length]
         output = trainer.policy(input_ids=ids[None], output_hidden_states=True)
-        logprobs = (output.logits[0, start - 1 : -1] / (args.temperature + 1e-7)).log_softmax(-1)
+        logprobs = (output.logits[0, start - 1 : -1] / args.temperature).log_softmax(-1)
         chosen = logprobs.gather(1, ids[start:, None])[:, 0]
         ratio = (chosen - rollout.logprobs[i, :length]).exp()
         gain = advantages[i, :length]
