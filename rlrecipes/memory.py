@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from rlrecipes.decoder import read_config
 from rlrecipes.errors import UserError
-from rlrecipes.plan import BATCH, GIB, Lengths, needs, read_config
+from rlrecipes.plan import BATCH, GIB, needs
 from rlrecipes.profile import Profile
 
 LOWER = {
@@ -75,7 +76,7 @@ def halved(profile: Profile, phase: str) -> tuple[Profile, dict[str, tuple[int, 
     return dataclasses.replace(profile, **{table: dataclasses.replace(settings, **changes)}), told
 
 
-def out_of_memory(profile: Profile, phase: str, learned: bool, longest: Lengths | None = None) -> UserError:
+def out_of_memory(profile: Profile, phase: str, learned: bool) -> UserError:
     """The sentence for a person whose card was too small."""
     settings = [BATCH[phase], *LOWER[phase]]
     lower = [f"{name}={_value(profile, name)}" for name in settings]

@@ -21,20 +21,18 @@ from benchmarks.plan import Shape, planned_mb, profile
 from benchmarks.work import Model, Work
 from rlrecipes import likelihood
 from rlrecipes.__main__ import main
+from rlrecipes.decoder import KNOWN, decoder, read_config
 from rlrecipes.plan import (
     AT_ONCE,
     GIB,
-    KNOWN,
     ROLES,
     SCORED_AT_ONCE,
     SFT_AT_ONCE,
     Lengths,
     _Sizes,
-    decoder,
     largest_batch,
     moments,
     needs,
-    read_config,
 )
 from rlrecipes.profile import load_profile, profile_names
 from rlrecipes.stages import reward
