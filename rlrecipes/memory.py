@@ -89,9 +89,10 @@ def out_of_memory(profile: Profile, phase: str, learned: bool) -> UserError:
 
 
 def _planned(profile: Profile, phase: str, learned: bool) -> str:
-    """What the plan says, where there is a device to say it of and a configuration that it can read."""
+    """What the plan says, where it can read the model's configuration."""
     try:
-        found = needs(read_config(profile), profile, learned=learned)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        found = needs(read_config(profile), profile, device=device, learned=learned)
     except UserError:
         return ""
     need = next(need.total for need in found if need.phase == phase) / GIB

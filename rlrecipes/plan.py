@@ -1,6 +1,6 @@
 """What each stage needs on the device, role by role, from the model's `config.json` alone: no weights, no torch, a second.
 
-    Need("sft", at="loss", roles={"base": 2.7e9, "adapters": 1.3e8, …, "logits": 7.8e8}, batch=8)
+    Need("sft", at="loss", roles={"base": 2.7e9, "adapters": 1.3e8, …, "logits": 7.8e8})
 
 It is arithmetic over what this project's stages hold at their fullest moments. The tensors counted are those that were seen
 to be alive there, operation by operation, on Llama and Qwen3 models; other decoders are taken for such with their own widths.
