@@ -36,12 +36,13 @@ BATCH = {
 def full(monkeypatch):
     """Lets memory run out in a phase, the first time or the first few times that it is entered."""
 
-    def fill(phase: str, times: int = 1) -> None:
+    def fill(phase: str, times: int = 1, after: int = 0) -> None:
         place, name = STEPS[phase]
-        inner, left = getattr(place, name), [times]
+        inner, left, passed = getattr(place, name), [times], [0]
 
         def step(*arguments, **keywords):
-            if left[0]:
+            passed[0] += 1
+            if left[0] and passed[0] > after:
                 left[0] -= 1
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             return inner(*arguments, **keywords)
@@ -127,6 +128,17 @@ def _all_to(stage, name, *settings):
         if main([each, "translation", "--run", name, "--data", "pairs.jsonl", *SMALLEST, *settings]):
             return 1
     return 0
+
+
+@pytest.mark.parametrize(("phase", "stage"), [("sft", "sft"), ("ppo update", "ppo")])
+def test_it_goes_on_from_the_last_checkpoint(phase, stage, full, copied, home, capsys):
+    full(phase, after=1)
+    settings = ("checkpoint.seconds=0", "memory.halve_on_oom=true", "ppo.total_episodes=32")
+    assert copied(stage, "later", *settings) == 0
+    assert "going on after step 1" in capsys.readouterr().out
+    done = json.loads((home / "runs" / "later" / "translation" / stage / "done.json").read_text())
+    assert done["resumed"]["step"] == 1
+    assert done["halved"]
 
 
 def test_it_halves_once_and_no_more(full, copied, capsys):
