@@ -14,6 +14,8 @@ DATA ?=
 COLUMNS ?=
 # Of everything random in training
 SEED ?= 0
+# For plan: GiB of a GPU, or its name, such as rtx4090; without it, the profile's
+CARD ?=
 # Name of the run's folder under runs/
 RUN ?=
 # Settings of the profile to override, as 'ppo.learning_rate=1e-6 sft.max_steps=50'; for bench, its options
@@ -32,7 +34,7 @@ OPTIONS = $(if $(COLUMNS),--columns $(COLUMNS)) --profile $(PROFILE) --seed $(SE
 	$(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills lint check list bench show sft reward ppo evaluate report clean $(RECIPES)
+.PHONY: help setup demo test kills lint check list bench plan-bench show plan sft reward ppo evaluate report clean $(RECIPES)
 
 help: ## this list
 	@echo "Targets:"
@@ -57,6 +59,9 @@ $(RECIPES): $(READY) ## all stages of one recipe, then its report
 show: $(READY) ## RECIPE=…: its data, reward and metrics, without training anything
 	@$(RLRECIPES) show $(RECIPE) $(OPTIONS) $(ARGS)
 
+plan: $(READY) ## RECIPE=…: GPU memory of each stage from the model's config alone, the largest batches that fit CARD
+	@$(RLRECIPES) plan $(RECIPE) $(OPTIONS) $(if $(CARD),--card '$(CARD)') $(ARGS)
+
 sft: $(READY) ## RECIPE=…: supervised fine-tuning on the demonstrations
 	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
 
@@ -77,6 +82,9 @@ list: $(READY) ## the recipes and profiles there are
 
 bench: $(READY) ## PPO beside plain TRL: memory, time, equality; ARGS=--quick, or '--device cuda --model llama-8b'
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
+
+plan-bench: $(READY) ## the plan beside measured peaks: ten shapes on the CPU
+	@$(VENV)/bin/python -m benchmarks.plan
 
 test: $(READY) ## the tests, without network or GPU
 	$(VENV)/bin/python -m pytest

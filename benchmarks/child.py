@@ -60,6 +60,10 @@ def _task(name: str) -> Callable[..., dict[str, Any]]:
         from benchmarks.large import large
 
         return large
+    if name == "plan":
+        from benchmarks.plan import plan
+
+        return plan
     return lambda work, folder: _arm(name, work, folder)
 
 

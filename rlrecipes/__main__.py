@@ -14,14 +14,16 @@ from rlrecipes.allocator import keep_freed_memory
 from rlrecipes.console import end_bars
 from rlrecipes.errors import UserError
 from rlrecipes.interrupts import Interrupted, asked, handled
-from rlrecipes.job import Job, make_job
+from rlrecipes.job import Job, make_job, weighted
 from rlrecipes.pipeline import end_force, run_stages
+from rlrecipes.plan import plan
 from rlrecipes.profile import load_profile, profile_names
 from rlrecipes.recipe import load_recipe, recipe_names, unknown
 from rlrecipes.run import STAGES, Run
 
 COMMANDS = {
     "list": "the recipes and profiles there are",
+    "plan": "what each stage needs of a GPU's memory, and the largest batches that fit a card",
     "show": "a recipe's data, reward terms and metrics, without training anything",
     "run": "all stages of a recipe, those that are finished left out",
     "demo": "all recipes end to end, then one report over them",
@@ -82,16 +84,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("settings", nargs="*", metavar="table.key=value", help="overrides, as sft.max_steps=50")
     parser.add_argument("--profile", default="tiny", help="how big to run (default: tiny)")
     parser.add_argument("--model", help="hub id or local checkpoint folder (default: the profile's)")
-    parser.add_argument("--data", help="a data file or folder of your own (default: the built-in world)")
+    parser.add_argument("--data", help="a data file or folder of your own (default: the profile's)")
     parser.add_argument(
         "--columns", nargs="+", default=[], metavar="name=column", help="which columns of --data to read as what"
     )
+    parser.add_argument("--card", help="for plan: GiB of a GPU, or its name, such as rtx4090 (default: the profile's)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random in training (default: 0)")
     parser.add_argument("--run", help="name of the run's folder under runs/ (default: the profile's name)")
     parser.add_argument("--force", action="store_true", help="make the stages again, with all that stands on them")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.command not in COMMANDS:
         raise UserError(unknown("command", arguments.command, list(COMMANDS), f"there are {', '.join(COMMANDS)}"))
+    if arguments.card and arguments.command != "plan":
+        raise UserError(f"--card has no effect on `{arguments.command}`; it says what `plan` measures against")
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed is {arguments.seed}; it must be a whole number from 0 to {2**32 - 1}")
     if arguments.recipe and "=" in arguments.recipe:
@@ -108,6 +113,8 @@ def _command(arguments: argparse.Namespace) -> None:
     else:
         if arguments.recipe is None:
             raise UserError(f"`{arguments.command}` needs a recipe: {', '.join(recipe_names())}")
+        if arguments.command == "plan":
+            return _plan(arguments)
         job = _job(arguments, arguments.recipe)
         if arguments.command == "show":
             from rlrecipes.show import show
@@ -128,7 +135,17 @@ def _job(arguments: argparse.Namespace, recipe: str) -> Job:
     profile = load_profile(arguments.profile, [s for s in arguments.settings if s not in weights], arguments.model)
     run = Run(_run_name(arguments.run or profile.name), recipe)
     columns = dict(_column(text) for text in arguments.columns)
-    return make_job(recipe, profile, run, weights=weights, source=arguments.data, columns=columns, seed=arguments.seed)
+    source = arguments.data or profile.data
+    source = None if source == "built-in" else source
+    return make_job(recipe, profile, run, weights=weights, source=source, columns=columns, seed=arguments.seed)
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    """The data are not read: how long rows may get, the profile says."""
+    weights = [s for s in arguments.settings if s.startswith("terms.")]
+    profile = load_profile(arguments.profile, [s for s in arguments.settings if s not in weights], arguments.model)
+    reward = weighted(load_recipe(arguments.recipe).reward, weights)
+    print(plan(profile, bool(reward.learned), arguments.card))
 
 
 def _run_name(name: str) -> str:
@@ -156,6 +173,7 @@ def _run(job: Job, stages: Sequence[str], force: bool) -> None:
 def _demo(arguments: argparse.Namespace) -> None:
     if arguments.recipe or arguments.data or arguments.columns:
         raise UserError("`demo` runs all recipes on their built-in data; name no recipe and no data")
+    arguments.data = "built-in"
     jobs = [_job(arguments, name) for name in recipe_names()]
     from rlrecipes.stages.report import combine, short_table
 

@@ -84,7 +84,7 @@ def make_job(
         UserError: for anything wrong in the names, the weights or the data.
     """
     recipe = load_recipe(recipe_name)
-    recipe = dataclasses.replace(recipe, reward=_weighted(recipe.reward, weights))
+    recipe = dataclasses.replace(recipe, reward=weighted(recipe.reward, weights))
     data = load(recipe, source, columns or {})
     served = tuple(term for term in recipe.reward.terms if _serves(data.prompts, term.needs) and term.weight)
     unserved = [term for term in recipe.reward.terms if term.weight and not _serves(data.prompts, term.needs)]
@@ -97,7 +97,12 @@ def make_job(
     return Job(recipe, profile, run, dataclasses.replace(data, notes=[*data.notes, *notes]), seed)
 
 
-def _weighted(reward: Reward, weights: Sequence[str]) -> Reward:
+def weighted(reward: Reward, weights: Sequence[str]) -> Reward:
+    """The reward with the weights that overrides such as `terms.learned=0.5` give its terms.
+
+    Raises:
+        UserError: there is no such term, or its weight is no finite number.
+    """
     for override in weights:
         _, name, value = split_override(override)
         names = ["learned", *(term.name for term in reward.terms)]

@@ -114,7 +114,14 @@ def _check_logits(model: Any, name: str) -> None:
 def load_scorer(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
     """The frozen base as a sequence classifier with one output, its score head in full precision."""
     model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, **_loading(settings))
+    # The head stays in float32 while it is trained, whatever the hidden states are in; where they are too, nothing is cast.
+    model.score.register_forward_pre_hook(_to_weights_dtype)
     return _prepared(model, tokenizer)
+
+
+def _to_weights_dtype(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    weight: Any = module.weight
+    return (inputs[0].to(weight.dtype),)
 
 
 def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
@@ -391,6 +398,8 @@ def eos_note(name: str) -> str | None:
 
 def _loading(settings: ModelSettings) -> dict[str, Any]:
     kwargs: dict[str, Any] = {"dtype": DTYPES[settings.dtype]}
+    if settings.attention != "auto":
+        kwargs["attn_implementation"] = settings.attention
     if settings.quantization == "nf4":
         kwargs["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

@@ -5,6 +5,7 @@ The libraries are imported only when a stage really has to run: seeing that all 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from rlrecipes.console import quiet, say
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
+from rlrecipes.profile import Profile
 from rlrecipes.run import STAGES, Stopwatch, git_commit, locked
 from rlrecipes.versions import require_trl, versions
 
@@ -64,9 +66,13 @@ def _run_pending(job: Job, pending: Sequence[str]) -> None:
         say(f"{job.recipe.name}: {count} rows left out: {reason}")
     require_trl()
     quiet()
+    from rlrecipes.checks import check_device, check_model_fits
     from rlrecipes.tracking import sync_command
 
+    if pending != ["report"]:
+        check_device(job.profile)
     name = _base(job)
+    check_model_fits(job, name, pending)
     for stage in pending:
         _run_stage(job, name, stage)
     if command := sync_command(job):
@@ -97,20 +103,58 @@ def _base(job: Job) -> str:
     return job.profile.model.name
 
 
-def _run_stage(job: Job, model_name: str, stage: str) -> None:
+def _made(job: Job, model_name: str, stage: str) -> dict[str, Any]:
+    """Makes a stage in its draft; returns what it records. Out of memory, it goes on once with half the micro-batch if asked.
+
+    Raises:
+        UserError: it does not fit; the sentence says in what phase, and what to lower.
+    """
+    from rlrecipes.memory import OutOfMemoryError, halved, out_of_memory, release
+
+    learned = bool(job.recipe.reward.learned)
+    try:
+        return _attempt(job, job.profile, model_name, stage)
+    except OutOfMemoryError as error:
+        phase = error.phase
+    release()  # only here is the error gone, and with it what it held
+    smaller = halved(job.profile, phase) if job.profile.memory.halve_on_oom else None
+    if smaller is None:
+        raise out_of_memory(job.profile, phase, learned)
+    profile, changes = smaller
+    told = ", ".join(f"{name}={now} instead of {before}" for name, (before, now) in changes.items())
+    say(f"  out of memory in the phase '{phase}'; once more with {told} (memory.halve_on_oom)")
+    try:
+        return {**_attempt(job, profile, model_name, stage), "halved": changes}
+    except OutOfMemoryError as error:
+        phase = error.phase
+    raise out_of_memory(profile, phase, learned)
+
+
+def _attempt(job: Job, profile: Profile, model_name: str, stage: str) -> dict[str, Any]:
+    """One go at a stage under `profile`, which may be smaller than the one that the job asks for and is recorded under."""
     from transformers import set_seed
 
+    from rlrecipes.memory import phase
     from rlrecipes.tracking import tracked
 
     module = importlib.import_module(f"rlrecipes.stages.{stage}")
+    draft = job.run.open(stage, _under(job, stage))
+    set_seed(job.seed)  # adapters are drawn before a trainer sets it, and a stage alone gives what it gives in a row
+    with tracked(job, stage, draft, job.settings(stage)) as tracker, phase(_PHASES.get(stage, stage)):
+        record: dict[str, Any] = module.run(dataclasses.replace(job, profile=profile), model_name, draft, tracker)
+    return record
+
+
+_PHASES = {"ppo": "ppo update"}
+"""What runs out of memory where a stage does not say so itself, under its name in `plan`."""
+
+
+def _run_stage(job: Job, model_name: str, stage: str) -> None:
     say(f"{job.recipe.name} · {stage}")
     stopwatch = Stopwatch()
     settings = job.settings(stage)
-    draft = job.run.open(stage, _under(job, stage))
-    set_seed(job.seed)  # adapters are drawn before a trainer sets it, and a stage alone gives what it gives in a row
     try:
-        with tracked(job, stage, draft, settings) as tracker:
-            record: dict[str, Any] = module.run(job, model_name, draft, tracker)
+        record = _made(job, model_name, stage)
     except BaseException:
         job.run.abandon(stage)
         raise

@@ -42,6 +42,7 @@ from rlrecipes.console import say
 from rlrecipes.encoding import decode, pad_left, pad_right
 from rlrecipes.errors import UserError
 from rlrecipes.likelihood import token_logprobs
+from rlrecipes.memory import phase
 from rlrecipes.models import ScoreHead, adapter, causal, next_token_logits, states_at
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward
@@ -121,10 +122,12 @@ class SharedBasePPOTrainer(PPOTrainer):
         """
         batches = self._begin(checkpoints.newest() if checkpoints else None)
         for update in range(self.state.global_step + 1, self.args.num_total_batches + 1):
-            rollout = self.roll_out(next(batches))
+            with phase("ppo rollout"):
+                rollout = self.roll_out(next(batches))
             terms, scores = self.score(rollout)
             advantages, returns, penalty = self.estimate_advantages(rollout, scores)
-            losses = self.update(rollout, advantages, returns)
+            with phase("ppo update"):
+                losses = self.update(rollout, advantages, returns)
             kl = (rollout.logprobs - rollout.reference_logprobs).sum(1).mean().item()
             if update == 1:
                 self._warn_of_endless(rollout)

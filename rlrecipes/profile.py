@@ -30,6 +30,8 @@ class ModelSettings:
     """`nf4`: 4-bit NormalFloat with double quantization (QLoRA, arXiv 2305.14314); `none`: the weights as they are."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the unquantized weights and of every computation."""
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    """Transformers' `attn_implementation`; `sdpa` is PyTorch's fused one, `auto` what Transformers chooses for the model."""
     max_length: int = 512
     """Longest prompt plus answer in tokens; longer rows are dropped and counted."""
 
@@ -178,11 +180,24 @@ class CheckpointSettings:
 
 
 @dataclass(frozen=True)
+class MemorySettings:
+    """The device's memory. No part of what is compared between runs."""
+
+    card: str = ""
+    """GiB of the card, or its name (`rtx4090`), that `plan` measures against; empty: the profile is for a CPU."""
+    halve_on_oom: bool = False
+    """When a stage runs out of memory it goes on once with half its micro-batch at an equal batch, and says so; results then
+    differ in rounding, and PPO's answers are drawn anew where rollouts had to be halved."""
+
+
+@dataclass(frozen=True)
 class Profile:
     """A budget, whole."""
 
     name: str
     description: str = ""
+    data: Literal["built-in", "hub"] = "built-in"
+    """The data to use where the command line names none."""
     model: ModelSettings = field(default_factory=ModelSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
     base: BaseSettings = field(default_factory=BaseSettings)
@@ -192,6 +207,7 @@ class Profile:
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     track: TrackSettings = field(default_factory=TrackSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
 
 
 REFUSED = {
@@ -261,7 +277,7 @@ def settings_of(profile: Profile, *tables: str) -> dict[str, Any]:
 
 
 def _tables() -> list[dataclasses.Field[Any]]:
-    return [f for f in dataclasses.fields(Profile) if f.name not in ("name", "description")]
+    return [f for f in dataclasses.fields(Profile) if f.default_factory is not dataclasses.MISSING]
 
 
 def _type_of(table: dataclasses.Field[Any]) -> Any:

@@ -12,8 +12,15 @@ LIBRARIES = ("torch", "trl", "transformers", "peft", "accelerate", "bitsandbytes
 
 
 def versions() -> dict[str, str]:
-    """The installed version of each library."""
-    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+    """The installed version of each library; `none` where it is missing."""
+    return {name: _version(name) for name in LIBRARIES}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def require_trl() -> None:
@@ -22,10 +29,7 @@ def require_trl() -> None:
     Raises:
         UserError: with the command that mends it.
     """
-    try:
-        found = importlib.metadata.version("trl")
-    except importlib.metadata.PackageNotFoundError:
-        found = "none"
+    found = _version("trl")
     if found != TRL:
         raise UserError(
             f"these recipes need trl {TRL}, the last with PPOTrainer, and found {found}; run: pip install trl=={TRL}"

@@ -99,6 +99,8 @@ def stopped(home, monkeypatch, capsys):
         (["run", "translation", "--run", "../elsewhere"], "cannot name a run"),
         (["run", "translation", "--columns", "target=post_edit"], "no file is named"),
         (["demo", "translation"], "name no recipe"),
+        (["run", "translation", "--card", "24"], "--card has no effect on `run`"),
+        (["run", "translation", "model.attention=flash"], "it must be one of auto, sdpa, eager"),
         (["show", "translation", "--data", "nothing.jsonl"], "nothing.jsonl"),
         ([], "command"),
     ],
@@ -228,6 +230,12 @@ def test_list_names_every_recipe_and_profile_without_torch():
     assert given.returncode == 0, given.stderr
     for name in (*recipe_names(), *profile_names()):
         assert name in given.stdout
+
+
+def test_a_plan_is_made_without_torch():
+    given = answer("plan", "translation", "--profile", "single_gpu_80gb")
+    assert given.returncode == 0, given.stderr
+    assert "ppo rollout" in given.stdout
 
 
 def test_help_names_every_command_and_recipe_without_torch():

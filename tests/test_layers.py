@@ -9,7 +9,7 @@ from conftest import ROOT
 LAYERS = (
     {
         *("errors", "text", "metrics", "recipe", "profile", "run", "versions", "rewards", "files", "formats", "data"),
-        *("job", "show", "console", "interrupts", "allocator"),
+        *("job", "show", "console", "interrupts", "allocator", "decoder", "plan"),
     },
     {
         *(
@@ -23,6 +23,8 @@ LAYERS = (
             "tracking",
             "checkpoint",
             "training",
+            "memory",
+            "checks",
         ),
         "ppo_trainer",
     },

@@ -8,7 +8,7 @@ import pytest
 from rlrecipes.errors import UserError
 from rlrecipes.profile import REFUSED, Profile, load_profile, profile_names, settings_of
 
-TABLES = [field.name for field in dataclasses.fields(Profile) if field.name not in ("name", "description")]
+TABLES = [field.name for field in dataclasses.fields(Profile) if field.name not in ("name", "description", "data")]
 KEYS = [
     (table, key) for table in TABLES for key in get_type_hints(type(getattr(Profile("any"), table))) if key != "optim"
 ]

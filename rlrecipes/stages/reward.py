@@ -18,6 +18,7 @@ from torch import nn
 from trl import RewardConfig, RewardTrainer
 
 from rlrecipes.checkpoint import Checkpoints
+from rlrecipes.checks import vocabulary
 from rlrecipes.console import say
 from rlrecipes.encoding import fitting_comparisons, fitting_examples, pad_right
 from rlrecipes.job import Job
@@ -80,6 +81,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "metrics": metrics,
         "adapters": {"sft": "../sft/adapter", "reward": "adapter"},
         "too_long": dropped,
+        "vocabulary": vocabulary(tokenizer),
         "resumed": checkpoints.resumed,
     }
 

@@ -1,0 +1,114 @@
+"""What a run needs of its machine and of what it stands on, found out before the first stage takes an hour.
+
+error: model.quantization=nf4 needs bitsandbytes, which is not installed; run: pip install bitsandbytes==0.50.2 …
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+from rlrecipes.errors import UserError
+from rlrecipes.job import Job
+from rlrecipes.models import DTYPES, device, open_tokenizer
+from rlrecipes.profile import ModelSettings, Profile
+
+
+def check_device(profile: Profile) -> None:
+    """Refuses a precision, a quantization or an optimizer that this machine cannot do.
+
+    Raises:
+        UserError: the sentence says which and what to set instead.
+    """
+    if profile.model.dtype == "bfloat16":
+        _check_bfloat16()
+    if profile.model.quantization == "nf4":
+        _check_4bit(profile.model)
+    for stage in ("sft", "reward", "ppo"):
+        optimizer = getattr(profile, stage).optim
+        if "8bit" in optimizer or "paged" in optimizer:
+            _import_bitsandbytes(f"{stage}.optim={optimizer}", f"{stage}.optim=adamw_torch")
+
+
+def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
+    """Refuses attention that the model does not have, and a reward model that was trained on another vocabulary.
+
+    Raises:
+        UserError: the sentence says which and what to do.
+    """
+    _check_attention(name, job.profile.model)
+    if "reward" not in pending and {"ppo", "evaluate"} & set(pending):
+        _check_vocabulary(job, name)
+
+
+def vocabulary(tokenizer: Any) -> str:
+    """A fingerprint of which id means what, and of what ends an answer: models that differ in it cannot read each other."""
+    ids = [sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id, tokenizer.pad_token_id]
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
+
+
+def _check_bfloat16() -> None:
+    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(
+            f"model.dtype=bfloat16 needs a card that computes in it, which {torch.cuda.get_device_name()} does not; "
+            "set model.dtype=float32, or take a card of the Ampere generation or later"
+        )
+
+
+def _import_bitsandbytes(setting: str, instead: str) -> None:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise UserError(
+            f"{setting} needs bitsandbytes, which is not installed; run: pip install -r requirements.txt, or set {instead}"
+        ) from None
+    except Exception as error:  # its native library may fail in any way
+        raise UserError(
+            f"{setting} needs bitsandbytes, which cannot be loaded ({_first_line(error)}); "
+            f"install it anew: pip install --force-reinstall -r requirements.txt, or set {instead}"
+        ) from None
+
+
+def _check_4bit(settings: ModelSettings) -> None:
+    """Quantizes a small matrix on the device and multiplies by it: what is missing or broken shows here."""
+    _import_bitsandbytes("model.quantization=nf4", "model.quantization=none")
+    import bitsandbytes
+
+    weight = torch.eye(64, dtype=DTYPES[settings.dtype], device=device())
+    try:
+        packed, state = bitsandbytes.functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+        product = bitsandbytes.matmul_4bit(weight, packed, quant_state=state)
+        reason = "" if torch.allclose(product, weight, atol=0.1) else "it gives wrong numbers"
+    except Exception as error:  # no kernel, no library, a card too old: each has its own error
+        reason = _first_line(error)
+    if reason:
+        raise UserError(
+            f"model.quantization=nf4 does not work with this bitsandbytes on {device()} ({reason}); "
+            "install a build for this device, or set model.quantization=none"
+        )
+
+
+def _check_attention(name: str, settings: ModelSettings) -> None:
+    if settings.attention == "sdpa":
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(AutoConfig.from_pretrained(name)), None)
+        if kind is not None and not kind._supports_sdpa:
+            raise UserError(f"model.attention=sdpa is not there for '{name}' in Transformers; set model.attention=auto")
+
+
+def _check_vocabulary(job: Job, name: str) -> None:
+    trained_on = (job.run.done("reward") or {}).get("vocabulary")
+    if trained_on is not None and trained_on != vocabulary(open_tokenizer(name)):
+        raise UserError(
+            f"the reward model in {job.run.stage('reward')} reads other tokens than the tokenizer of '{name}' gives; "
+            f"make it again (`make reward RECIPE={job.recipe.name} FORCE=1`) or give the model it was trained on"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

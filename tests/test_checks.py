@@ -1,0 +1,129 @@
+"""What a machine cannot do, and what does not belong together, is found before anything is trained."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+from conftest import SMALLEST, tiny_tokenizer
+
+from rlrecipes import checks
+from rlrecipes.__main__ import main
+from rlrecipes.checks import vocabulary
+from rlrecipes.errors import UserError
+from rlrecipes.profile import load_profile
+from rlrecipes.versions import versions
+
+
+@pytest.fixture
+def refused(home, monkeypatch, capsys):
+    """Runs a command that must fail before it trains anything, the base included; returns its sentence."""
+    monkeypatch.setattr("rlrecipes.base.embedded_base", lambda *arguments: pytest.fail("it would have trained"))
+
+    def run(*settings: str) -> str:
+        shutil.rmtree(home / "runs" / "checks", ignore_errors=True)
+        assert main(["run", "translation", "--run", "checks", "--data", "pairs.jsonl", *SMALLEST, *settings]) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        assert not (home / "runs" / "checks").exists()
+        return line
+
+    return run
+
+
+def test_4_bit_without_bitsandbytes(refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    said = refused()
+    assert "model.quantization=nf4 needs bitsandbytes, which is not installed" in said
+    assert "model.quantization=none" in said
+
+
+def test_4_bit_with_a_bitsandbytes_that_cannot_be_loaded(refused, monkeypatch):
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "bitsandbytes":
+                raise OSError("libcudart.so.12: cannot open shared object file")
+
+    monkeypatch.delitem(sys.modules, "bitsandbytes")
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    assert "cannot be loaded (libcudart.so.12: cannot open shared object file)" in refused()
+
+
+def test_4_bit_without_a_kernel_for_the_device(refused, monkeypatch):
+    import bitsandbytes
+
+    def no_kernel(*arguments, **keywords):
+        raise NotImplementedError("no kernel for this device.\nmore")
+
+    monkeypatch.setattr(bitsandbytes, "matmul_4bit", no_kernel)
+    assert "does not work with this bitsandbytes on cpu (no kernel for this device)" in refused()
+
+
+def test_4_bit_with_a_kernel_that_gives_wrong_numbers(refused, monkeypatch):
+    import bitsandbytes
+
+    monkeypatch.setattr(bitsandbytes, "matmul_4bit", lambda a, b, **keywords: torch.zeros_like(a))
+    assert "it gives wrong numbers" in refused()
+
+
+def test_an_8_bit_optimizer_without_bitsandbytes(refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    said = refused("model.quantization=none", "ppo.optim=paged_adamw_8bit")
+    assert "ppo.optim=paged_adamw_8bit needs bitsandbytes" in said
+    assert "ppo.optim=adamw_torch" in said
+
+
+def test_a_library_that_is_missing_has_no_version(monkeypatch):
+    monkeypatch.setattr("rlrecipes.versions.LIBRARIES", ("torch", "a-library-that-nobody-has"))
+    assert versions()["a-library-that-nobody-has"] == "none"
+
+
+def test_bfloat16_on_a_card_without_it(refused, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    said = refused("model.dtype=bfloat16")
+    assert "model.dtype=bfloat16 needs a card that computes in it, which Tesla T4 does not" in said
+    assert "model.dtype=float32" in said
+
+
+def test_attention_that_the_model_does_not_have(checkpoint, home, monkeypatch, capsys):
+    from transformers import LlamaForCausalLM
+
+    monkeypatch.setattr(LlamaForCausalLM, "_supports_sdpa", False)
+    command = ["sft", "translation", "--run", "sdpa", "--data", "pairs.jsonl", "--model", str(checkpoint.model)]
+    assert main([*command, *SMALLEST, "model.attention=sdpa"]) == 2
+    assert "model.attention=sdpa is not there for" in capsys.readouterr().err
+
+
+def test_a_reward_model_of_another_vocabulary(finished, home, capsys):
+    folder = home / "runs" / "words"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(finished, folder / "translation")
+    for stage in ("ppo", "evaluate", "report"):
+        shutil.rmtree(folder / "translation" / stage)
+    path = folder / "translation" / "reward" / "done.json"
+    done = json.loads(path.read_text())
+    assert done["vocabulary"]
+    path.write_text(json.dumps(done | {"vocabulary": "another"}))
+    assert main(["ppo", "translation", "--run", "words", "--data", "pairs.jsonl", *SMALLEST]) == 2
+    said = capsys.readouterr().err
+    assert "reads other tokens than the tokenizer of" in said
+    assert not (folder / "translation" / "ppo").exists()
+    path.write_text(json.dumps(done))
+    assert main(["ppo", "translation", "--run", "words", "--data", "pairs.jsonl", *SMALLEST]) == 0
+
+
+def test_a_vocabulary_is_the_ids_of_all_tokens_and_of_the_end():
+    assert vocabulary(tiny_tokenizer()) == vocabulary(tiny_tokenizer())
+    assert vocabulary(tiny_tokenizer()) != vocabulary(tiny_tokenizer(eos_token="<user>"))
+
+
+def test_what_this_machine_can_do_passes():
+    checks.check_device(load_profile("tiny", ["model.dtype=bfloat16", "sft.optim=paged_adamw_8bit"]))
+
+
+def test_a_check_raises_the_projects_own_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError):
+        checks.check_device(load_profile("tiny"))
