@@ -80,7 +80,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("settings", nargs="*", metavar="table.key=value", help="overrides, as sft.max_steps=50")
     parser.add_argument("--profile", default="tiny", help="how big to run (default: tiny)")
     parser.add_argument("--model", help="hub id or local checkpoint folder (default: the profile's)")
-    parser.add_argument("--data", help="a data file or folder of your own (default: the built-in world)")
+    parser.add_argument("--data", help="a data file or folder, hub, hub:<id>, or built-in (the default)")
     parser.add_argument(
         "--columns", nargs="+", default=[], metavar="name=column", help="which columns of --data to read as what"
     )

@@ -9,7 +9,7 @@ from conftest import ROOT
 LAYERS = (
     {
         *("errors", "text", "metrics", "recipe", "profile", "run", "versions", "rewards", "files", "formats", "data"),
-        *("job", "show", "console", "interrupts"),
+        *("job", "show", "console", "interrupts", "access", "hub"),
     },
     {
         *(
