@@ -161,13 +161,25 @@ def _cache() -> str:
 
 def cached_file(name: str, file: str) -> Path | None:
     """A model's file in its folder or in the hub's cache; None where it is in neither."""
-    from huggingface_hub import try_to_load_from_cache
-
     if is_local(name):
         path = Path(name).expanduser() / file
         return path if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
     found = try_to_load_from_cache(name, file)
     return Path(found) if isinstance(found, str) else None
+
+
+def fetched_file(name: str, file: str) -> Path | None:
+    """Like `cached_file`, but a small file that is on the hub alone is fetched; None where it cannot be had."""
+    if (found := cached_file(name, file)) or is_local(name):
+        return found
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, file))
+    except Exception:  # not there, no network, no access: the library has several errors for each
+        return None
 
 
 def _cached_model(name: str) -> bool:

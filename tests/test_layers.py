@@ -9,12 +9,10 @@ from conftest import ROOT
 LAYERS = (
     {
         *("errors", "text", "metrics", "recipe", "profile", "run", "versions", "rewards", "files", "formats", "data"),
-        *("job", "show", "console", "interrupts", "access", "hub"),
+        *("job", "show", "console", "interrupts", "access", "hub", "encoding", "light_tokenizer", "ending"),
     },
     {
         *(
-            "encoding",
-            "ending",
             "models",
             "sampling",
             "likelihood",
