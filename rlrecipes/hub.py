@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from rlrecipes.access import reach_data
@@ -60,7 +61,9 @@ def load_hub(recipe: Recipe, source: str, root: Path) -> Data:
     """
     sets = chosen_sets(recipe, source)
     judged = any("held out" in hub_set.serves for hub_set in sets)
-    parts = [_read(hub_set, _fetched(hub_set, root), judged) for hub_set in sets]
+    splits = {hub_set.id: not judged or _is_compared(hub_set) for hub_set in sets}
+    sets = [hub_set if splits[hub_set.id] else dataclasses.replace(hub_set, test=None) for hub_set in sets]
+    parts = [_read(hub_set, _fetched(hub_set, root), splits[hub_set.id]) for hub_set in sets]
     cut = [at_most(HELD_OUT, part.held_out) for part in parts]
     held_out = [rows for rows, _ in cut]
     train = [without_prompts_of([row for part in parts for row in part.held_out], part.train) for part in parts]
@@ -246,20 +249,23 @@ class _Read:
     """Of the split that gives `train`, or `held_out` where that is all."""
 
 
-def _read(hub_set: HubSet, kept: Sequence[_Kept], others_are_judged: bool) -> _Read:
-    """The set's own held-out split, or one row in five where nothing else is held out in their place."""
+def _is_compared(hub_set: HubSet) -> bool:
+    """Whether it teaches the reward model, which needs held-out rows of the same kind whatever else is held out."""
+    return bool({"preferences", "ratings"} & set(hub_set.serves))
+
+
+def _read(hub_set: HubSet, kept: Sequence[_Kept], splits: bool = True) -> _Read:
+    """The set's own held-out split, or one row in five, or none at all (`splits`) where another set is judged on."""
     dropped: Counter[str] = Counter()
     train, *test = (_records(hub_set, split, dropped) for split in kept)
     notes = [f"{hub_set.id} serves as {' and '.join(hub_set.serves)} ({_origin(kept[0])})."]
+    held_out = test[0] if test else []
     if "held out" in hub_set.serves:
-        return _Read(hub_set, [], train, dropped, notes, kept[0].told)
-    if others_are_judged and not {"preferences", "ratings"} & set(hub_set.serves):
-        return _Read(hub_set, train, [], dropped, notes, kept[0].told)
-    if not test:
+        train, held_out = [], train
+    elif splits and not test:
         train, held_out, note = one_in_five(train)
         notes.append(f"{hub_set.id}: {note.replace('No file is named as held out', 'It has no held-out split')}")
-        return _Read(hub_set, train, held_out, dropped, notes, kept[0].told)
-    return _Read(hub_set, train, test[0], dropped, notes, kept[0].told)
+    return _Read(hub_set, train, held_out, dropped, notes, kept[0].told)
 
 
 def _records(hub_set: HubSet, kept: _Kept, dropped: Counter[str]) -> list[Record]:
@@ -275,6 +281,7 @@ def _records(hub_set: HubSet, kept: _Kept, dropped: Counter[str]) -> list[Record
             f"{hub_set.id}: no row of {kept.path} can be used ({next(iter(reasons))}); name another revision"
         )
     different = unique(found)
+    Random(0).shuffle(different)  # what looks at the first so many sees all kinds, though files are often sorted
     reasons[f"{hub_set.id}: duplicate row"] += len(found) - len(different)
     dropped.update(reasons)
     return different

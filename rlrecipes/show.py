@@ -26,6 +26,8 @@ SHOWN = 3
 SAMPLED = 500
 """Rows that are counted for a distribution, drawn evenly."""
 BOUNDARY = "▌"
+LONGEST = 1200
+"""Characters of a text that are shown."""
 
 
 def show(job: Job) -> str:
@@ -54,8 +56,16 @@ def _heading(name: str, count: int, meaning: str) -> list[str]:
 
 
 def _row(prompt: Prompt, *lines: str) -> str:
-    turns = [f"  {message.role}: {message.content}" for message in prompt]
-    return "\n".join([*turns, *(f"    {line}" for line in lines)])
+    turns = [f"  {message.role}: {_cut(message.content)}" for message in prompt]
+    return "\n".join([*turns, *(f"    {_cut(line)}" for line in lines)])
+
+
+def _cut(text: str) -> str:
+    """A text of at most some `LONGEST` characters: start and end, and how much was left out between them."""
+    if len(text) <= LONGEST:
+        return text
+    half = LONGEST // 2
+    return f"{text[:half]} […{len(text) - 2 * half:,} characters…] {text[-half:]}"
 
 
 # As the model sees it.
@@ -136,7 +146,7 @@ def _templated(job: Job, seen: _Model) -> list[str]:
 
     def shown(mark: str, prompt: Prompt, answer: str) -> str:
         ids = encode(tokenizer, prompt, answer)
-        text = f"{tokenizer.decode(ids.prompt)}{BOUNDARY}{tokenizer.decode(ids.answer)}"
+        text = f"{_cut(tokenizer.decode(ids.prompt))}{BOUNDARY}{_cut(tokenizer.decode(ids.answer))}"
         return f"{mark} " + text.replace("\n", "\n    ")
 
     data = job.data

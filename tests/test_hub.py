@@ -12,7 +12,7 @@ from rlrecipes import hub
 from rlrecipes.__main__ import main
 from rlrecipes.errors import UserError
 from rlrecipes.hub import is_hub, load_hub
-from rlrecipes.recipe import Comparison, Data, Example, HubSet, Rating, load_recipe, recipe_names, user
+from rlrecipes.recipe import RECIPES, Comparison, Data, Example, HubSet, Rating, load_recipe, recipe_names, user
 
 SETS = [(name, hub_set) for name in recipe_names() for hub_set in load_recipe(name).hub]
 
@@ -188,6 +188,15 @@ def test_sets_serve_as_what_they_say(cache):
     assert all("Bridge" in example.prompt[0].content for example in data.held_out)
     assert all("Water" in pair.prompt[0].content for pair in [*data.comparisons, *data.held_out_comparisons])
     assert len(data.demonstrations) == 40, "the translations are all trained on, since another set is held out"
+    assert not list(Path("runs/.hub").glob("wmt--wmt14-validation*")), "and their own held-out split is not fetched"
+
+
+def test_rows_sorted_by_what_they_hold_are_mixed(cache, monkeypatch):
+    rows = ROWS["stanfordnlp/imdb"]
+    monkeypatch.setitem(ROWS, "stanfordnlp/imdb", lambda i: rows(2 * i + (i % 100_000 >= 20)))
+    data = loaded("text_generation", "hub:stanfordnlp/imdb", cache)
+    for part in (data.demonstrations, data.held_out):
+        assert {example.truth["label"] for example in part[:20]} == {0, 1}
 
 
 def test_ratings_become_no_demonstrations_where_there_are_others(cache):
@@ -348,3 +357,13 @@ def test_done_json_names_sets_commits_and_licences(cache):
     (told,) = json.loads(json.dumps(job.described_data()))["hub"]
     assert (told["id"], told["revision"], told["licence"]) == ("nvidia/HelpSteer2", COMMIT, "CC-BY-4.0")
     assert job.settings("sft")["data.source"] == f"hub:nvidia/HelpSteer2@{COMMIT}"
+
+
+@pytest.mark.parametrize(("name", "hub_set"), SETS, ids=[hub_set.id for _, hub_set in SETS])
+def test_every_set_stands_on_its_recipes_card_with_its_licence(name, hub_set):
+    card = (RECIPES / name / "README.md").read_text(encoding="utf-8")
+    (row,) = [line for line in card.splitlines() if f"`{hub_set.id}`" in line and line.startswith("|")]
+    assert hub_set.licence in row
+    assert f"`{hub_set.split}`" in row
+    assert ("**" in row) == hub_set.default
+    assert not hub_set.take or f"{hub_set.take:,}" in row

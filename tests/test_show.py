@@ -109,3 +109,12 @@ def test_tokens_are_shown_without_torch_and_transformers(checkpoint, tmp_path):
     )
     assert given.returncode == 0, given.stderr
     assert "▌" in given.stdout
+
+
+def test_long_texts_are_shown_from_both_ends(shown, tmp_path):
+    rows = [{"source": f"Satz {i} " + "wort " * 1000 + "Ende.", "target": f"Sentence {i}."} for i in range(20)]
+    write_rows(tmp_path / "long.jsonl", rows)
+    out = shown("--data", "long.jsonl")
+    assert "characters…]" in out
+    assert "Ende." in out
+    assert max(map(len, out.splitlines())) < 1500
