@@ -258,7 +258,7 @@ def _read(hub_set: HubSet, kept: Sequence[_Kept], splits: bool = True) -> _Read:
     """The set's own held-out split, or one row in five, or none at all (`splits`) where another set is judged on."""
     dropped: Counter[str] = Counter()
     train, *test = (_records(hub_set, split, dropped) for split in kept)
-    notes = [f"{hub_set.id} serves as {' and '.join(hub_set.serves)} ({_origin(kept[0])})."]
+    notes = [f"{hub_set.id} serves as {', '.join(hub_set.serves)} ({_origin(kept[0])})."]
     held_out = test[0] if test else []
     if "held out" in hub_set.serves:
         train, held_out = [], train
