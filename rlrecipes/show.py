@@ -168,9 +168,9 @@ def _lengths(job: Job, seen: _Model) -> list[str]:
     prompts, held_out = ([(row.prompt, "") for row in rows] for rows in (data.prompts, data.held_out))
     lines = [
         f"\ntokens: shortest / median / 90 % / 99 % / longest, of at most {SAMPLED:,} rows of each kind",
-        *_spread(tokenizer, "demonstrations", demonstrations, answers=True),
-        *_spread(tokenizer, "comparisons", comparisons, answers=True),
-        *_spread(tokenizer, "prompts", prompts),
+        *_spread(tokenizer, "demonstrations", demonstrations, "answer"),
+        *_spread(tokenizer, "comparisons", comparisons, "longer answer"),
+        *_spread(tokenizer, "PPO", prompts),
         *_spread(tokenizer, "held out", held_out),
         f"  the window has {window:,} for prompt and answer (model.max_length {profile.model.max_length:,}{own})",
         f"  answers of PPO and evaluation have at most {length:,} ({why})",
@@ -197,17 +197,17 @@ Pairs = Sequence[tuple[Prompt, str]]
 """Prompts and answers; where the answer is empty, the prompt alone is meant."""
 
 
-def _spread(tokenizer: Any, name: str, pairs: Pairs, answers: bool = False) -> list[str]:
+def _spread(tokenizer: Any, name: str, pairs: Pairs, answer: str | None = None) -> list[str]:
     drawn = pairs[:: -(-len(pairs) // SAMPLED) or 1]
-    encoded = [encode(tokenizer, prompt, answer) for prompt, answer in drawn]
+    encoded = [encode(tokenizer, prompt, text) for prompt, text in drawn]
     lines = [_percentiles(f"{name}, prompt", [len(ids.prompt) for ids in encoded])]
-    return [*lines, _percentiles(f"{name}, answer", [len(ids.answer) for ids in encoded])] if answers else lines
+    return [*lines, _percentiles(f"{name}, {answer}", [len(ids.answer) for ids in encoded])] if answer else lines
 
 
 def _percentiles(name: str, counts: Sequence[int]) -> str:
     ordered = sorted(counts)
     places = [min(len(ordered) - 1, int(share * len(ordered))) for share in (0, 0.5, 0.9, 0.99, 1)] if ordered else []
-    return f"  {name:<24}" + (" / ".join(f"{ordered[place]:,}" for place in places) or "none")
+    return f"  {name:<26}" + (" / ".join(f"{ordered[place]:,}" for place in places) or "none")
 
 
 def _too_long(tokenizer: Any, pairs: Pairs, room: int) -> list[bool]:
