@@ -8,7 +8,7 @@ RECIPE ?=
 PROFILE ?= tiny
 # Hub id or local checkpoint folder of the base model
 MODEL ?=
-# A data file or folder of your own (JSONL, JSON, CSV, Parquet)
+# A data file or folder of your own (JSONL, JSON, CSV, Parquet), or hub: public data sets; hub:<id> for one
 DATA ?=
 # How its columns are called, as 'target=post_edit rejected=machine'
 COLUMNS ?=

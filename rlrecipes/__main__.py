@@ -84,7 +84,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("settings", nargs="*", metavar="table.key=value", help="overrides, as sft.max_steps=50")
     parser.add_argument("--profile", default="tiny", help="how big to run (default: tiny)")
     parser.add_argument("--model", help="hub id or local checkpoint folder (default: the profile's)")
-    parser.add_argument("--data", help="a data file or folder of your own (default: the profile's)")
+    parser.add_argument("--data", help="a data file or folder, hub, hub:<id>, or built-in (default: the profile's)")
     parser.add_argument(
         "--columns", nargs="+", default=[], metavar="name=column", help="which columns of --data to read as what"
     )
@@ -136,7 +136,6 @@ def _job(arguments: argparse.Namespace, recipe: str) -> Job:
     run = Run(_run_name(arguments.run or profile.name), recipe)
     columns = dict(_column(text) for text in arguments.columns)
     source = arguments.data or profile.data
-    source = None if source == "built-in" else source
     return make_job(recipe, profile, run, weights=weights, source=source, columns=columns, seed=arguments.seed)
 
 

@@ -1,4 +1,4 @@
-"""A recipe's data: the built-in world, or files of the user's own.
+"""A recipe's data: the built-in world, or files of the user's own (`hub` has the public data sets).
 
     data/train.jsonl, row 1: {"prompt": "Hello!", "completion": "Hello, what can I do for you?", "score": 0.9}
 
@@ -39,7 +39,7 @@ def load(recipe: Recipe, source: str | None, columns: Mapping[str, str]) -> Data
     Raises:
         UserError: whatever is wrong with the files, in one sentence.
     """
-    if source is None:
+    if source in (None, "built-in"):
         if columns:
             raise UserError(
                 "--columns maps the columns of a file, but no file is named; name one with DATA=… or --data"
@@ -47,7 +47,13 @@ def load(recipe: Recipe, source: str | None, columns: Mapping[str, str]) -> Data
         return recipe.builtin()
     check_names(recipe, columns)
     train, held_out, dropped, notes = _split(recipe, source, columns)
-    training, judged = _complete(recipe, train), _complete(recipe, held_out)
+    return finished(recipe, source, _complete(recipe, train), _complete(recipe, held_out), notes, dropped)
+
+
+def finished(
+    recipe: Recipe, source: str, training: Part, judged: Part, notes: list[str], dropped: Mapping[str, int]
+) -> Data:
+    """The data of two splits, with a judge fitted to the held-out one where the recipe has such."""
     judge = recipe.judge(judged.prompts) if recipe.judge else None
     if judge:
         notes.append(f"The metric {judge.name} is a judge fitted to the held-out rows alone.")
@@ -89,12 +95,12 @@ def _split(
     train, dropped = _gather(recipe, train_files, columns)
     held_out, dropped_there = _gather(recipe, held_out_files, columns)
     if not held_out_files:
-        train, held_out, note = _one_in_five(train)
+        train, held_out, note = one_in_five(train)
         notes.append(note)
-    kept = _without_prompts_of(held_out, train)
+    kept = without_prompts_of(held_out, train)
     reasons = dropped + dropped_there + Counter({"prompt is held out": len(train) - len(kept)})
-    _check_enough(source, kept, held_out, reasons)
-    held_out, cut = _at_most(HELD_OUT, held_out)
+    check_enough(source, kept, held_out, reasons)
+    held_out, cut = at_most(HELD_OUT, held_out)
     return kept, held_out, dict(+reasons), notes + cut
 
 
@@ -120,12 +126,17 @@ def _gather(recipe: Recipe, paths: Sequence[Path], columns: Mapping[str, str]) -
         found, reasons = records(recipe, path, columns)
         kept += found
         dropped += reasons
-    unique = {_canonical(record): record for record in reversed(kept)}
-    dropped["duplicate row"] += len(kept) - len(unique)
-    return list(reversed(unique.values())), dropped
+    different = unique(kept)
+    dropped["duplicate row"] += len(kept) - len(different)
+    return different, dropped
 
 
-def _one_in_five(rows: Sequence[Record]) -> tuple[list[Record], list[Record], str]:
+def unique(rows: Sequence[Record]) -> list[Record]:
+    """The rows in their order, each only where it first stands."""
+    return list(reversed({_canonical(row): row for row in reversed(rows)}.values()))
+
+
+def one_in_five(rows: Sequence[Record]) -> tuple[list[Record], list[Record], str]:
     """Draws by the prompt alone, so that appended rows never move old ones and a prompt is never on both sides."""
     held_out = [row for row in rows if _draw(row.prompt) % 5 == 0]
     train = [row for row in rows if _draw(row.prompt) % 5 != 0]
@@ -137,12 +148,12 @@ def _draw(prompt: Prompt) -> int:
     return int(hashlib.sha256(_canonical(prompt).encode()).hexdigest(), 16)
 
 
-def _without_prompts_of(held_out: Sequence[Record], train: Sequence[Record]) -> list[Record]:
+def without_prompts_of(held_out: Sequence[Record], train: Sequence[Record]) -> list[Record]:
     prompts = {row.prompt for row in held_out}
     return [row for row in train if row.prompt not in prompts]
 
 
-def _check_enough(source: str, train: Sequence[Record], held_out: Sequence[Record], dropped: Counter[str]) -> None:
+def check_enough(source: str, train: Sequence[Any], held_out: Sequence[Any], dropped: Counter[str]) -> None:
     left_out = ", ".join(f"{reason}: {count}" for reason, count in dropped.items() if count)
     why = f" (left out: {left_out})" if left_out else ""
     if len(train) < 2:
@@ -154,7 +165,7 @@ def _check_enough(source: str, train: Sequence[Record], held_out: Sequence[Recor
         raise UserError(f"{source} leaves no rows to hold out for evaluation, of {len(train)}{why}; {todo}")
 
 
-def _at_most(limit: int, held_out: list[Record]) -> tuple[list[Record], list[str]]:
+def at_most(limit: int, held_out: list[Record]) -> tuple[list[Record], list[str]]:
     """The records of `limit` prompts, drawn by hash since files are often sorted, and a note if that cuts."""
     prompts = {row.prompt for row in held_out}
     if len(prompts) <= limit:
@@ -168,7 +179,7 @@ def _at_most(limit: int, held_out: list[Record]) -> tuple[list[Record], list[str
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """Everything that one split gives."""
 
     demonstrations: list[Example]
@@ -179,7 +190,7 @@ class _Part:
     """What was derived, with how many there are of it."""
 
 
-def _complete(recipe: Recipe, rows: Sequence[Record]) -> _Part:
+def _complete(recipe: Recipe, rows: Sequence[Record]) -> Part:
     """Derives demonstrations and comparisons within one split, so that neither split knows of the other."""
     told: dict[str, int] = {}
     examples = [row.example for row in rows if row.example]
@@ -188,21 +199,32 @@ def _complete(recipe: Recipe, rows: Sequence[Record]) -> _Part:
     alone = sum(row.comparison is None for row in rows)
     if examples and comparisons and alone:
         told["Rows that bring no rejected answer, or the right one as such, give no comparison"] = alone
+    return completed(recipe, examples, comparisons, ratings, told)
+
+
+def completed(
+    recipe: Recipe,
+    examples: list[Example],
+    comparisons: list[Comparison],
+    ratings: list[Rating],
+    told: dict[str, int],
+) -> Part:
+    """One split with what it lacks derived from what it has; `told` takes up what was, with how many there are of it."""
     if ratings:
-        best, pairs = _from_ratings(ratings, told)
+        best, pairs = from_ratings(ratings, told)
         examples, comparisons = examples + best, comparisons + pairs
     if not examples:
         examples = [Example(pair.prompt, (pair.chosen,)) for pair in comparisons]
         told["Demonstrations are the chosen answers of the comparisons"] = len(examples)
-    prompts = _merged(examples)
+    prompts = merged(examples)
     if not comparisons:
         rng = Random(0)
         comparisons = [pair for example in prompts if (pair := recipe.compare(example, prompts, rng))]
         told[f"The data bring no preferences: {recipe.compared.rstrip('.')}"] = len(comparisons)
-    return _Part(examples, prompts, comparisons, ratings, told)
+    return Part(examples, prompts, comparisons, ratings, told)
 
 
-def _from_ratings(ratings: Sequence[Rating], told: dict[str, int]) -> tuple[list[Example], list[Comparison]]:
+def from_ratings(ratings: Sequence[Rating], told: dict[str, int]) -> tuple[list[Example], list[Comparison]]:
     """Demonstrations and comparisons; a few prompts that recur by chance do not make a file one of graded alternatives."""
     by_prompt: dict[Prompt, list[Rating]] = {}
     for rating in ratings:
@@ -228,7 +250,7 @@ def _at_or_above_median(ratings: Sequence[Rating], told: dict[str, int]) -> list
     return good
 
 
-def _merged(examples: Sequence[Example]) -> list[Example]:
+def merged(examples: Sequence[Example]) -> list[Example]:
     """One example for each prompt and truth, with all its different answers."""
     groups: dict[str, list[Example]] = {}
     for example in examples:
@@ -241,7 +263,7 @@ def _merged(examples: Sequence[Example]) -> list[Example]:
     ]
 
 
-def _told(training: _Part, held_out: _Part) -> list[str]:
+def _told(training: Part, held_out: Part) -> list[str]:
     sentences = {**training.told, **held_out.told}
     return [
         f"{sentence} ({training.told.get(sentence, 0):,} in training, {held_out.told.get(sentence, 0):,} held out)."

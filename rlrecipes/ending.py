@@ -9,13 +9,15 @@ documents is the other common case).
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import safe_open
-from torch import nn
-from transformers.utils import cached_file
+from rlrecipes.access import fetched_file
+
+if TYPE_CHECKING:
+    import numpy as np
 
 HEADS = ("lm_head.weight", "embed_out.weight")
 """Output matrices of untied models, which come first; otherwise the input embedding serves as one."""
@@ -23,13 +25,16 @@ EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embe
 SAME = 0.999
 """Cosine from which two rows are one: trained rows of real models stay far below it."""
 
+Find = Callable[[str, str], Path | None]
+"""A model's file by the model's name and its own; None where it cannot be had."""
 
-def use_producible_eos(tokenizer: Any, name: str) -> str | None:
+
+def use_producible_eos(tokenizer: Any, name: str, find: Find = fetched_file) -> str | None:
     """Replaces an EOS that was never trained by BOS or another special token that was; says so, or None if all is well.
 
-    A model whose weights are not in safetensors is taken as it is.
+    A model whose weights are not in safetensors, or not to be found, is taken as it is.
     """
-    matrix = _output_matrix(name)
+    matrix = _output_matrix(name, find)
     if matrix is None or _trained(matrix, tokenizer.eos_token_id):
         return None
     never = f"this model was never taught its EOS token '{tokenizer.eos_token}'"
@@ -41,34 +46,68 @@ def use_producible_eos(tokenizer: Any, name: str) -> str | None:
     return f"{never}; answers end with '{tokenizer.eos_token}' instead"
 
 
-def _trained(matrix: torch.Tensor, token: int) -> bool:
+def _trained(matrix: np.ndarray, token: int) -> bool:
     """Whether a token's row differs from all others; a token beyond the matrix has just been added."""
+    import numpy as np
+
     if token >= len(matrix):
         return False
-    row = matrix[token].float()
-    cosines = (nn.functional.cosine_similarity(rows.float(), row, dim=1) for rows in matrix.split(16384))
-    return sum(int((cosine > SAME).sum()) for cosine in cosines) == 1  # itself
+    row = _unit(matrix[token : token + 1])[0]
+    alike = sum(int((_unit(rows) @ row > SAME).sum()) for rows in _slices(matrix))
+    return bool(alike == 1 and np.isfinite(row).all())  # itself
 
 
-def _output_matrix(name: str) -> torch.Tensor | None:
-    """`[vocabulary, hidden]`, read alone from a checkpoint's safetensors; None where there are none."""
+def _slices(matrix: np.ndarray) -> Iterator[np.ndarray]:
+    """The matrix in parts that are small in float32."""
+    return (matrix[start : start + 16384] for start in range(0, len(matrix), 16384))
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Rows of length 1 in float32; bfloat16, which numpy does not know, is the upper half of it."""
+    import numpy as np
+
+    if rows.dtype == np.uint16:
+        rows = (rows.astype(np.uint32) << 16).view(np.float32)
+    rows = rows.astype(np.float32)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8))
+
+
+def _output_matrix(name: str, find: Find) -> np.ndarray | None:
+    """`[vocabulary, hidden]`, mapped from a checkpoint's safetensors; None where there are none."""
+    paths = _files(name, find)
     for suffix in (*HEADS, *EMBEDDINGS):
-        for path in _files(name):
-            with safe_open(path, framework="pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118
-                    if key.endswith(suffix):
-                        matrix: torch.Tensor = tensors.get_tensor(key)
-                        return matrix
+        for path in paths:
+            if (matrix := _mapped(path, suffix)) is not None:
+                return matrix
     return None
 
 
-def _files(name: str) -> list[Path]:
+def _mapped(path: Path, suffix: str) -> np.ndarray | None:
+    """The tensor whose name ends so, bfloat16 as uint16. A file is the length of its header, the header, the numbers.
+
+    (https://github.com/huggingface/safetensors, "Format".)
+    """
+    import numpy as np
+
+    types = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    for key, tensor in header.items():
+        if key.endswith(suffix) and tensor["dtype"] in types:
+            kind, shape = types[tensor["dtype"]], tuple(tensor["shape"])
+            start = 8 + length + tensor["data_offsets"][0]
+            assert tensor["data_offsets"][1] - tensor["data_offsets"][0] == math.prod(shape) * np.dtype(kind).itemsize
+            return np.memmap(path, dtype=kind, mode="r", offset=start, shape=shape)
+    return None
+
+
+def _files(name: str, find: Find) -> list[Path]:
     try:
-        if index := cached_file(name, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False):
-            files = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+        if index := find(name, "model.safetensors.index.json"):
+            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         else:
             files = ["model.safetensors"]
-        found = [cached_file(name, file, _raise_exceptions_for_missing_entries=False) for file in files]
     except (OSError, ValueError, KeyError):
         return []
-    return [Path(path) for path in found if path]
+    return [path for file in files if (path := find(name, file))]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from rlrecipes.errors import UserError
 from rlrecipes.files import Row, column_names, kind_of, read, rename
-from rlrecipes.recipe import Comparison, Example, Message, Native, Prompt, Rating, Recipe, unknown, user
+from rlrecipes.recipe import Comparison, Example, HubSet, Message, Native, Prompt, Rating, Recipe, unknown, user
 
 ROLES = ("system", "user", "assistant")
 
@@ -59,7 +59,7 @@ def records(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> tuple[lis
     reasons: list[str] = []
     for row in rows:
         try:
-            kept.append(_checked(reader(row)))
+            kept.append(checked(reader(row)))
         except ValueError as reason:
             reasons.append(str(reason))
     if not kept:
@@ -83,6 +83,10 @@ def check_names(recipe: Recipe, columns: Mapping[str, str]) -> None:
 
 def _reader(recipe: Recipe, rows: list[Row]) -> Reader:
     found = column_names(rows)
+    usual = {name for names, _ in _formats(recipe.native) for name in names} | set(recipe.native.optional)
+    for hub_set in recipe.hub:  # first: what has columns of its own is no other layout, whatever else it has
+        if not set(hub_set.columns) <= usual and not missing_column(hub_set, rows[0].values):
+            return partial(hub_record, hub_set)
     for columns, reader in _formats(recipe.native):
         if set(columns) <= set(found):
             return reader
@@ -94,7 +98,12 @@ def _reader(recipe: Recipe, rows: list[Row]) -> Reader:
     )
 
 
-def _checked(record: Record) -> Record:
+def checked(record: Record) -> Record:
+    """The record itself, if it can be trained on.
+
+    Raises:
+        ValueError: with the reason why it cannot.
+    """
     prompt, example, comparison, rating = record
     answers = list(example.answers[:1] or [""]) if example else []
     answers += [comparison.chosen, comparison.rejected] if comparison else []
@@ -120,6 +129,35 @@ def _encodable(text: str) -> bool:
 
 
 # One reader for each layout.
+
+
+def missing_column(hub_set: HubSet, values: Mapping[str, Any]) -> str | None:
+    """The first column of a data set that a row of it does not have; None if it has all."""
+    return next((name for name in hub_set.columns if not _has(values, name)), None)
+
+
+def _has(values: Any, name: str) -> bool:
+    outer, dot, inner = name.partition(".")
+    return isinstance(values, Mapping) and outer in values and (not dot or _has(values[outer], inner))
+
+
+def hub_record(hub_set: HubSet, row: Row) -> Record:
+    """What a row of a data set of the hub says.
+
+    Raises:
+        ValueError: with the reason why it is left out.
+    """
+    if other := next((name for name, value in hub_set.where.items() if row.values.get(name) != value), None):
+        raise ValueError(f"'{other}' is not {hub_set.where[other]}")
+    try:
+        item = hub_set.read(row.values)
+    except (TypeError, AttributeError, KeyError, IndexError):
+        raise ValueError("a value is missing or of another type") from None
+    if isinstance(item, Example):
+        return checked(Record(item.prompt, example=item))
+    if isinstance(item, Comparison):
+        return checked(Record(item.prompt, comparison=item))
+    return checked(Record(item.prompt, rating=item))
 
 
 def _native(native: Native, row: Row) -> Record:

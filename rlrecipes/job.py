@@ -11,6 +11,7 @@ from typing import Any
 
 from rlrecipes.data import fingerprint, load
 from rlrecipes.errors import UserError
+from rlrecipes.hub import is_hub, load_hub
 from rlrecipes.metrics import Metric
 from rlrecipes.profile import Profile, settings_of, split_override
 from rlrecipes.recipe import Data, Example, Recipe, Reward, load_recipe, unknown
@@ -65,6 +66,7 @@ class Job:
             "kept": {name: len(getattr(self.data, name)) for name in lists},
             "dropped": dict(self.data.dropped),
             "fingerprint": self.fingerprint,
+            **({"hub": list(self.data.hub)} if self.data.hub else {}),
         }
 
 
@@ -85,7 +87,7 @@ def make_job(
     """
     recipe = load_recipe(recipe_name)
     recipe = dataclasses.replace(recipe, reward=weighted(recipe.reward, weights))
-    data = load(recipe, source, columns or {})
+    data = _data(recipe, source, columns or {}, run)
     served = tuple(term for term in recipe.reward.terms if _serves(data.prompts, term.needs) and term.weight)
     unserved = [term for term in recipe.reward.terms if term.weight and not _serves(data.prompts, term.needs)]
     notes = [f"the reward term '{term.name}' is left out: the data have no '{term.needs}'" for term in unserved]
@@ -95,6 +97,15 @@ def make_job(
         )
     recipe = dataclasses.replace(recipe, reward=dataclasses.replace(recipe.reward, terms=served))
     return Job(recipe, profile, run, dataclasses.replace(data, notes=[*data.notes, *notes]), seed)
+
+
+def _data(recipe: Recipe, source: str | None, columns: Mapping[str, str], run: Run) -> Data:
+    """`built-in` or None: the embedded world; `hub` or `hub:<id>,…`: public sets; otherwise files."""
+    if source is None or not is_hub(source):
+        return load(recipe, source, columns)
+    if columns:
+        raise UserError("--columns maps the columns of a file; sets of the hub are read as they are")
+    return load_hub(recipe, source, run.root)
 
 
 def weighted(reward: Reward, weights: Sequence[str]) -> Reward:

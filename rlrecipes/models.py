@@ -22,11 +22,12 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
+from rlrecipes.encoding import answer_length as answer_length
 from rlrecipes.encoding import encode, load_tokenizer, pad_right
 from rlrecipes.ending import use_producible_eos
 from rlrecipes.errors import UserError
 from rlrecipes.profile import LoraSettings, ModelSettings
-from rlrecipes.recipe import Example, Prompt
+from rlrecipes.recipe import Prompt
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -41,11 +42,6 @@ def check_model(name: str) -> None:
     Raises:
         UserError: the folder holds no checkpoint, the hub id cannot be read, or the model is an encoder-decoder.
     """
-    looks_local = name.startswith((".", "/", "~")) or Path(name).is_dir()
-    if looks_local and not (Path(name).expanduser() / "config.json").is_file():
-        raise UserError(
-            f"there is no model in '{name}' (no config.json); give a checkpoint folder or a hub id as MODEL=…"
-        )
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -77,14 +73,6 @@ def prompt_window(name: str, settings: ModelSettings, length: int) -> int:
             f"answers of {length} tokens leave no room for a prompt; lower ppo.response_length or raise model.max_length"
         )
     return room
-
-
-def answer_length(tokenizer: Any, demonstrations: Sequence[Example], asked: int) -> int:
-    """The most tokens of an answer: as asked, or (0) what 99 % of the demonstrations' answers need, EOS included."""
-    if asked:
-        return asked
-    lengths = sorted(len(tokenizer(d.answers[0], add_special_tokens=False)["input_ids"]) + 1 for d in demonstrations)
-    return lengths[min(len(lengths) - 1, int(0.99 * len(lengths)))]
 
 
 def load_causal(name: str, settings: ModelSettings, tokenizer: Any) -> Any:

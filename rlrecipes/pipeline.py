@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from rlrecipes.access import reach_model
 from rlrecipes.console import quiet, say
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
@@ -65,6 +66,8 @@ def _run_pending(job: Job, pending: Sequence[str]) -> None:
     for reason, count in job.data.dropped.items():
         say(f"{job.recipe.name}: {count} rows left out: {reason}")
     require_trl()
+    if job.profile.model.name != "builtin":
+        reach_model(job.profile.model.name)
     quiet()
     from rlrecipes.checks import check_device, check_model_fits
     from rlrecipes.tracking import sync_command

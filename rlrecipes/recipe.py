@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import Metric
@@ -73,7 +73,7 @@ class Data:
     """What a recipe trains on and is judged by. `held_out` and `held_out_comparisons` are never trained on."""
 
     source: str
-    """`built-in`, or the path that it was read from."""
+    """`built-in`, the path that it was read from, or `hub:<id>@<revision>,…`."""
     demonstrations: Sequence[Example]
     """What SFT imitates: the prompt and `answers[0]`, faults included."""
     prompts: Sequence[Example]
@@ -88,6 +88,8 @@ class Data:
     """Rows left out, counted by reason."""
     metrics: Sequence[Metric] = ()
     """Metrics that only these data make possible; they stand before the recipe's own and replace those of the same name."""
+    hub: Sequence[Mapping[str, Any]] = ()
+    """Of data from the hub: each set's id, config, splits, resolved revision, licence and rows, for `done.json`."""
 
 
 TermFunction = Callable[[Prompt, str, Example], float]
@@ -135,6 +137,41 @@ class Native:
     optional: tuple[str, ...] = ()
 
 
+Service = Literal["demonstrations", "prompts", "preferences", "ratings", "held out"]
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """A data set of the Hugging Face hub, and what one of its rows says to a recipe."""
+
+    id: str
+    """`owner/name`."""
+    serves: tuple[Service, ...]
+    """What its rows are used for. `held out`: the whole split is, and nothing of it is trained on."""
+    columns: tuple[str, ...]
+    """Those that `read` looks at, `translation.de` within a column; a set that lacks one is refused."""
+    read: Callable[[Mapping[str, Any]], Example | Comparison | Rating]
+    """Reads a row; raises `ValueError` with the reason when it is to be left out. A comparison whose set serves as
+    demonstrations or prompts counts as its chosen answer there."""
+    licence: str
+    """As its card states it, or what is known instead."""
+    config: str | None = None
+    """Its configuration, where it has several or one of a name of its own."""
+    split: str = "train"
+    test: str | None = None
+    """The split that is held out; None: one row in five, drawn by the prompt."""
+    revision: str | None = None
+    """Branch, tag or commit; None: the newest when it is fetched. The commit is recorded in any case."""
+    take: int | None = None
+    """Most rows of each split: the same share from the start of each of its files. None: all."""
+    where: Mapping[str, str] = field(default_factory=dict)
+    """Only rows with these values are taken; the others do not count."""
+    default: bool = True
+    """Whether `DATA=hub` takes it; the others are named as `DATA=hub:<id>`."""
+    metrics: tuple[Metric, ...] = ()
+    """Metrics that stand before the recipe's own when this set is what the policies are judged on."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A task, whole: its data, its reward and its evaluation."""
@@ -158,6 +195,8 @@ class Recipe:
     """What `compare` does, as the console states it: "the rejected answer is …"."""
     judge: Callable[[Sequence[Example]], Metric | None] | None = None
     """A metric fitted to the held-out rows alone, for data whose truth is a label rather than an answer."""
+    hub: tuple[HubSet, ...] = ()
+    """Public data sets of this task."""
 
 
 def recipe_names() -> list[str]:

@@ -10,11 +10,10 @@ LAYERS = (
     {
         *("errors", "text", "metrics", "recipe", "profile", "run", "versions", "rewards", "files", "formats", "data"),
         *("job", "show", "console", "interrupts", "allocator", "decoder", "plan"),
+        *("access", "hub", "encoding", "light_tokenizer", "ending"),
     },
     {
         *(
-            "encoding",
-            "ending",
             "models",
             "sampling",
             "likelihood",

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
+from recipes.dialogue import hub
 from recipes.dialogue.builtin import SLOTS, documents, generate
 from rlrecipes import metrics
 from rlrecipes.recipe import Comparison, Evaluation, Example, Message, Native, Prompt, Recipe, Reward, Term
@@ -76,4 +77,5 @@ RECIPE = Recipe(
     ),
     compare=compare,
     compared="the rejected answer is the reply to another prompt of the same data",
+    hub=hub.SETS,
 )

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
-from recipes.question_answering import builtin
+from recipes.question_answering import builtin, hub
 from rlrecipes import metrics
 from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import normalize_answer, words
@@ -78,4 +78,5 @@ RECIPE = Recipe(
     evaluation=Evaluation((metrics.mean_of("f1", metrics.f1), metrics.mean_of("exact_match", metrics.exact_match))),
     compare=compare,
     compared="the rejected answer is another span of the same passage, about as long as the reference",
+    hub=hub.sets(ask, read),
 )

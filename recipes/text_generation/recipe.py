@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
-from recipes.text_generation import builtin, judge
+from recipes.text_generation import builtin, hub, judge
 from recipes.text_generation.native import cut, disordered, label_of
 from rlrecipes import metrics
 from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term, user
@@ -79,4 +79,5 @@ RECIPE = Recipe(
     compare=compare,
     compared="the rejected answer is a negative text's continuation or, without labels, the answer's words in disorder",
     judge=fitted_judge,
+    hub=hub.sets(ask),
 )  # fmt: skip

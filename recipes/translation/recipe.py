@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
-from recipes.translation import builtin
+from recipes.translation import builtin, hub
 from rlrecipes import metrics
 from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import words
@@ -66,4 +66,5 @@ RECIPE = Recipe(
     )),
     compare=compare,
     compared="the rejected answer is another sentence's translation or the right words garbled",
+    hub=hub.SETS,
 )  # fmt: skip

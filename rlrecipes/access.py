@@ -1,0 +1,195 @@
+"""What the hub can give, known within two seconds and before a heavy library is imported.
+
+    reach_data("stanfordnlp/imdb", None) -> ("stanfordnlp/imdb", "e6281661ce1c48d982bc483cf8a173c1bbeb5d31")
+
+Without a network, what is in the hub's cache is taken; otherwise one sentence names the way without.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from rlrecipes.console import say
+from rlrecipes.errors import UserError
+
+SECONDS = 1.2
+"""That the hub has to answer; with the start of Python and the imports it stays below two."""
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+Kind = Literal["dataset", "model"]
+
+
+class _NoAnswerError(Exception):
+    """The hub did not answer; the text says how."""
+
+
+def is_local(name: str) -> bool:
+    """Whether a model's name is a folder rather than a hub id."""
+    return name.startswith((".", "/", "~")) or Path(name).is_dir()
+
+
+def reach_model(name: str) -> None:
+    """Makes sure that a model can be had: a folder, the hub's cache, or the hub.
+
+    If the hub does not answer and the cache has the model, this process asks the hub nothing more.
+
+    Raises:
+        UserError: it is in none of them, or one must ask for access.
+    """
+    if is_local(name):
+        if not (Path(name).expanduser() / "config.json").is_file():
+            raise UserError(
+                f"there is no model in '{name}' (no config.json); give a checkpoint folder or a hub id as MODEL=…"
+            )
+        return
+    try:
+        _commit("model", name, None)
+    except _NoAnswerError as why:
+        if not _cached_model(name):
+            raise UserError(
+                f"cannot read the model '{name}': {why}, and the hub's cache does not hold it; "
+                f"give a local checkpoint folder as MODEL=…, or fetch it where there is a network "
+                f"(hf download {name}) and copy its folder of {_cache()} here"
+            ) from None
+        if not _offline():
+            say(f"{name}: {why}, so it is read from the hub's cache")
+            _go_offline()
+
+
+def reach_data(id: str, revision: str | None) -> tuple[str, str | None]:
+    """What to load a data set from, its id or a folder of the hub's cache, and the commit that this is.
+
+    Raises:
+        UserError: it is nowhere, or one must ask for access.
+    """
+    try:
+        return id, _commit("dataset", id, revision)
+    except _NoAnswerError as why:
+        if folder := _cached_data(id, revision):
+            say(f"{id}: {why}, so it is read from the hub's cache")
+            return str(folder), folder.name
+        pinned = f" --revision {revision}" if revision else ""
+        raise UserError(
+            f"cannot fetch the data set '{id}': {why}, and the hub's cache does not hold it; fetch it where there is a "
+            f"network (hf download --repo-type dataset {id}{pinned}) and copy its folder of {_cache()} here, "
+            f"or give its files as DATA=<folder>"
+        ) from None
+
+
+def _commit(kind: Kind, id: str, revision: str | None) -> str:
+    """The commit that a revision is now."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if _offline():
+        raise _NoAnswerError("HF_HUB_OFFLINE is set")
+    named = f"the {'data set' if kind == 'dataset' else 'model'} '{id}'"
+    try:
+        info = _within(SECONDS, lambda: _asked(HfApi(), kind, id, revision))
+    except HFValidationError:
+        raise UserError(f"'{id}' is no hub id; write it as owner/name") from None
+    except GatedRepoError:
+        raise UserError(
+            f"{named} is gated: accept its terms on its page of the hub, then log in once with `hf auth login`"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"the hub has no {named.removeprefix('the ')} that you may read; check its name, or log in with `hf auth login`"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{named} has no revision '{revision}'; name a branch, a tag or a commit after @") from None
+    except Exception as error:  # whatever HTTP library there is below, and whatever stands between us and the hub
+        raise _NoAnswerError(f"the hub cannot be reached ({_first_line(error)})") from error
+    return str(info.sha)
+
+
+def _asked(api: Any, kind: Kind, id: str, revision: str | None) -> Any:
+    info = api.repo_info(id, repo_type=kind, revision=revision, timeout=SECONDS)
+    if info.gated:
+        api.auth_check(id, repo_type=kind)
+    return info
+
+
+def _within(seconds: float, ask: Callable[[], Any]) -> Any:
+    """The answer, or `TimeoutError`: a time limit on a connection does not cover the look-up of its name."""
+    answers: list[Any] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            answers.append(ask())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise TimeoutError(f"no answer within {seconds:g} seconds")
+    return answers[0]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _go_offline() -> None:
+    """Libraries read the variable when they are imported, and the constant later."""
+    from huggingface_hub import constants
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = True
+
+
+def _cache() -> str:
+    from huggingface_hub import constants
+
+    return str(constants.HF_HUB_CACHE)
+
+
+def cached_file(name: str, file: str) -> Path | None:
+    """A model's file in its folder or in the hub's cache; None where it is in neither."""
+    if is_local(name):
+        path = Path(name).expanduser() / file
+        return path if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, file)
+    return Path(found) if isinstance(found, str) else None
+
+
+def fetched_file(name: str, file: str) -> Path | None:
+    """Like `cached_file`, but a small file that is on the hub alone is fetched; None where it cannot be had."""
+    if (found := cached_file(name, file)) or is_local(name):
+        return found
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, file))
+    except Exception:  # not there, no network, no access: the library has several errors for each
+        return None
+
+
+def _cached_model(name: str) -> bool:
+    return bool(cached_file(name, "config.json")) and any(cached_file(name, file) for file in WEIGHTS)
+
+
+def _cached_data(id: str, revision: str | None) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(id, repo_type="dataset", revision=revision, local_files_only=True))
+    except Exception:  # it is not there; the library has several errors for that
+        return None
