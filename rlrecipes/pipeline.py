@@ -110,7 +110,7 @@ def _run_stage(job: Job, model_name: str, stage: str) -> None:
     set_seed(job.seed)  # adapters are drawn before a trainer sets it, and a stage alone gives what it gives in a row
     try:
         with tracked(job, stage, draft, settings) as tracker:
-            record: dict[str, Any] = module.run(job, model_name, draft, tracker)
+            record: dict[str, Any] = {**module.run(job, model_name, draft, tracker), "wandb": tracker.link}
     except BaseException:
         job.run.abandon(stage)
         raise

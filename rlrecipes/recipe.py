@@ -158,6 +158,8 @@ class Recipe:
     """What `compare` does, as the console states it: "the rejected answer is …"."""
     judge: Callable[[Sequence[Example]], Metric | None] | None = None
     """A metric fitted to the held-out rows alone, for data whose truth is a label rather than an answer."""
+    prefix: str = ""
+    """What the recipe's prompts begin with, such as "Translate: "; `chat` puts it before what a person types."""
 
 
 def recipe_names() -> list[str]:

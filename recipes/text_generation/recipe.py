@@ -79,4 +79,5 @@ RECIPE = Recipe(
     compare=compare,
     compared="the rejected answer is a negative text's continuation or, without labels, the answer's words in disorder",
     judge=fitted_judge,
+    prefix=TASK,
 )  # fmt: skip

@@ -16,8 +16,11 @@ from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Re
 from rlrecipes.text import words
 
 
+TASK = "Translate: "
+
+
 def ask(source: str) -> Prompt:
-    return user(f"Translate: {source}")
+    return user(f"{TASK}{source}")
 
 
 def read(row: Mapping[str, Any]) -> Example:
@@ -66,4 +69,5 @@ RECIPE = Recipe(
     )),
     compare=compare,
     compared="the rejected answer is another sentence's translation or the right words garbled",
+    prefix=TASK,
 )  # fmt: skip
