@@ -107,9 +107,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_intermixed_args(argv)
     if arguments.command not in COMMANDS:
         raise UserError(unknown("command", arguments.command, list(COMMANDS), f"there are {', '.join(COMMANDS)}"))
-    for option, commands in OPTIONS.items():
-        if getattr(arguments, option) not in (None, False) and arguments.command not in commands:
-            raise UserError(f"--{option} belongs to `{'` and `'.join(commands)}`; leave it out")
+    for option, takers in OPTIONS.items():
+        if getattr(arguments, option) not in (None, False) and arguments.command not in takers:
+            raise UserError(f"--{option} belongs to `{'` and `'.join(takers)}`; leave it out")
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed is {arguments.seed}; it must be a whole number from 0 to {2**32 - 1}")
     if arguments.recipe and "=" in arguments.recipe:
@@ -146,6 +146,7 @@ def _with_trained(arguments: argparse.Namespace) -> None:
     name = arguments.run or load_profile(arguments.profile).name
     trained = find_trained(Run(_run_name(name), arguments.recipe), load_recipe(arguments.recipe))
     policy = trained.policy(arguments.policy)
+    trained.base_model()  # one that is gone is told before the libraries are loaded
     if arguments.command == "chat":
         _chat(trained, policy, arguments)
     else:
@@ -158,7 +159,6 @@ def _chat(trained: Trained, policy: str, arguments: argparse.Namespace) -> None:
         raise UserError(f"--temperature is {temperature}; it must be a finite number, 0 or more")
     if arguments.json and talking:
         raise UserError("--json is for prompts on standard input; send them in, as `chat … --json < prompts.jsonl`")
-    _ = trained.base  # a base that is gone is told before the libraries are loaded
     if talking:
         print(f"loading {trained.run.folder} …", file=sys.stderr)
     quiet()

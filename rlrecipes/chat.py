@@ -130,7 +130,7 @@ def load_voice(trained: Trained, temperature: float) -> Voice:
     Raises:
         UserError: the base is gone or cannot be had.
     """
-    base, run = trained.base, trained.run
+    base, run = trained.base_model(), trained.run
     check_model(base)
     tokenizer = open_tokenizer(base)
     model = load_adapter(load_causal(base, trained.model, tokenizer), run.stage("sft") / "adapter", "reference")
@@ -148,7 +148,9 @@ def load_voice(trained: Trained, temperature: float) -> Voice:
 
 def talk(voice: Voice, policy: str) -> None:
     """Reads, answers and shows the reward until Ctrl-D, Ctrl-C or `/quit`. Ctrl-C while it answers stops the answer."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which otherwise comes as Ctrl-C does, and would stop an answer alone
+    signal.signal(
+        signal.SIGTERM, signal.SIG_DFL
+    )  # which otherwise comes as Ctrl-C does, and would stop an answer alone
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - input() edits lines with it, and keeps a history
     print(opening(voice, policy))
@@ -191,7 +193,7 @@ def commands(voice: Voice) -> str:
 
 def _typed(mark: str) -> str | None:
     """What was typed, over several lines where each but the last ends with a backslash; None: no more will come."""
-    lines = []
+    lines: list[str] = []
     try:
         while True:
             lines.append(input("... " if lines else mark))

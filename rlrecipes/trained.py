@@ -1,6 +1,6 @@
 """What a run has trained, read from the records of its stages: what `chat` and `export` take up, without data or options.
 
-    Trained(run=Run("tiny", "translation"), recipe=…, records={"sft": {"settings": {"model.name": "builtin", …}, …}, …})
+Trained(run=Run("tiny", "translation"), recipe=…, records={"sft": {"settings": {"model.name": "builtin", …}, …}, …})
 """
 
 from __future__ import annotations
@@ -73,9 +73,8 @@ class Trained:
         """Whether the base is one of ours rather than the user's model."""
         return self.model.name == "builtin"
 
-    @property
-    def base(self) -> str:
-        """The base model itself: a hub id or a folder.
+    def base_model(self) -> str:
+        """The base itself: a hub id or a folder.
 
         Raises:
             UserError: it is the embedded one, and it is gone.

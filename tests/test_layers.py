@@ -9,7 +9,7 @@ from conftest import ROOT
 LAYERS = (
     {
         *("errors", "text", "metrics", "recipe", "profile", "run", "versions", "rewards", "files", "formats", "data"),
-        *("job", "show", "console", "interrupts"),
+        *("job", "show", "console", "interrupts", "trained", "card", "hub"),
     },
     {
         *(
@@ -26,7 +26,7 @@ LAYERS = (
         ),
         "ppo_trainer",
     },
-    {"stages", "stages.sft", "stages.reward", "stages.ppo", "stages.evaluate", "stages.report"},
+    {"stages", "stages.sft", "stages.reward", "stages.ppo", "stages.evaluate", "stages.report", "chat", "export"},
     {"pipeline", "__main__"},
 )
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}

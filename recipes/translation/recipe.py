@@ -15,7 +15,6 @@ from rlrecipes import metrics
 from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import words
 
-
 TASK = "Translate: "
 
 
