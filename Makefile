@@ -1,6 +1,6 @@
 # rlrecipes: every target sets up what it needs; `make` alone lists them.
 
-RECIPES := text_generation translation question_answering dialogue
+RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard recipes/*/recipe.py))))
 
 # One of the recipes, for the targets that take one
 RECIPE ?=

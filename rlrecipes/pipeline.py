@@ -90,7 +90,7 @@ def _base(job: Job) -> str:
     from rlrecipes.models import check_model, eos_note
 
     if job.profile.model.name == "builtin":
-        return str(embedded_base(job.profile.base, job.run.root, job.profile.checkpoint.seconds))
+        return str(embedded_base(job.profile.base, job.run.root, job.profile.checkpoint.seconds, job.recipe.name))
     check_model(job.profile.model.name)
     if note := eos_note(job.profile.model.name):
         say(f"{job.recipe.name}: {note}")

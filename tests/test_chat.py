@@ -244,7 +244,7 @@ def test_the_oldest_turns_are_forgotten_aloud_when_the_window_is_full(voice, typ
     out = typed(dataclasses.replace(voice, window=60), *["wort " * 8] * 4)
     assert "turns are forgotten: 60 tokens are the most" in out
     assert len(heard[-1]) < 7
-    assert heard[-1][-1].content == "Translate: " + ("wort " * 8).strip()
+    assert heard[-1][-1].content == ("wort " * 8).strip()
 
 
 def test_control_characters_of_an_answer_do_not_reach_the_terminal(capsys):
