@@ -60,8 +60,7 @@ def embedded_base(settings: BaseSettings, root: Path, seconds: float, recipe: st
 
     A second process that wants the same one waits for it.
     """
-    read = [name for name in recipe_names() if name in (*SHARING, recipe)]
-    documents = [document for name in read for document in load_recipe(name).documents()]
+    documents = _documents(recipe)
     folder = root / ".base" / _key(settings, documents)
     with locked(folder.parent, wait=True):
         draft = folder.with_name("." + folder.name)
@@ -70,6 +69,11 @@ def embedded_base(settings: BaseSettings, root: Path, seconds: float, recipe: st
             _train(settings, documents, draft, seconds).rename(folder)
         shutil.rmtree(draft, ignore_errors=True)
     return folder
+
+
+def _documents(recipe: str) -> list[Example]:
+    read = [name for name in recipe_names() if name in (*SHARING, recipe)]
+    return [document for name in read for document in load_recipe(name).documents()]
 
 
 def _open(draft: Path) -> None:
