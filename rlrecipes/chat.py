@@ -148,9 +148,8 @@ def load_voice(trained: Trained, temperature: float) -> Voice:
 
 def talk(voice: Voice, policy: str) -> None:
     """Reads, answers and shows the reward until Ctrl-D, Ctrl-C or `/quit`. Ctrl-C while it answers stops the answer."""
-    signal.signal(
-        signal.SIGTERM, signal.SIG_DFL
-    )  # which otherwise comes as Ctrl-C does, and would stop an answer alone
+    # Otherwise it comes as Ctrl-C does, and would stop an answer alone.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - input() edits lines with it, and keeps a history
     print(opening(voice, policy))
@@ -162,7 +161,8 @@ def talk(voice: Voice, policy: str) -> None:
         if command == "/clear":
             turns = ()
         elif command == "/policy":
-            policy, turns = _chosen(voice, argument.strip(), policy), ()
+            before, policy = policy, _chosen(voice, argument.strip(), policy)
+            turns = turns if policy == before else ()
         elif command.startswith("/"):
             print(f"there is no {command}; there are {commands(voice)}; {LIKE_COMMANDS}")
         elif typed.strip():
@@ -179,12 +179,18 @@ def opening(voice: Voice, policy: str) -> str:
     if voice.head is None:
         lines.append("no reward is shown: this run has no reward model")
     if trained.prompts:
-        example = trained.prompts[0][-1].content.removeprefix(trained.prefix)
-        lines.append("a prompt looks like this:\n" + "\n".join(f"    {line}" for line in example.splitlines()))
+        lines += ["a prompt looks like this:", *(f"    {line}" for line in _example(trained).splitlines())]
     if trained.prefix:
         lines.append(f"what you type goes in behind '{trained.prefix.strip()}', as in training")
     lines.append("it remembers the turns before" if trained.many_turns else "each prompt stands alone, as in training")
     return "\n".join([*lines, f"{commands(voice)}; a line that ends with \\ goes on in the next", ""])
+
+
+def _example(trained: Trained) -> str:
+    turns = [message for message in trained.prompts[0] if message.role != "system"]
+    if len(turns) == 1:
+        return turns[0].content.removeprefix(trained.prefix)
+    return "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
 
 
 def commands(voice: Voice) -> str:

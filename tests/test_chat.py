@@ -191,6 +191,17 @@ def test_the_policy_can_be_changed_and_an_unknown_one_is_told(voice, typed):
     assert "there is no /plicy; there are /policy base|sft|ppo, /clear, /quit" in out
 
 
+def test_a_dialogue_is_shown_with_all_its_turns(voice):
+    turns = (
+        Message("system", "Be brief."),
+        Message("user", "Hi"),
+        Message("assistant", "Hello"),
+        Message("user", "So"),
+    )
+    voice.trained.__dict__["prompts"] = [turns]
+    assert "    user: Hi\n    assistant: Hello\n    user: So\n" in chat.opening(voice, "ppo")
+
+
 @pytest.mark.parametrize("end", ["/quit", KeyboardInterrupt, EOFError])
 def test_quit_and_both_keys_leave(voice, typed, end):
     assert "never said" not in typed(voice, end, "never said")
