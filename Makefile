@@ -1,6 +1,6 @@
 # rlrecipes: every target sets up what it needs; `make` alone lists them.
 
-RECIPES := text_generation translation question_answering dialogue
+RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard recipes/*/recipe.py))))
 
 # One of the recipes, for the targets that take one
 RECIPE ?=
@@ -18,10 +18,16 @@ SEED ?= 0
 CARD ?=
 # Name of the run's folder under runs/
 RUN ?=
-# Settings of the profile to override, as 'ppo.learning_rate=1e-6 sft.max_steps=50'; for bench, its options
+# Settings of the profile to override, as 'ppo.learning_rate=1e-6 sft.max_steps=50'; for bench and chat, options
 ARGS ?=
 # 1 makes finished stages again, with all that stands on them
 FORCE ?=
+# Of chat and export: base, sft or ppo; without it, the last that is trained
+POLICY ?=
+# 1 lets export also merge the adapter into whole weights
+MERGED ?=
+# org/name on the Hugging Face hub that export uploads to
+PUSH ?=
 # How often `make kills` kills the road before it lets it through
 KILLS ?= 50
 
@@ -31,10 +37,11 @@ VENV := .venv
 READY := $(VENV)/.ready
 RLRECIPES := $(VENV)/bin/python -m rlrecipes
 OPTIONS = $(if $(COLUMNS),--columns $(COLUMNS)) --profile $(PROFILE) --seed $(SEED) $(if $(MODEL),--model '$(MODEL)') \
-	$(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(if $(FORCE),--force)
+	$(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(if $(FORCE),--force) \
+	$(if $(POLICY),--policy $(POLICY)) $(if $(MERGED),--merged) $(if $(PUSH),--push '$(PUSH)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills lint check list bench plan-bench show plan sft reward ppo evaluate report clean $(RECIPES)
+.PHONY: help setup demo test kills lint check list bench plan-bench show plan sft reward ppo evaluate report chat export clean $(RECIPES)
 
 help: ## this list
 	@echo "Targets:"
@@ -75,6 +82,12 @@ evaluate: $(READY) ## RECIPE=…: base, SFT and PPO on the held-out split
 	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
 
 report: $(READY) ## RECIPE=…: one page on what came out
+	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
+
+chat: $(READY) ## RECIPE=…: talk to what a run has trained; or one answer for each line of standard input
+	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
+
+export: $(READY) ## RECIPE=…: a run's policy as PEFT and Transformers load it, with a model card
 	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
 
 list: $(READY) ## the recipes and profiles there are

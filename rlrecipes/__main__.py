@@ -6,12 +6,13 @@ Help, listing, showing and every usage error answer without importing torch.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
 
 from rlrecipes.allocator import keep_freed_memory
-from rlrecipes.console import end_bars
+from rlrecipes.console import end_bars, quiet, say
 from rlrecipes.errors import UserError
 from rlrecipes.interrupts import Interrupted, asked, handled
 from rlrecipes.job import Job, make_job, weighted
@@ -20,6 +21,7 @@ from rlrecipes.plan import plan
 from rlrecipes.profile import load_profile, profile_names
 from rlrecipes.recipe import load_recipe, recipe_names, unknown
 from rlrecipes.run import STAGES, Run
+from rlrecipes.trained import Trained, find_trained
 
 COMMANDS = {
     "list": "the recipes and profiles there are",
@@ -32,7 +34,18 @@ COMMANDS = {
     "ppo": "PPO against the reward",
     "evaluate": "base, SFT and PPO on the held-out split",
     "report": "one page on what came out",
+    "chat": "talk to what a run has trained; or one answer for each line of standard input",
+    "export": "a run's policy as PEFT and Transformers load it, with a model card",
 }
+OPTIONS = {
+    "policy": ("chat", "export"),
+    "temperature": ("chat",),
+    "json": ("chat",),
+    "merged": ("export",),
+    "push": ("export",),
+    "card": ("plan",),
+}
+"""Options that some commands alone take."""
 INTERRUPTED = 75
 
 
@@ -92,11 +105,17 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of everything random in training (default: 0)")
     parser.add_argument("--run", help="name of the run's folder under runs/ (default: the profile's name)")
     parser.add_argument("--force", action="store_true", help="make the stages again, with all that stands on them")
+    parser.add_argument("--policy", help="chat, export: base, sft or ppo (default: the last that is trained)")
+    parser.add_argument("--temperature", type=float, help="chat: of sampling (default: 0, greedy)")
+    parser.add_argument("--json", action="store_true", help="chat: prompts and answers are lines of JSON")
+    parser.add_argument("--merged", action="store_true", help="export: also whole weights, merged in full precision")
+    parser.add_argument("--push", metavar="org/name", help="export: upload to this repository of the Hugging Face hub")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.command not in COMMANDS:
         raise UserError(unknown("command", arguments.command, list(COMMANDS), f"there are {', '.join(COMMANDS)}"))
-    if arguments.card and arguments.command != "plan":
-        raise UserError(f"--card has no effect on `{arguments.command}`; it says what `plan` measures against")
+    for option, takers in OPTIONS.items():
+        if getattr(arguments, option) not in (None, False) and arguments.command not in takers:
+            raise UserError(f"--{option} belongs to `{'` and `'.join(takers)}`; leave it out")
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed is {arguments.seed}; it must be a whole number from 0 to {2**32 - 1}")
     if arguments.recipe and "=" in arguments.recipe:
@@ -115,6 +134,8 @@ def _command(arguments: argparse.Namespace) -> None:
             raise UserError(f"`{arguments.command}` needs a recipe: {', '.join(recipe_names())}")
         if arguments.command == "plan":
             return _plan(arguments)
+        if arguments.command in ("chat", "export"):
+            return _with_trained(arguments)
         job = _job(arguments, arguments.recipe)
         if arguments.command == "show":
             from rlrecipes.show import show
@@ -122,6 +143,58 @@ def _command(arguments: argparse.Namespace) -> None:
             print(show(job))
         else:
             _run(job, STAGES if arguments.command == "run" else (arguments.command,), arguments.force)
+
+
+def _with_trained(arguments: argparse.Namespace) -> None:
+    for option in ("model", "data", "columns", "settings", "force"):
+        if getattr(arguments, option):
+            said = arguments.settings[0] if option == "settings" else f"--{option}"
+            raise UserError(f"`{arguments.command}` takes all from the run as it was trained; leave {said} out")
+    name = arguments.run or load_profile(arguments.profile).name
+    trained = find_trained(Run(_run_name(name), arguments.recipe), load_recipe(arguments.recipe))
+    policy = trained.policy(arguments.policy)
+    trained.base_model()  # one that is gone is told before the libraries are loaded
+    if arguments.command == "chat":
+        _chat(trained, policy, arguments)
+    else:
+        _export(trained, policy, arguments)
+
+
+def _chat(trained: Trained, policy: str, arguments: argparse.Namespace) -> None:
+    temperature, talking = arguments.temperature or 0.0, sys.stdin.isatty()
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise UserError(f"--temperature is {temperature}; it must be a finite number, 0 or more")
+    if arguments.json and talking:
+        raise UserError("--json is for prompts on standard input; send them in, as `chat … --json < prompts.jsonl`")
+    if talking:
+        print(f"loading {trained.run.folder} …", file=sys.stderr)
+    quiet()
+    from transformers import set_seed
+
+    from rlrecipes.chat import answer_lines, load_voice, talk
+
+    voice = load_voice(trained, temperature)
+    set_seed(arguments.seed)
+    if talking:
+        talk(voice, policy)
+    else:
+        answer_lines(voice, policy, sys.stdin, arguments.json)
+
+
+def _export(trained: Trained, policy: str, arguments: argparse.Namespace) -> None:
+    from rlrecipes.upload import check_push, push
+
+    if policy == "base":
+        raise UserError("the base is not ours to export; choose POLICY=sft or POLICY=ppo")
+    if arguments.push is not None:
+        check_push(arguments.push)
+    quiet()
+    from rlrecipes.export import export
+
+    folder = export(trained, policy, arguments.merged, arguments.push)
+    say(f"exported: {folder}")
+    if arguments.push is not None:
+        say(f"uploaded: {push(folder, arguments.push)}")
 
 
 def _list() -> None:

@@ -1,5 +1,8 @@
 """The embedded base model: a small Llama and its tokenizer, trained once from scratch on the recipes' own documents.
 
+The four recipes that came first share one. A later recipe has one of its own, which reads its documents beside theirs: were
+it to join the shared one, that would change, and with it every number measured on it and every adapter that stands on it.
+
 It stands in for the pretrained model that a GPU user downloads: byte-level BPE (any language works), a pad token of its own,
 a chat template, about a million parameters. It is cached under `runs/.base/` by the fingerprint of its settings and text.
 """
@@ -58,12 +61,16 @@ class ResumableTrainer(Resumable, Trainer):
         return nn.functional.cross_entropy(next_token_logits(model, states), targets[learned])
 
 
-def embedded_base(settings: BaseSettings, root: Path, seconds: float) -> Path:
-    """The folder of the embedded base model, trained now if it is not there yet, saved every `seconds` meanwhile.
+SHARING = ("dialogue", "question_answering", "text_generation", "translation")
+"""The recipes that every base reads."""
+
+
+def embedded_base(settings: BaseSettings, root: Path, seconds: float, recipe: str = "") -> Path:
+    """The folder of a recipe's embedded base, trained now if it is not there yet, saved every `seconds` meanwhile.
 
     A second process that wants the same one waits for it.
     """
-    documents = [document for name in recipe_names() for document in load_recipe(name).documents()]
+    documents = _documents(recipe)
     folder = root / ".base" / _key(settings, documents)
     with locked(folder.parent, wait=True):
         draft = folder.with_name("." + folder.name)
@@ -72,6 +79,11 @@ def embedded_base(settings: BaseSettings, root: Path, seconds: float) -> Path:
             _train(settings, documents, draft, seconds).rename(folder)
         shutil.rmtree(draft, ignore_errors=True)
     return folder
+
+
+def _documents(recipe: str) -> list[Example]:
+    read = [name for name in recipe_names() if name in (*SHARING, recipe)]
+    return [document for name in read for document in load_recipe(name).documents()]
 
 
 def _open(draft: Path) -> None:

@@ -99,7 +99,7 @@ def _base(job: Job) -> str:
     from rlrecipes.models import check_model, eos_note
 
     if job.profile.model.name == "builtin":
-        return str(embedded_base(job.profile.base, job.run.root, job.profile.checkpoint.seconds))
+        return str(embedded_base(job.profile.base, job.run.root, job.profile.checkpoint.seconds, job.recipe.name))
     check_model(job.profile.model.name)
     if note := eos_note(job.profile.model.name):
         say(f"{job.recipe.name}: {note}")
@@ -145,7 +145,7 @@ def _attempt(job: Job, profile: Profile, model_name: str, stage: str) -> dict[st
     set_seed(job.seed)  # adapters are drawn before a trainer sets it, and a stage alone gives what it gives in a row
     with tracked(job, stage, draft, job.settings(stage)) as tracker, phase(_PHASES.get(stage, stage)):
         record: dict[str, Any] = module.run(dataclasses.replace(job, profile=profile), model_name, draft, tracker)
-    return record
+        return {**record, "wandb": tracker.link}
 
 
 _PHASES = {"ppo": "ppo update"}

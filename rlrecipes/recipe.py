@@ -197,6 +197,8 @@ class Recipe:
     """A metric fitted to the held-out rows alone, for data whose truth is a label rather than an answer."""
     hub: tuple[HubSet, ...] = ()
     """Public data sets of this task."""
+    prefix: str = ""
+    """What the recipe's prompts begin with, such as "Translate: "; `chat` puts it before what a person types."""
 
 
 def recipe_names() -> list[str]:

@@ -46,8 +46,12 @@ def sample(
     length: int,
     temperature: float,
     value: Value | None = None,
+    on_tokens: Callable[[torch.Tensor], None] | None = None,
 ) -> Sampled:
-    """Answers of at most `length` tokens to left-padded `queries` `[B, longest]`. Temperature 0 is greedy."""
+    """Answers of at most `length` tokens to left-padded `queries` `[B, longest]`. Temperature 0 is greedy.
+
+    `on_tokens` is told each step's tokens `[B]` as soon as they are drawn.
+    """
     model.eval()
     real = (queries != pad).cumsum(1) > 0  # a prompt may hold the padding token, where that is also the unknown one
     attention = torch.cat([real.long(), real.new_ones(len(queries), length, dtype=torch.long)], 1)
@@ -76,6 +80,8 @@ def sample(
                 *([value(state)] if value else []),
             )
         )
+        if on_tokens is not None:
+            on_tokens(columns[-1][0])
         inputs = token.masked_fill(finished, 0)[:, None]
         finished = finished | (token == eos)
         if finished.all():

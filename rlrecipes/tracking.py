@@ -53,6 +53,11 @@ class Tracker:
     def summary(self, values: Mapping[str, Any]) -> None:
         self._send(lambda run: run.summary.update(dict(values)))
 
+    @property
+    def link(self) -> str | None:
+        """The page of this stage's W&B run; None where it is offline or off."""
+        return getattr(self.wandb_run, "url", None)
+
     def positions(self) -> dict[str, int]:
         """How long each log is, in bytes, with so much of it forced to the disk."""
         logs = sorted(self.folder.glob("*.jsonl"))

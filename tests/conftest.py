@@ -60,6 +60,24 @@ def finished(session_home) -> Path:
     return session_home / "runs" / "t" / "translation"
 
 
+@pytest.fixture(scope="session")
+def apart(finished) -> Path:
+    """`runs/apart/translation`: like `finished`, with adapters that say quite different things. Nobody may change it."""
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = finished.parent.parent / "apart" / "translation"
+    shutil.copytree(finished, folder)
+    for seed, stage in enumerate(("sft", "ppo")):
+        path = folder / stage / "adapter" / "adapter_model.safetensors"
+        torch.manual_seed(seed)
+        weights = {k: v.normal_(std=0.3) if "lora_B" in k else v for k, v in load_file(path).items()}
+        save_file(weights, path, {"format": "pt"})
+    return folder
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A random Llama on disk, and what the stages before PPO would have left behind."""

@@ -11,6 +11,7 @@ LAYERS = (
         *("errors", "text", "metrics", "recipe", "profile", "run", "versions", "rewards", "files", "formats", "data"),
         *("job", "show", "console", "interrupts", "allocator", "decoder", "plan"),
         *("access", "hub", "encoding", "light_tokenizer", "ending"),
+        *("trained", "card", "upload"),
     },
     {
         *(
@@ -27,7 +28,7 @@ LAYERS = (
         ),
         "ppo_trainer",
     },
-    {"stages", "stages.sft", "stages.reward", "stages.ppo", "stages.evaluate", "stages.report"},
+    {"stages", "stages.sft", "stages.reward", "stages.ppo", "stages.evaluate", "stages.report", "chat", "export"},
     {"pipeline", "__main__"},
 )
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}

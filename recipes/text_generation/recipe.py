@@ -80,4 +80,5 @@ RECIPE = Recipe(
     compared="the rejected answer is a negative text's continuation or, without labels, the answer's words in disorder",
     judge=fitted_judge,
     hub=hub.sets(ask),
+    prefix=TASK,
 )  # fmt: skip

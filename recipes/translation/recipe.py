@@ -15,9 +15,11 @@ from rlrecipes import metrics
 from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import words
 
+TASK = "Translate: "
+
 
 def ask(source: str) -> Prompt:
-    return user(f"Translate: {source}")
+    return user(f"{TASK}{source}")
 
 
 def read(row: Mapping[str, Any]) -> Example:
@@ -67,4 +69,5 @@ RECIPE = Recipe(
     compare=compare,
     compared="the rejected answer is another sentence's translation or the right words garbled",
     hub=hub.SETS,
+    prefix=TASK,
 )  # fmt: skip

@@ -82,6 +82,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     return {
         "metrics": last,
         "adapters": adapters,
+        "answer_length": length,
         "too_long": dropped,
         "stopped": trainer.stopped,
         "resumed": checkpoints.resumed,
