@@ -60,7 +60,7 @@ show: $(READY) ## RECIPE=…: its data, reward and metrics, without training any
 sft: $(READY) ## RECIPE=…: supervised fine-tuning on the demonstrations
 	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
 
-reward: $(READY) ## RECIPE=…: the reward model, from comparisons
+reward: $(READY) ## RECIPE=…: the reward model; RECIPE=translation+dialogue: one for several
 	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
 
 ppo: $(READY) ## RECIPE=…: PPO against the reward

@@ -57,6 +57,8 @@ class Comparison:
     rejected: str
     flipped: bool | None = None
     """Whether a built-in world swapped the two on purpose; None where the truth is not known."""
+    margin: float | None = None
+    """By how much the chosen answer's score should exceed the other's (arXiv 2307.09288, section 3.2.2); 0 or more."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Rating:
 
 @dataclass(frozen=True)
 class Data:
-    """What a recipe trains on and is judged by. `held_out` and `held_out_comparisons` are never trained on."""
+    """What a recipe trains on and is judged by. What is called `held_out` is never trained on."""
 
     source: str
     """`built-in`, or the path that it was read from."""
@@ -82,6 +84,7 @@ class Data:
     held_out: Sequence[Example]
     held_out_comparisons: Sequence[Comparison]
     ratings: Sequence[Rating] = ()
+    held_out_ratings: Sequence[Rating] = ()
     notes: Sequence[str] = ()
     """What was derived and how, one sentence each; the console shows them."""
     dropped: Mapping[str, int] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from conftest import ROOT
 LAYERS = (
     {
         *("errors", "text", "metrics", "recipe", "profile", "run", "versions", "rewards", "files", "formats", "data"),
-        *("job", "show", "console", "interrupts"),
+        *("job", "show", "console", "interrupts", "agreement", "multitask", "reward_source"),
     },
     {
         *(
@@ -24,7 +24,7 @@ LAYERS = (
             "checkpoint",
             "training",
         ),
-        "ppo_trainer",
+        *("ppo_trainer", "reward_model"),
     },
     {"stages", "stages.sft", "stages.reward", "stages.ppo", "stages.evaluate", "stages.report"},
     {"pipeline", "__main__"},

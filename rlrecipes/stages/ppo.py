@@ -16,6 +16,7 @@ from rlrecipes.job import Job
 from rlrecipes.models import answer_length, load_adapter, load_causal, load_score_head, open_tokenizer, prompt_window
 from rlrecipes.ppo_trainer import PPOConfig, SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
+from rlrecipes.reward_model import open_scorer, shares_base
 from rlrecipes.tracking import Tracker, progress, remove_printer
 from rlrecipes.training import check_rows, record_drops, training_arguments
 
@@ -35,8 +36,9 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     check_rows("prompts", len(prompts), batch, "ppo.per_device_train_batch_size")
 
-    learned = bool(job.recipe.reward.learned)
     sft, reward = job.run.stage("sft") / "adapter", job.run.stage("reward")
+    learned = bool(job.recipe.reward.learned)
+    beside, learned = learned and not shares_base(reward), learned and shares_base(reward)
     model = load_adapter(load_causal(model_name, job.profile.model, tokenizer), sft, "policy")
     model = load_adapter(model, sft, "reference")
     if learned:
@@ -57,6 +59,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         settings=settings,
         samples=fitting_prompts(tokenizer, job.data.held_out[:SAMPLES], longest),
         on_samples=lambda rows, step: tracker.table("samples", rows, step),
+        scorer=open_scorer(reward, job.profile, settings.per_device_train_batch_size) if beside else None,
         callbacks=[progress("ppo", tracker)],
     )
     remove_printer(trainer)
