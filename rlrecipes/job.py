@@ -14,7 +14,7 @@ from rlrecipes.errors import UserError
 from rlrecipes.metrics import Metric
 from rlrecipes.multitask import PLUS, joined, objective, recipes_of, sources_of, together
 from rlrecipes.profile import Profile, settings_of, split_override
-from rlrecipes.recipe import Data, Example, Recipe, Reward, load_recipe, unknown
+from rlrecipes.recipe import BUILT_IN, Data, Example, Recipe, Reward, load_recipe, unknown
 from rlrecipes.reward_source import find_reward_model
 from rlrecipes.run import STAGES, Run
 
@@ -109,7 +109,7 @@ def make_job(
     if profile.reward.model is not None:
         if not recipe.reward.learned:
             raise UserError(
-                "reward.model has no effect while terms.learned is 0; give terms.learned a weight or leave it out"
+                "reward.model has no effect while terms.learned is 0; give that a weight or leave the model out"
             )
         find_reward_model(profile.reward.model)
     data = load(recipe, source, columns or {})
@@ -117,6 +117,9 @@ def make_job(
         objective(profile.reward, {recipe.name: data})
     served = tuple(term for term in recipe.reward.terms if _serves(data.prompts, term.needs) and term.weight)
     unserved = [term for term in recipe.reward.terms if term.weight and not _serves(data.prompts, term.needs)]
+    if data.source == BUILT_IN:  # that a term is for other data goes without saying, unless it was asked for
+        asked = {split_override(weight)[1] for weight in weights}
+        unserved = [term for term in unserved if term.name in asked]
     notes = [f"the reward term '{term.name}' is left out: the data have no '{term.needs}'" for term in unserved]
     if not served and not recipe.reward.learned:
         raise UserError(

@@ -1,7 +1,7 @@
 """Several recipes that share a reward model, `translation+dialogue`: their data together, and what it learns by.
 
-One SFT adapter on all their demonstrations, then one reward adapter and head on all their preferences; each recipe's PPO takes
-it as `reward.model=runs/<run>/translation+dialogue/reward`.
+One SFT adapter on all their demonstrations, then one reward adapter and head on all their preferences; each recipe's PPO
+takes it as `reward.model=runs/<run>/translation+dialogue/reward`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from rlrecipes.errors import UserError
 from rlrecipes.profile import RewardSettings
-from rlrecipes.recipe import Data, Recipe, Reward, load_recipe
+from rlrecipes.recipe import BUILT_IN, Data, Recipe, Reward, load_recipe
 
 PLUS = "+"
 STAGES = ("sft", "reward")
@@ -47,9 +47,9 @@ def sources_of(recipes: Sequence[Recipe], source: str | None) -> list[str | None
         names = PLUS.join(recipe.name for recipe in recipes)
         raise UserError(
             f"--data {source} names {len(parts)} sources for the {len(recipes)} recipes of {names}; join one for each "
-            f"with '{PLUS}', 'built-in' for an embedded world"
+            f"with '{PLUS}', '{BUILT_IN}' for an embedded world"
         )
-    return [None if part == "built-in" else part for part in parts]
+    return [None if part == BUILT_IN else part for part in parts]
 
 
 def joined(recipes: Sequence[Recipe]) -> Recipe:
@@ -101,13 +101,13 @@ def _objective(settings: RewardSettings, name: str, data: Data) -> str:
     kind = ("regression" if rated else "pairwise") if asked == "auto" else asked
     if kind == "pairwise" and not data.comparisons:
         raise UserError(
-            f"reward.objective=pairwise needs comparisons, but {data.source} brings {len(data.ratings)} ratings, hardly two of "
-            "the same prompt; say reward.objective=regression, or bring comparisons"
+            f"reward.objective=pairwise needs comparisons, but {data.source} brings {len(data.ratings)} ratings, hardly two "
+            "of the same prompt; say reward.objective=regression, or bring comparisons"
         )
     if kind == "regression" and not data.ratings:
         raise UserError(
-            f"reward.objective=regression needs ratings (prompt, completion, score), but {data.source} brings none for {name}; "
-            "say reward.objective=pairwise, or bring ratings"
+            f"reward.objective=regression needs ratings (prompt, completion, score), but {data.source} brings none for "
+            f"{name}; say reward.objective=pairwise, or bring ratings"
         )
     if kind == "regression" and len({rating.score for rating in data.ratings}) == 1:
         raise UserError(

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import Metric
 
+BUILT_IN = "built-in"
+"""The source of an embedded world's data."""
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 

@@ -1,9 +1,9 @@
-"""One interface to every reward model: text in, scores out, whether it is an adapter of the policy's base or stands beside it.
+"""One interface to every reward model: text in, scores out, be it an adapter of the policy's base or a model beside it.
 
     model.scores([model.encode(user("Translate: Hallo"), "Hello.")]) -> [1.37]
 
-A model beside the base has its own tokenizer, so what it reads is made from the messages anew: with its chat template where it
-has one; as a pair of texts where its tokenizer separates pairs (encoders); else as a plain transcript.
+A model beside the base has its own tokenizer, so what it reads is made from the messages anew: with its chat template where
+it has one; as a pair of texts where its tokenizer separates pairs (encoders); else as a plain transcript.
 """
 
 from __future__ import annotations

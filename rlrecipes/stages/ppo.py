@@ -38,13 +38,13 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
 
     sft, reward = job.run.stage("sft") / "adapter", job.run.stage("reward")
     learned = bool(job.recipe.reward.learned)
-    beside, learned = learned and not shares_base(reward), learned and shares_base(reward)
+    shared = learned and shares_base(reward)
     model = load_adapter(load_causal(model_name, job.profile.model, tokenizer), sft, "policy")
     model = load_adapter(model, sft, "reference")
-    if learned:
+    if shared:
         model = load_adapter(model, reward / "adapter", "reward")
     if settings.value == "adapter":
-        model = load_adapter(model, reward / "adapter" if learned else sft, "value")
+        model = load_adapter(model, reward / "adapter" if shared else sft, "value")
     model.set_adapter("policy")
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -55,11 +55,13 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         tokenizer=tokenizer,
         prompts=prompts,
         reward=job.recipe.reward,
-        head=load_score_head(reward) if learned else None,
+        head=load_score_head(reward) if shared else None,
         settings=settings,
         samples=fitting_prompts(tokenizer, job.data.held_out[:SAMPLES], longest),
         on_samples=lambda rows, step: tracker.table("samples", rows, step),
-        scorer=open_scorer(reward, job.profile, settings.per_device_train_batch_size) if beside else None,
+        scorer=open_scorer(reward, job.profile, settings.per_device_train_batch_size)
+        if learned and not shared
+        else None,
         callbacks=[progress("ppo", tracker)],
     )
     remove_printer(trainer)
@@ -80,7 +82,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     save_file(trainer.model.value_model.score.state_dict(), folder / "value_head.safetensors")
     last = {key: value for key, value in trainer.state.log_history[-1].items() if "/" in key}
     adapters = {"reference": "../sft/adapter", "policy": "adapter"} | (
-        {"reward": "../reward/adapter"} if learned else {}
+        {"reward": "../reward/adapter"} if shared else {}
     )
     return {
         "metrics": last,

@@ -3,8 +3,8 @@
 `pairwise` prefers the chosen answer (Bradley-Terry; `trl.RewardTrainer`), `regression` learns ratings by squared error. Both
 start from the SFT adapter, so that they read answers as the policy writes them. `reward.model` names a model to take instead.
 
-Scores are standardised afterwards (mean 0, standard deviation 1 over the demonstrations), as in arXiv 1909.08593: any shift of
-a pairwise model's scores gives the same preferences, but PPO's reward clip, KL weight and programmatic terms are measured
+Scores are standardised afterwards (mean 0, standard deviation 1 over the demonstrations), as in arXiv 1909.08593: any shift
+of a pairwise model's scores gives the same preferences, but PPO's reward clip, KL weight and programmatic terms are measured
 against them.
 """
 
