@@ -28,7 +28,7 @@ def test_a_plus_joins_recipes_in_their_order():
     ],
 )
 def test_recipes_that_cannot_be_joined_are_told(name, said):
-    with pytest.raises(UserError, match="^[^\n]*$") as error:
+    with pytest.raises(UserError, match=r"^[^\n]*$") as error:
         recipes_of(name)
     assert said in str(error.value)
 
@@ -88,6 +88,6 @@ def test_ratings_alone_are_learnt_by_regression_unless_it_is_said(asked, data, k
     ],
 )
 def test_what_the_data_do_not_allow_is_told(settings, tasks, said):
-    with pytest.raises(UserError, match="^[^\n]*$") as error:
+    with pytest.raises(UserError, match=r"^[^\n]*$") as error:
         objective(RewardSettings(**settings), dict(zip(("first", "second"), tasks, strict=False)))
     assert said in str(error.value)

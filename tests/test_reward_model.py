@@ -169,7 +169,7 @@ def test_an_adapter_that_does_not_fit_its_base_is_told(tmp_path, checkpoint):
     config = (tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8")
     config = config.replace(str(checkpoint.model), other)
     (tmp_path / "adapter" / "adapter_config.json").write_text(config, encoding="utf-8")
-    with pytest.raises(UserError, match="^cannot use reward.model="):
+    with pytest.raises(UserError, match=r"^cannot use reward[.]model="):
         load_beside(find_reward_model(str(tmp_path / "adapter")), PLAIN)
 
 

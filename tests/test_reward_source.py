@@ -94,7 +94,7 @@ def test_an_adapter_of_an_embedded_base_shares_it(tmp_path):
     ],
 )
 def test_what_is_no_reward_model_is_told_in_one_sentence(tmp_path, make, said):
-    with pytest.raises(UserError, match="^[^\n]*$") as error:
+    with pytest.raises(UserError, match=r"^[^\n]*$") as error:
         find_reward_model(str(make(tmp_path / "it")))
     assert said in str(error.value)
     assert "reward.model=" in str(error.value)
