@@ -160,11 +160,11 @@ def correlation(given: Sequence[float], expected: Sequence[float], ranked: bool)
 
     pairs = np.asarray([given, expected], dtype=float)
     n = pairs.shape[1]
-    draws = np.random.default_rng(0).integers(0, n, (RESAMPLES, n)) if n else []
-    resampled = [value for rows in draws if (value := _correlation(pairs[:, rows], ranked)) is not None]
     found = _correlation(pairs, ranked) if n else None
-    if found is None or not resampled:
+    if found is None:
         return Interval(float("nan"), float("nan"), float("nan"))
+    draws = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+    resampled = [value for rows in draws if (value := _correlation(pairs[:, rows], ranked)) is not None]
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Interval(found, float(low), float(high))
 
