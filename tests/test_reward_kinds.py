@@ -184,6 +184,22 @@ def test_a_classifier_beside_the_base_rewards_ppo_and_an_interruption_changes_no
     assert same_bytes(folder, home / "runs" / f"{name}-again" / "translation")
 
 
+def test_a_model_beside_that_gives_nan_is_told_and_leaves_nothing(home, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    model = gpt2(tmp_path / "rm")
+    weights = load_file(model / "model.safetensors")
+    save_file(
+        {**weights, "score.weight": weights["score.weight"] * float("nan")},
+        model / "model.safetensors",
+        {"format": "pt"},
+    )
+    road = ("run", "translation", "--run", "nan", "--data", "pairs.jsonl", *TAKEN, f"reward.model={model}")
+    assert main(road) == 2
+    assert "the reward model gives NaN" in capsys.readouterr().err
+    assert sorted(path.name for path in (home / "runs" / "nan" / "translation").iterdir()) == ["sft"]
+
+
 def test_scores_of_a_model_beside_are_standardised_over_the_demonstrations(home, tmp_path):
     model = gpt2(tmp_path / "rm")
     road = ("translation", "--run", "scaled", "--data", "pairs.jsonl", *TAKEN, f"reward.model={model}")

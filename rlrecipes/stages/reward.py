@@ -10,6 +10,7 @@ against them.
 
 from __future__ import annotations
 
+import math
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from rlrecipes.agreement import accuracy, correlations
 from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.console import say
 from rlrecipes.encoding import encode, fitting_comparisons, pad_right
+from rlrecipes.errors import UserError
 from rlrecipes.job import Job
 from rlrecipes.models import add_lora, copy_lora, load_scorer, open_tokenizer, window
 from rlrecipes.recipe import Data, Rating
@@ -217,7 +219,12 @@ def _write_scale(folder: Path, model: RewardModel, data: Data) -> None:
     rows = [model.encode(example.prompt, example.answers[0]) for example in data.demonstrations[:SCALED_ON]]
     fitting = [row for row in rows if len(row["input_ids"]) <= model.longest]
     record_drops("demonstrations", len(rows), len(fitting), model.longest)
-    write_json(folder / "scale.json", _scale(model.scores(fitting)))
+    scores = model.scores(fitting)
+    if not all(map(math.isfinite, scores)):
+        raise UserError(
+            "the reward model gives NaN or infinity on demonstrations; choose another model.dtype, or another reward.model"
+        )
+    write_json(folder / "scale.json", _scale(scores))
 
 
 def _scale(scores: Sequence[float]) -> dict[str, float]:
