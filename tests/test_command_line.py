@@ -267,6 +267,22 @@ def test_show_shows_data_reward_and_metrics_without_torch(name):
         assert heading in given.stdout
 
 
+def test_show_tells_how_the_reward_model_learns_and_a_term_that_was_asked_for_in_vain(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", "text_generation"]) == 0
+    out = capsys.readouterr().out
+    assert "(pairwise)" in out
+    assert "left out" not in out
+    assert main(["show", "text_generation", "terms.form=1"]) == 0
+    assert "the reward term 'form' is left out: the data have no 'form'" in capsys.readouterr().out
+    rows = [{"prompt": f"Say {i}", "completion": f"It is {i}", "score": i} for i in range(30)]
+    write_rows(tmp_path / "rated.jsonl", rows)
+    assert main(["show", "translation", "--data", "rated.jsonl"]) == 0
+    out = capsys.readouterr().out
+    assert "(regression)" in out
+    assert "ratings (" in out
+
+
 def test_an_unknown_recipe_is_told_without_torch():
     given = answer("run", "translatoin")
     assert (given.returncode, given.stdout) == (2, "")
