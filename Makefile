@@ -72,7 +72,7 @@ plan: $(READY) ## RECIPE=…: GPU memory of each stage from the model's config a
 sft: $(READY) ## RECIPE=…: supervised fine-tuning on the demonstrations
 	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
 
-reward: $(READY) ## RECIPE=…: the reward model, from comparisons
+reward: $(READY) ## RECIPE=…: the reward model; RECIPE=translation+dialogue: one for several
 	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
 
 ppo: $(READY) ## RECIPE=…: PPO against the reward

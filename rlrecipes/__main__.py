@@ -16,6 +16,8 @@ from rlrecipes.console import end_bars, quiet, say
 from rlrecipes.errors import UserError
 from rlrecipes.interrupts import Interrupted, asked, handled
 from rlrecipes.job import Job, make_job, weighted
+from rlrecipes.multitask import PLUS
+from rlrecipes.multitask import STAGES as SHARED
 from rlrecipes.pipeline import end_force, run_stages
 from rlrecipes.plan import plan
 from rlrecipes.profile import load_profile, profile_names
@@ -30,7 +32,7 @@ COMMANDS = {
     "run": "all stages of a recipe, those that are finished left out",
     "demo": "all recipes end to end, then one report over them",
     "sft": "supervised fine-tuning on the demonstrations",
-    "reward": "the reward model, from comparisons",
+    "reward": "the reward model, from comparisons or ratings; of several recipes: translation+dialogue",
     "ppo": "PPO against the reward",
     "evaluate": "base, SFT and PPO on the held-out split",
     "report": "one page on what came out",
@@ -93,7 +95,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", metavar="command", help="one of those below")
-    parser.add_argument("recipe", nargs="?", help="one of those below")
+    parser.add_argument("recipe", nargs="?", help="one of those below; for reward also several, joined by +")
     parser.add_argument("settings", nargs="*", metavar="table.key=value", help="overrides, as sft.max_steps=50")
     parser.add_argument("--profile", default="tiny", help="how big to run (default: tiny)")
     parser.add_argument("--model", help="hub id or local checkpoint folder (default: the profile's)")
@@ -136,13 +138,19 @@ def _command(arguments: argparse.Namespace) -> None:
             return _plan(arguments)
         if arguments.command in ("chat", "export"):
             return _with_trained(arguments)
+        if PLUS in arguments.recipe and arguments.command not in SHARED:
+            raise UserError(
+                f"`{arguments.command}` is for one recipe; several share `reward` alone, as `reward {arguments.recipe}`, "
+                "and each then uses it by reward.model=…"
+            )
         job = _job(arguments, arguments.recipe)
         if arguments.command == "show":
             from rlrecipes.show import show
 
             print(show(job))
         else:
-            _run(job, STAGES if arguments.command == "run" else (arguments.command,), arguments.force)
+            stages = {"run": STAGES, "reward": SHARED if PLUS in arguments.recipe else ("reward",)}
+            _run(job, stages.get(arguments.command, (arguments.command,)), arguments.force)
 
 
 def _with_trained(arguments: argparse.Namespace) -> None:

@@ -65,6 +65,7 @@ def finished(
         held_out=judged.prompts,
         held_out_comparisons=judged.comparisons,
         ratings=training.ratings,
+        held_out_ratings=judged.ratings,
         notes=notes + _told(training, judged),
         dropped=dropped,
         metrics=(judge,) if judge else (),
@@ -80,6 +81,7 @@ def fingerprint(data: Data) -> str:
         data.held_out,
         data.held_out_comparisons,
         data.ratings,
+        *((data.held_out_ratings,) if data.held_out_ratings else ()),  # data without any keep the fingerprint they had
     )
     return hashlib.sha256(_canonical([list(part) for part in parts]).encode()).hexdigest()[:16]
 
@@ -213,11 +215,13 @@ def completed(
     if ratings:
         best, pairs = from_ratings(ratings, told)
         examples, comparisons = examples + best, comparisons + pairs
+        if not comparisons:
+            told["Ratings that make no pairs teach the reward model by regression"] = len(ratings)
     if not examples:
         examples = [Example(pair.prompt, (pair.chosen,)) for pair in comparisons]
         told["Demonstrations are the chosen answers of the comparisons"] = len(examples)
     prompts = merged(examples)
-    if not comparisons:
+    if not comparisons and not ratings:
         rng = Random(0)
         comparisons = [pair for example in prompts if (pair := recipe.compare(example, prompts, rng))]
         told[f"The data bring no preferences: {recipe.compared.rstrip('.')}"] = len(comparisons)
@@ -277,7 +281,7 @@ def _canonical(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
-        return vars(value)
+        return {name: field for name, field in vars(value).items() if not (name == "margin" and field is None)}
     if isinstance(value, Mapping):
         return dict(value)
     return sorted(value) if isinstance(value, set | frozenset) else str(value)

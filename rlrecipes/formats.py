@@ -74,7 +74,7 @@ def check_names(recipe: Recipe, columns: Mapping[str, str]) -> None:
     Raises:
         UserError: with the nearest name that is known.
     """
-    known = [name for names, _ in _formats(recipe.native) for name in names] + list(recipe.native.optional)
+    known = [name for names, _ in _formats(recipe.native) for name in names] + [*recipe.native.optional, "margin"]
     for name in columns:
         if name not in known:
             names = ", ".join(dict.fromkeys(known))
@@ -172,14 +172,15 @@ def _native(native: Native, row: Row) -> Record:
     # A draft that was right already, as post-edited translations often are, is a demonstration and no comparison.
     if not example.answers or not rejected.strip() or rejected in example.answers:
         return Record(example.prompt, example)
-    return Record(example.prompt, example, Comparison(example.prompt, example.answers[0], rejected))
+    return Record(
+        example.prompt, example, Comparison(example.prompt, example.answers[0], rejected, margin=_margin(row))
+    )
 
 
 def _pair(row: Row) -> Record:
     prompt = _prompt(row)
-    return Record(
-        prompt, comparison=Comparison(prompt, _answer(row, "chosen", prompt), _answer(row, "rejected", prompt))
-    )
+    chosen, rejected = _answer(row, "chosen", prompt), _answer(row, "rejected", prompt)
+    return Record(prompt, comparison=Comparison(prompt, chosen, rejected, margin=_margin(row)))
 
 
 def _pair_of_chats(row: Row) -> Record:
@@ -192,7 +193,7 @@ def _pair_of_chats(row: Row) -> Record:
     rest = chosen[len(prompt) :] + rejected[len(prompt) :]
     if len(chosen) != len(rejected) or [message.role for message in rest] != ["assistant", "assistant"]:
         raise ValueError("chosen and rejected differ in more than the last answer")
-    return Record(prompt, comparison=Comparison(prompt, rest[0].content, rest[1].content))
+    return Record(prompt, comparison=Comparison(prompt, rest[0].content, rest[1].content, margin=_margin(row)))
 
 
 def _chat(row: Row) -> Record:
@@ -256,16 +257,25 @@ def _message(row: Row, field: str, item: Any) -> Message:
 
 
 def _score(row: Row) -> float:
-    value = row.values.get("score")
-    if value is None:
+    if row.values.get("score") is None:
         raise ValueError("no score")
+    return _number(row, "score", -math.inf, "a finite number")
+
+
+def _margin(row: Row) -> float | None:
+    """TRL's name for how much better the chosen answer is; a row may go without."""
+    return None if row.values.get("margin") is None else _number(row, "margin", 0, "a finite number, 0 or more")
+
+
+def _number(row: Row, field: str, least: float, expected: str) -> float:
+    value = row.values[field]
     try:
-        score = math.nan if isinstance(value, bool) else float(value)
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
-        score = math.nan
-    if not math.isfinite(score):
-        raise _wrong(row, "score", "a finite number", value)
-    return score
+        number = math.nan
+    if not (math.isfinite(number) and number >= least):
+        raise _wrong(row, field, expected, value)
+    return number
 
 
 def _wrong(row: Row, field: str, expected: str, value: Any) -> UserError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,8 +13,10 @@ from rlrecipes.data import fingerprint, load
 from rlrecipes.errors import UserError
 from rlrecipes.hub import is_hub, load_hub
 from rlrecipes.metrics import Metric
+from rlrecipes.multitask import PLUS, joined, objective, recipes_of, sources_of, together
 from rlrecipes.profile import Profile, settings_of, split_override
-from rlrecipes.recipe import Data, Example, Recipe, Reward, load_recipe, unknown
+from rlrecipes.recipe import BUILT_IN, Data, Example, Recipe, Reward, load_recipe, unknown
+from rlrecipes.reward_source import find_reward_model
 from rlrecipes.run import STAGES, Run
 
 _TABLES = {"sft": ("model", "lora", "sft"), "reward": ("reward",), "ppo": ("ppo",), "evaluate": ("evaluate",)}
@@ -30,6 +32,22 @@ class Job:
     run: Run
     data: Data
     seed: int = 0
+    parts: Mapping[str, Data] = field(default_factory=dict)
+    """The data of each recipe, where several share a reward model; `data` are then all of them together."""
+
+    @property
+    def tasks(self) -> Mapping[str, Data]:
+        """The data that the reward model learns from, by recipe."""
+        return self.parts or {self.recipe.name: self.data}
+
+    @cached_property
+    def objective(self) -> str:
+        """`pairwise` or `regression`: what the reward model learns by.
+
+        Raises:
+            UserError: the data or another setting do not allow what the profile asks for.
+        """
+        return objective(self.profile.reward, self.tasks)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -60,7 +78,8 @@ class Job:
 
     def described_data(self) -> dict[str, Any]:
         """Where the data came from and how many rows were kept and dropped, for `done.json`."""
-        lists = ("demonstrations", "prompts", "comparisons", "held_out", "held_out_comparisons")
+        lists = ["demonstrations", "prompts", "comparisons", "held_out", "held_out_comparisons"]
+        lists += ["ratings", "held_out_ratings"] if self.data.ratings or self.data.held_out_ratings else []
         return {
             "source": self.data.source,
             "kept": {name: len(getattr(self.data, name)) for name in lists},
@@ -85,11 +104,24 @@ def make_job(
     Raises:
         UserError: for anything wrong in the names, the weights or the data.
     """
+    if PLUS in recipe_name:
+        return _shared(recipe_name, profile, run, weights, source, columns or {}, seed)
     recipe = load_recipe(recipe_name)
     recipe = dataclasses.replace(recipe, reward=weighted(recipe.reward, weights))
+    if profile.reward.model is not None:
+        if not recipe.reward.learned:
+            raise UserError(
+                "reward.model has no effect while terms.learned is 0; give that a weight or leave the model out"
+            )
+        find_reward_model(profile.reward.model)
     data = _data(recipe, source, columns or {}, run)
+    if recipe.reward.learned and profile.reward.model is None:
+        objective(profile.reward, {recipe.name: data})
     served = tuple(term for term in recipe.reward.terms if _serves(data.prompts, term.needs) and term.weight)
     unserved = [term for term in recipe.reward.terms if term.weight and not _serves(data.prompts, term.needs)]
+    if data.source == BUILT_IN:  # that a term is for other data goes without saying, unless it was asked for
+        asked = {split_override(weight)[1] for weight in weights}
+        unserved = [term for term in unserved if term.name in asked]
     notes = [f"the reward term '{term.name}' is left out: the data have no '{term.needs}'" for term in unserved]
     if not served and not recipe.reward.learned:
         raise UserError(
@@ -106,6 +138,28 @@ def _data(recipe: Recipe, source: str | None, columns: Mapping[str, str], run: R
     if columns:
         raise UserError("--columns maps the columns of a file; sets of the hub are read as they are")
     return load_hub(recipe, source, run.root)
+
+
+def _shared(
+    name: str,
+    profile: Profile,
+    run: Run,
+    weights: Sequence[str],
+    source: str | None,
+    columns: Mapping[str, str],
+    seed: int,
+) -> Job:
+    """The job of several recipes that share a reward model."""
+    recipes = recipes_of(name)
+    for given, option in ((weights, "terms.…"), (columns, "--columns"), (profile.reward.model, "reward.model")):
+        if given:
+            raise UserError(
+                f"{option} is for one recipe, not for {name}; leave it out, and use it with each recipe alone"
+            )
+    sources = sources_of(recipes, source)
+    parts = {recipe.name: _data(recipe, part, {}, run) for recipe, part in zip(recipes, sources, strict=True)}
+    objective(profile.reward, parts)
+    return Job(joined(recipes), profile, run, together(parts), seed, parts)
 
 
 def weighted(reward: Reward, weights: Sequence[str]) -> Reward:

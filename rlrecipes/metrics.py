@@ -151,6 +151,41 @@ def bootstrap(statistics: Sequence[Sequence[float]], finish: Callable[[Sequence[
     return Interval(float(finish(rows.sum(axis=0))), float(low), float(high))
 
 
+def correlation(given: Sequence[float], expected: Sequence[float], ranked: bool) -> Interval:
+    """Pearson's correlation of two columns, or (`ranked`) Spearman's, with its percentile bootstrap over the rows.
+
+    NaN where a column is constant. Ranks are drawn up anew in every resample; equal values share their mean rank.
+    """
+    import numpy as np
+
+    pairs = np.asarray([given, expected], dtype=float)
+    n = pairs.shape[1]
+    found = _correlation(pairs, ranked) if n else None
+    if found is None:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    draws = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+    resampled = [value for rows in draws if (value := _correlation(pairs[:, rows], ranked)) is not None]
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(found, float(low), float(high))
+
+
+def _correlation(pairs: np.ndarray, ranked: bool) -> float | None:
+    """Of the two rows of `[2, n]`; None where one is constant."""
+    import numpy as np
+
+    if (pairs == pairs[:, :1]).all(axis=1).any():
+        return None
+    return float(np.corrcoef([_ranks(row) for row in pairs] if ranked else pairs)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: np.ndarray = (counts.cumsum() - (counts - 1) / 2)[places]
+    return ranks
+
+
 def _ratio(sums: Sequence[float]) -> float:
     return float(sums[0] / sums[1]) if sums[1] else 0.0
 

@@ -394,7 +394,7 @@ def _loading(settings: ModelSettings) -> dict[str, Any]:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=DTYPES[settings.dtype],
-            llm_int8_skip_modules=["lm_head", "embed_out", "score"],  # heads stay in full precision
+            llm_int8_skip_modules=["lm_head", "embed_out", "score", "classifier"],  # heads stay in full precision
         )
         kwargs["device_map"] = {"": device()}
     return kwargs

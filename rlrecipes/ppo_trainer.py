@@ -46,6 +46,7 @@ from rlrecipes.memory import phase
 from rlrecipes.models import ScoreHead, adapter, causal, next_token_logits, states_at
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward
+from rlrecipes.reward_model import Scorer
 from rlrecipes.rewards import score_term
 from rlrecipes.rollout import MicroBatch, Rollout, broken_row, joined, micro_batch, places_before, whiten
 from rlrecipes.sampling import sample
@@ -75,6 +76,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         reward, head: what to climb; `head` turns the reward adapter's hidden states into scores.
         settings: the profile's `[ppo]` table; `args` holds the part of it that TRL knows.
         on_samples: called with greedy answers to `samples` as often as `num_sample_generations` says.
+        scorer: the learned score where the reward model is no adapter of this base; instead of `head`.
     """
 
     control: Any
@@ -90,11 +92,12 @@ class SharedBasePPOTrainer(PPOTrainer):
         settings: PPOSettings,
         samples: Sequence[tuple[Example, list[int]]] = (),
         on_samples: Callable[[list[dict[str, Any]], int], None] | None = None,
+        scorer: Scorer | None = None,
         callbacks: list[Any] | None = None,
     ) -> None:
         self.examples, self.prompts = [example for example, _ in prompts], [ids for _, ids in prompts]
         self.reward, self.head, self.settings = reward, head, settings
-        self.samples, self.on_samples = samples, on_samples
+        self.samples, self.on_samples, self.scorer = samples, on_samples, scorer
         self.stopped: str | None = None
         for name, parameter in model.named_parameters():  # the optimizer takes what is trainable when it is made
             parameter.requires_grad = ".policy." in name or (settings.value == "adapter" and ".value." in name)
@@ -241,8 +244,8 @@ class SharedBasePPOTrainer(PPOTrainer):
             for term in self.reward.terms
         }
         weights = {term.name: term.weight for term in self.reward.terms}
-        if self.head is not None:
-            terms["learned"], weights["learned"] = self.head(rollout.last_states), self.reward.learned
+        if self.head is not None or self.scorer is not None:
+            terms["learned"], weights["learned"] = self._learned(rollout), self.reward.learned
             if (row := broken_row(terms["learned"][:, None])) is not None:
                 raise UserError(
                     f"the reward model gave NaN or infinity {self._named(rollout, row)}; make it again: make reward FORCE=1"
@@ -251,6 +254,14 @@ class SharedBasePPOTrainer(PPOTrainer):
         if self.settings.reward_clip:
             scores = scores.clamp(-self.settings.reward_clip, self.settings.reward_clip)
         return terms, scores - self.settings.missing_eos_penalty * (~rollout.ended)
+
+    def _learned(self, rollout: Rollout) -> torch.Tensor:
+        """The reward model's standardised scores `[B]`."""
+        if self.scorer is None:
+            assert self.head is not None
+            return self.head(rollout.last_states)
+        pairs = [(e.prompt, answer) for e, answer in zip(rollout.examples, rollout.answers, strict=True)]
+        return torch.tensor(self.scorer(pairs), device=rollout.ids.device)
 
     # 3. advantages
 

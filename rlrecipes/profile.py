@@ -94,6 +94,12 @@ class SFTSettings(TrainingSettings):
 class RewardSettings(TrainingSettings):
     """`trl.RewardConfig`; the adapter starts from the SFT adapter, the score head from N(0, 1/(d+1)) (arXiv 2403.17031)."""
 
+    objective: Literal["auto", "pairwise", "regression"] = "auto"
+    """Ours. `pairwise`: Bradley-Terry on comparisons; `regression`: squared error on ratings; `auto`: regression where
+    there are ratings and no comparisons."""
+    model: str | None = None
+    """Ours: a reward model to take instead of training one: a reward stage's folder, or a PEFT adapter or sequence
+    classifier with one output, local or from the hub. All other settings of this table are then refused."""
     center_rewards_coefficient: float | None = None
     """Weight of the squared sum of the two scores (arXiv 2312.09244); the scores are standardised afterwards in any case."""
 
@@ -247,6 +253,12 @@ def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = N
     if model is not None:
         tables.setdefault("model", {})["name"] = model
     profile: Profile = _build(Profile, tables, f"profile '{name}'")
+    if profile.reward.model is not None:
+        for override in overrides:
+            if override.startswith("reward.") and not override.startswith("reward.model="):
+                raise UserError(
+                    f"{override} has no effect beside reward.model={profile.reward.model}, which trains nothing"
+                )
     _refuse_contradictions(profile)
     return profile
 

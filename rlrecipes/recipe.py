@@ -18,6 +18,8 @@ from typing import Any, Literal, NamedTuple
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import Metric
 
+BUILT_IN = "built-in"
+"""The source of an embedded world's data."""
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
@@ -57,6 +59,8 @@ class Comparison:
     rejected: str
     flipped: bool | None = None
     """Whether a built-in world swapped the two on purpose; None where the truth is not known."""
+    margin: float | None = None
+    """By how much the chosen answer's score should exceed the other's (arXiv 2307.09288, section 3.2.2); 0 or more."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Rating:
 
 @dataclass(frozen=True)
 class Data:
-    """What a recipe trains on and is judged by. `held_out` and `held_out_comparisons` are never trained on."""
+    """What a recipe trains on and is judged by. What is called `held_out` is never trained on."""
 
     source: str
     """`built-in`, the path that it was read from, or `hub:<id>@<revision>,…`."""
@@ -82,6 +86,7 @@ class Data:
     held_out: Sequence[Example]
     held_out_comparisons: Sequence[Comparison]
     ratings: Sequence[Rating] = ()
+    held_out_ratings: Sequence[Rating] = ()
     notes: Sequence[str] = ()
     """What was derived and how, one sentence each; the console shows them."""
     dropped: Mapping[str, int] = field(default_factory=dict)

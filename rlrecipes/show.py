@@ -41,6 +41,9 @@ def show(job: Job) -> str:
     parts += _heading("comparisons", len(data.comparisons), "what the reward model learns from")
     for comparison in data.comparisons[:SHOWN]:
         parts.append(_row(comparison.prompt, f"+ {comparison.chosen}", f"- {comparison.rejected}"))
+    if data.ratings:
+        parts += _heading("ratings", len(data.ratings), "answers with their scores")
+        parts += [_row(rating.prompt, f"{rating.score:g}: {rating.answer}") for rating in data.ratings[:SHOWN]]
     parts += _heading("prompts", len(data.prompts), "what PPO answers")
     parts += [_row(example.prompt) for example in data.prompts[:SHOWN]]
     parts += _heading("held out", len(data.held_out), f"and {len(data.held_out_comparisons)} comparisons")
@@ -240,7 +243,8 @@ def _reward(job: Job) -> list[str]:
     examples, references = _judged(job)
     lines = ["\nreward: weight × what it gives the references and silence, on average"]
     if job.recipe.reward.learned:
-        lines.append(f"  {job.recipe.reward.learned:g} × learned: the reward model's standardised score")
+        how = f"taken from {taken}" if (taken := job.profile.reward.model) else f"{job.objective}"
+        lines.append(f"  {job.recipe.reward.learned:g} × learned: the reward model's standardised score ({how})")
     for term in job.recipe.reward.terms:
         reference, silence = (
             _mean(score_term(term, answers, examples)) for answers in (references, [""] * len(examples))

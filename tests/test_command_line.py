@@ -93,6 +93,21 @@ def stopped(home, monkeypatch, capsys):
         (["run", "translation", "terms.chrf=much"], "must be a number"),
         (["run", "translation", "terms.learned=nan"], "finite"),
         (["run", "translation", "terms.learned=0", "terms.chrf=0"], "weight 0"),
+        (["run", "translation", "reward.objective=listwise"], "it must be one of auto, pairwise, regression"),
+        (["run", "translation", "reward.objective=regression"], "needs ratings"),
+        (["run", "translation", "reward.model=nothing/here"], "there is no reward model in reward.model=nothing/here"),
+        (["run", "translation", "reward.model=/nothing"], "it is not there"),
+        (["run", "translation", "reward.model=."], "neither adapter_config.json nor config.json"),
+        (["run", "translation", "reward.model=.", "reward.max_steps=5"], "reward.max_steps=5 has no effect beside"),
+        (["run", "translation", "reward.model=.", "terms.learned=0"], "no effect while terms.learned is 0"),
+        (["reward", "translation+dialog"], "did you mean 'dialogue'?"),
+        (["reward", "translation+"], "empty recipe"),
+        (["reward", "translation+translation"], "names a recipe twice"),
+        (["ppo", "translation+dialogue"], "`ppo` is for one recipe"),
+        (["run", "translation+dialogue"], "`run` is for one recipe"),
+        (["reward", "translation+dialogue", "terms.chrf=1"], "is for one recipe"),
+        (["reward", "translation+dialogue", "reward.model=."], "is for one recipe"),
+        (["reward", "translation+dialogue", "--data", "a.jsonl"], "names 1 sources for the 2 recipes"),
         (["run", "translation", "--seed", "-1"], "--seed is -1"),
         (["run", "translation", "--seed", "one"], "--seed"),
         (["run", "translation", "--nonsense"], "--nonsense"),
@@ -258,6 +273,22 @@ def test_show_shows_data_reward_and_metrics_without_torch(name):
     assert given.returncode == 0, given.stderr
     for heading in ("demonstrations (", "comparisons (", "prompts (", "held out (", "reward:", "metrics:"):
         assert heading in given.stdout
+
+
+def test_show_tells_how_the_reward_model_learns_and_a_term_that_was_asked_for_in_vain(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", "text_generation"]) == 0
+    out = capsys.readouterr().out
+    assert "(pairwise)" in out
+    assert "left out" not in out
+    assert main(["show", "text_generation", "terms.form=1"]) == 0
+    assert "the reward term 'form' is left out: the data have no 'form'" in capsys.readouterr().out
+    rows = [{"prompt": f"Say {i}", "completion": f"It is {i}", "score": i} for i in range(30)]
+    write_rows(tmp_path / "rated.jsonl", rows)
+    assert main(["show", "translation", "--data", "rated.jsonl"]) == 0
+    out = capsys.readouterr().out
+    assert "(regression)" in out
+    assert "ratings (" in out
 
 
 def test_an_unknown_recipe_is_told_without_torch():

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rlrecipes.data import HELD_OUT, fingerprint, load
+from rlrecipes.data import HELD_OUT, _canonical, fingerprint, load
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import exact_match, mean_of
 from rlrecipes.recipe import Comparison, Data, Evaluation, Example, Native, Rating, Recipe, Reward, user
@@ -276,15 +276,21 @@ def test_single_graded_answers_serve_as_demonstrations_from_the_median_on(tmp_pa
     assert prompts_of(data.held_out) == {user(f"Say {i}") for i in range(25, 31)}
     assert data.ratings[0] == Rating(user("Say 0"), "It is 0", 0.0)
     assert len(data.ratings) == 20
-    assert len(data.comparisons) == 10
+    assert len(data.held_out_ratings) == 11
+    assert not data.comparisons
+    assert not data.held_out_comparisons
     assert "Answers scored below the median do not (10 in training, 5 held out)." in data.notes
+    assert (
+        "Ratings that make no pairs teach the reward model by regression (20 in training, 11 held out)." in data.notes
+    )
 
 
 def test_a_prompt_that_recurs_by_chance_does_not_become_the_only_comparison(tmp_path):
     twice = [{"prompt": "Say 0", "completion": "What?", "score": 0}]
     rows = [row | {"score": 1} for row in demonstrations(0, 60)] + twice
     data = load(RECIPE, write(tmp_path / "rows.jsonl", rows), {})
-    assert len(data.comparisons) > 20
+    assert not data.comparisons
+    assert len(data.ratings) > 20
 
 
 def test_a_judge_is_fitted_to_the_held_out_rows_and_told(tmp_path):
@@ -329,10 +335,18 @@ def test_the_fingerprint_does_not_heed_notes_and_metrics():
         {"held_out": [Example(user("a"), ("b",))]},
         {"held_out_comparisons": [Comparison(user("a"), "b", "c")]},
         {"ratings": [Rating(user("a"), "b", 1.0)]},
+        {"held_out_ratings": [Rating(user("a"), "b", 1.0)]},
     ],
 )
 def test_the_fingerprint_changes_with_anything_trained_on_or_judged_by(change):
     assert fingerprint(dataclasses.replace(BUILTIN, **change)) != fingerprint(BUILTIN)
+
+
+def test_a_margin_is_part_of_the_fingerprint_and_none_is_not():
+    plain, wide = ([Comparison(user("a"), "b", "c", margin=margin)] for margin in (None, 2.0))
+    without = dataclasses.replace(BUILTIN, comparisons=plain)
+    assert fingerprint(without) != fingerprint(dataclasses.replace(BUILTIN, comparisons=wide))
+    assert "margin" not in _canonical(plain)  # what was made before there were margins is still up to date
 
 
 def test_reading_data_imports_no_heavy_library():

@@ -134,6 +134,24 @@ def test_a_completion_is_a_demonstration(tmp_path):
     assert only(tmp_path, {"prompt": "Hello", "completion": "Hi"}) == Record(HELLO, Example(HELLO, ("Hi",)))
 
 
+@pytest.mark.parametrize("margin", [None, 0, 1.5])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Hello", "chosen": "Hi", "rejected": "No"},
+        {
+            "chosen": [{"role": "user", "content": "Hello"}, assistant("Hi")],
+            "rejected": [{"role": "user", "content": "Hello"}, assistant("No")],
+        },
+        {"source": "Ja", "target": "Yes", "rejected": "No"},
+    ],
+)
+def test_a_comparison_may_have_a_margin_in_every_layout(tmp_path, row, margin):
+    (record,), _ = records(RECIPE, write(tmp_path / "rows.jsonl", row | {"margin": margin}), {})
+    assert record.comparison is not None
+    assert record.comparison.margin == margin
+
+
 def test_a_score_may_be_a_number_in_text_as_csv_has_it(tmp_path):
     (tmp_path / "rows.csv").write_text("prompt,completion,score\nHello,Hi,2.5\n", encoding="utf-8")
     (record,), _ = records(RECIPE, tmp_path / "rows.csv", {})
@@ -190,6 +208,21 @@ def test_a_file_of_which_no_row_can_be_used_is_an_error_with_the_first_reason(tm
         ),
         ({"prompt": "Hello", "completion": "Hi", "score": 1e999}, "score", "a finite number, but found a number"),
         ({"prompt": "Hello", "completion": "Hi", "score": True}, "score", "a finite number, but found true or false"),
+        (
+            {"prompt": "Hello", "chosen": "Hi", "rejected": "No", "margin": float("nan")},
+            "margin",
+            "0 or more, but found",
+        ),
+        (
+            {"prompt": "Hello", "chosen": "Hi", "rejected": "No", "margin": -1},
+            "margin",
+            "0 or more, but found a number (-1)",
+        ),
+        (
+            {"prompt": "Hello", "chosen": "Hi", "rejected": "No", "margin": "wide"},
+            "margin",
+            "0 or more, but found text",
+        ),
         ({"messages": "Hello"}, "messages", "a list of messages, but found text"),
         ({"messages": [{"role": "human", "content": "Hello"}]}, "messages", "with the roles system, user, assistant"),
         ({"messages": [{"role": "user", "content": None}]}, "messages", "a list of"),

@@ -12,6 +12,7 @@ LAYERS = (
         *("job", "show", "console", "interrupts", "allocator", "decoder", "plan"),
         *("access", "hub", "encoding", "light_tokenizer", "ending"),
         *("trained", "card", "upload"),
+        *("agreement", "multitask", "reward_source"),
     },
     {
         *(
@@ -26,7 +27,7 @@ LAYERS = (
             "memory",
             "checks",
         ),
-        "ppo_trainer",
+        *("ppo_trainer", "reward_model"),
     },
     {"stages", "stages.sft", "stages.reward", "stages.ppo", "stages.evaluate", "stages.report", "chat", "export"},
     {"pipeline", "__main__"},

@@ -10,6 +10,7 @@ from rlrecipes.metrics import (
     bleu,
     bootstrap,
     chrf,
+    correlation,
     distinct,
     estimate,
     exact_match,
@@ -139,3 +140,35 @@ def test_a_constant_has_no_width():
 
 def test_json_holds_value_and_interval():
     assert mean_interval([1.0]).as_json() == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_spearman_is_one_minus_the_squared_rank_differences():
+    # Without ties: 1 - 6 Σd² / (n (n² - 1)); here d = (0, 1, 1, 0, 0).
+    found = correlation([10, 30, 20, 40, 1000], [1, 2, 3, 4, 5], ranked=True)
+    assert found.value == pytest.approx(1 - 6 * 2 / (5 * 24))
+    assert found.low <= found.value <= found.high
+
+
+def test_equal_values_share_their_mean_rank():
+    tied = correlation([1, 1, 2, 3], [1, 2, 3, 4], ranked=True).value
+    assert tied == pytest.approx(correlation([1.5, 1.5, 3, 4], [1, 2, 3, 4], ranked=False).value)
+
+
+def test_pearson_sees_size_where_spearman_sees_order():
+    given, expected = [1, 2, 3, 4, 50], [1, 2, 3, 4, 5]
+    assert correlation(given, expected, ranked=True).value == pytest.approx(1)
+    assert correlation(given, expected, ranked=False).value == pytest.approx(100 / (1810 * 10) ** 0.5)
+
+
+def test_an_interval_of_a_correlation_narrows_with_the_rows():
+    rng = random.Random(0)
+    x = [rng.gauss(0, 1) for _ in range(400)]
+    y = [a + rng.gauss(0, 1) for a in x]
+    small, large = (correlation(x[:n], y[:n], ranked=True) for n in (40, 400))
+    assert large.high - large.low < (small.high - small.low) / 2
+    assert large.low < 0.69 < large.high  # of two normals that correlate at 0.71
+
+
+@pytest.mark.parametrize("given", [[], [1.0], [2.0, 2.0, 2.0]])
+def test_without_variation_there_is_no_correlation(given):
+    assert math.isnan(correlation(given, list(range(len(given))), ranked=True).value)

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from recipes.summary import builtin
+
 from rlrecipes import metrics
 from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import words

@@ -1,4 +1,4 @@
-"""A user's own texts: where an opening ends, what a label may look like, what disorder is.
+"""A user's own texts: where an opening ends, what a label may look like, what disorder is, and what a Chinese poem's form.
 
 {"text": "the film we saw yesterday was long but never dull", "label": 1}
 -> "the film we saw yesterday" | "was long but never dull"
@@ -7,12 +7,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
 from rlrecipes.text import words
 
 LABELS = {"1": 1, "1.0": 1, "true": 1, "pos": 1, "positive": 1, "0": 0, "0.0": 0, "false": 0, "neg": 0, "negative": 0}
+
+FORMS = (5, 7)
+"""Characters in a verse of regulated Chinese poetry."""
+_CHARACTER = "[\u3400-\u9fff\U00020000-\U0003ffff]"
 
 
 def cut(text: Any) -> tuple[str, str]:
@@ -44,6 +49,28 @@ def label_of(value: Any) -> dict[str, int]:
     if str(value).strip().lower() not in LABELS:
         raise ValueError(f"'label' must be 1, 0, 'positive' or 'negative', not {value!r}")
     return {"label": LABELS[str(value).strip().lower()]}
+
+
+def form_of(text: str) -> dict[str, int]:
+    """`{"form": 7}` of a Chinese poem whose verses all have 7 characters, or 5: a quatrain at least; nothing of other texts.
+
+    A verse is what stands between two punctuation marks, line ends or spaces; two make a couplet.
+    """
+    first, *others = verses(text) or [""]
+    return {"form": len(first)} if len(first) in FORMS and in_form(others, len(first)) == 1 else {}
+
+
+def verses(text: str) -> list[str]:
+    return re.findall(r"\w+", text)
+
+
+def in_form(following: Sequence[str], count: int) -> float:
+    """The share of the verses after a poem's first that have `count` Chinese characters.
+
+    Verses that are missing to whole couplets, or to a quatrain, count as such that have not.
+    """
+    good = sum(re.fullmatch(rf"{_CHARACTER}{{{count}}}", verse) is not None for verse in following)
+    return good / max(3, len(following) | 1)  # with the first verse, an odd number makes couplets
 
 
 def disordered(text: str, rng: Random) -> str:

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from recipes.text_generation import builtin, hub, judge
-from recipes.text_generation.native import cut, disordered, label_of
+from recipes.text_generation.native import cut, disordered, form_of, in_form, label_of, verses
 from rlrecipes import metrics
 from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import words
@@ -24,9 +24,9 @@ def ask(opening: str) -> Prompt:
 
 
 def read(row: Mapping[str, Any]) -> Example:
-    """A text, cut into opening and continuation, and its label if it has one."""
+    """A text, cut into opening and continuation, with its label if it has one and its form if it is a Chinese poem."""
     opening, continuation = cut(row["text"])
-    return Example(ask(opening), (continuation,), label_of(row.get("label")))
+    return Example(ask(opening), (continuation,), label_of(row.get("label")) | form_of(row["text"]))
 
 
 def compare(example: Example, others: Sequence[Example], rng: Random) -> Comparison | None:
@@ -52,6 +52,11 @@ def fluent(prompt: Prompt, answer: str, example: Example) -> float:
     return min(1.0, len(words(answer)) / 6) * (1 - metrics.repetition(answer, example))
 
 
+def form(prompt: Prompt, answer: str, example: Example) -> float:
+    """The share of a poem's further verses that have as many characters as its first; 1: all, in whole couplets."""
+    return in_form(verses(answer), example.truth["form"])
+
+
 def fitted_judge(held_out: Sequence[Example]) -> metrics.Metric | None:
     """The mean P(positive | continuation) by a judge fitted to the labelled held-out texts; None without labels.
 
@@ -69,8 +74,9 @@ RECIPE = Recipe(
     builtin=lambda: builtin.generate(ask),
     documents=lambda: builtin.documents(ask),
     native=Native(required=("text",), example=read, optional=("label",)),
-    reward=Reward(terms=(Term("fluent", fluent, weight=0.3),)),
+    reward=Reward(terms=(Term("fluent", fluent, weight=0.3), Term("form", form, weight=1.0, needs="form"))),
     evaluation=Evaluation((
+        metrics.mean_of("well_formed", lambda answer, example: float(form((), answer, example) == 1), needs="form"),
         metrics.mean_of("positive", lambda answer, example: float(judge.is_positive(answer))),
         metrics.mean_of("repetition", metrics.repetition),
         metrics.distinct(2),

@@ -31,6 +31,7 @@ from rlrecipes.models import (
     score_answers,
 )
 from rlrecipes.recipe import Example
+from rlrecipes.reward_model import Scorer, open_scorer, shares_base
 from rlrecipes.rewards import score_term
 from rlrecipes.sampling import sample
 from rlrecipes.tracking import Tracker
@@ -53,7 +54,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     model = _load(job, model_name, tokenizer)
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
     answers, sampled = _answer(job, model, tokenizer, [ids for _, ids in prompts], length, checkpoints)
-    rewards = {policy: _rewards(job, model, tokenizer, answers[policy], examples) for policy in POLICIES}
+    scorer = _scorer(job, model, tokenizer)
+    rewards = {policy: _rewards(job, scorer, answers[policy], examples) for policy in POLICIES}
 
     headline = job.metrics[0]
     score = headline.score
@@ -106,7 +108,7 @@ def _load(job: Job, model_name: str, tokenizer: Any) -> PeftModel:
     model = load_causal(model_name, job.profile.model, tokenizer)
     model = load_adapter(model, job.run.stage("sft") / "adapter", "reference")
     model = load_adapter(model, job.run.stage("ppo") / "adapter", "policy")
-    if job.recipe.reward.learned:
+    if job.recipe.reward.learned and shares_base(job.run.stage("reward")):
         model = load_adapter(model, job.run.stage("reward") / "adapter", "reward")
     model.set_adapter("policy")
     return model.eval()  # a resumed stage may have nothing left to sample, which is what switched dropout off
@@ -146,17 +148,24 @@ def _answer(
     return answers["greedy"], answers["sampled"]
 
 
-def _rewards(
-    job: Job, model: PeftModel, tokenizer: Any, answers: Sequence[str], examples: Sequence[Example]
-) -> list[float]:
+def _scorer(job: Job, model: PeftModel, tokenizer: Any) -> Scorer | None:
+    """The learned part of the reward: from an adapter of the base, or from a model beside it."""
+    folder, size = job.run.stage("reward"), job.profile.evaluate.batch_size
+    if not job.recipe.reward.learned:
+        return None
+    if not shares_base(folder):
+        return open_scorer(folder, job.profile, size)
+    head = load_score_head(folder)
+    return lambda pairs: score_answers(model, head, tokenizer, pairs, size)
+
+
+def _rewards(job: Job, scorer: Scorer | None, answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
     """The whole reward that PPO climbed, of each greedy answer (before clipping and the missing-EOS penalty)."""
     total = [0.0] * len(answers)
     for term in job.recipe.reward.terms:
         total = [t + term.weight * v for t, v in zip(total, score_term(term, answers, examples), strict=True)]
-    if job.recipe.reward.learned:
-        head = load_score_head(job.run.stage("reward"))
-        pairs = [(example.prompt, answer) for example, answer in zip(examples, answers, strict=True)]
-        learned = score_answers(model, head, tokenizer, pairs, job.profile.evaluate.batch_size)
+    if scorer is not None:
+        learned = scorer([(example.prompt, answer) for example, answer in zip(examples, answers, strict=True)])
         total = [t + job.recipe.reward.learned * v for t, v in zip(total, learned, strict=True)]
     return total
 

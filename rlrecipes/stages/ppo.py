@@ -16,6 +16,7 @@ from rlrecipes.job import Job
 from rlrecipes.models import answer_length, load_adapter, load_causal, load_score_head, open_tokenizer, prompt_window
 from rlrecipes.ppo_trainer import PPOConfig, SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
+from rlrecipes.reward_model import open_scorer, shares_base
 from rlrecipes.tracking import Tracker, progress, remove_printer
 from rlrecipes.training import check_rows, record_drops, training_arguments
 
@@ -35,14 +36,15 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     check_rows("prompts", len(prompts), batch, "ppo.per_device_train_batch_size")
 
-    learned = bool(job.recipe.reward.learned)
     sft, reward = job.run.stage("sft") / "adapter", job.run.stage("reward")
+    learned = bool(job.recipe.reward.learned)
+    shared = learned and shares_base(reward)
     model = load_adapter(load_causal(model_name, job.profile.model, tokenizer), sft, "policy")
     model = load_adapter(model, sft, "reference")
-    if learned:
+    if shared:
         model = load_adapter(model, reward / "adapter", "reward")
     if settings.value == "adapter":
-        model = load_adapter(model, reward / "adapter" if learned else sft, "value")
+        model = load_adapter(model, reward / "adapter" if shared else sft, "value")
     model.set_adapter("policy")
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -53,10 +55,13 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         tokenizer=tokenizer,
         prompts=prompts,
         reward=job.recipe.reward,
-        head=load_score_head(reward) if learned else None,
+        head=load_score_head(reward) if shared else None,
         settings=settings,
         samples=fitting_prompts(tokenizer, job.data.held_out[:SAMPLES], longest),
         on_samples=lambda rows, step: tracker.table("samples", rows, step),
+        scorer=open_scorer(reward, job.profile, settings.per_device_train_batch_size)
+        if learned and not shared
+        else None,
         callbacks=[progress("ppo", tracker)],
     )
     remove_printer(trainer)
@@ -77,7 +82,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     save_file(trainer.model.value_model.score.state_dict(), folder / "value_head.safetensors")
     last = {key: value for key, value in trainer.state.log_history[-1].items() if "/" in key}
     adapters = {"reference": "../sft/adapter", "policy": "adapter"} | (
-        {"reward": "../reward/adapter"} if learned else {}
+        {"reward": "../reward/adapter"} if shared else {}
     )
     return {
         "metrics": last,

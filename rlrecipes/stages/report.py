@@ -213,6 +213,10 @@ def _warnings(records: Records, updates: Sequence[Mapping[str, float]]) -> list[
     if accuracy and accuracy["low"] <= 0.5:
         interval = " ".join(_estimate(accuracy))
         found.append(f"The reward model is not shown to beat guessing: held-out accuracy {interval}.")
+    spearman = records.get("reward", {}).get("metrics", {}).get("spearman")
+    if spearman and not spearman["low"] > 0:
+        interval = " ".join(_estimate(spearman))
+        found.append(f"The reward model is not shown to follow the ratings: held-out rank correlation {interval}.")
     base, ppo = (_reached(records, policy) for policy in ("base", "ppo"))
     if base and ppo and ppo["value"] < base["value"]:
         values = f"{' '.join(_estimate(ppo))} against {' '.join(_estimate(base))}"
@@ -249,16 +253,23 @@ def _headline(run: Run) -> list[Cell]:
     records = _records(run)
     evaluated, reward = records.get("evaluate", {}), records.get("reward", {}).get("metrics", {})
     name, pair = evaluated.get("headline", ""), _over(records)
-    ceiling = f"[of {reward['ceiling']:.3f}]" if "ceiling" in reward else ""
     return [
         Cell(run.recipe),
         Cell(name),
         *(_estimate(_reached(records, policy)) for policy in POLICIES),
         _estimate(pair.get("gain"), signed=True),
         _estimate(pair.get("win_rate")),
-        Cell(_estimate(reward.get("accuracy")).value, ceiling),
+        _quality(reward),
         Cell(_time(sum(record.get("seconds", 0) for record in records.values()))),
     ]
+
+
+def _quality(reward: Mapping[str, Any]) -> Cell:
+    """The reward model's held-out accuracy or, where only ratings tell, its rank correlation with them."""
+    if "accuracy" not in reward and "spearman" in reward:
+        return Cell(f"ρ {_estimate(reward['spearman']).value}")
+    ceiling = f"[of {reward['ceiling']:.3f}]" if "ceiling" in reward else ""
+    return Cell(_estimate(reward.get("accuracy")).value, ceiling)
 
 
 # curves
@@ -269,12 +280,14 @@ def _curves(run: Run, records: Records, updates: Sequence[Mapping[str, float]]) 
     terms = sorted({key.partition("/")[2] for row in updates for key in row if key.startswith("terms/")})
     weighted = [(f"terms/{t}", f"Term: {t}", f"before its weight of {settings.get(f'terms.{t}', '?')}") for t in terms]
     sft, reward = (_lines(run.stage(stage) / "log.jsonl") for stage in ("sft", "reward"))
+    rated = records.get("reward", {}).get("objective") == "regression"
+    unit = "squared error; 1 is guessing the mean" if rated else "nats per comparison"
     groups: dict[str, list[Plot | None]] = {
         "PPO": [_plot(updates, *curve) for curve in (PROGRESS[0], *weighted, *PROGRESS[1:])],
         "PPO’s steps": [_plot(updates, *curve, small=True) for curve in STEPS],
         "Before PPO": [
             _plot(sft, "loss", "SFT loss", "nats per token"),
-            _plot(reward, "loss", "Reward model loss", "nats per comparison"),
+            _plot(reward, "loss", "Reward model loss", unit),
             _plot(reward, "accuracy", "Reward model accuracy", "on its training batches"),
         ],
     }

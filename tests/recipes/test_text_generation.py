@@ -4,8 +4,8 @@ from random import Random
 import pytest
 
 from recipes.text_generation import builtin, judge
-from recipes.text_generation.native import cut, disordered, label_of
-from recipes.text_generation.recipe import RECIPE, ask, compare, fitted_judge, fluent, read
+from recipes.text_generation.native import cut, disordered, form_of, label_of
+from recipes.text_generation.recipe import RECIPE, ask, compare, fitted_judge, fluent, form, read
 from rlrecipes.metrics import distinct, estimate
 from rlrecipes.recipe import Data, Example
 from rlrecipes.text import words
@@ -276,3 +276,57 @@ def test_there_is_no_judge_without_labels_of_both_kinds():
 def test_the_built_in_continuations_are_not_monotonous():
     examples = world().held_out
     assert estimate(distinct(2), [example.answers[0] for example in examples], examples).value > 0.1
+
+
+QUATRAIN = "白日依山盡，黃河入海流。\n欲窮千里目，更上一層樓。"
+LONG = "日照香爐生紫煙，遙看瀑布挂前川。\n飛流直下三千尺，疑是銀河落九天。"
+
+
+@pytest.mark.parametrize(("text", "known"), [(QUATRAIN, {"form": 5}), (LONG, {"form": 7}), (QUATRAIN * 2, {"form": 5})])
+def test_a_poem_tells_its_form(text, known):
+    assert form_of(text) == known
+    example = read({"text": text})
+    assert example.truth == known
+    assert form(example.prompt, example.answers[0], example) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "今天天气真好，阳光很棒，而且空气很迷人，让人很开心。",
+        "白日依山盡，黃河入海流。",  # a couplet
+        QUATRAIN + "白日依山盡。",  # a verse too many
+        "the old man sat down and looked at the long river",
+        "Happy words shine, happy birds whine, early bells chime, seven hills climb",
+        "……",
+    ],
+)
+def test_other_texts_have_no_form(text):
+    assert form_of(text) == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "share"),
+    [
+        ("黃河入海流。\n欲窮千里目，更上一層樓。", 1),
+        ("黃河入海流 欲窮千里目 更上一層樓", 1),
+        ("黃河入海流。\n欲窮千里目，更上樓。", 2 / 3),
+        ("黃河入海流。", 1 / 3),
+        ("黃河入海流。\n欲窮千里目，更上一層樓。白日依山盡。", 4 / 5),
+        ("黃河入海流。\n欲窮千里目，更上一層樓�。", 1),  # a broken character is no letter
+        ("黃河入海流。\n欲窮千里目，abcde。", 2 / 3),
+        ("日照香爐生紫煙，遙看瀑布挂前川。飛流直下三千尺。", 0),
+        ("", 0),
+    ],
+)
+def test_the_form_of_an_answer_is_the_share_of_its_verses_that_fit_the_first(answer, share):
+    example = read({"text": QUATRAIN})
+    assert form(example.prompt, answer, example) == pytest.approx(share)
+
+
+def test_only_a_poem_that_is_whole_is_well_formed():
+    metric = RECIPE.evaluation.metrics[0]
+    example = read({"text": QUATRAIN})
+    assert metric.name == "well_formed"
+    assert metric.score(example.answers[0], example) == 1
+    assert metric.score(example.answers[0][:-2], example) == 0

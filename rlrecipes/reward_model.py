@@ -1,0 +1,172 @@
+"""One interface to every reward model: text in, scores out, be it an adapter of the policy's base or a model beside it.
+
+    model.scores([model.encode(user("Translate: Hallo"), "Hello.")]) -> [1.37]
+
+A model beside the base has its own tokenizer, so what it reads is made from the messages anew: with its chat template where
+it has one; as a pair of texts where its tokenizer separates pairs (encoders); else as a plain transcript.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoTokenizer
+
+from rlrecipes.encoding import PLAIN_TEMPLATE, encode, pad_right
+from rlrecipes.errors import UserError
+from rlrecipes.models import device, load_scorer, window
+from rlrecipes.profile import ModelSettings, Profile
+from rlrecipes.recipe import Message, Prompt
+from rlrecipes.reward_source import RewardSource, find_reward_model
+
+Row = Mapping[str, Sequence[int]]
+"""What a model reads of one text: `input_ids`, and what else its tokenizer makes, each as long."""
+TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
+Scorer = Callable[[Sequence[tuple[Prompt, str]]], list[float]]
+"""Standardised scores of prompts with their answers."""
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A sequence classifier with one output, and how it reads."""
+
+    model: Any
+    encode: Callable[[Prompt, str], Row]
+    pad: int
+    longest: int
+    """In tokens; more it cannot read."""
+
+    @torch.no_grad()
+    def scores(self, rows: Sequence[Row], batch_size: int = 64) -> list[float]:
+        """Raw scores of whole sequences, `[rows]`."""
+        self.model.eval()
+        scores: list[float] = []
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            inputs = {
+                name: pad_right([row[name] for row in batch], self.pad if name == "input_ids" else 0).to(device())
+                for name in batch[0]
+            }
+            mask = pad_right([[1] * len(row["input_ids"]) for row in batch], 0).to(device())
+            logits = self.model(**inputs, attention_mask=mask).logits
+            scores += logits.squeeze(-1).float().tolist()
+        return scores
+
+    def cut(self, row: Row) -> Row:
+        """A row that is too long without what stands behind its first token: an answer's end says more than its prompt."""
+        over = len(row["input_ids"]) - self.longest
+        return row if over <= 0 else {name: [*ids[:1], *ids[1 + over :]] for name, ids in row.items()}
+
+
+def as_policy(model: Any, tokenizer: Any, longest: int) -> RewardModel:
+    """A classifier on the policy's base, which reads answers as the policy writes them."""
+
+    def read(prompt: Prompt, answer: str) -> Row:
+        return {"input_ids": encode(tokenizer, prompt, answer).ids}
+
+    model.config.use_cache = False
+    return RewardModel(model, read, tokenizer.pad_token_id, longest)
+
+
+def load_sharing(source: RewardSource, model_name: str, settings: ModelSettings, tokenizer: Any) -> RewardModel:
+    """An adapter from elsewhere on the policy's own base.
+
+    Raises:
+        UserError: the adapter does not fit.
+    """
+    model = _adapted(load_scorer(model_name, settings, tokenizer), source)
+    return as_policy(model, tokenizer, window(model_name, settings))
+
+
+def load_beside(source: RewardSource, settings: ModelSettings) -> RewardModel:
+    """A reward model of its own, held in memory as the profile says.
+
+    Raises:
+        UserError: it cannot be loaded, or has no tokenizer.
+    """
+    tokenizer = _tokenizer(source)
+    try:
+        model = load_scorer(source.base or source.place, settings, tokenizer)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unusable(source, error) from None
+    model = _adapted(model, source) if source.base else model
+    model.config.use_cache = False
+    positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+    return RewardModel(model, _reader(tokenizer), tokenizer.pad_token_id, min(positions, tokenizer.model_max_length))
+
+
+def open_scorer(folder: Path, profile: Profile, batch_size: int) -> Scorer:
+    """The scores of a model that stands beside the policy's base, as the finished reward stage in `folder` scaled them."""
+    assert profile.reward.model is not None
+    model = load_beside(find_reward_model(profile.reward.model), profile.model)
+    scale = json.loads((folder / "scale.json").read_text(encoding="utf-8"))
+
+    def score(pairs: Sequence[tuple[Prompt, str]]) -> list[float]:
+        rows = [model.cut(model.encode(prompt, answer)) for prompt, answer in pairs]
+        return [(score - scale["mean"]) / scale["std"] for score in model.scores(rows, batch_size)]
+
+    return score
+
+
+def shares_base(folder: Path) -> bool:
+    """Whether the finished reward stage in `folder` left an adapter of the policy's base; else its model stands beside."""
+    return (folder / "adapter").is_dir()
+
+
+def _adapted(model: Any, source: RewardSource) -> Any:
+    try:
+        return PeftModel.from_pretrained(model, source.place)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unusable(source, error) from None
+
+
+def _tokenizer(source: RewardSource) -> Any:
+    """Padding is the checkpoint's own: a decoder's score is read at the last token that is none."""
+    own = source.base is None or any((Path(source.place) / name).is_file() for name in TOKENIZERS)
+    name = source.place if own else str(source.base)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        pad = AutoConfig.from_pretrained(source.base or source.place).pad_token_id
+    except (OSError, ValueError) as error:
+        raise _unusable(source, error) from None
+    tokenizer.pad_token_id = next(
+        (i for i in (pad, tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), None
+    )
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"reward.model={source.name} has neither a padding token nor EOS; choose another model")
+    return tokenizer
+
+
+def _reader(tokenizer: Any) -> Callable[[Prompt, str], Row]:
+    def chat(prompt: Prompt, answer: str) -> Row:
+        messages = [message._asdict() for message in (*prompt, Message("assistant", answer))]
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        return _row(tokenizer(text, add_special_tokens=False))
+
+    def pair(prompt: Prompt, answer: str) -> Row:
+        return _row(tokenizer("\n".join(message.content for message in prompt), answer))
+
+    def transcript(prompt: Prompt, answer: str) -> Row:
+        return {"input_ids": encode(tokenizer, prompt, answer).ids}
+
+    if tokenizer.chat_template is not None:
+        return chat
+    if tokenizer.num_special_tokens_to_add(pair=True) > tokenizer.num_special_tokens_to_add(pair=False):
+        return pair
+    tokenizer.chat_template = PLAIN_TEMPLATE
+    return transcript
+
+
+def _row(encoded: Mapping[str, Sequence[int]]) -> Row:
+    return {name: ids for name, ids in encoded.items() if name != "attention_mask"}
+
+
+def _unusable(source: RewardSource, error: Exception) -> UserError:
+    line = str(error).strip().splitlines()[0].rstrip(".:")
+    return UserError(f"cannot use reward.model={source.name}: {line}; choose another model")

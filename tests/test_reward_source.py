@@ -1,0 +1,113 @@
+"""A reward model from elsewhere is found and looked at before anything is loaded, and what is none is told."""
+
+import dataclasses
+import json
+
+import pytest
+
+from rlrecipes.errors import UserError
+from rlrecipes.profile import load_profile
+from rlrecipes.reward_source import find_reward_model, model_beside
+
+
+def classifier(folder, **config):
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}} | config
+    (folder / "config.json").write_text(json.dumps(known), encoding="utf-8")
+    return folder
+
+
+def adapter(folder, *, outputs=1, extra=(), **config):
+    """A folder that looks like a PEFT adapter; of its weights there is the header alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {"task_type": "SEQ_CLS", "peft_type": "LORA", "base_model_name_or_path": "hub/base"} | config
+    (folder / "adapter_config.json").write_text(json.dumps(known), encoding="utf-8")
+    shapes = {"base_model.model.q.lora_A.weight": [4, 8], "base_model.model.score.weight": [outputs, 8]}
+    shapes |= {name: [8, 8] for name in extra}
+    header = json.dumps({"__metadata__": {}} | {name: {"shape": shape} for name, shape in shapes.items()}).encode()
+    (folder / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    return folder
+
+
+def profile_with(model, base="hub/base"):
+    return load_profile("tiny", [f"reward.model={model}"], base)
+
+
+def test_a_stages_folder_stands_for_the_adapter_in_it(tmp_path):
+    adapter(tmp_path / "reward" / "adapter")
+    source = find_reward_model(str(tmp_path / "reward"))
+    assert source.place == str(tmp_path / "reward" / "adapter")
+    assert source.base == "hub/base"
+    assert source == dataclasses.replace(find_reward_model(source.place), name=source.name)
+
+
+def test_a_plain_adapter_of_the_policys_base_brings_no_model_into_memory(tmp_path):
+    place = adapter(tmp_path / "adapter")
+    assert model_beside(profile_with(place)) is None
+    assert model_beside(profile_with(place, "hub/other")) == "hub/base"
+
+
+def test_a_base_is_the_same_by_whatever_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    source = find_reward_model(str(adapter(tmp_path / "adapter", base_model_name_or_path="./base")))
+    assert source.shares(str(tmp_path / "base"))
+    assert not source.shares("base2")
+
+
+def test_an_adapter_that_trained_more_than_lora_and_head_is_loaded_beside(tmp_path):
+    place = adapter(tmp_path / "adapter", extra=["base_model.model.embed_tokens.weight"])
+    assert model_beside(profile_with(place)) == "hub/base"
+
+
+def test_a_whole_classifier_is_loaded_beside(tmp_path):
+    place = str(classifier(tmp_path / "rm"))
+    assert model_beside(profile_with(place)) == place
+
+
+def test_without_a_model_from_elsewhere_nothing_is_beside():
+    assert model_beside(load_profile("tiny")) is None
+
+
+def test_an_adapter_of_an_embedded_base_shares_it(tmp_path):
+    base = tmp_path / "runs" / ".base" / "abc"
+    base.mkdir(parents=True)
+    place = adapter(tmp_path / "adapter", base_model_name_or_path=str(base))
+    assert model_beside(profile_with(place, "builtin")) is None
+    assert model_beside(profile_with(place, "hub/base")) == str(base)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: folder / "nothing", "it is not there"),
+        (lambda folder: folder.mkdir() or folder, "neither adapter_config.json nor config.json"),
+        (lambda folder: classifier(folder, architectures=["LlamaForCausalLM"]), "it is LlamaForCausalLM"),
+        (lambda folder: classifier(folder, architectures=None), "no architecture that it names"),
+        (lambda folder: classifier(folder, id2label={"0": "bad", "1": "good"}), "has 2 outputs"),
+        (lambda folder: classifier(folder, id2label=None), "has 2 outputs"),
+        (lambda folder: adapter(folder, task_type="CAUSAL_LM"), "its adapter was trained for CAUSAL_LM"),
+        (lambda folder: adapter(folder, task_type=None), "for no task that it names"),
+        (lambda folder: adapter(folder, outputs=3), "has 3 outputs"),
+        (lambda folder: adapter(folder, base_model_name_or_path=None), "names no base model"),
+        (lambda folder: adapter(folder, base_model_name_or_path="/nowhere"), "its base model '/nowhere' is not there"),
+    ],
+)
+def test_what_is_no_reward_model_is_told_in_one_sentence(tmp_path, make, said):
+    with pytest.raises(UserError, match=r"^[^\n]*$") as error:
+        find_reward_model(str(make(tmp_path / "it")))
+    assert said in str(error.value)
+    assert "reward.model=" in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_damaged_file_is_told(tmp_path, file):
+    (adapter(tmp_path / "it") / file).write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
+    with pytest.raises(UserError, match=f"{file} is damaged"):
+        find_reward_model(str(tmp_path / "it"))
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing", "no such/thing at all"])
+def test_a_hub_id_out_of_reach_is_told(name):
+    with pytest.raises(UserError, match=f"reward.model={name}"):
+        find_reward_model(name)
