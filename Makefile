@@ -45,7 +45,7 @@ OPTIONS = $(if $(COLUMNS),--columns $(COLUMNS)) --profile $(PROFILE) --seed $(SE
 
 help: ## this list
 	@echo "Targets:"
-	@awk -F ':.*## ' '/^[$$a-z()A-Z]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST) | sed 's/$$(RECIPES)   /<recipe>     /'
+	@awk -F ':.*## ' '/^[$$a-z()A-Z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST) | sed 's/$$(RECIPES)   /<recipe>     /'
 	@echo "  (<recipe> is one of: $(RECIPES))"
 	@echo "Variables:"
 	@awk '/^# / { text = substr($$0, 3) } /^[A-Z]+ \?=/ { printf "  %-18s %s\n", $$1 ($$3 == "" ? "" : "=" $$3), text }' $(MAKEFILE_LIST)

@@ -201,6 +201,9 @@ def _complete(recipe: Recipe, rows: Sequence[Record]) -> Part:
     alone = sum(row.comparison is None for row in rows)
     if examples and comparisons and alone:
         told["Rows that bring no rejected answer, or the right one as such, give no comparison"] = alone
+    if ratings:
+        best, pairs = from_ratings(ratings, told)
+        examples, comparisons = examples + best, comparisons + pairs
     return completed(recipe, examples, comparisons, ratings, told)
 
 
@@ -212,11 +215,8 @@ def completed(
     told: dict[str, int],
 ) -> Part:
     """One split with what it lacks derived from what it has; `told` takes up what was, with how many there are of it."""
-    if ratings:
-        best, pairs = from_ratings(ratings, told)
-        examples, comparisons = examples + best, comparisons + pairs
-        if not comparisons:
-            told["Ratings that make no pairs teach the reward model by regression"] = len(ratings)
+    if ratings and not comparisons:
+        told["Ratings that make no pairs teach the reward model by regression"] = len(ratings)
     if not examples:
         examples = [Example(pair.prompt, (pair.chosen,)) for pair in comparisons]
         told["Demonstrations are the chosen answers of the comparisons"] = len(examples)

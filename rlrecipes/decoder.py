@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlrecipes.access import is_local, reach_model
 from rlrecipes.errors import UserError
 from rlrecipes.profile import Profile
 
@@ -170,12 +171,7 @@ def read_config(profile: Profile) -> dict[str, Any]:
     if name in KNOWN:
         return dict(KNOWN[name])
     path = Path(name).expanduser() / "config.json"
-    if not path.is_file():
-        if name.startswith((".", "/", "~")) or Path(name).is_dir():
-            raise UserError(
-                f"there is no model in '{name}' (no config.json); give a checkpoint folder or a hub id as MODEL=…"
-            )
-        path = _from_hub(name)
+    path = path if path.is_file() else _from_hub(name)
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -183,8 +179,12 @@ def read_config(profile: Profile) -> dict[str, Any]:
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
+    """The configuration in the hub's cache, or fetched; one that is to be had nowhere is told within two seconds."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
+    if not is_local(name) and isinstance(cached := try_to_load_from_cache(name, "config.json"), str):
+        return Path(cached)
+    reach_model(name)
     try:
         return Path(hf_hub_download(name, "config.json"))
     except Exception as error:  # the hub's, the network's and the name's own errors have no class in common

@@ -314,9 +314,9 @@ def _served(recipe: Recipe, read: Sequence[_Read], rows: Sequence[Sequence[Recor
         best, pairs = from_ratings(ratings, graded)
         told |= {sentence: number for sentence, number in graded.items() if not examples or "omparisons" in sentence}
         examples, comparisons = examples or best, comparisons or pairs
-    part = completed(recipe, examples, comparisons, [], told)
+    part = completed(recipe, examples, comparisons, ratings, told)
     prompts = merged([example for row in of("prompts", "held out") if (example := _as_example(row))])
-    return dataclasses.replace(part, prompts=prompts or part.prompts, ratings=ratings)
+    return dataclasses.replace(part, prompts=prompts or part.prompts)
 
 
 def _as_example(row: Record) -> Example | None:

@@ -103,7 +103,8 @@ def load_scorer(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
     """The frozen base as a sequence classifier with one output, its score head in full precision."""
     model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, **_loading(settings))
     # The head stays in float32 while it is trained, whatever the hidden states are in; where they are too, nothing is cast.
-    model.score.register_forward_pre_hook(_to_weights_dtype)
+    if hasattr(model, "score"):  # a decoder's head, the only one that is trained here
+        model.score.register_forward_pre_hook(_to_weights_dtype)
     return _prepared(model, tokenizer)
 
 

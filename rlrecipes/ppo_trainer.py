@@ -396,6 +396,9 @@ class SharedBasePPOTrainer(PPOTrainer):
 
     def _begin(self, saved: Checkpoint | None) -> Iterator[dict[str, torch.Tensor]]:
         """Sets the counters, from a checkpoint if there is one, and returns the batches that are still to come."""
+        # Accelerate shares this among all trainers of a process; one that was left within an accumulation leaves it false,
+        # and optimizers then take no step, in silence.
+        self.accelerator.sync_gradients = True
         batches = self._batches()
         self.state.global_step = self.state.episode = 0
         if saved is not None:

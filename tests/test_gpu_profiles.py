@@ -48,7 +48,7 @@ def test_the_data_of_the_profile_are_read_where_none_are_named(home, monkeypatch
     for more in ([], ["--data", "built-in"], ["--data", "pairs.jsonl"]):
         main(["show", "translation", "--profile", GPU_PROFILES[0], *more])
     main(["show", "translation"])
-    assert seen == ["hub", None, "pairs.jsonl", None]
+    assert seen == ["hub", "built-in", "pairs.jsonl", "built-in"]
 
 
 def test_attention_reaches_the_model(checkpoint):

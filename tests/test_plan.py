@@ -35,7 +35,7 @@ from rlrecipes.plan import (
     needs,
 )
 from rlrecipes.profile import load_profile, profile_names
-from rlrecipes.stages import reward
+from rlrecipes.reward_model import RewardModel
 
 GPU_PROFILES = [name for name in profile_names() if name != "tiny"]
 LARGER = {"hidden_size": 256, "n_embd": 256, "intermediate_size": 512, "ffn_dim": 512, "word_embed_proj_dim": 128}
@@ -83,7 +83,7 @@ def test_4_bit_bases_have_the_sizes_that_building_them_gives(name, base_gib, lor
 def test_what_is_held_at_a_time_is_what_the_code_holds():
     assert AT_ONCE == likelihood.AT_ONCE
     assert SFT_AT_ONCE == sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE
-    assert inspect.signature(reward._scores).parameters["batch_size"].default == SCORED_AT_ONCE
+    assert inspect.signature(RewardModel.scores).parameters["batch_size"].default == SCORED_AT_ONCE
 
 
 class Alive(TorchDispatchMode):

@@ -292,6 +292,14 @@ def test_the_gradients_norm_is_cut_to_its_maximum(make):
     assert moved == pytest.approx(1e-3, rel=1e-2)
 
 
+def test_a_trainer_that_was_left_in_the_middle_of_an_accumulation_does_not_stop_the_next_ones_steps(make):
+    trainer = make()
+    before = trained(trainer)
+    trainer.accelerator.sync_gradients = False
+    trainer.train()
+    assert largest_difference(before, trained(trainer)) > 0
+
+
 @PLACEMENTS
 def test_gradient_checkpointing_recomputes_and_changes_nothing(make, value):
     weights, calls = [], []

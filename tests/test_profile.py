@@ -110,12 +110,17 @@ def test_every_training_setting_is_one_that_trl_knows_or_is_ours():
     from trl import RewardConfig, SFTConfig
 
     from rlrecipes.ppo_trainer import PPOConfig
-    from rlrecipes.stages.ppo import OURS
+    from rlrecipes.stages import ppo, reward
 
     profile = load_profile("tiny")
-    for table, config in ((profile.sft, SFTConfig), (profile.reward, RewardConfig), (profile.ppo, PPOConfig)):
-        known = {field.name for field in dataclasses.fields(config)} | (OURS if config is PPOConfig else set())
-        assert {field.name for field in dataclasses.fields(table)} <= known
+    for table, config, ours in (
+        (profile.sft, SFTConfig, set()),
+        (profile.reward, RewardConfig, reward.OURS),
+        (profile.ppo, PPOConfig, ppo.OURS),
+    ):
+        known = {field.name for field in dataclasses.fields(config)}
+        assert not ours & known
+        assert {field.name for field in dataclasses.fields(table)} <= known | ours
 
 
 def test_half_a_step_is_refused_in_a_profile_file_too(tmp_path, monkeypatch):

@@ -22,11 +22,15 @@ def chat(messages: Sequence[Mapping[str, str]]) -> Prompt:
 
 
 def whole_chats(row: Mapping[str, Any]) -> Comparison:
-    """{"chosen": [user turn, assistant turn], "rejected": [the same user turn, another assistant turn]}"""
+    """{"chosen": [user turn, assistant turn], "rejected": [the same user turn, another], "score_chosen": 8.5, …}
+
+    The margin is the difference of the scores, which go from 1 to 10.
+    """
     (*prompt, chosen), (*other, rejected) = chat(row["chosen"]), chat(row["rejected"])
     if prompt != other or {chosen.role, rejected.role} != {"assistant"}:
         raise ValueError("chosen and rejected differ in more than the last reply")
-    return Comparison(tuple(prompt), chosen.content.strip(), rejected.content.strip())
+    margin = max(0.0, row["score_chosen"] - row["score_rejected"])
+    return Comparison(tuple(prompt), chosen.content.strip(), rejected.content.strip(), margin=margin)
 
 
 def last_replies(row: Mapping[str, Any]) -> Comparison:

@@ -24,6 +24,8 @@ def sourced(ask: Callable[[str, str], Prompt], row: Mapping[str, Any]) -> Compar
 
     {"question": {"full_text": "Why is the sea salty?", …}, "quotes_0": {"title": […], "extract": ["Rivers carry …"]},
      "answer_0": "Rivers bring minerals [1].", "score_0": 0.5, "quotes_1": …, "answer_1": "…", "score_1": -0.5}
+
+    The margin is the difference of the scores, which go from -1 to 1.
     """
     if row["score_0"] == row["score_1"]:
         raise ValueError("neither answer was preferred")
@@ -32,7 +34,7 @@ def sourced(ask: Callable[[str, str], Prompt], row: Mapping[str, Any]) -> Compar
     question = row["question"]["full_text"].strip()
     prompt = ask("\n".join(extracts), question) if extracts else user(f"Question: {question}")
     chosen, rejected = (CITATION.sub("", row[f"answer_{i}"]).strip() for i in (better, worse))
-    return Comparison(prompt, chosen, rejected)
+    return Comparison(prompt, chosen, rejected, margin=abs(row["score_0"] - row["score_1"]))
 
 
 def quoted(quotes: Any) -> list[str]:
