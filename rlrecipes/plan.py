@@ -248,13 +248,27 @@ class _Sizes:
 
     @property
     def backward(self) -> float:
-        """Added on the way back through the MLP: its middle's gradient by both paths and their sum, one saved tensor gone."""
-        return 2.0 * self.width * self.shape.intermediate
+        """Added at the fullest moment of a layer whose activations are kept.
+
+        In float32 that is on the way back through the MLP: its middle's gradient by both paths and their sum, one saved
+        tensor gone. In bfloat16 it is on the way there: LoRA's product, twice, beside what it is added to.
+        """
+        shape = self.shape
+        if self.width == 4:
+            return 8.0 * shape.intermediate
+        return (4.0 + self.mixed) * shape.intermediate + 4.0 * shape.hidden
 
     @property
     def forward(self) -> float:
         """Alive at once in a layer without gradients, at its fullest: the MLP. Where it is in bfloat16, LoRA is not."""
-        return 12.0 * self.shape.intermediate + (16.0 if self.width == 4 else 12.0) * self.shape.hidden
+        if self.width == 4:
+            return 12.0 * self.shape.intermediate + 16.0 * self.shape.hidden
+        return (12.0 + self.mixed) * self.shape.intermediate + 12.0 * self.shape.hidden
+
+    @property
+    def mixed(self) -> int:
+        """A CPU adds float32 to bfloat16 by way of a float32 copy; a GPU does without."""
+        return 4 if self.device == "cpu" and self.width != 4 else 0
 
     @property
     def dequantized(self) -> float:

@@ -25,6 +25,7 @@ from rlrecipes.decoder import KNOWN, decoder, read_config
 from rlrecipes.plan import (
     AT_ONCE,
     GIB,
+    RESERVE,
     ROLES,
     SCORED_AT_ONCE,
     SFT_AT_ONCE,
@@ -137,7 +138,8 @@ def test_the_plan_is_what_is_alive_at_the_peak(phase, step, changes, dtype, tmp_
 
         setattr(trainer, step, watched)
         trainer.train()
-    assert planned_mb(Shape(phase, work)) == pytest.approx(max(peaks) / 1e6, rel=0.1)
+    planned = planned_mb(Shape(phase, work), "cuda") - RESERVE["cuda"] / 1e6
+    assert planned == pytest.approx(max(peaks) / 1e6, rel=0.1)
 
 
 # What fits.
