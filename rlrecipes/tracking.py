@@ -56,7 +56,8 @@ class Tracker:
     @property
     def link(self) -> str | None:
         """The page of this stage's W&B run; None where it is offline or off."""
-        return getattr(self.wandb_run, "url", None)
+        online = self.wandb_run is not None and not getattr(self.wandb_run, "offline", False)
+        return getattr(self.wandb_run, "url", None) if online else None
 
     def positions(self) -> dict[str, int]:
         """How long each log is, in bytes, with so much of it forced to the disk."""

@@ -156,3 +156,10 @@ def test_a_trainers_numbers_are_logged_and_its_closing_summary_is_not(tmp_path):
     callback.on_log(None, State, None, logs={"loss": 1.5, "note": "text"})
     callback.on_log(None, State, None, logs={"train_runtime": 5.0, "train_loss": 1.0})
     assert (tmp_path / "log.jsonl").read_text() == '{"step": 3, "loss": 1.5}\n'
+
+
+def test_a_stage_has_a_page_while_it_is_tracked_online():
+    page = "https://wandb.ai/me/rlrecipes/runs/abc"
+    assert Tracker(None).link is None
+    assert Tracker(None, SimpleNamespace(url=page, offline=False)).link == page
+    assert Tracker(None, SimpleNamespace(url=page, offline=True)).link is None
