@@ -27,7 +27,6 @@ from peft import PeftModel
 from rlrecipes.encoding import decode, encode_prompt, pad_left
 from rlrecipes.errors import UserError
 from rlrecipes.models import (
-    ScoreHead,
     adapter,
     check_model,
     device,
@@ -38,7 +37,9 @@ from rlrecipes.models import (
     score_answers,
     window,
 )
+from rlrecipes.profile import Profile, RewardSettings
 from rlrecipes.recipe import Message, Prompt
+from rlrecipes.reward_model import Scorer, open_scorer, shares_base
 from rlrecipes.sampling import sample
 from rlrecipes.trained import Trained
 
@@ -67,7 +68,8 @@ class Voice:
     trained: Trained
     model: PeftModel
     tokenizer: Any
-    head: ScoreHead | None
+    scorer: Scorer | None
+    """The learned reward of answers; None without a reward model."""
     window: int
     """The most tokens of a prompt and its answer."""
     temperature: float
@@ -90,8 +92,8 @@ class Voice:
             tokens = sample(self.model, query, pad, eos, length, self.temperature, on_tokens=stream.add).tokens[0]
         text = stream.end()
         reward = None
-        if self.head is not None:
-            (reward,) = score_answers(self.model, self.head, self.tokenizer, [(prompt, text)], 1)
+        if self.scorer is not None:
+            (reward,) = self.scorer([(prompt, text)])
         return Answer(text, len(tokens), bool(tokens[-1] == eos), reward)
 
 
@@ -136,11 +138,19 @@ def load_voice(trained: Trained, temperature: float) -> Voice:
     model = load_adapter(load_causal(base, trained.model, tokenizer), run.stage("sft") / "adapter", "reference")
     if "ppo" in trained.policies:
         model = load_adapter(model, run.stage("ppo") / "adapter", "policy")
-    head = None
-    if trained.learned:
-        model = load_adapter(model, run.stage("reward") / "adapter", "reward")
-        head = load_score_head(run.stage("reward"))
-    return Voice(trained, model.eval(), tokenizer, head, window(base, trained.model), temperature)
+    scorer = _scorer(trained, model, tokenizer) if trained.learned else None
+    return Voice(trained, model.eval(), tokenizer, scorer, window(base, trained.model), temperature)
+
+
+def _scorer(trained: Trained, model: PeftModel, tokenizer: Any) -> Scorer:
+    """The reward model's scores: an adapter of the policies' base, or a model beside it."""
+    folder = trained.run.stage("reward")
+    if shares_base(folder):
+        load_adapter(model, folder / "adapter", "reward")
+        head = load_score_head(folder)
+        return lambda pairs: score_answers(model, head, tokenizer, pairs, 1)
+    settings = RewardSettings(model=trained.records["reward"]["settings"]["reward.model"])
+    return open_scorer(folder, Profile(trained.run.name, model=trained.model, reward=settings), 1)
 
 
 # In the terminal.
@@ -176,7 +186,7 @@ def opening(voice: Voice, policy: str) -> str:
     lines = [f"{trained.recipe.name}: {policy} of {trained.run.folder}, {how}"]
     if "ppo" not in trained.policies:
         lines.append(trained.missing())
-    if voice.head is None:
+    if voice.scorer is None:
         lines.append("no reward is shown: this run has no reward model")
     if trained.prompts:
         lines += ["a prompt looks like this:", *(f"    {line}" for line in _example(trained).splitlines())]

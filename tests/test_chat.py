@@ -271,5 +271,5 @@ def test_a_system_message_that_all_prompts_share_is_said_in_a_talk_too(voice, ty
 
 
 def test_without_a_reward_model_the_talk_says_so(voice, typed):
-    silent = SimpleNamespace(**{**vars(voice), "head": None})
+    silent = SimpleNamespace(**{**vars(voice), "scorer": None})
     assert "no reward is shown" in chat.opening(silent, "ppo")

@@ -1,5 +1,6 @@
 """Every kind of reward model takes the road from data to an evaluated policy: rated, with margins, shared, from elsewhere."""
 
+import io
 import json
 
 import pytest
@@ -178,6 +179,10 @@ def test_a_classifier_beside_the_base_rewards_ppo_and_an_interruption_changes_no
     log = [json.loads(line) for line in (folder / "ppo" / "log.jsonl").read_text().splitlines()]
     assert all(-20 < row["terms/learned"] < 20 for row in log)
     assert record(folder, "evaluate")["metrics"]["ppo"]["reward"]["value"] != 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("Say it\n"))
+    capsys.readouterr()
+    assert main(["chat", "translation", "--run", name]) == 0
+    assert "reward " in capsys.readouterr().err
 
     interrupted(monkeypatch, "ppo", *road, "--run", f"{name}-again")
     assert main([*road, "--run", f"{name}-again"]) == 0
