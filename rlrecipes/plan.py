@@ -19,10 +19,12 @@ from rlrecipes.decoder import Decoder, Linears, decoder, read_config
 from rlrecipes.errors import UserError
 from rlrecipes.profile import Profile
 from rlrecipes.recipe import unknown
+from rlrecipes.reward_source import model_beside
 
 GIB = 1 << 30
-ROLES = ("base", "adapters", "optimizer", "KV cache", "activations", "logits", "reserve")
-"""What the memory is for. `optimizer` holds gradients too; `reserve` is what is not a tensor."""
+ROLES = ("base", "beside", "adapters", "optimizer", "KV cache", "activations", "logits", "reserve")
+"""What the memory is for. `beside` is a reward model that is no adapter of the base; `optimizer` holds gradients too;
+`reserve` is what is not a tensor."""
 
 RESERVE = {"cpu": 0, "cuda": int(0.75 * GIB)}
 """CUDA context, cuBLAS workspaces and rounding of the allocator: a usual size, not measured by us."""
@@ -133,7 +135,24 @@ def moments(
         "ppo update": _update,
         "evaluate": _evaluate,
     }
-    return {phase: list(found(sizes)) for phase, found in phases.items() if phase != "reward" or learned}
+    beside = {"beside": _beside(profile) if learned else 0.0}
+    return {
+        phase: [
+            need if phase == "sft" else dataclasses.replace(need, roles=need.roles | beside) for need in found(sizes)
+        ]
+        for phase, found in phases.items()
+        if phase != "reward" or learned
+    }
+
+
+def _beside(profile: Profile) -> float:
+    """Bytes of the reward model that `reward.model` loads beside the base, held as the base is; 0 without one."""
+    name = model_beside(profile)
+    if name is None:
+        return 0.0
+    own = dataclasses.replace(profile, model=dataclasses.replace(profile.model, name=name))
+    shape = decoder(read_config(own), name)
+    return _Sizes(shape, own, lengths(shape, own), "cuda", True).base(head=False)
 
 
 def _total(need: Need) -> float:
@@ -414,7 +433,8 @@ def plan(profile: Profile, learned: bool, card: str | None = None) -> str:
     longest = lengths(shape, profile)
     half = "" if profile.ppo.response_length else " (half of a row: ppo.response_length=0 leaves it to the data)"
     found = moments(config, profile, longest, "cuda" if room else "cpu", learned)
-    shown = [role for role in ROLES if role != "reserve" or room]
+    used = {role for needed in found.values() for need in needed for role, size in need.roles.items() if size}
+    shown = [role for role in ROLES if (role != "reserve" or room) and (role != "beside" or role in used)]
     heads = ["GiB", "moment", *shown, "total", *(["fits", f"largest batch in {room:g} GiB"] if room else [])]
     rows = []
     for needed in found.values():

@@ -9,10 +9,11 @@ import pytest
 import torch
 from conftest import Checkpoint
 from test_families import FAMILIES
+from test_reward_model import gpt2
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 from trl.trainer import sft_trainer
 
@@ -259,3 +260,18 @@ def test_the_bench_describes_a_work_as_the_profile_that_a_user_would_write():
     assert settings.ppo.gradient_accumulation_steps == 2
     assert settings.sft.gradient_checkpointing
     assert settings.model.max_length == 96
+
+
+def test_a_reward_model_beside_the_base_is_counted_from_the_reward_stage_on(checkpoint, tmp_path, capsys):
+    beside = gpt2(tmp_path / "rm")
+    given = ["plan", "translation", "--model", str(checkpoint.model), "model.quantization=none"]
+    assert main([*given, f"reward.model={beside}"]) == 0
+    assert "beside" in capsys.readouterr().out
+    settings = load_profile("tiny", ["model.quantization=none", f"reward.model={beside}"], str(checkpoint.model))
+    weights = AutoModelForSequenceClassification.from_pretrained(beside)
+    size = sum(4 * parameter.numel() for parameter in weights.parameters())
+    found = {need.phase: need.roles.get("beside", 0) for need in needs(read_config(settings), settings)}
+    assert found["sft"] == 0
+    assert found["reward"] == found["ppo update"] == found["evaluate"] == pytest.approx(size, rel=0.15)
+    assert main(given) == 0
+    assert "beside" not in capsys.readouterr().out
