@@ -138,7 +138,8 @@ def moments(
     beside = {"beside": _beside(profile) if learned else 0.0}
     return {
         phase: [
-            need if phase == "sft" else dataclasses.replace(need, roles=need.roles | beside) for need in found(sizes)
+            need if phase == "sft" else dataclasses.replace(need, roles={**need.roles, **beside})
+            for need in found(sizes)
         ]
         for phase, found in phases.items()
         if phase != "reward" or learned
