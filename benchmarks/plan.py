@@ -240,7 +240,7 @@ def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
     from trl import RewardConfig, SFTConfig
 
     from rlrecipes.models import add_lora, load_scorer
-    from rlrecipes.stages.reward import ResumableRewardTrainer
+    from rlrecipes.stages.reward import OURS, ResumableRewardTrainer
     from rlrecipes.stages.sft import ResumableSFTTrainer
     from rlrecipes.training import lora_in_float32
 
@@ -261,7 +261,9 @@ def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
         model = add_lora(base, settings.lora, "SEQ_CLS")
         trainer = ResumableRewardTrainer(
             model,
-            RewardConfig(**training_arguments(settings.reward, folder, 0), max_length=None, disable_dropout=False),
+            RewardConfig(
+                **training_arguments(settings.reward, folder, 0, ours=OURS), max_length=None, disable_dropout=False
+            ),
             train_dataset=Dataset.from_dict({"chosen_ids": rows, "rejected_ids": rows}),
             processing_class=tokenizer,
         )
