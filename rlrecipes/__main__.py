@@ -20,7 +20,7 @@ from rlrecipes.multitask import PLUS
 from rlrecipes.multitask import STAGES as SHARED
 from rlrecipes.pipeline import end_force, run_stages
 from rlrecipes.plan import plan
-from rlrecipes.profile import load_profile, profile_names
+from rlrecipes.profile import Profile, load_profile, profile_names
 from rlrecipes.recipe import load_recipe, recipe_names, unknown
 from rlrecipes.run import STAGES, Run
 from rlrecipes.trained import Trained, find_trained
@@ -211,9 +211,16 @@ def _list() -> None:
     print(f"\nprofiles: {', '.join(profile_names())}")
 
 
-def _job(arguments: argparse.Namespace, recipe: str) -> Job:
+def _profile(arguments: argparse.Namespace) -> tuple[Profile, list[str]]:
+    """The profile as the command line asks for it, and the weights of reward terms, which are the recipe's."""
     weights = [s for s in arguments.settings if s.startswith("terms.")]
-    profile = load_profile(arguments.profile, [s for s in arguments.settings if s not in weights], arguments.model)
+    return load_profile(
+        arguments.profile, [s for s in arguments.settings if s not in weights], arguments.model
+    ), weights
+
+
+def _job(arguments: argparse.Namespace, recipe: str) -> Job:
+    profile, weights = _profile(arguments)
     run = Run(_run_name(arguments.run or profile.name), recipe)
     columns = dict(_column(text) for text in arguments.columns)
     source = arguments.data or profile.data
@@ -222,8 +229,7 @@ def _job(arguments: argparse.Namespace, recipe: str) -> Job:
 
 def _plan(arguments: argparse.Namespace) -> None:
     """The data are not read: how long rows may get, the profile says."""
-    weights = [s for s in arguments.settings if s.startswith("terms.")]
-    profile = load_profile(arguments.profile, [s for s in arguments.settings if s not in weights], arguments.model)
+    profile, weights = _profile(arguments)
     reward = weighted(load_recipe(arguments.recipe).reward, weights)
     print(plan(profile, bool(reward.learned), arguments.card))
 

@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
-from rlrecipes.encoding import answer_length as answer_length
 from rlrecipes.encoding import encode, load_tokenizer, pad_right
 from rlrecipes.ending import use_producible_eos
 from rlrecipes.errors import UserError

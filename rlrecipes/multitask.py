@@ -12,6 +12,7 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from rlrecipes.errors import UserError
+from rlrecipes.hub import SOURCE as HUB
 from rlrecipes.profile import RewardSettings
 from rlrecipes.recipe import BUILT_IN, Data, Recipe, Reward, load_recipe
 
@@ -35,13 +36,14 @@ def recipes_of(name: str) -> list[Recipe]:
 
 
 def sources_of(recipes: Sequence[Recipe], source: str | None) -> list[str | None]:
-    """One data source for each recipe: the parts of `corpus.jsonl+built-in`, in the recipes' order.
+    """One data source for each recipe: the parts of `corpus.jsonl+built-in`, in their order; `built-in` or `hub` serve all.
 
     Raises:
         UserError: there are not as many parts as recipes.
     """
-    if source is None or len(recipes) == 1:
+    if source in (None, BUILT_IN, HUB) or len(recipes) == 1:
         return [source] * len(recipes)
+    assert source is not None
     parts = source.split(PLUS)
     if len(parts) != len(recipes) or "" in parts:
         names = PLUS.join(recipe.name for recipe in recipes)
@@ -49,7 +51,7 @@ def sources_of(recipes: Sequence[Recipe], source: str | None) -> list[str | None
             f"--data {source} names {len(parts)} sources for the {len(recipes)} recipes of {names}; join one for each "
             f"with '{PLUS}', '{BUILT_IN}' for an embedded world"
         )
-    return [None if part == BUILT_IN else part for part in parts]
+    return list(parts)
 
 
 def joined(recipes: Sequence[Recipe]) -> Recipe:

@@ -13,12 +13,11 @@ from transformers import (
     GraniteForCausalLM,
 )
 
-from rlrecipes.encoding import encode, encode_prompt, load_tokenizer, pad_right
+from rlrecipes.encoding import answer_length, encode, encode_prompt, load_tokenizer, pad_right
 from rlrecipes.errors import UserError
 from rlrecipes.models import (
     adapter,
     add_lora,
-    answer_length,
     hidden_states,
     load_adapter,
     load_causal,

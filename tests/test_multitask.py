@@ -2,6 +2,7 @@
 
 import pytest
 
+from rlrecipes.__main__ import main
 from rlrecipes.errors import UserError
 from rlrecipes.multitask import joined, objective, recipes_of, sources_of, together
 from rlrecipes.profile import RewardSettings
@@ -36,7 +37,9 @@ def test_recipes_that_cannot_be_joined_are_told(name, said):
 def test_each_recipe_has_its_source():
     recipes = recipes_of(TWO)
     assert sources_of(recipes, None) == [None, None]
-    assert sources_of(recipes, "a.jsonl+built-in") == ["a.jsonl", None]
+    assert sources_of(recipes, "built-in") == ["built-in", "built-in"]
+    assert sources_of(recipes, "hub") == ["hub", "hub"]
+    assert sources_of(recipes, "a.jsonl+built-in") == ["a.jsonl", "built-in"]
     assert sources_of(recipes[:1], "a+b.jsonl") == ["a+b.jsonl"]
 
 
@@ -44,6 +47,15 @@ def test_each_recipe_has_its_source():
 def test_a_source_too_few_or_too_many_is_told(source):
     with pytest.raises(UserError, match="one for each"):
         sources_of(recipes_of(TWO), source)
+
+
+def test_where_no_data_are_named_each_recipe_has_what_the_profile_says(monkeypatch):
+    jobs = []
+    monkeypatch.setattr("rlrecipes.__main__.run_stages", lambda job, *rest: jobs.append(job))
+    monkeypatch.setattr("rlrecipes.__main__.end_force", lambda job: None)
+    assert main(["reward", TWO]) == 0
+    assert jobs[0].data.source == "built-in+built-in"
+    assert jobs[0].tasks.keys() == {"translation", "dialogue"}
 
 
 def test_demonstrations_take_turns_and_nothing_is_lost():

@@ -15,13 +15,12 @@ from peft import PeftModel
 
 from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.console import bar
-from rlrecipes.encoding import decode, fitting_prompts, pad_left
+from rlrecipes.encoding import answer_length, decode, fitting_prompts, pad_left
 from rlrecipes.interrupts import finishing_first
 from rlrecipes.job import Job
 from rlrecipes.metrics import Interval, estimate, mean_interval
 from rlrecipes.models import (
     adapter,
-    answer_length,
     device,
     load_adapter,
     load_causal,

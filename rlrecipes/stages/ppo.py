@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 
 from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.console import say
-from rlrecipes.encoding import fitting_prompts
+from rlrecipes.encoding import answer_length, fitting_prompts
 from rlrecipes.interrupts import finishing_first
 from rlrecipes.job import Job
-from rlrecipes.models import answer_length, load_adapter, load_causal, load_score_head, open_tokenizer, prompt_window
+from rlrecipes.models import load_adapter, load_causal, load_score_head, open_tokenizer, prompt_window
 from rlrecipes.ppo_trainer import PPOConfig, SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
 from rlrecipes.reward_model import open_scorer, shares_base
