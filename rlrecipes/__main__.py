@@ -21,7 +21,7 @@ from rlrecipes.multitask import STAGES as SHARED
 from rlrecipes.pipeline import end_force, run_stages
 from rlrecipes.plan import plan
 from rlrecipes.profile import Profile, load_profile, profile_names
-from rlrecipes.recipe import load_recipe, recipe_names, unknown
+from rlrecipes.recipe import BUILT_IN, load_recipe, recipe_names, unknown
 from rlrecipes.run import STAGES, Run
 from rlrecipes.trained import Trained, find_trained
 
@@ -259,7 +259,7 @@ def _run(job: Job, stages: Sequence[str], force: bool) -> None:
 def _demo(arguments: argparse.Namespace) -> None:
     if arguments.recipe or arguments.data or arguments.columns:
         raise UserError("`demo` runs all recipes on their built-in data; name no recipe and no data")
-    arguments.data = "built-in"
+    arguments.data = BUILT_IN
     jobs = [_job(arguments, name) for name in recipe_names()]
     from rlrecipes.stages.report import combine, short_table
 

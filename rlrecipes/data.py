@@ -22,7 +22,7 @@ from typing import Any
 from rlrecipes.errors import UserError
 from rlrecipes.files import find
 from rlrecipes.formats import Record, check_names, records
-from rlrecipes.recipe import Comparison, Data, Example, Prompt, Rating, Recipe
+from rlrecipes.recipe import BUILT_IN, Comparison, Data, Example, Prompt, Rating, Recipe
 
 HELD_OUT = 1000
 """Held-out prompts that are kept: more make evaluation slow and its interval hardly narrower."""
@@ -39,7 +39,7 @@ def load(recipe: Recipe, source: str | None, columns: Mapping[str, str]) -> Data
     Raises:
         UserError: whatever is wrong with the files, in one sentence.
     """
-    if source in (None, "built-in"):
+    if source in (None, BUILT_IN):
         if columns:
             raise UserError(
                 "--columns maps the columns of a file, but no file is named; name one with DATA=… or --data"

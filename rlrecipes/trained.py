@@ -16,7 +16,7 @@ from typing import Any
 
 from rlrecipes.errors import UserError
 from rlrecipes.profile import ModelSettings, profile_names
-from rlrecipes.recipe import Message, Prompt, Recipe, unknown
+from rlrecipes.recipe import BUILT_IN, Message, Prompt, Recipe, unknown
 from rlrecipes.run import STAGES, Run, read_json
 
 POLICIES = ("base", "sft", "ppo")
@@ -111,7 +111,7 @@ class Trained:
         """Some prompts as training had them; none where only the user's data, not evaluated yet, could tell."""
         if self.samples:
             return [tuple(Message(**message) for message in row["prompt"]) for row in self.samples]
-        if self.records["sft"]["data"]["source"] != "built-in":
+        if self.records["sft"]["data"]["source"] != BUILT_IN:
             return ()
         return [example.prompt for example in self.recipe.builtin().held_out[:SHOWN]]
 
