@@ -96,7 +96,7 @@ list: $(READY) ## the recipes and profiles there are
 bench: $(READY) ## PPO beside plain TRL: memory, time, equality; ARGS=--quick, or '--device cuda --model llama-8b'
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
 
-plan-bench: $(READY) ## the plan beside measured peaks: ten shapes on the CPU
+plan-bench: $(READY) ## the plan beside measured peaks: twelve shapes on the CPU
 	@$(VENV)/bin/python -m benchmarks.plan
 
 test: $(READY) ## the tests, without network or GPU

@@ -20,7 +20,7 @@ from rlrecipes.recipe import Example, Reward, Term, user
 def build(work: Work, tokenizer: Any, folder: Path, base: Any = None) -> SharedBasePPOTrainer:
     """A trainer on `base`, or on the base that `work` describes."""
     settings = _settings(work)
-    model = _adapters(work, models.causal(work) if base is None else base)
+    model = adapters(work, models.causal(work) if base is None else base)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
@@ -56,7 +56,7 @@ def _settings(work: Work) -> PPOSettings:
     )
 
 
-def _adapters(work: Work, base: Any) -> PeftModel:
+def adapters(work: Work, base: Any) -> PeftModel:
     """The base with its roles; policy and reference do nothing yet, reward and value are the random reward model's."""
     model = PeftModel(base, models.lora(work), adapter_name="policy")
     roles = ["reference"] + ["reward"] * (work.reward == "model") + ["value"] * (work.value == "adapter")

@@ -1,4 +1,4 @@
-"""The plan beside what is measured: ten shapes on the CPU, each in a process of its own.
+"""The plan beside what is measured: twelve shapes on the CPU, each in a process of its own.
 
     {"name": "sft, wide", "moment": "sft", "planned_mb": 412.0, "measured_mb": 398.1, "ratio": 1.035}
 
@@ -24,7 +24,15 @@ from benchmarks.measure import measure, peak, require_linux, reset_peak, settle
 from benchmarks.work import Model, Work, prompts
 from rlrecipes.errors import UserError
 from rlrecipes.plan import Lengths, moments
-from rlrecipes.profile import LoraSettings, ModelSettings, PPOSettings, Profile, RewardSettings, SFTSettings
+from rlrecipes.profile import (
+    EvaluateSettings,
+    LoraSettings,
+    ModelSettings,
+    PPOSettings,
+    Profile,
+    RewardSettings,
+    SFTSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,8 @@ class Shape:
     """What is measured: a phase of a stage, on a work."""
 
     phase: str
-    """`sft`, `reward`, `ppo rollout` or `ppo update`."""
+    """`sft`, `reward`, `ppo rollout`, `ppo update` or `evaluate`."""
     work: Work
-    left_out: tuple[str, ...] = ("scoring",)
-    """Moments that are not run here: the reward stage scores the demonstrations when it has trained."""
 
 
 def _work(
@@ -97,6 +103,11 @@ SHAPES = (
         _work("vocabulary 65k, QLoRA, checkpointed", _qlora(MANY_WORDS), 448, 64, 48, 24, gradient_checkpointing=True),
     ),
     Shape("ppo update", _work("deep, value adapter", DEEP, 128, 64, 16, 8, value="adapter")),
+    Shape(
+        "ppo update",
+        _work("wide, value adapter, checkpointed", WIDE, 192, 64, 64, 32, value="adapter", gradient_checkpointing=True),
+    ),
+    Shape("evaluate", _work("wide, QLoRA, lengths differ", _qlora(WIDE), 192, 64, 64, 32, shortest=64, updates=1)),
 )
 
 
@@ -144,7 +155,7 @@ def planned_mb(shape: Shape, device: str = "cpu") -> float:
     }
     lengths = Lengths(work.longest, work.answer, padded=work.shortest < work.longest)
     found = moments(config, profile(work), lengths, device)[shape.phase]
-    return max(need.total for need in found if need.at not in shape.left_out) / 1e6
+    return max(need.total for need in found) / 1e6
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -182,6 +193,7 @@ def profile(work: Work) -> Profile:
             value=work.value,
             num_sample_generations=0,
         ),
+        evaluate=EvaluateSettings(batch_size=work.batch),
     )
 
 
@@ -235,11 +247,15 @@ def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
         return _watched(
             ours.build(work, tokenizer, folder, base), {"ppo rollout": "roll_out", "ppo update": "update"}[phase]
         )
+    if phase == "evaluate":
+        base = out_of_file(load_causal(str(folder), settings.model, tokenizer))
+        return lambda: _evaluated(work, ours.adapters(work, base), tokenizer)
 
     from datasets import Dataset
     from trl import RewardConfig, SFTConfig
 
     from rlrecipes.models import add_lora, load_scorer
+    from rlrecipes.reward_model import as_policy
     from rlrecipes.stages.reward import OURS, ResumableRewardTrainer
     from rlrecipes.stages.sft import ResumableSFTTrainer
     from rlrecipes.training import lora_in_float32
@@ -268,7 +284,30 @@ def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
             processing_class=tokenizer,
         )
     lora_in_float32(model)
-    return lambda: trainer.train() and None
+
+    def train() -> None:
+        trainer.train()
+        if phase == "reward":
+            scored = [{"input_ids": ids} for ids in rows]
+            as_policy(model, tokenizer, settings.model.max_length).scores(scored, 2 * work.micro_batch)
+
+    return train
+
+
+def _evaluated(work: Work, model: Any, tokenizer: Any) -> None:
+    """One batch of the evaluation: the policy answers, and the reward adapter scores the answers."""
+    import torch
+
+    from rlrecipes.encoding import pad_left, pad_right
+    from rlrecipes.models import adapter, states_at
+    from rlrecipes.sampling import sample
+
+    ids, pad = prompts(work)[: work.batch], tokenizer.pad_token_id
+    with adapter(model, "policy"):
+        answers = sample(model, pad_left(ids, pad), pad, tokenizer.eos_token_id, work.answer, temperature=1.0).tokens
+    whole = [prompt + answer.tolist() for prompt, answer in zip(ids, answers, strict=True)]
+    with torch.no_grad(), adapter(model, "reward"):
+        states_at(model, pad_right(whole, pad), torch.tensor([[len(row) - 1] for row in whole]))
 
 
 def out_of_file(model: Any) -> Any:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from rlrecipes.access import reach_model
 from rlrecipes.allocator import keep_freed_memory
 from rlrecipes.console import end_bars, quiet, say
 from rlrecipes.errors import UserError
@@ -161,7 +162,9 @@ def _with_trained(arguments: argparse.Namespace) -> None:
     name = arguments.run or load_profile(arguments.profile).name
     trained = find_trained(Run(_run_name(name), arguments.recipe), load_recipe(arguments.recipe))
     policy = trained.policy(arguments.policy)
-    trained.base_model()  # one that is gone is told before the libraries are loaded
+    base = trained.base_model()  # one that cannot be had is told before the libraries are loaded
+    if not trained.embedded:
+        reach_model(base, None)
     if arguments.command == "chat":
         _chat(trained, policy, arguments)
     else:

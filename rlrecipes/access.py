@@ -18,6 +18,7 @@ from rlrecipes.errors import UserError
 
 SECONDS = 1.2
 """That the hub has to answer; with the start of Python and the imports it stays below two."""
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 Kind = Literal["dataset", "model"]
@@ -32,28 +33,28 @@ def is_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or Path(name).is_dir()
 
 
-def reach_model(name: str) -> None:
-    """Makes sure that a model can be had: a folder, the hub's cache, or the hub.
+def reach_model(name: str, option: str | None = "MODEL") -> None:
+    """Makes sure that a model or an adapter can be had: a folder, the hub's cache, or the hub.
 
-    If the hub does not answer and the cache has the model, this process asks the hub nothing more.
+    If the hub does not answer and the cache has the model, this process asks the hub nothing more. `option` is what the user
+    names another one by; None: by nothing.
 
     Raises:
         UserError: it is in none of them, or one must ask for access.
     """
     if is_local(name):
         if not (Path(name).expanduser() / "config.json").is_file():
-            raise UserError(
-                f"there is no model in '{name}' (no config.json); give a checkpoint folder or a hub id as MODEL=…"
-            )
+            other = f"give a checkpoint folder or a hub id as {option}=…" if option else "put it back there"
+            raise UserError(f"there is no model in '{name}' (no config.json); {other}")
         return
     try:
         _commit("model", name, None)
     except _NoAnswerError as why:
         if not _cached_model(name):
+            other = f"give a local checkpoint folder as {option}=…, or " if option else ""
             raise UserError(
                 f"cannot read the model '{name}': {why}, and the hub's cache does not hold it; "
-                f"give a local checkpoint folder as MODEL=…, or fetch it where there is a network "
-                f"(hf download {name}) and copy its folder of {_cache()} here"
+                f"{other}fetch it where there is a network (hf download {name}) and copy its folder of {_cache()} here"
             ) from None
         if not _offline():
             say(f"{name}: {why}, so it is read from the hub's cache")
@@ -84,14 +85,17 @@ def _commit(kind: Kind, id: str, revision: str | None) -> str:
     """The commit that a revision is now."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+    try:
+        validate_repo_id(id)
+    except HFValidationError:
+        raise UserError(f"'{id}' is neither a folder nor a hub id; write an id as owner/name") from None
     if _offline():
         raise _NoAnswerError("HF_HUB_OFFLINE is set")
     named = f"the {'data set' if kind == 'dataset' else 'model'} '{id}'"
     try:
         info = _within(SECONDS, lambda: _asked(HfApi(), kind, id, revision))
-    except HFValidationError:
-        raise UserError(f"'{id}' is no hub id; write it as owner/name") from None
     except GatedRepoError:
         raise UserError(
             f"{named} is gated: accept its terms on its page of the hub, then log in once with `hf auth login`"
@@ -165,8 +169,12 @@ def cached_file(name: str, file: str) -> Path | None:
         path = Path(name).expanduser() / file
         return path if path.is_file() else None
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    found = try_to_load_from_cache(name, file)
+    try:
+        found = try_to_load_from_cache(name, file)
+    except HFValidationError:  # what is no id is in no cache
+        return None
     return Path(found) if isinstance(found, str) else None
 
 
@@ -183,6 +191,8 @@ def fetched_file(name: str, file: str) -> Path | None:
 
 
 def _cached_model(name: str) -> bool:
+    if cached_file(name, ADAPTER):
+        return bool(cached_file(name, ADAPTER_WEIGHTS))
     return bool(cached_file(name, "config.json")) and any(cached_file(name, file) for file in WEIGHTS)
 
 

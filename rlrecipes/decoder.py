@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.access import is_local, reach_model
+from rlrecipes.access import cached_file, reach_model
 from rlrecipes.errors import UserError
 from rlrecipes.profile import Profile
 
@@ -180,10 +180,10 @@ def read_config(profile: Profile) -> dict[str, Any]:
 
 def _from_hub(name: str) -> Path:
     """The configuration in the hub's cache, or fetched; one that is to be had nowhere is told within two seconds."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download
 
-    if not is_local(name) and isinstance(cached := try_to_load_from_cache(name, "config.json"), str):
-        return Path(cached)
+    if cached := cached_file(name, "config.json"):
+        return cached
     reach_model(name)
     try:
         return Path(hf_hub_download(name, "config.json"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from rlrecipes.access import reach_model
 from rlrecipes.data import fingerprint, load
 from rlrecipes.errors import UserError
 from rlrecipes.hub import is_hub, load_hub
@@ -16,7 +17,7 @@ from rlrecipes.metrics import Metric
 from rlrecipes.multitask import PLUS, joined, objective, recipes_of, sources_of, together
 from rlrecipes.profile import Profile, settings_of, split_override
 from rlrecipes.recipe import BUILT_IN, Data, Example, Recipe, Reward, load_recipe, unknown
-from rlrecipes.reward_source import find_reward_model
+from rlrecipes.reward_source import model_beside
 from rlrecipes.run import STAGES, Run
 
 _TABLES = {"sft": ("model", "lora", "sft"), "reward": ("reward",), "ppo": ("ppo",), "evaluate": ("evaluate",)}
@@ -113,7 +114,8 @@ def make_job(
             raise UserError(
                 "reward.model has no effect while terms.learned is 0; give that a weight or leave the model out"
             )
-        find_reward_model(profile.reward.model)
+        if (beside := model_beside(profile)) not in (None, profile.reward.model):
+            reach_model(beside, None)
     data = _data(recipe, source, columns or {}, run)
     if recipe.reward.learned and profile.reward.model is None:
         objective(profile.reward, {recipe.name: data})

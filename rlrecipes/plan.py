@@ -35,9 +35,6 @@ AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 27}
 SFT_AT_ONCE = 256
 """Tokens whose logits `trl.SFTTrainer` (`chunked_nll`) holds at a time."""
 
-SCORED_AT_ONCE = 64
-"""Rows that the reward stage scores together when it is trained."""
-
 SMALL = 4096
 """Numbers in a tensor below which bitsandbytes' 8-bit optimizers keep it in 32 bits."""
 
@@ -128,6 +125,7 @@ def moments(
     """
     shape = decoder(config, profile.model.name)
     sizes = _Sizes(shape, profile, longest or lengths(shape, profile), device, learned)
+    sizes = dataclasses.replace(sizes, beside=_beside(sizes))
     phases: dict[str, Callable[[_Sizes], Iterator[Need]]] = {
         "sft": _sft,
         "reward": _reward,
@@ -135,25 +133,17 @@ def moments(
         "ppo update": _update,
         "evaluate": _evaluate,
     }
-    beside = {"beside": _beside(profile) if learned else 0.0}
-    return {
-        phase: [
-            need if phase == "sft" else dataclasses.replace(need, roles={**need.roles, **beside})
-            for need in found(sizes)
-        ]
-        for phase, found in phases.items()
-        if phase != "reward" or learned
-    }
+    return {phase: list(found(sizes)) for phase, found in phases.items() if phase != "reward" or learned}
 
 
-def _beside(profile: Profile) -> float:
-    """Bytes of the reward model that `reward.model` loads beside the base, held as the base is; 0 without one."""
-    name = model_beside(profile)
+def _beside(sizes: _Sizes) -> _Sizes | None:
+    """The reward model that `reward.model` loads beside the base, held and read as the base is; None without one."""
+    profile = sizes.profile
+    name = model_beside(profile) if sizes.learned else None
     if name is None:
-        return 0.0
+        return None
     own = dataclasses.replace(profile, model=dataclasses.replace(profile.model, name=name))
-    shape = decoder(read_config(own), name)
-    return _Sizes(shape, own, lengths(shape, own), "cuda", True).base(head=False)
+    return dataclasses.replace(sizes, shape=decoder(read_config(own), name), profile=own)
 
 
 def _total(need: Need) -> float:
@@ -195,6 +185,8 @@ class _Sizes:
     longest: Lengths
     device: str
     learned: bool
+    beside: _Sizes | None = None
+    """A reward model that is no adapter of this base."""
 
     @property
     def width(self) -> int:
@@ -323,6 +315,10 @@ class _Sizes:
     def cache(self, rows: int, tokens: int) -> float:
         return 2.0 * self.shape.layers * self.shape.keys * self.width * rows * tokens
 
+    def scoring(self, rows: int) -> float:
+        """Activations of a pass of whole rows without gradients."""
+        return rows * self.longest.whole * self.forward + self.dequantized
+
 
 def _static(sizes: _Sizes, adapters: int, head: bool = True) -> dict[str, float]:
     return {
@@ -330,6 +326,13 @@ def _static(sizes: _Sizes, adapters: int, head: bool = True) -> dict[str, float]
         "adapters": 4 * adapters * sizes.adapter,
         "reserve": RESERVE[sizes.device],
     }
+
+
+def _rewarded(sizes: _Sizes, adapters: int) -> dict[str, float]:
+    """The base with so many adapters, and the learned reward: one more adapter, or a model beside."""
+    if sizes.beside is None:
+        return _static(sizes, adapters + sizes.learned)
+    return _static(sizes, adapters) | {"beside": sizes.beside.base(head=False)}
 
 
 def _sft(sizes: _Sizes) -> Iterator[Need]:
@@ -350,18 +353,18 @@ def _sft(sizes: _Sizes) -> Iterator[Need]:
 def _reward(sizes: _Sizes) -> Iterator[Need]:
     settings = sizes.profile.reward
     rows, tokens = 2 * settings.per_device_train_batch_size, sizes.longest.whole
-    fixed = _static(sizes, 1, head=False) | sizes.optimizer(settings, 1)
-    kept, back = sizes.trained(
-        rows, tokens, sizes.longest.padded, settings.gradient_checkpointing, sizes.profile.lora.lora_dropout
-    )
-    yield Need("reward", "backward", fixed | {"activations": kept + back})
-    scoring = SCORED_AT_ONCE * tokens * sizes.forward + sizes.dequantized
-    yield Need("reward", "scoring", fixed | {"activations": scoring})
-
-
-def _roles(sizes: _Sizes) -> int:
-    """Adapters that PPO holds: policy, reference, and reward and value where there are any."""
-    return 2 + sizes.learned + (sizes.profile.ppo.value == "adapter")
+    if sizes.beside is not None:
+        fixed = {"beside": sizes.beside.base(head=False), "reserve": RESERVE[sizes.device]}
+        yield Need("reward", "scoring", fixed | {"activations": sizes.beside.scoring(rows)})
+        return
+    fixed = _static(sizes, 1, head=False)
+    if settings.model is None:
+        fixed |= sizes.optimizer(settings, 1)
+        kept, back = sizes.trained(
+            rows, tokens, sizes.longest.padded, settings.gradient_checkpointing, sizes.profile.lora.lora_dropout
+        )
+        yield Need("reward", "backward", fixed | {"activations": kept + back})
+    yield Need("reward", "scoring", fixed | {"activations": sizes.scoring(rows)})
 
 
 def _generation(sizes: _Sizes, phase: str, fixed: Mapping[str, float], rows: int) -> Iterator[Need]:
@@ -385,12 +388,11 @@ def _rollout(sizes: _Sizes) -> Iterator[Need]:
     batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     rows = min(settings.local_rollout_forward_batch_size, batch)
     micro = min(settings.per_device_train_batch_size, rows)
-    moments = sizes.optimizer(settings, 1 + (settings.value == "adapter"))
-    fixed = _static(sizes, _roles(sizes)) | {"optimizer": moments["optimizer"]}
+    trained = 1 + (settings.value == "adapter")
+    fixed = _rewarded(sizes, 1 + trained) | sizes.optimizer(settings, trained)
     yield from _generation(sizes, "ppo rollout", fixed, rows)
     states = rows * longest.answer * shape.hidden * sizes.width
-    through = micro * longest.whole * sizes.forward + sizes.dequantized
-    yield Need("ppo rollout", "reading answers", fixed | {"activations": states + through})
+    yield Need("ppo rollout", "reading answers", fixed | {"activations": states + sizes.scoring(micro)})
     logits = 2 * 4 * min(AT_ONCE[sizes.device], rows * longest.answer * shape.vocabulary)
     yield Need("ppo rollout", "log-probabilities", fixed | {"activations": 2 * states, "logits": logits})
 
@@ -398,7 +400,8 @@ def _rollout(sizes: _Sizes) -> Iterator[Need]:
 def _update(sizes: _Sizes) -> Iterator[Need]:
     settings, shape, longest = sizes.profile.ppo, sizes.shape, sizes.longest
     rows, tokens = settings.per_device_train_batch_size, longest.whole - 1
-    fixed = _static(sizes, _roles(sizes)) | sizes.optimizer(settings, 1 + (settings.value == "adapter"))
+    trained = 1 + (settings.value == "adapter")
+    fixed = _rewarded(sizes, 1 + trained) | sizes.optimizer(settings, trained)
     kept, back = sizes.trained(rows, tokens, False, settings.gradient_checkpointing, read=longest.answer / tokens)
     states = rows * longest.answer * shape.hidden * sizes.width
     at_once = min(AT_ONCE[sizes.device], rows * longest.answer * shape.vocabulary)
@@ -407,15 +410,17 @@ def _update(sizes: _Sizes) -> Iterator[Need]:
     logits = at_once * (8 + sizes.width % 4 + 4 * (settings.temperature != 1))
     yield Need("ppo update", "log-probabilities", fixed | {"activations": kept + 3 * states, "logits": logits})
     yield Need("ppo update", "backward", fixed | {"activations": kept + back})
+    if sizes.beside is not None:
+        yield Need("ppo update", "scoring", fixed | {"activations": sizes.beside.scoring(rows)})
 
 
 def _evaluate(sizes: _Sizes) -> Iterator[Need]:
     rows = sizes.profile.evaluate.batch_size
-    fixed = _static(sizes, 2 + sizes.learned) | {"optimizer": 0.0}
+    fixed = _rewarded(sizes, 2)
     yield from _generation(sizes, "evaluate", fixed, rows)
     if sizes.learned:
-        through = rows * sizes.longest.whole * sizes.forward
-        yield Need("evaluate", "scoring", fixed | {"activations": through})
+        scoring = (sizes.beside or sizes).scoring(rows)
+        yield Need("evaluate", "scoring", fixed | {"activations": scoring})
 
 
 # the answer to `plan`

@@ -99,7 +99,8 @@ class RewardSettings(TrainingSettings):
     there are ratings and no comparisons."""
     model: str | None = None
     """Ours: a reward model to take instead of training one: a reward stage's folder, or a PEFT adapter or sequence
-    classifier with one output, local or from the hub. All other settings of this table are then refused."""
+    classifier with one output, local or from the hub. Other settings of this table are then refused, but for
+    `per_device_train_batch_size`: twice as many texts are scored together."""
     center_rewards_coefficient: float | None = None
     """Weight of the squared sum of the two scores (arXiv 2312.09244); the scores are standardised afterwards in any case."""
 
@@ -231,6 +232,9 @@ REFUSED = {
 }
 """Names that people know from TRL, and why they are not offered."""
 
+TAKEN = ("reward.model=", "reward.per_device_train_batch_size=")
+"""Settings of the `[reward]` table that take effect where the reward model comes from elsewhere."""
+
 
 def profile_names() -> list[str]:
     return sorted(path.stem for path in PROFILES.glob("*.toml"))
@@ -255,7 +259,7 @@ def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = N
     profile: Profile = _build(Profile, tables, f"profile '{name}'")
     if profile.reward.model is not None:
         for override in overrides:
-            if override.startswith("reward.") and not override.startswith("reward.model="):
+            if override.startswith("reward.") and not override.startswith(TAKEN):
                 raise UserError(
                     f"{override} has no effect beside reward.model={profile.reward.model}, which trains nothing"
                 )

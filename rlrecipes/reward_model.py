@@ -1,6 +1,6 @@
 """One interface to every reward model: text in, scores out, be it an adapter of the policy's base or a model beside it.
 
-    model.scores([model.encode(user("Translate: Hallo"), "Hello.")]) -> [1.37]
+    model.scores([model.encode(user("Translate: Hallo"), "Hello.")], batch_size=8) -> [1.37]
 
 A model beside the base has its own tokenizer, so what it reads is made from the messages anew: with its chat template where
 it has one; as a pair of texts where its tokenizer separates pairs (encoders); else as a plain transcript.
@@ -43,8 +43,8 @@ class RewardModel:
     """In tokens; more it cannot read."""
 
     @torch.no_grad()
-    def scores(self, rows: Sequence[Row], batch_size: int = 64) -> list[float]:
-        """Raw scores of whole sequences, `[rows]`."""
+    def scores(self, rows: Sequence[Row], batch_size: int) -> list[float]:
+        """Raw scores of whole sequences, `[rows]`, `batch_size` of them read together."""
         self.model.eval()
         scores: list[float] = []
         for start in range(0, len(rows), batch_size):

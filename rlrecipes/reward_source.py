@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlrecipes.access import ADAPTER, ADAPTER_WEIGHTS, is_local, reach_model
 from rlrecipes.errors import UserError
 from rlrecipes.profile import Profile
 
-ADAPTER, CHECKPOINT, WEIGHTS = "adapter_config.json", "config.json", "adapter_model.safetensors"
+CHECKPOINT = "config.json"
 CLASSIFIER = "ForSequenceClassification"
 
 
@@ -46,26 +47,24 @@ def find_reward_model(name: str) -> RewardSource:
     Raises:
         UserError: there is none, it is no reward model, or it has more than one output.
     """
-    place, local = Path(name).expanduser(), name.startswith((".", "/", "~"))
-    if place.is_dir() or local:
+    if is_local(name):
+        place = Path(name).expanduser()
+        if not place.is_dir():
+            raise _none(name, "is not there")
         place = place / "adapter" if (place / "adapter").is_dir() else place
-        files = {file: place / file for file in (ADAPTER, CHECKPOINT, WEIGHTS) if (place / file).is_file()}
+        files = {file: place / file for file in (ADAPTER, CHECKPOINT, ADAPTER_WEIGHTS) if (place / file).is_file()}
         where = str(place)
     else:
+        reach_model(name, "reward.model")
         files = {file: path for file in (ADAPTER, CHECKPOINT) if (path := _fetched(name, file))}
-        if ADAPTER in files and (weights := _fetched(name, WEIGHTS)):
-            files[WEIGHTS] = weights
+        if ADAPTER in files and (weights := _fetched(name, ADAPTER_WEIGHTS)):
+            files[ADAPTER_WEIGHTS] = weights
         where = str(files[ADAPTER].parent) if ADAPTER in files else name
     if ADAPTER in files:
         return _adapter(name, where, files)
     if CHECKPOINT in files:
         return _checkpoint(name, where, files[CHECKPOINT])
-    lacking = "is not there" if local and not place.is_dir() else f"has neither {ADAPTER} nor {CHECKPOINT}"
-    lacking += "" if local or place.is_dir() else ", or the hub cannot be reached"
-    raise UserError(
-        f"there is no reward model in reward.model={name}: it {lacking}; give a reward stage's folder, a PEFT adapter or a "
-        "sequence classifier"
-    )
+    raise _none(name, f"has neither {ADAPTER} nor {CHECKPOINT}")
 
 
 def model_beside(profile: Profile) -> str | None:
@@ -95,7 +94,7 @@ def _adapter(name: str, where: str, files: dict[str, Path]) -> RewardSource:
         raise UserError(f"reward.model={name}: {files[ADAPTER]} names no base model; set base_model_name_or_path in it")
     if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
         raise UserError(f"reward.model={name}: its base model '{base}' is not there; mend {files[ADAPTER]}")
-    shapes = _shapes(name, files[WEIGHTS]) if WEIGHTS in files else {}
+    shapes = _shapes(name, files[ADAPTER_WEIGHTS]) if ADAPTER_WEIGHTS in files else {}
     heads = {key: shape for key, shape in shapes.items() if "lora_" not in key}
     for key, shape in heads.items():
         if key.endswith(("score.weight", "classifier.weight", "out_proj.weight")) and shape[0] != 1:
@@ -117,6 +116,13 @@ def _checkpoint(name: str, where: str, path: Path) -> RewardSource:
     if labels != 1:
         raise _outputs(name, labels)
     return RewardSource(name, where, None, plain=False)
+
+
+def _none(name: str, why: str) -> UserError:
+    return UserError(
+        f"there is no reward model in reward.model={name}: it {why}; give a reward stage's folder, a PEFT adapter or a "
+        "sequence classifier"
+    )
 
 
 def _outputs(name: str, count: int) -> UserError:
@@ -143,23 +149,21 @@ def _shapes(name: str, path: Path) -> dict[str, list[int]]:
 
 
 def _fetched(name: str, file: str) -> Path | None:
-    """A file of the hub's; None where the repository has no such file, or is out of reach and the cache does not hold it.
+    """A file of the hub's; None where the repository has no such file, or none in the cache when that is all there is.
 
     Raises:
-        UserError: there can be no such repository, or it may not be read.
+        UserError: it was not to be had after all.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+    from huggingface_hub.errors import EntryNotFoundError
 
     try:
         return Path(hf_hub_download(name, file))
     except EntryNotFoundError:
         return None
-    except HFValidationError:
-        reason = "there is no such folder, and it is no hub id"
     except OSError as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-    raise UserError(f"cannot read reward.model={name}: {reason}; give a folder, or a hub id that can be reached")
+        raise UserError(f"cannot read {file} of reward.model={name}: {reason}; try again") from None
 
 
 def _real(name: str) -> str:

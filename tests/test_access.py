@@ -119,7 +119,7 @@ def test_what_the_hub_refuses_is_told(hub, kind, said):
 
 
 def test_a_name_that_is_no_hub_id_is_told(cache):
-    with pytest.raises(UserError, match="'a b/c/d' is no hub id"):
+    with pytest.raises(UserError, match="'a b/c/d' is neither a folder nor a hub id"):
         reach_model("a b/c/d")
 
 

@@ -95,7 +95,7 @@ def stopped(home, monkeypatch, capsys):
         (["run", "translation", "terms.learned=0", "terms.chrf=0"], "weight 0"),
         (["run", "translation", "reward.objective=listwise"], "it must be one of auto, pairwise, regression"),
         (["run", "translation", "reward.objective=regression"], "needs ratings"),
-        (["run", "translation", "reward.model=nothing/here"], "there is no reward model in reward.model=nothing/here"),
+        (["run", "translation", "reward.model=nothing/here"], "cannot read the model 'nothing/here'"),
         (["run", "translation", "reward.model=/nothing"], "it is not there"),
         (["run", "translation", "reward.model=."], "neither adapter_config.json nor config.json"),
         (["run", "translation", "reward.model=.", "reward.max_steps=5"], "reward.max_steps=5 has no effect beside"),

@@ -1,7 +1,6 @@
 """The plan: what the models' shapes give, what is alive on a device, and what the person asking is told."""
 
 import dataclasses
-import inspect
 import json
 import weakref
 
@@ -28,7 +27,6 @@ from rlrecipes.plan import (
     GIB,
     RESERVE,
     ROLES,
-    SCORED_AT_ONCE,
     SFT_AT_ONCE,
     Lengths,
     _Sizes,
@@ -37,7 +35,6 @@ from rlrecipes.plan import (
     needs,
 )
 from rlrecipes.profile import load_profile, profile_names
-from rlrecipes.reward_model import RewardModel
 
 GPU_PROFILES = [name for name in profile_names() if name != "tiny"]
 LARGER = {"hidden_size": 256, "n_embd": 256, "intermediate_size": 512, "ffn_dim": 512, "word_embed_proj_dim": 128}
@@ -85,7 +82,6 @@ def test_4_bit_bases_have_the_sizes_that_building_them_gives(name, base_gib, lor
 def test_what_is_held_at_a_time_is_what_the_code_holds():
     assert AT_ONCE == likelihood.AT_ONCE
     assert SFT_AT_ONCE == sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE
-    assert inspect.signature(RewardModel.scores).parameters["batch_size"].default == SCORED_AT_ONCE
 
 
 class Alive(TorchDispatchMode):
@@ -183,6 +179,7 @@ def test_a_rollout_is_never_larger_than_a_batch():
         ("model.dtype=float32", "sft", "activations"),
         ("lora.r=64", "sft", "adapters"),
         ("lora.lora_dropout=0", "reward", "activations"),
+        ("reward.per_device_train_batch_size=2", "reward", "activations"),
         ("lora.target_modules=q_proj", "sft", "optimizer"),
         ("sft.optim=adamw_torch", "sft", "optimizer"),
         ("sft.gradient_checkpointing=false", "sft", "activations"),
@@ -239,6 +236,7 @@ def test_a_local_model_is_planned_from_its_config_alone(checkpoint: Checkpoint, 
         ({"model_type": "mamba"}, [], "its config.json has no hidden_size"),
         ("[1]", [], "config.json is not JSON"),
         (None, [], "no config.json"),
+        ({}, ["--model", "a b/c d"], "neither a folder nor a hub id"),
         ({}, ["--card", "rtx4091"], "did you mean 'rtx4090'?"),
         ({}, ["--card", "0"], "give a number above 0"),
         ({}, ["lora.r=few"], "whole number"),
@@ -271,6 +269,11 @@ def test_a_reward_model_beside_the_base_is_counted_from_the_reward_stage_on(chec
     settings = load_profile("tiny", ["model.quantization=none", f"reward.model={beside}"], str(checkpoint.model))
     weights = AutoModelForSequenceClassification.from_pretrained(beside)
     size = sum(4 * parameter.numel() for parameter in weights.parameters())
+    planned = moments(read_config(settings), settings)
+    (scoring,) = planned["reward"]  # nothing is trained there, and the policy's base is not loaded
+    assert scoring.at == "scoring"
+    assert "base" not in scoring.roles
+    assert any(need.at == "scoring" for need in planned["ppo update"])
     found = {need.phase: need.roles.get("beside", 0) for need in needs(read_config(settings), settings)}
     assert found["sft"] == 0
     assert found["reward"] == found["ppo update"] == found["evaluate"] == pytest.approx(size, rel=0.15)

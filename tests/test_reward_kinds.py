@@ -9,6 +9,7 @@ from test_reward_model import gpt2
 
 from rlrecipes.__main__ import main
 from rlrecipes.checkpoint import Checkpoints
+from rlrecipes.reward_model import RewardModel
 
 TAKEN = tuple(setting for setting in SMALLEST if not setting.startswith("reward."))
 """The smallest road without the settings of a training that does not take place."""
@@ -203,6 +204,28 @@ def test_a_model_beside_that_gives_nan_is_told_and_leaves_nothing(home, tmp_path
     assert main(road) == 2
     assert "the reward model gives NaN" in capsys.readouterr().err
     assert sorted(path.name for path in (home / "runs" / "nan" / "translation").iterdir()) == ["sft"]
+
+
+def test_as_many_texts_are_scored_together_as_a_training_step_would_read(home, tmp_path, monkeypatch):
+    inner, sizes = RewardModel.scores, set()
+
+    def scores(self, rows, batch_size):
+        sizes.add(batch_size)
+        return inner(self, rows, batch_size)
+
+    monkeypatch.setattr(RewardModel, "scores", scores)
+    road = (
+        "translation",
+        "--run",
+        "together",
+        "--data",
+        "pairs.jsonl",
+        *TAKEN,
+        f"reward.model={gpt2(tmp_path / 'rm')}",
+    )
+    assert main(["sft", *road]) == 0
+    assert main(["reward", *road, "reward.per_device_train_batch_size=3"]) == 0
+    assert sizes == {6}
 
 
 def test_scores_of_a_model_beside_are_standardised_over_the_demonstrations(home, tmp_path):

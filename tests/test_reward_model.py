@@ -134,7 +134,7 @@ def test_an_adapter_on_another_base_brings_that_base(tmp_path, checkpoint):
     found = load_beside(find_reward_model(str(checkpoint.reward)), PLAIN)
     same = load_sharing(find_reward_model(str(checkpoint.reward)), str(checkpoint.model), PLAIN, tokenizer)
     rows = [same.encode(prompt, answer) for prompt, answer in TEXTS]
-    assert found.scores(rows) == pytest.approx(same.scores(rows), abs=1e-5)
+    assert found.scores(rows, 2) == pytest.approx(same.scores(rows, 2), abs=1e-5)
 
 
 def test_an_adapter_on_the_policys_base_scores_as_it_does_among_the_others(checkpoint):
@@ -157,7 +157,7 @@ def test_the_front_of_a_long_text_is_cut_but_not_its_first_token(tmp_path):
     assert cut["input_ids"][0] == long["input_ids"][0]
     assert cut["input_ids"][1:] == long["input_ids"][-63:]
     assert model.cut(cut) == cut
-    assert len(model.scores([cut])) == 1
+    assert len(model.scores([cut], 1)) == 1
 
 
 def test_an_adapter_that_does_not_fit_its_base_is_told(tmp_path, checkpoint):

@@ -107,7 +107,27 @@ def test_a_damaged_file_is_told(tmp_path, file):
         find_reward_model(str(tmp_path / "it"))
 
 
-@pytest.mark.parametrize("name", ["nobody/nothing", "no such/thing at all"])
-def test_a_hub_id_out_of_reach_is_told(name):
-    with pytest.raises(UserError, match=f"reward.model={name}"):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nobody/nothing", "cannot read the model 'nobody/nothing'.*as reward.model=…, or fetch it"),
+        ("no such/thing at all", "'no such/thing at all' is neither a folder nor a hub id"),
+    ],
+)
+def test_a_hub_id_out_of_reach_is_told(name, said):
+    with pytest.raises(UserError, match=said):
         find_reward_model(name)
+
+
+def test_an_adapter_in_the_hubs_cache_is_taken_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--someone--rm"
+    adapter(folder / "snapshots" / "abc")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    source = find_reward_model("someone/rm")
+    assert source.place == str(folder / "snapshots" / "abc")
+    assert source.base == "hub/base"
+    (folder / "snapshots" / "abc" / "adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match="does not hold it"):
+        find_reward_model("someone/rm")

@@ -64,6 +64,17 @@ def test_an_embedded_base_that_is_gone_is_told(copy, capsys, command):
     assert "is gone (runs/.base/gone); make both again with `make translation RUN=copy FORCE=1`" in error
 
 
+@pytest.mark.parametrize("command", ["chat", "export"])
+def test_a_base_that_cannot_be_had_is_told_with_the_way_without_a_network(copy, capsys, monkeypatch, command):
+    path = copy / "sft" / "done.json"
+    done = json.loads(path.read_text())
+    for name, said in (("nobody/nothing", "hf download nobody/nothing"), ("./gone", "no model in './gone'")):
+        path.write_text(json.dumps({**done, "settings": {**done["settings"], "model.name": name}}))
+        error = refused(capsys, command, "translation", "--run", "copy")
+        assert said in error
+        assert "MODEL=" not in error  # which both would refuse
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

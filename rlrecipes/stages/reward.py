@@ -24,6 +24,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from trl import RewardConfig, RewardTrainer
 
+from rlrecipes.access import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.agreement import accuracy, correlations
 from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.checks import vocabulary
@@ -34,7 +35,7 @@ from rlrecipes.job import Job
 from rlrecipes.models import add_lora, copy_lora, load_scorer, open_tokenizer, window
 from rlrecipes.recipe import Data, Rating
 from rlrecipes.reward_model import RewardModel, as_policy, load_beside, load_sharing
-from rlrecipes.reward_source import ADAPTER, WEIGHTS, find_reward_model
+from rlrecipes.reward_source import find_reward_model
 from rlrecipes.run import Run, write_json
 from rlrecipes.tracking import Tracker, progress, remove_printer
 from rlrecipes.training import (
@@ -88,7 +89,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     model.save_pretrained(folder / "adapter")
 
     reward_model = as_policy(model, tokenizer, longest)
-    _write_scale(folder, reward_model, job.data)
+    _write_scale(job, folder, reward_model)
     return {
         **_measured(job, reward_model, {"train_loss": loss}),
         **record,
@@ -105,7 +106,7 @@ def _take(job: Job, model_name: str, folder: Path) -> dict[str, Any]:
     if source.shares(model_name):
         model = load_sharing(source, model_name, job.profile.model, open_tokenizer(model_name))
         (folder / "adapter").mkdir()
-        for name in (ADAPTER, WEIGHTS):
+        for name in (ADAPTER, ADAPTER_WEIGHTS):
             shutil.copyfile(Path(source.place) / name, folder / "adapter" / name)
         beside, adapters = None, {"reward": "adapter"}
         say(f"  taken from {source.place}: one more adapter of the base")
@@ -113,7 +114,7 @@ def _take(job: Job, model_name: str, folder: Path) -> dict[str, Any]:
         model = load_beside(source, job.profile.model)
         beside, adapters = source.base or source.place, {}
         say(f"  taken from {source.name}: loaded beside the base, with its own tokenizer")
-    _write_scale(folder, model, job.data)
+    _write_scale(job, folder, model)
     return {
         **_measured(job, model, {}),
         "objective": None,
@@ -217,11 +218,11 @@ def _start_head(model: nn.Module, seed: int) -> None:
 # What came out.
 
 
-def _write_scale(folder: Path, model: RewardModel, data: Data) -> None:
-    rows = [model.encode(example.prompt, example.answers[0]) for example in data.demonstrations[:SCALED_ON]]
+def _write_scale(job: Job, folder: Path, model: RewardModel) -> None:
+    rows = [model.encode(example.prompt, example.answers[0]) for example in job.data.demonstrations[:SCALED_ON]]
     fitting = [row for row in rows if len(row["input_ids"]) <= model.longest]
     record_drops("demonstrations", len(rows), len(fitting), model.longest)
-    scores = model.scores(fitting)
+    scores = model.scores(fitting, _at_once(job))
     if not all(map(math.isfinite, scores)):
         raise UserError(
             "the reward model gives NaN or infinity on demonstrations; choose another model.dtype, or another reward.model"
@@ -236,8 +237,8 @@ def _scale(scores: Sequence[float]) -> dict[str, float]:
 def _measured(job: Job, model: RewardModel, metrics: dict[str, Any]) -> dict[str, Any]:
     """With the agreement among `metrics`; of a shared model, under `recipes` that with each, beside that of its own model."""
     if len(job.tasks) == 1:
-        return {"metrics": {**metrics, **_agreement(model, job.data)}}
-    found = {name: _agreement(model, data) for name, data in job.tasks.items()}
+        return {"metrics": {**metrics, **_agreement(model, job.data, _at_once(job))}}
+    found = {name: _agreement(model, data, _at_once(job)) for name, data in job.tasks.items()}
     alone = {name: (Run(job.run.name, name, job.run.root).done("reward") or {}).get("metrics", {}) for name in found}
     for name, own in found.items():
         for measure in ("accuracy", "spearman"):
@@ -248,7 +249,12 @@ def _measured(job: Job, model: RewardModel, metrics: dict[str, Any]) -> dict[str
     return {"metrics": metrics, "recipes": recipes}
 
 
-def _agreement(model: RewardModel, data: Data) -> dict[str, Any]:
+def _at_once(job: Job) -> int:
+    """Texts that are scored together: as many as a comparison's two sides are when it is trained on."""
+    return 2 * job.profile.reward.per_device_train_batch_size
+
+
+def _agreement(model: RewardModel, data: Data, at_once: int) -> dict[str, Any]:
     """With the held-out comparisons and ratings that are not too long."""
     rows = [
         (pair, model.encode(pair.prompt, pair.chosen), model.encode(pair.prompt, pair.rejected))
@@ -260,11 +266,11 @@ def _agreement(model: RewardModel, data: Data) -> dict[str, Any]:
     return {
         **accuracy(
             [pair for pair, _, _ in rows],
-            model.scores([chosen for _, chosen, _ in rows]),
-            model.scores([rejected for _, _, rejected in rows]),
+            model.scores([chosen for _, chosen, _ in rows], at_once),
+            model.scores([rejected for _, _, rejected in rows], at_once),
             [(len(chosen["input_ids"]), len(rejected["input_ids"])) for _, chosen, rejected in rows],
         ),
-        **correlations([rating for rating, _ in rated], model.scores([row for _, row in rated])),
+        **correlations([rating for rating, _ in rated], model.scores([row for _, row in rated], at_once)),
     }
 
 
