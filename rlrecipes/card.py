@@ -187,9 +187,22 @@ def _results(trained: Trained, policy: str) -> list[str]:
     if policy == "ppo":
         gain = evaluated["comparisons"]["ppo_over_sft"]["gain"]
         said.append(f"PPO over SFT, in pairs: {_estimate(gain, signed=True)} `{evaluated['headline']}`.")
-    if accuracy := trained.records.get("reward", {}).get("metrics", {}).get("accuracy"):
+    measured = trained.records.get("reward", {}).get("metrics", {})
+    if accuracy := measured.get("accuracy"):
         said.append(f"The reward model's accuracy on held-out comparisons: {_estimate(accuracy)}.")
+    if spearman := measured.get("spearman"):
+        said.append(f"The reward model's rank correlation with held-out ratings: {_estimate(spearman)}.")
     return [table, " ".join(said)]
+
+
+def _reward(trained: Trained) -> str:
+    """What PPO's learned reward is."""
+    record = trained.records.get("reward")
+    if record is None:
+        return "none: programmed terms alone"
+    if taken := record.get("reward_model"):
+        return f"`{public(taken['name'])}`, taken as it was"
+    return f"trained here, {record['objective']}"
 
 
 def _training(trained: Trained, policy: str) -> list[str]:
@@ -198,6 +211,7 @@ def _training(trained: Trained, policy: str) -> list[str]:
     ]
     last = trained.records[policy]
     facts = [
+        *([["reward model", _reward(trained)]] if policy == "ppo" else []),
         ["seed", str(last["seed"])],
         ["seconds", ", ".join(f"{stage} {trained.records[stage]['seconds']:.0f}" for stage in stages)],
         ["finished", str(last["finished"])],
@@ -205,7 +219,8 @@ def _training(trained: Trained, policy: str) -> list[str]:
         ["libraries", ", ".join(f"{name} {version}" for name, version in last["versions"].items())],
         ["Weights & Biases", _links({stage: trained.records[stage].get("wandb") for stage in stages})],
     ]
-    named = {key: public(last["settings"][key]) for key in ("data.source", "model.name")}
+    places = ("data.source", "model.name", "reward.model")
+    named = {key: public(last["settings"][key]) for key in places if last["settings"].get(key)}
     settings = last["settings"] | named
     lines = "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items())
     return [_table(["", ""], facts), f"Settings:\n\n```\n{lines}\n```"]

@@ -109,6 +109,7 @@ def test_the_card_has_data_licence_results_and_settings(exported):
     chrf = done["metrics"]["ppo"]["chrf"]
     assert f"{chrf['value']:.3f} [{chrf['low']:.3f}, {chrf['high']:.3f}]" in card
     assert "ppo.total_episodes = 16" in card
+    assert "| reward model | trained here, pairwise |" in card
     assert "Das 5" not in card, "rows of the user's data stay with the user"
 
 

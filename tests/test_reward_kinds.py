@@ -184,10 +184,14 @@ def test_a_classifier_beside_the_base_rewards_ppo_and_an_interruption_changes_no
     capsys.readouterr()
     assert main(["chat", "translation", "--run", name]) == 0
     assert "reward " in capsys.readouterr().err
-
     interrupted(monkeypatch, "ppo", *road, "--run", f"{name}-again")
     assert main([*road, "--run", f"{name}-again"]) == 0
     assert same_bytes(folder, home / "runs" / f"{name}-again" / "translation")
+
+    assert main(["export", "translation", "--run", name]) == 0
+    card = (folder / "export" / "README.md").read_text(encoding="utf-8")
+    assert "| reward model | `rm`, taken as it was |" in card
+    assert str(tmp_path) not in card
 
 
 def test_a_model_beside_that_gives_nan_is_told_and_leaves_nothing(home, tmp_path, capsys):
