@@ -36,9 +36,14 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 RLRECIPES := $(VENV)/bin/python -m rlrecipes
-OPTIONS = $(if $(COLUMNS),--columns $(COLUMNS)) --profile $(PROFILE) --seed $(SEED) $(if $(MODEL),--model '$(MODEL)') \
-	$(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(if $(FORCE),--force) \
-	$(if $(POLICY),--policy $(POLICY)) $(if $(MERGED),--merged) $(if $(PUSH),--push '$(PUSH)')
+quoted = '$(subst ','\'',$(1))'
+# 1 says yes; nothing and 0 say no
+yes = $(filter-out 0,$(1))
+OPTIONS = $(if $(COLUMNS),--columns $(COLUMNS)) --profile $(PROFILE) --seed $(SEED) \
+	$(if $(MODEL),--model $(call quoted,$(MODEL))) $(if $(DATA),--data $(call quoted,$(DATA))) \
+	$(if $(RUN),--run $(call quoted,$(RUN))) $(if $(call yes,$(FORCE)),--force) \
+	$(if $(POLICY),--policy $(POLICY)) $(if $(call yes,$(MERGED)),--merged) \
+	$(if $(PUSH),--push $(call quoted,$(PUSH)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test kills lint check list bench plan-bench show plan sft reward ppo evaluate report chat export clean $(RECIPES)
@@ -67,7 +72,7 @@ show: $(READY) ## RECIPE=…: its data, reward and metrics, without training any
 	@$(RLRECIPES) show $(RECIPE) $(OPTIONS) $(ARGS)
 
 plan: $(READY) ## RECIPE=…: GPU memory of each stage from the model's config alone, the largest batches that fit CARD
-	@$(RLRECIPES) plan $(RECIPE) $(OPTIONS) $(if $(CARD),--card '$(CARD)') $(ARGS)
+	@$(RLRECIPES) plan $(RECIPE) $(OPTIONS) $(if $(CARD),--card $(call quoted,$(CARD))) $(ARGS)
 
 sft: $(READY) ## RECIPE=…: supervised fine-tuning on the demonstrations
 	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)

@@ -6,6 +6,7 @@ Help, listing, showing and every usage error answer without importing torch.
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import os
 import sys
@@ -21,8 +22,8 @@ from rlrecipes.multitask import PLUS
 from rlrecipes.multitask import STAGES as SHARED
 from rlrecipes.pipeline import end_force, run_stages
 from rlrecipes.plan import plan
-from rlrecipes.profile import Profile, load_profile, profile_names
-from rlrecipes.recipe import BUILT_IN, load_recipe, recipe_names, unknown
+from rlrecipes.profile import LOWEST_TEMPERATURE, Profile, load_profile, profile_names
+from rlrecipes.recipe import BUILT_IN, Reward, load_recipe, recipe_names, unknown
 from rlrecipes.run import STAGES, Run
 from rlrecipes.trained import Trained, find_trained
 
@@ -117,8 +118,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if arguments.command not in COMMANDS:
         raise UserError(unknown("command", arguments.command, list(COMMANDS), f"there are {', '.join(COMMANDS)}"))
     for option, takers in OPTIONS.items():
-        if getattr(arguments, option) not in (None, False) and arguments.command not in takers:
+        value = getattr(arguments, option)
+        if value is not None and value is not False and arguments.command not in takers:
             raise UserError(f"--{option} belongs to `{'` and `'.join(takers)}`; leave it out")
+    for option in ("model", "data", "card", "run", "policy", "push"):
+        if getattr(arguments, option) == "":
+            raise UserError(f"--{option} is empty; give it a value or leave it out")
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed is {arguments.seed}; it must be a whole number from 0 to {2**32 - 1}")
     if arguments.recipe and "=" in arguments.recipe:
@@ -135,15 +140,15 @@ def _command(arguments: argparse.Namespace) -> None:
     else:
         if arguments.recipe is None:
             raise UserError(f"`{arguments.command}` needs a recipe: {', '.join(recipe_names())}")
-        if arguments.command == "plan":
-            return _plan(arguments)
-        if arguments.command in ("chat", "export"):
-            return _with_trained(arguments)
         if PLUS in arguments.recipe and arguments.command not in SHARED:
             raise UserError(
                 f"`{arguments.command}` is for one recipe; several share `reward` alone, as `reward {arguments.recipe}`, "
                 "and each then uses it by reward.model=…"
             )
+        if arguments.command == "plan":
+            return _plan(arguments)
+        if arguments.command in ("chat", "export"):
+            return _with_trained(arguments)
         job = _job(arguments, arguments.recipe)
         if arguments.command == "show":
             from rlrecipes.show import show
@@ -172,9 +177,15 @@ def _with_trained(arguments: argparse.Namespace) -> None:
 
 
 def _chat(trained: Trained, policy: str, arguments: argparse.Namespace) -> None:
+    if sys.stdin is None:
+        raise UserError("`chat` has no standard input; talk to it in a terminal, or send it a prompt a line")
     temperature, talking = arguments.temperature or 0.0, sys.stdin.isatty()
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise UserError(f"--temperature is {temperature}; it must be a finite number, 0 or more")
+    if not math.isfinite(temperature) or temperature < 0 or 0 < temperature < LOWEST_TEMPERATURE:
+        raise UserError(
+            f"--temperature is {temperature}; it must be 0, which is greedy, or a finite number from {LOWEST_TEMPERATURE} on"
+        )
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text are told with their line
     if arguments.json and talking:
         raise UserError("--json is for prompts on standard input; send them in, as `chat … --json < prompts.jsonl`")
     if talking:
@@ -222,8 +233,19 @@ def _profile(arguments: argparse.Namespace) -> tuple[Profile, list[str]]:
     ), weights
 
 
+def _refuse_idle(arguments: argparse.Namespace, reward: Reward) -> None:
+    """Refuses settings of a reward model that there will not be; where a recipe itself has none, only naming one."""
+    if not reward.learned:
+        idle = "reward." if any(s.startswith("terms.learned=") for s in arguments.settings) else "reward.model="
+        for setting in arguments.settings:
+            if setting.startswith(idle):
+                raise UserError(f"{setting} has no effect while terms.learned is 0; give that a weight or leave it out")
+
+
 def _job(arguments: argparse.Namespace, recipe: str) -> Job:
     profile, weights = _profile(arguments)
+    if PLUS not in recipe:
+        _refuse_idle(arguments, weighted(load_recipe(recipe).reward, weights))
     run = Run(_run_name(arguments.run or profile.name), recipe)
     columns = dict(_column(text) for text in arguments.columns)
     source = arguments.data or profile.data
@@ -232,14 +254,18 @@ def _job(arguments: argparse.Namespace, recipe: str) -> Job:
 
 def _plan(arguments: argparse.Namespace) -> None:
     """The data are not read: how long rows may get, the profile says."""
+    for option in ("data", "columns", "run", "force"):
+        if getattr(arguments, option):
+            raise UserError(f"`plan` goes by the model and the profile alone; leave --{option} out")
     profile, weights = _profile(arguments)
     reward = weighted(load_recipe(arguments.recipe).reward, weights)
+    _refuse_idle(arguments, reward)
     print(plan(profile, bool(reward.learned), arguments.card))
 
 
 def _run_name(name: str) -> str:
-    if not name or name.startswith(".") or any(part in name for part in "/\\ "):
-        raise UserError(f"'{name}' cannot name a run; use letters, digits, '-' and '_'")
+    if not name or name.startswith(".") or any(part in name for part in "/\\ ") or len(name.encode()) > 200:
+        raise UserError(f"'{name[:50]}' cannot name a run; use letters, digits, '-' and '_', 200 at most")
     return name
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlrecipes.recipe import BUILT_IN
-from rlrecipes.trained import Trained, make
+from rlrecipes.run import make
+from rlrecipes.trained import Trained
 
 NAMES = {"base": "base", "sft": "SFT", "ppo": "PPO"}
 MADE = {

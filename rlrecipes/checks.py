@@ -12,15 +12,18 @@ from typing import Any
 
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+from transformers.training_args import OptimizerNames
 
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
 from rlrecipes.models import DTYPES, device, open_tokenizer
 from rlrecipes.profile import ModelSettings, Profile
+from rlrecipes.recipe import unknown
+from rlrecipes.run import make
 
 
 def check_device(profile: Profile) -> None:
-    """Refuses a precision, a quantization or an optimizer that this machine cannot do.
+    """Refuses an optimizer that there is not, and a precision, a quantization or an optimizer that this machine cannot do.
 
     Raises:
         UserError: the sentence says which and what to set instead.
@@ -31,6 +34,10 @@ def check_device(profile: Profile) -> None:
         _check_4bit(profile.model)
     for stage in ("sft", "reward", "ppo"):
         optimizer = getattr(profile, stage).optim
+        if optimizer not in (known := [str(name.value) for name in OptimizerNames]):
+            raise UserError(
+                f"{stage}.optim: " + unknown("optimizer", optimizer, known, f"there are {', '.join(known)}")
+            )
         if "8bit" in optimizer or "paged" in optimizer:
             _import_bitsandbytes(f"{stage}.optim={optimizer}", f"{stage}.optim=adamw_torch")
 
@@ -105,7 +112,7 @@ def _check_vocabulary(job: Job, name: str) -> None:
     if trained_on is not None and trained_on != vocabulary(open_tokenizer(name)):
         raise UserError(
             f"the reward model in {job.run.stage('reward')} reads other tokens than the tokenizer of '{name}' gives; "
-            f"make it again (`make reward RECIPE={job.recipe.name} FORCE=1`) or give the model it was trained on"
+            f"make it again (`{make('reward', job.run)} FORCE=1`, with your options) or give the model it was trained on"
         )
 
 

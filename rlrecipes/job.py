@@ -109,13 +109,9 @@ def make_job(
         return _shared(recipe_name, profile, run, weights, source, columns or {}, seed)
     recipe = load_recipe(recipe_name)
     recipe = dataclasses.replace(recipe, reward=weighted(recipe.reward, weights))
-    if profile.reward.model is not None:
-        if not recipe.reward.learned:
-            raise UserError(
-                "reward.model has no effect while terms.learned is 0; give that a weight or leave the model out"
-            )
-        if (beside := model_beside(profile)) not in (None, profile.reward.model):
-            reach_model(beside, None)
+    beside = model_beside(profile)
+    if beside is not None and beside != profile.reward.model:
+        reach_model(beside, None)
     data = _data(recipe, source, columns or {}, run)
     if recipe.reward.learned and profile.reward.model is None:
         objective(profile.reward, {recipe.name: data})

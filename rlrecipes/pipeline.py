@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rlrecipes.access import reach_model
@@ -28,6 +29,7 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
     """
     if not any(needed(job, stage) for stage in stages):
         raise UserError("terms.learned is 0, so there is no reward model to train; give it a weight or go on with ppo")
+    _check_reward_model(job)
     with locked(job.run.folder):
         job.run.recover()
         for below in STAGES[: STAGES.index(stages[0])]:
@@ -36,6 +38,14 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
                 job.run.is_finished(below, job.settings(below))
         if pending := _pending(job, stages, force):
             _run_pending(job, pending)
+
+
+def _check_reward_model(job: Job) -> None:
+    """Refuses a run's own reward model: a stage below that is made again would remove it before it is taken."""
+    if (name := job.profile.reward.model) and Path(name).expanduser().resolve().is_relative_to(
+        job.run.folder.resolve()
+    ):
+        raise UserError(f"reward.model={name} is in this run, {job.run.folder}, itself; name another run (RUN=…)")
 
 
 def end_force(job: Job) -> None:

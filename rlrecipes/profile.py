@@ -232,6 +232,11 @@ REFUSED = {
 }
 """Names that people know from TRL, and why they are not offered."""
 
+LOWEST_TEMPERATURE = 0.01
+"""Below it, probabilities may overflow; 0, where it is allowed, is greedy."""
+SMALLEST_VOCABULARY = 261
+"""256 bytes and the embedded base's 5 special tokens."""
+
 TAKEN = ("reward.model=", "reward.per_device_train_batch_size=")
 """Settings of the `[reward]` table that take effect where the reward model comes from elsewhere."""
 
@@ -257,14 +262,22 @@ def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = N
     if model is not None:
         tables.setdefault("model", {})["name"] = model
     profile: Profile = _build(Profile, tables, f"profile '{name}'")
-    if profile.reward.model is not None:
-        for override in overrides:
-            if override.startswith("reward.") and not override.startswith(TAKEN):
-                raise UserError(
-                    f"{override} has no effect beside reward.model={profile.reward.model}, which trains nothing"
-                )
+    _refuse_idle(profile, overrides)
     _refuse_contradictions(profile)
     return profile
+
+
+def _refuse_idle(profile: Profile, overrides: Sequence[str]) -> None:
+    """Refuses settings of a base model or a reward model that is not going to be made."""
+    for override in overrides:
+        if override.startswith("base.") and profile.model.name != "builtin":
+            raise UserError(
+                f"{override} has no effect on the model '{profile.model.name}'; it is for the embedded base"
+            )
+        if override.startswith("reward.") and profile.reward.model is not None and not override.startswith(TAKEN):
+            raise UserError(
+                f"{override} has no effect beside reward.model={profile.reward.model}, which trains nothing"
+            )
 
 
 def split_override(override: str) -> tuple[str, str, str]:
@@ -353,6 +366,20 @@ def _refuse_out_of_range(settings: Mapping[str, Any]) -> None:
             raise UserError(f"{path} is {value}; it must be a finite number, {bound}")
 
 
+def _refuse_impossible_base(base: BaseSettings) -> None:
+    if base.vocab_size < SMALLEST_VOCABULARY:
+        raise UserError(
+            f"base.vocab_size is {base.vocab_size}; bytes and special tokens alone are {SMALLEST_VOCABULARY}"
+        )
+    if base.hidden_size % (2 * base.num_attention_heads):
+        raise UserError(
+            f"base.num_attention_heads={base.num_attention_heads} does not cut base.hidden_size={base.hidden_size} "
+            "into heads of an even width; choose others"
+        )
+    if base.seed >= 2**32:
+        raise UserError(f"base.seed is {base.seed}; it must be a whole number from 0 to {2**32 - 1}")
+
+
 def _refuse_contradictions(profile: Profile) -> None:
     settings = settings_of(profile, *(table.name for table in _tables()))
     _refuse_out_of_range(settings)
@@ -365,6 +392,16 @@ def _refuse_contradictions(profile: Profile) -> None:
             )
         if steps == 0 or steps < -1 or (steps == -1 and epochs is None):
             raise UserError(f"{stage}.max_steps is {steps}; give a number of steps, or {stage}.num_train_epochs")
+    if profile.lora.lora_dropout >= 1:
+        raise UserError(f"lora.lora_dropout is {profile.lora.lora_dropout}; it must be 0 or more, and less than 1")
+    if profile.ppo.temperature < LOWEST_TEMPERATURE:
+        raise UserError(f"ppo.temperature is {profile.ppo.temperature}; it must be {LOWEST_TEMPERATURE} or more")
+    if profile.ppo.response_length >= profile.model.max_length:
+        raise UserError(
+            f"ppo.response_length={profile.ppo.response_length} leaves no room for a prompt in "
+            f"model.max_length={profile.model.max_length}; lower it"
+        )
+    _refuse_impossible_base(profile.base)
     batch = profile.ppo.per_device_train_batch_size * profile.ppo.gradient_accumulation_steps
     if batch % profile.ppo.num_mini_batches:
         raise UserError(

@@ -21,6 +21,7 @@ from typing import Any
 
 from rlrecipes.console import say
 from rlrecipes.errors import UserError
+from rlrecipes.profile import profile_names
 
 STAGES = ("sft", "reward", "ppo", "evaluate", "report")
 BEGUN, CHECKPOINTS, FORCED = "begun.json", "checkpoints", ".forced.json"
@@ -54,7 +55,7 @@ class Run:
         try:
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return {**record, "settings": dict(record["settings"])}
-        except (ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError):
             raise UserError(f"{path} is damaged; delete the folder {path.parent} and run the stage again") from None
 
     def need(self, stage: str) -> dict[str, Any]:
@@ -62,7 +63,8 @@ class Run:
         record = self.done(stage)
         if record is None:
             raise UserError(
-                f"{self.recipe} has no finished {stage} stage in {self.folder}; run `make {stage} RECIPE={self.recipe}` first"
+                f"{self.recipe} has no finished {stage} stage in {self.folder}; run `{make(stage, self)}` first, "
+                "with the same options"
             )
         return record
 
@@ -110,7 +112,7 @@ class Run:
         if begun is not None and (difference := _difference(begun, json.loads(json.dumps(under)))):
             raise UserError(
                 f"the interrupted {stage} stage in {self.draft(stage)} was begun with {difference}; name another run "
-                f"(RUN=…) or begin it again (`make {stage} RECIPE={self.recipe} FORCE=1`)"
+                f"(RUN=…) or begin it again with the same options (`{make(stage, self)} FORCE=1`)"
             )
 
     def open(self, stage: str, under: Mapping[str, Any]) -> Path:
@@ -187,6 +189,13 @@ class Run:
         _remove(self.folder / FORCED)
 
 
+def make(target: str, run: Run) -> str:
+    """The command that makes a stage of this run."""
+    recipe = "" if target == run.recipe else f" RECIPE={run.recipe}"
+    named = f" PROFILE={run.name}" if run.name in profile_names() else f" RUN={run.name}"
+    return f"make {target}{recipe}{'' if run.name == 'tiny' else named}"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes aside, then renames: a reader sees the old file or the new one, never half of one."""
     aside = path.with_name(path.name + ".part")
@@ -215,7 +224,10 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder} ({error.strerror}); make room for it") from None
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

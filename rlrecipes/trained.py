@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from rlrecipes.errors import UserError
-from rlrecipes.profile import ModelSettings, profile_names
+from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import BUILT_IN, Message, Prompt, Recipe, unknown
-from rlrecipes.run import STAGES, Run, read_json
+from rlrecipes.run import STAGES, Run, make, read_json
 
 POLICIES = ("base", "sft", "ppo")
+RECORDED = ("data", "finished", "git_commit", "metrics", "seconds", "seed", "versions")
+"""What every stage records."""
 SHOWN = 50
 """Held-out prompts that are read to see what prompts look like."""
 
@@ -82,14 +84,18 @@ class Trained:
         if not self.embedded:
             return self.model.name
         # The adapter knows on which base it was trained; the recipes' documents may have changed since.
-        base = str(read_json(self.run.stage("sft") / "adapter" / "adapter_config.json").get("base_model_name_or_path"))
-        if not (Path(base) / "config.json").is_file():
-            command = make(self.run.recipe, self.run)
+        path = self.run.stage("sft") / "adapter" / "adapter_config.json"
+        base = read_json(path).get("base_model_name_or_path")
+        if base is None:
             raise UserError(
-                f"the embedded base that {self.run.folder} was trained on is gone ({base}); make both again with "
-                f"`{command} FORCE=1`"
+                f"{path} is damaged; make the run again with `{make('sft', self.run)} FORCE=1` and its options"
             )
-        return base
+        if not (Path(base) / "config.json").is_file():
+            raise UserError(
+                f"the embedded base that {self.run.folder} was trained on is gone ({base}); put it back, or make both again "
+                f"with `{make(self.run.recipe, self.run)} FORCE=1` and the run's options"
+            )
+        return str(base)
 
     @property
     def answer_length(self) -> int | None:
@@ -140,13 +146,10 @@ def find_trained(run: Run, recipe: Recipe) -> Trained:
         UserError: nothing is; the sentence has the command that begins.
     """
     records = {stage: record for stage in STAGES if (record := run.done(stage)) is not None}
+    for stage, record in records.items():
+        if lacking := [key for key in RECORDED if key not in record]:
+            path = run.stage(stage) / "done.json"
+            raise UserError(f"{path} lacks '{lacking[0]}'; make the stage again with `{make(stage, run)} FORCE=1`")
     if "sft" not in records:
         raise UserError(f"nothing has been trained in {run.folder}; begin with `{make('sft', run)}`")
     return Trained(run, recipe, records)
-
-
-def make(target: str, run: Run) -> str:
-    """The command that makes a stage of this run."""
-    recipe = "" if target == run.recipe else f" RECIPE={run.recipe}"
-    named = f" PROFILE={run.name}" if run.name in profile_names() else f" RUN={run.name}"
-    return f"make {target}{recipe}{'' if run.name == 'tiny' else named}"

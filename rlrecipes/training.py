@@ -11,27 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import TrainerCallback
-from transformers.training_args import OptimizerNames
 
 from rlrecipes.checkpoint import Checkpoints, random_states, set_random_states, set_trainable, trainable
 from rlrecipes.console import say
 from rlrecipes.errors import UserError
 from rlrecipes.interrupts import finishing_first
 from rlrecipes.profile import PPOSettings, TrainingSettings
-from rlrecipes.recipe import unknown
 from rlrecipes.run import write_json
 
 
 def training_arguments(
     settings: TrainingSettings | PPOSettings, folder: Path, seed: int, ours: Collection[str] = ()
 ) -> dict[str, Any]:
-    """A stage's table as keyword arguments of its TRL configuration, without the keys that are `ours`.
-
-    Raises:
-        UserError: there is no such optimizer.
-    """
-    if settings.optim not in (known := [str(name.value) for name in OptimizerNames]):
-        raise UserError(unknown("optimizer", settings.optim, known, f"there are {', '.join(known)}"))
+    """A stage's table as keyword arguments of its TRL configuration, without the keys that are `ours`."""
     table = dataclasses.asdict(settings).items()
     arguments = {key: value for key, value in table if value is not None and key not in ours}
     return arguments | {

@@ -16,14 +16,18 @@ from rlrecipes.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
-SMALLEST = (
+SMALLEST_BASE = (
     *("base.max_steps=3", "base.num_hidden_layers=1", "base.hidden_size=64", "base.num_attention_heads=2"),
-    *("base.intermediate_size=128", "base.per_device_train_batch_size=2", "track.wandb=off", "evaluate.limit=6"),
+    *("base.intermediate_size=128", "base.per_device_train_batch_size=2"),
+)
+SHORTEST = (
+    *("track.wandb=off", "evaluate.limit=6"),
     "lora.lora_dropout=0.1",
     *("sft.max_steps=2", "sft.per_device_train_batch_size=4"),
     *("reward.max_steps=2", "reward.per_device_train_batch_size=4"),
     *("ppo.total_episodes=16", "ppo.per_device_train_batch_size=8", "ppo.response_length=6"),
 )
+SMALLEST = (*SMALLEST_BASE, *SHORTEST)
 """Settings under which a whole road takes two seconds; it learns nothing, but every step of it is taken."""
 
 

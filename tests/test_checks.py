@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import SMALLEST, tiny_tokenizer
+from conftest import SHORTEST, SMALLEST, tiny_tokenizer
 
 from rlrecipes import checks
 from rlrecipes.__main__ import main
@@ -92,7 +92,7 @@ def test_attention_that_the_model_does_not_have(checkpoint, home, monkeypatch, c
 
     monkeypatch.setattr(LlamaForCausalLM, "_supports_sdpa", False)
     command = ["sft", "translation", "--run", "sdpa", "--data", "pairs.jsonl", "--model", str(checkpoint.model)]
-    assert main([*command, *SMALLEST, "model.attention=sdpa"]) == 2
+    assert main([*command, *SHORTEST, "model.attention=sdpa"]) == 2
     assert "model.attention=sdpa is not there for" in capsys.readouterr().err
 
 

@@ -3,12 +3,13 @@
 import dataclasses
 import importlib.metadata
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SMALLEST, sentences, write_rows
+from conftest import ROOT, SHORTEST, SMALLEST, sentences, write_rows
 
 import recipes.translation.recipe
 from rlrecipes.__main__ import COMMANDS, main
@@ -53,7 +54,8 @@ def stopped(home, monkeypatch, capsys):
     def run(*arguments: str, name: str = "stopped") -> str:
         folder = home / "runs" / name
         shutil.rmtree(folder, ignore_errors=True)
-        assert main(["run", "translation", "--run", name, *SMALLEST, *arguments]) == 2
+        settings = SHORTEST if "--model" in arguments else SMALLEST
+        assert main(["run", "translation", "--run", name, *settings, *arguments]) == 2
         err = capsys.readouterr().err
         assert "Traceback" not in err
         lines = [line for line in re.split("[\n\r]", err) if "error: " in line]
@@ -100,6 +102,24 @@ def stopped(home, monkeypatch, capsys):
         (["run", "translation", "reward.model=."], "neither adapter_config.json nor config.json"),
         (["run", "translation", "reward.model=.", "reward.max_steps=5"], "reward.max_steps=5 has no effect beside"),
         (["run", "translation", "reward.model=.", "terms.learned=0"], "no effect while terms.learned is 0"),
+        (["show", "translation", "reward.max_steps=5", "terms.learned=0"], "no effect while terms.learned is 0"),
+        (["plan", "translation", "reward.max_steps=5", "terms.learned=0"], "no effect while terms.learned is 0"),
+        (["plan", "translation", "--data", "a.jsonl"], "leave --data out"),
+        (["plan", "translation+dialogue"], "`plan` is for one recipe"),
+        (["export", "translation+dialogue"], "`export` is for one recipe"),
+        (["show", "translation", "--temperature", "0"], "--temperature belongs to `chat`"),
+        (["show", "translation", "--data", ""], "--data is empty"),
+        (["run", "translation", "--run", "a" * 300], "cannot name a run"),
+        (
+            ["run", "translation", "--model", "gpt2", "base.max_steps=3"],
+            "base.max_steps=3 has no effect on the model 'gpt2'",
+        ),
+        (["run", "translation", "base.num_attention_heads=7"], "base.num_attention_heads=7 does not cut"),
+        (["run", "translation", "base.vocab_size=10"], "base.vocab_size is 10"),
+        (["run", "translation", "base.seed=99999999999"], "base.seed is 99999999999"),
+        (["run", "translation", "lora.lora_dropout=2"], "lora.lora_dropout is 2.0"),
+        (["run", "translation", "ppo.temperature=1e-9"], "ppo.temperature is 1e-09"),
+        (["run", "translation", "ppo.response_length=512"], "leaves no room for a prompt"),
         (["reward", "translation+dialog"], "did you mean 'dialogue'?"),
         (["reward", "translation+"], "empty recipe"),
         (["reward", "translation+translation"], "names a recipe twice"),
@@ -158,7 +178,7 @@ def test_data_smaller_than_a_batch_name_the_setting_to_lower(stopped):
 
 
 def test_rows_that_are_all_too_long_name_the_window(stopped):
-    error = stopped("--data", "pairs.jsonl", "model.max_length=5")
+    error = stopped("--data", "pairs.jsonl", "model.max_length=5", "ppo.response_length=2")
     assert "all 50 demonstrations are longer than 5 tokens" in error
     assert "model.max_length" in error
 
@@ -190,8 +210,11 @@ def test_an_adapters_place_that_the_model_lacks_is_told(stopped):
     assert "lora.target_modules=q_porj" in stopped("lora.target_modules=q_porj", "--data", "pairs.jsonl")
 
 
-def test_an_optimizer_that_does_not_exist_is_told(stopped):
-    assert "did you mean 'adamw_torch" in stopped("sft.optim=adamw_trch", "--data", "pairs.jsonl")
+def test_an_optimizer_that_does_not_exist_is_told(stopped, home):
+    said = stopped("ppo.optim=adamw_trch", "--data", "pairs.jsonl", name="optim")
+    assert "ppo.optim: " in said
+    assert "did you mean 'adamw_torch" in said
+    assert not (home / "runs" / "optim").exists(), "it is told before SFT"
 
 
 @pytest.mark.parametrize(
@@ -318,6 +341,29 @@ def test_the_makefile_knows_every_recipe():
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     (named,) = re.findall(r"<recipe> is one of: (.*)\)", listed)
     assert sorted(named.split()) == recipe_names()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_make_takes_0_for_no_and_hands_every_name_on_as_it_is():
+    variables = ["FORCE=0", "MERGED=0", "RUN=it's", "DATA=my data", "VENV=none", "READY=Makefile"]
+    command = subprocess.run(
+        ["make", "-n", "translation", *variables], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    words = shlex.split(command.replace("@", ""))
+    assert "--force" not in words
+    assert "--merged" not in words
+    assert words[words.index("--run") + 1] == "it's"
+    assert words[words.index("--data") + 1] == "my data"
+    assert (
+        "--force"
+        in subprocess.run(
+            ["make", "-n", "translation", "FORCE=1", *variables[4:]],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    )
 
 
 def test_every_stage_command_is_a_target():

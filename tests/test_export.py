@@ -144,7 +144,7 @@ def test_without_an_evaluation_the_card_says_how_to_get_one(home, apart):
 
 def test_a_model_of_ones_own_is_named_and_not_copied(home, checkpoint, tmp_path):
     """A base whose vocabulary lacks the pad token, without a chat template: both come with the export."""
-    from conftest import SMALLEST, tiny_tokenizer
+    from conftest import SHORTEST, tiny_tokenizer
 
     plain = tiny_tokenizer(pad_token=None, chat_template=None)
     model = shutil.copytree(checkpoint.model, tmp_path / "model")
@@ -152,7 +152,7 @@ def test_a_model_of_ones_own_is_named_and_not_copied(home, checkpoint, tmp_path)
         path.unlink()
     (model / "chat_template.jinja").unlink(missing_ok=True)
     plain.save_pretrained(model)
-    given = ["--run", "named", "--data", "pairs.jsonl", "--model", str(model), *SMALLEST]
+    given = ["--run", "named", "--data", "pairs.jsonl", "--model", str(model), *SHORTEST]
     assert main(["sft", "translation", *given]) == 0
     folder = home / "runs" / "named" / "translation"
     path = folder / "sft" / "adapter" / "adapter_model.safetensors"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import SMALLEST, tiny_tokenizer
+from conftest import SHORTEST, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, T5Config
 
 from rlrecipes.__main__ import main
@@ -60,7 +60,7 @@ def family(request, tmp_path_factory):
 def test_every_stage_takes_its_steps(family, quantization, home):
     run = f"{family.name}-{quantization}"
     settings = ("--data", "pairs.jsonl", "--model", str(family), f"model.quantization={quantization}", "lora.r=4")
-    assert main(["run", "translation", "--run", run, *SMALLEST, *settings]) == 0
+    assert main(["run", "translation", "--run", run, *SHORTEST, *settings]) == 0
     log = (home / "runs" / run / "translation" / "ppo" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     first, last = json.loads(log[0]), json.loads(log[-1])
     assert first["objective/kl"] == pytest.approx(0, abs=1e-3)
@@ -86,7 +86,7 @@ def test_answers_to_prompts_of_different_lengths_are_those_of_transformers(famil
 def test_an_encoder_decoder_is_refused(home, tmp_path, capsys):
     T5Config().save_pretrained(tmp_path)
     assert (
-        main(["run", "translation", "--run", "t5", "--model", str(tmp_path), "--data", "pairs.jsonl", *SMALLEST]) == 2
+        main(["run", "translation", "--run", "t5", "--model", str(tmp_path), "--data", "pairs.jsonl", *SHORTEST]) == 2
     )
     error = capsys.readouterr().err
     assert "encoder-decoder (t5)" in error

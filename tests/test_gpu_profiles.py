@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import SMALLEST
+from conftest import SHORTEST, SMALLEST
 from safetensors.torch import load_file
 
 from rlrecipes import models
@@ -73,7 +73,7 @@ def test_an_optimizer_reaches_every_stage(checkpoint, home, monkeypatch):
     optimizers = [f"{stage}.optim=paged_adamw_8bit" for stage in ("sft", "reward", "ppo")]
     command = ["ppo", "translation", "--run", "paged", "--data", "pairs.jsonl", "--model", str(checkpoint.model)]
     for stage in ("sft", "reward", "ppo"):
-        assert main([stage, *command[1:], *SMALLEST, *optimizers]) == 0
+        assert main([stage, *command[1:], *SHORTEST, *optimizers]) == 0
     assert made == [(8, True)] * 3
 
 

@@ -210,6 +210,14 @@ def test_a_model_beside_that_gives_nan_is_told_and_leaves_nothing(home, tmp_path
     assert sorted(path.name for path in (home / "runs" / "nan" / "translation").iterdir()) == ["sft"]
 
 
+def test_a_runs_own_reward_model_is_not_taken_since_making_it_again_would_remove_it(shared, home, capsys):
+    own = home / "runs" / "shared" / "translation" / "reward"
+    road = ("run", "translation", "--run", "shared", "--data", "pairs.jsonl", *TAKEN, f"reward.model={own}", "--force")
+    assert main(road) == 2
+    assert "is in this run" in capsys.readouterr().err
+    assert (own / "done.json").is_file()
+
+
 def test_as_many_texts_are_scored_together_as_a_training_step_would_read(home, tmp_path, monkeypatch):
     inner, sizes = RewardModel.scores, set()
 

@@ -164,7 +164,7 @@ def test_many_differences_are_counted(run):
 
 
 def test_a_stage_that_another_needs_names_the_command_that_makes_it(run):
-    with pytest.raises(UserError, match="run `make reward RECIPE=translation` first"):
+    with pytest.raises(UserError, match="run `make reward RECIPE=translation RUN=t` first, with the same options"):
         run.need("reward")
 
 

@@ -61,7 +61,10 @@ def test_an_embedded_base_that_is_gone_is_told(copy, capsys, command):
     path = copy / "sft" / "adapter" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "runs/.base/gone"}))
     error = refused(capsys, command, "translation", "--run", "copy")
-    assert "is gone (runs/.base/gone); make both again with `make translation RUN=copy FORCE=1`" in error
+    assert "is gone (runs/.base/gone); put it back" in error
+    assert "`make translation RUN=copy FORCE=1` and the run's options" in error
+    path.write_text("{")
+    assert f"{path.relative_to(copy.parents[2])} is damaged" in refused(capsys, command, "translation", "--run", "copy")
 
 
 @pytest.mark.parametrize("command", ["chat", "export"])
@@ -85,7 +88,8 @@ def test_a_base_that_cannot_be_had_is_told_with_the_way_without_a_network(copy, 
         (["chat", "translation", "--force"], "leave --force out"),
         (["chat", "translation", "sft.max_steps=5"], "leave sft.max_steps=5 out"),
         (["chat", "translation", "--merged"], "--merged belongs to `export`"),
-        (["chat", "translation", "--temperature", "-1"], "0 or more"),
+        (["chat", "translation", "--temperature", "-1"], "0, which is greedy"),
+        (["chat", "translation", "--temperature", "1e-40"], "from 0.01 on"),
         (["chat", "translation", "--temperature", "nan"], "finite"),
         (["export", "translation", "--temperature", "1"], "--temperature belongs to `chat`"),
         (["export", "translation", "--policy", "base"], "the base is not ours to export"),
@@ -98,6 +102,18 @@ def test_a_base_that_cannot_be_had_is_told_with_the_way_without_a_network(copy, 
 )
 def test_a_usage_error_is_one_sentence(home, apart, capsys, arguments, said):
     assert said in refused(capsys, *arguments, "--run", "apart")
+
+
+def test_a_chat_without_standard_input_is_told(home, apart, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert "no standard input" in refused(capsys, "chat", "translation", "--run", "apart")
+
+
+def test_a_record_that_lacks_a_part_is_told(copy, capsys):
+    path = copy / "ppo" / "done.json"
+    done = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in done.items() if key != "seed"}))
+    assert "done.json lacks 'seed'" in refused(capsys, "export", "translation", "--run", "copy")
 
 
 def test_the_commands_name_the_run_or_its_profile():
