@@ -114,7 +114,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="chat: prompts and answers are lines of JSON")
     parser.add_argument("--merged", action="store_true", help="export: also whole weights, merged in full precision")
     parser.add_argument("--push", metavar="org/name", help="export: upload to this repository of the Hugging Face hub")
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(argv or ["--help"])
     if arguments.command not in COMMANDS:
         raise UserError(unknown("command", arguments.command, list(COMMANDS), f"there are {', '.join(COMMANDS)}"))
     for option, takers in OPTIONS.items():
