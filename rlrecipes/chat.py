@@ -46,6 +46,9 @@ from rlrecipes.trained import Trained
 ROLES = {"base": None, "sft": "reference", "ppo": "policy"}
 COMMANDS = "/policy {}, /clear, /quit"
 LIKE_COMMANDS = "a message that starts with / needs a space before it"
+NO_TEXT = "this is not UTF-8 text; check the terminal's or the file's encoding"
+BOM = "\ufeff"
+"""What some editors write before the first line of a file; it is no part of the text."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,10 @@ class Voice:
         """Samples an answer; `on_text` is given each piece of it as soon as its characters are whole.
 
         Raises:
-            UserError: the prompt leaves no room for an answer.
+            UserError: the prompt is no text, or leaves no room for an answer.
         """
+        if not all(is_text(message.content) for message in prompt):
+            raise UserError(NO_TEXT)
         ids = encode_prompt(self.tokenizer, prompt)
         room = self.window - len(ids)
         if room < 1:
@@ -130,9 +135,10 @@ def load_voice(trained: Trained, temperature: float) -> Voice:
     """Loads all that the run has trained, on its base as it was in training.
 
     Raises:
-        UserError: the base is gone or cannot be had.
+        UserError: the base is gone or cannot be had, or a file of the run is damaged.
     """
     base, run = trained.base_model(), trained.run
+    _ = trained.prompts  # read now, so that a damaged file of them is not taken for a fault of what is asked
     check_model(base)
     tokenizer = open_tokenizer(base)
     model = load_adapter(load_causal(base, trained.model, tokenizer), run.stage("sft") / "adapter", "reference")
@@ -166,9 +172,11 @@ def talk(voice: Voice, policy: str) -> None:
     turns: Prompt = ()
     while (typed := _typed(f"{policy}> ")) is not None:
         command, _, argument = typed.partition(" ")
-        if command == "/quit":
+        if not is_text(typed):
+            print(NO_TEXT)
+        elif command == "/quit":
             return
-        if command == "/clear":
+        elif command == "/clear":
             turns = ()
         elif command == "/policy":
             before, policy = policy, _chosen(voice, argument.strip(), policy)
@@ -255,16 +263,17 @@ def _fitting(voice: Voice, turns: Prompt, last: Message) -> tuple[Prompt, int]:
 
 
 def asked(trained: Trained, text: str) -> Message:
-    """What a person said, as training would have had it.
+    """What a person said, as training would have had it."""
+    return Message("user", text if text.startswith(trained.prefix) else f"{trained.prefix}{text}")
 
-    Raises:
-        UserError: it is no text.
-    """
+
+def is_text(text: str) -> bool:
+    """Whether it has nothing but characters: bytes that are no UTF-8 come as halves of surrogate pairs."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError("this is not UTF-8 text; check the terminal's or the file's encoding") from None
-    return Message("user", text if text.startswith(trained.prefix) else f"{trained.prefix}{text}")
+        return False
+    return True
 
 
 def about(answer: Answer) -> str:
@@ -298,9 +307,9 @@ def answer_lines(voice: Voice, policy: str, lines: Iterator[str], as_json: bool)
     """
     for number, line in _numbered(lines):
         try:
-            prompt = _prompt_of(json.loads(line), voice.trained) if as_json else _alone(voice.trained, line)
+            prompt = _prompt_of(_parsed(line), voice.trained) if as_json else _alone(voice.trained, line)
             answer = voice.answer(policy, prompt, (lambda _: None) if as_json else _write)
-        except (UserError, ValueError, RecursionError) as error:
+        except UserError as error:
             raise UserError(f"standard input, line {number}: {error}") from error
         if as_json:
             given = {"answer": answer.text, "reward": answer.reward, "tokens": answer.tokens, "ended": answer.ended}
@@ -315,8 +324,8 @@ def _numbered(lines: Iterator[str]) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield number, line.strip()
+            if text := (line.removeprefix(BOM) if number == 1 else line).strip():
+                yield number, text
     except UnicodeDecodeError:
         raise UserError(f"standard input, line {number + 1} is not UTF-8 text; send UTF-8") from None
 
@@ -330,18 +339,25 @@ def _alone(trained: Trained, text: str) -> Prompt:
     return (*trained.system, asked(trained, text))
 
 
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"this is not JSON ({error}); send one JSON text, list or object a line") from None
+
+
 def _prompt_of(value: Any, trained: Trained) -> Prompt:
     """A prompt from JSON; messages are taken as they are.
 
     Raises:
-        ValueError: it is none.
+        UserError: it is none.
     """
     value = value.get("prompt") if isinstance(value, dict) else value
     if isinstance(value, str) and value.strip():
         return _alone(trained, value)
     if _is_chat(value):
         return tuple(Message(turn["role"], turn["content"]) for turn in value)
-    raise ValueError("give a text, a list of messages that ends with the user's, or an object with such a 'prompt'")
+    raise UserError("give a text, a list of messages that ends with the user's, or an object with such a 'prompt'")
 
 
 def _is_chat(value: Any) -> bool:
