@@ -10,7 +10,6 @@ from rlrecipes.errors import UserError
 from rlrecipes.profile import load_profile
 from rlrecipes.reward_source import find_reward_model, model_beside
 
-
 NESTED = (100_000).to_bytes(8, "little") + b"[" * 100_000
 """As a header of safetensors, deeper than Python follows."""
 
