@@ -45,6 +45,7 @@ def export(trained: Trained, policy: str, merged: bool, repository: str | None) 
     check_model(base)
     if merged:
         _check_unquantized(base)
+    _read(trained.run.stage("evaluate") / "samples.jsonl", lambda _: trained.prompts, make("evaluate", trained.run))
     told = "base" if trained.embedded else base if repository is None else public(base)
     place, draft, before = trained.run.stage("export"), trained.run.draft("export"), trained.run.draft("export-before")
     if place.is_file():
@@ -86,8 +87,7 @@ def _adapter(trained: Trained, policy: str, base: str, told: str, folder: Path) 
 
     Returns the tokenizer as training had it.
     """
-    source = trained.run.stage(policy) / "adapter"
-    again = f"{make(policy, trained.run)} FORCE=1"
+    source, again = trained.run.stage(policy) / "adapter", make(policy, trained.run)
     config = _read(source / ADAPTER, lambda path: LoraConfig.from_pretrained(path.parent), again)
     weights = _read(source / ADAPTER_WEIGHTS, load_file, again)
     config.task_type, config.inference_mode = "CAUSAL_LM", True
@@ -107,7 +107,7 @@ def _read(path: Path, read: Callable[[Path], Any], again: str) -> Any:
     try:
         return read(path)
     except Exception:  # whatever PEFT and safetensors raise over a file that is damaged or gone
-        raise UserError(f"{path} is damaged or missing; make its stage again with `{again}`") from None
+        raise UserError(f"{path} is damaged or missing; make its stage again with `{again} FORCE=1`") from None
 
 
 def _generation(trained: Trained, tokenizer: Any) -> GenerationConfig:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -14,10 +15,9 @@ from rlrecipes import chat
 from rlrecipes.__main__ import main
 from rlrecipes.chat import Stream, load_voice, talk
 from rlrecipes.encoding import decode
-from rlrecipes.errors import UserError
 from rlrecipes.recipe import Message, load_recipe
 from rlrecipes.run import Run
-from rlrecipes.trained import Trained, find_trained
+from rlrecipes.trained import find_trained
 
 PROMPTS = ("Das Kind liest.", "Die Frau isst einen Apfel.", "Wer da?")
 
@@ -183,12 +183,30 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(piped):
         assert piped(f"\ufeff{text}", *arguments) == piped(text, *arguments)
 
 
-def test_a_damaged_file_of_the_run_is_not_taken_for_a_fault_of_the_first_line(piped, monkeypatch):
-    def damaged(_):
-        raise UserError("samples.jsonl is damaged")
-
-    monkeypatch.setattr(Trained, "prompts", property(damaged))
-    assert piped("Wer da?\n") == (2, "", "error: samples.jsonl is damaged\n")
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("evaluate/samples.jsonl", "evaluate/samples.jsonl"),
+        ("ppo/adapter/adapter_config.json", "ppo/adapter"),
+        ("ppo/adapter/adapter_model.safetensors", "ppo/adapter"),
+        ("reward/adapter/adapter_model.safetensors", "reward/adapter"),
+        ("reward/scale.json", "reward/scale.json"),
+    ],
+)
+def test_a_damaged_file_of_the_run_is_told_and_not_taken_for_a_fault_of_the_first_line(
+    home, apart, monkeypatch, capsys, file, told
+):
+    broken = shutil.copytree(apart, home / "runs" / "broken" / "translation")
+    (broken / file).write_text("{")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Wer da?\n"))
+    status = main(["chat", "translation", "--run", "broken"])
+    shutil.rmtree(broken.parent)
+    assert status == 2
+    again = f"make {told.partition('/')[0]} RECIPE=translation RUN=broken FORCE=1"
+    assert capsys.readouterr() == (
+        "",
+        f"error: runs/broken/translation/{told} is damaged or missing; make its stage again with `{again}`\n",
+    )
 
 
 # In the terminal.

@@ -243,6 +243,13 @@ def test_a_damaged_or_missing_file_of_a_stage_is_told_with_the_command_that_make
     assert not (spoilt / ".export").exists()
 
 
+def test_damaged_samples_are_told_before_the_work(spoilt, monkeypatch, capsys):
+    (spoilt / "evaluate" / "samples.jsonl").write_text("{")
+    monkeypatch.setattr("rlrecipes.export._adapter", lambda *_: pytest.fail("it began"))
+    assert main(["export", "translation", "--run", "spoilt"]) == 2
+    assert "evaluate/samples.jsonl is damaged or missing; make its stage again with `make" in capsys.readouterr().err
+
+
 def test_a_file_in_the_exports_place_is_told_and_left_alone(spoilt, capsys):
     shutil.rmtree(spoilt / "export", ignore_errors=True)
     (spoilt / "export").write_text("mine")
