@@ -14,7 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlrecipes.access import is_local
+from rlrecipes.hub import is_hub
 from rlrecipes.recipe import BUILT_IN
+from rlrecipes.reward_source import is_hub_id
 from rlrecipes.run import make
 from rlrecipes.trained import Trained
 
@@ -25,13 +28,13 @@ MADE = {
 }
 LOAD = """\
 import torch
-from peft import PeftModel
+from peft import {config_import}PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer{quantized_import}, GenerationConfig
 {places}
 tokenizer = AutoTokenizer.from_pretrained(adapter)
 model = AutoModelForCausalLM.from_pretrained(
     base, dtype=torch.{dtype},{quantized}
-)
+){grown}
 model = PeftModel.from_pretrained(model, adapter).eval()
 model.generation_config = GenerationConfig.from_pretrained(adapter)
 
@@ -44,6 +47,9 @@ def answer(messages):
 
 
 print(answer({messages}))"""
+GROWN = """
+if len(tokenizer) > model.get_input_embeddings().num_embeddings:  # for a padding token of its own
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)"""
 QUANTIZED = """
     quantization_config=BitsAndBytesConfig(
         load_in_4bit=True,
@@ -111,7 +117,7 @@ def _front(trained: Trained, policy: str) -> str:
     lines = ["library_name: peft", "pipeline_tag: text-generation"]
     if trained.embedded and _source(trained) == BUILT_IN:
         lines.append("license: apache-2.0")
-    if not trained.embedded and not Path(trained.model.name).expanduser().exists():
+    if not trained.embedded and public(trained.model.name) == trained.model.name:
         lines.append(f"base_model: {trained.model.name}")
     tags = ["rlrecipes", "trl", "lora", *(["ppo"] if policy == "ppo" else [])]
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
@@ -120,25 +126,35 @@ def _front(trained: Trained, policy: str) -> str:
 def _load(trained: Trained, repository: str | None, folder: Path) -> str:
     """Python that loads and asks the policy as it was trained, with nothing but PEFT and Transformers."""
     quantized = trained.model.quantization == "nf4"
-    base = str(folder / "base") if trained.embedded else trained.model.name
-    where = f'adapter, base = "{folder / "adapter"}", "{base}"'
-    if repository and trained.embedded:
-        where = (
-            f'from huggingface_hub import snapshot_download\n\nadapter = snapshot_download("{repository}")\n'
-            'base = f"{adapter}/base"'
-        )
-    elif repository:
-        where = f'adapter, base = "{repository}", "{public(trained.model.name)}"'
+    places = _places(trained, repository, folder)
     messages = [{"role": "user", "content": f"{trained.prefix}…"}]
     if _source(trained) == BUILT_IN:  # a row of somebody's own data is not ours to show
         messages = [message._asdict() for message in trained.prompts[0]]
     return LOAD.format(
+        config_import="PeftConfig, " if "PeftConfig" in places else "",
         quantized_import=", BitsAndBytesConfig" if quantized else "",
         quantized=QUANTIZED.format(dtype=trained.model.dtype) if quantized else "",
         dtype=trained.model.dtype,
-        places=where if where.startswith("from") else f"\n{where}",
+        grown="" if trained.embedded else GROWN,
+        places=places,
         messages=json.dumps(messages, ensure_ascii=False),
     )
+
+
+def _places(trained: Trained, repository: str | None, folder: Path) -> str:
+    """Python that says where the adapter and its base are."""
+    name = trained.model.name
+    if trained.embedded and repository:
+        return (
+            f'from huggingface_hub import snapshot_download\n\nadapter = snapshot_download("{repository}")\n'
+            'base = f"{adapter}/base"'
+        )
+    if trained.embedded:
+        return f'\nadapter, base = "{folder / "adapter"}", "{folder / "base"}"'
+    if repository or public(name) == name:
+        return f'\nadapter, base = "{repository or folder / "adapter"}", "{public(name)}"'
+    # The adapter knows the folder of its base on this machine; the card may be shown to others.
+    return f'\nadapter = "{folder / "adapter"}"\nbase = PeftConfig.from_pretrained(adapter).base_model_name_or_path'
 
 
 def _base(trained: Trained) -> list[str]:
@@ -168,7 +184,9 @@ def _data(trained: Trained) -> list[str]:
         named = "; ".join(f"`{each['id']}` (licence: {each['licence']})" for each in sets)
         origin = f"Public data sets of the hub: {named}."
     else:
-        origin = f"`{public(data['source'])}`. Its licence is not known here: write it down before you pass this on."
+        origin = (
+            f"`{_public_data(data['source'])}`. Its licence is not known here: write it down before you pass this on."
+        )
     own = "" if trained.embedded else " The licence of the base model holds as well."
     return [f"{origin}{own}", f"{rows[0].upper()}{rows[1:]}.{dropped} Fingerprint {data['fingerprint']}."]
 
@@ -220,9 +238,8 @@ def _training(trained: Trained, policy: str) -> list[str]:
         ["libraries", ", ".join(f"{name} {version}" for name, version in last["versions"].items())],
         ["Weights & Biases", _links({stage: trained.records[stage].get("wandb") for stage in stages})],
     ]
-    places = ("data.source", "model.name", "reward.model")
-    named = {key: public(last["settings"][key]) for key in places if last["settings"].get(key)}
-    settings = last["settings"] | named
+    named = {"data.source": _public_data, "model.name": public, "reward.model": public}
+    settings = {key: named[key](value) if key in named and value else value for key, value in last["settings"].items()}
     lines = "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items())
     return [_table(["", ""], facts), f"Settings:\n\n```\n{lines}\n```"]
 
@@ -237,9 +254,12 @@ def _source(trained: Trained) -> str:
 
 
 def public(name: str) -> str:
-    """The last part of a path on this machine; a hub id or `built-in` as it is."""
-    path = Path(name).expanduser()
-    return path.name if path.exists() or path.is_absolute() else name
+    """Of a model on this machine the last part of its path, though it may be gone by now; a hub id as it is."""
+    return name if is_hub_id(name) and not is_local(name) else Path(name).absolute().name
+
+
+def _public_data(source: str) -> str:
+    return source if source == BUILT_IN or is_hub(source) else Path(source).absolute().name
 
 
 def _estimate(interval: Mapping[str, float] | None, signed: bool = False) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 
 from rlrecipes.encoding import decode, encode_prompt, pad_left
 from rlrecipes.errors import UserError
@@ -40,12 +41,16 @@ from rlrecipes.models import (
 from rlrecipes.profile import Profile, RewardSettings
 from rlrecipes.recipe import Message, Prompt
 from rlrecipes.reward_model import Scorer, open_scorer, shares_base
+from rlrecipes.run import make
 from rlrecipes.sampling import sample
 from rlrecipes.trained import Trained
 
 ROLES = {"base": None, "sft": "reference", "ppo": "policy"}
 COMMANDS = "/policy {}, /clear, /quit"
 LIKE_COMMANDS = "a message that starts with / needs a space before it"
+NO_TEXT = "this is not UTF-8 text; check the terminal's or the file's encoding"
+BOM = "\ufeff"
+"""What some editors write before the first line of a file; it is no part of the text."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,10 @@ class Voice:
         """Samples an answer; `on_text` is given each piece of it as soon as its characters are whole.
 
         Raises:
-            UserError: the prompt leaves no room for an answer.
+            UserError: the prompt is no text, or leaves no room for an answer.
         """
+        if not all(is_text(message.content) for message in prompt):
+            raise UserError(NO_TEXT)
         ids = encode_prompt(self.tokenizer, prompt)
         room = self.window - len(ids)
         if room < 1:
@@ -130,14 +137,19 @@ def load_voice(trained: Trained, temperature: float) -> Voice:
     """Loads all that the run has trained, on its base as it was in training.
 
     Raises:
-        UserError: the base is gone or cannot be had.
+        UserError: the base is gone or cannot be had, or a file of the run is damaged.
     """
     base, run = trained.base_model(), trained.run
+    with _whole(trained, "evaluate", "samples.jsonl"):
+        _ = trained.prompts  # read now, so that damage is not taken for a fault of what is asked
     check_model(base)
     tokenizer = open_tokenizer(base)
-    model = load_adapter(load_causal(base, trained.model, tokenizer), run.stage("sft") / "adapter", "reference")
+    model = load_causal(base, trained.model, tokenizer)
+    with _whole(trained, "sft", "adapter"):
+        model = load_adapter(model, run.stage("sft") / "adapter", "reference")
     if "ppo" in trained.policies:
-        model = load_adapter(model, run.stage("ppo") / "adapter", "policy")
+        with _whole(trained, "ppo", "adapter"):
+            model = load_adapter(model, run.stage("ppo") / "adapter", "policy")
     scorer = _scorer(trained, model, tokenizer) if trained.learned else None
     return Voice(trained, model.eval(), tokenizer, scorer, window(base, trained.model), temperature)
 
@@ -146,11 +158,23 @@ def _scorer(trained: Trained, model: PeftModel, tokenizer: Any) -> Scorer:
     """The reward model's scores: an adapter of the policies' base, or a model beside it."""
     folder = trained.run.stage("reward")
     if shares_base(folder):
-        load_adapter(model, folder / "adapter", "reward")
-        head = load_score_head(folder)
+        with _whole(trained, "reward", "adapter"):
+            load_adapter(model, folder / "adapter", "reward")
+        with _whole(trained, "reward", "scale.json"):
+            head = load_score_head(folder)
         return lambda pairs: score_answers(model, head, tokenizer, pairs, 1)
     settings = RewardSettings(model=trained.records["reward"]["settings"]["reward.model"])
     return open_scorer(folder, Profile(trained.run.name, model=trained.model, reward=settings), 1)
+
+
+@contextlib.contextmanager
+def _whole(trained: Trained, stage: str, file: str) -> Iterator[None]:
+    """Tells what cannot be read of a finished stage, with the command that makes it again."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, LookupError, SafetensorError):
+        path, again = trained.run.stage(stage) / file, make(stage, trained.run)
+        raise UserError(f"{path} is damaged or missing; make its stage again with `{again} FORCE=1`") from None
 
 
 # In the terminal.
@@ -166,9 +190,11 @@ def talk(voice: Voice, policy: str) -> None:
     turns: Prompt = ()
     while (typed := _typed(f"{policy}> ")) is not None:
         command, _, argument = typed.partition(" ")
-        if command == "/quit":
+        if not is_text(typed):
+            print(NO_TEXT)
+        elif command == "/quit":
             return
-        if command == "/clear":
+        elif command == "/clear":
             turns = ()
         elif command == "/policy":
             before, policy = policy, _chosen(voice, argument.strip(), policy)
@@ -255,16 +281,17 @@ def _fitting(voice: Voice, turns: Prompt, last: Message) -> tuple[Prompt, int]:
 
 
 def asked(trained: Trained, text: str) -> Message:
-    """What a person said, as training would have had it.
+    """What a person said, as training would have had it."""
+    return Message("user", text if text.startswith(trained.prefix) else f"{trained.prefix}{text}")
 
-    Raises:
-        UserError: it is no text.
-    """
+
+def is_text(text: str) -> bool:
+    """Whether it has nothing but characters: bytes that are no UTF-8 come as halves of surrogate pairs."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError("this is not UTF-8 text; check the terminal's or the file's encoding") from None
-    return Message("user", text if text.startswith(trained.prefix) else f"{trained.prefix}{text}")
+        return False
+    return True
 
 
 def about(answer: Answer) -> str:
@@ -298,9 +325,9 @@ def answer_lines(voice: Voice, policy: str, lines: Iterator[str], as_json: bool)
     """
     for number, line in _numbered(lines):
         try:
-            prompt = _prompt_of(json.loads(line), voice.trained) if as_json else _alone(voice.trained, line)
+            prompt = _prompt_of(_parsed(line), voice.trained) if as_json else _alone(voice.trained, line)
             answer = voice.answer(policy, prompt, (lambda _: None) if as_json else _write)
-        except (UserError, ValueError, RecursionError) as error:
+        except UserError as error:
             raise UserError(f"standard input, line {number}: {error}") from error
         if as_json:
             given = {"answer": answer.text, "reward": answer.reward, "tokens": answer.tokens, "ended": answer.ended}
@@ -315,8 +342,8 @@ def _numbered(lines: Iterator[str]) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield number, line.strip()
+            if text := (line.removeprefix(BOM) if number == 1 else line).strip():
+                yield number, text
     except UnicodeDecodeError:
         raise UserError(f"standard input, line {number + 1} is not UTF-8 text; send UTF-8") from None
 
@@ -330,18 +357,25 @@ def _alone(trained: Trained, text: str) -> Prompt:
     return (*trained.system, asked(trained, text))
 
 
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"this is not JSON ({error}); send one JSON text, list or object a line") from None
+
+
 def _prompt_of(value: Any, trained: Trained) -> Prompt:
     """A prompt from JSON; messages are taken as they are.
 
     Raises:
-        ValueError: it is none.
+        UserError: it is none.
     """
     value = value.get("prompt") if isinstance(value, dict) else value
     if isinstance(value, str) and value.strip():
         return _alone(trained, value)
     if _is_chat(value):
         return tuple(Message(turn["role"], turn["content"]) for turn in value)
-    raise ValueError("give a text, a list of messages that ends with the user's, or an object with such a 'prompt'")
+    raise UserError("give a text, a list of messages that ends with the user's, or an object with such a 'prompt'")
 
 
 def _is_chat(value: Any) -> bool:

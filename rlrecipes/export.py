@@ -9,7 +9,7 @@ merged/       with `--merged`: whole weights, the adapter merged into the unquan
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+from rlrecipes.access import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.card import Merged, card, public
 from rlrecipes.console import say
 from rlrecipes.encoding import PLAIN_TEMPLATE, decode, encode, encode_prompt
 from rlrecipes.errors import UserError
 from rlrecipes.models import check_model, device, open_tokenizer
 from rlrecipes.recipe import user
-from rlrecipes.run import locked
+from rlrecipes.run import locked, make
 from rlrecipes.trained import Trained
 
 CHECKED = 8
@@ -37,15 +38,20 @@ def export(trained: Trained, policy: str, merged: bool, repository: str | None) 
     """Writes the export of a policy and returns its folder; an earlier export is replaced.
 
     Raises:
-        UserError: the base cannot be had, or not unquantized, or the merged weights are not those of the adapter.
+        UserError: the base cannot be had, or not unquantized, a file of the run is damaged, the export's place is taken, or
+            the merged weights are not those of the adapter.
     """
     base = trained.base_model()
     check_model(base)
     if merged:
         _check_unquantized(base)
+    _read(trained.run.stage("evaluate") / "samples.jsonl", lambda _: trained.prompts, make("evaluate", trained.run))
     told = "base" if trained.embedded else base if repository is None else public(base)
-    place, draft = trained.run.stage("export"), trained.run.draft("export")
+    place, draft, before = trained.run.stage("export"), trained.run.draft("export"), trained.run.draft("export-before")
+    if place.is_file():
+        raise UserError(f"{place} is a file, and the export's folder is to stand there; move it away")
     with locked(trained.run.folder):
+        _put_back(before, place)
         shutil.rmtree(draft, ignore_errors=True)
         try:
             tokenizer = _adapter(trained, policy, base, told, draft / "adapter")
@@ -53,11 +59,20 @@ def export(trained: Trained, policy: str, merged: bool, repository: str | None) 
                 shutil.copytree(base, draft / "base")
             found = _merge(trained, policy, base, tokenizer, draft) if merged else None
             (draft / "README.md").write_text(card(trained, policy, found, repository, place), encoding="utf-8")
-            shutil.rmtree(place, ignore_errors=True)
+            if place.exists():
+                place.rename(before)
             draft.rename(place)
+            shutil.rmtree(before, ignore_errors=True)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return place
+
+
+def _put_back(before: Path, place: Path) -> None:
+    """An earlier export that a killed process was about to replace goes back, unless the new one is in its place."""
+    if before.exists() and not place.exists():
+        before.rename(place)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _check_unquantized(base: str) -> None:
@@ -72,18 +87,27 @@ def _adapter(trained: Trained, policy: str, base: str, told: str, folder: Path) 
 
     Returns the tokenizer as training had it.
     """
-    source = trained.run.stage(policy) / "adapter"
-    config = LoraConfig.from_pretrained(source)
+    source, again = trained.run.stage(policy) / "adapter", make(policy, trained.run)
+    config = _read(source / ADAPTER, lambda path: LoraConfig.from_pretrained(path.parent), again)
+    weights = _read(source / ADAPTER_WEIGHTS, load_file, again)
     config.task_type, config.inference_mode = "CAUSAL_LM", True
     config.base_model_name_or_path = told
     config.save_pretrained(folder)
-    save_file(load_file(source / "adapter_model.safetensors"), folder / "adapter_model.safetensors", {"format": "pt"})
+    save_file(weights, folder / ADAPTER_WEIGHTS, {"format": "pt"})
     tokenizer = open_tokenizer(base)
     if tokenizer.chat_template == PLAIN_TEMPLATE and tokenizer.bos_token is not None:
         tokenizer.chat_template = "{{ bos_token }}" + PLAIN_TEMPLATE  # as `encode_prompt` does
     tokenizer.save_pretrained(folder)
     _generation(trained, tokenizer).save_pretrained(folder)
     return open_tokenizer(base)
+
+
+def _read(path: Path, read: Callable[[Path], Any], again: str) -> Any:
+    """What `read` makes of a file of a finished stage, which the command `again` makes."""
+    try:
+        return read(path)
+    except Exception:  # whatever PEFT and safetensors raise over a file that is damaged or gone
+        raise UserError(f"{path} is damaged or missing; make its stage again with `{again} FORCE=1`") from None
 
 
 def _generation(trained: Trained, tokenizer: Any) -> GenerationConfig:

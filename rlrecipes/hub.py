@@ -46,6 +46,8 @@ from rlrecipes.recipe import Data, Example, HubSet, Recipe, Service, unknown
 from rlrecipes.run import locked, read_json, write_json
 
 SOURCE = "hub"
+TOLD = {"revision", "rows", "passed_over", "licence"}
+"""What is recorded of kept rows, beside what decides which they are."""
 
 
 def is_hub(source: str | None) -> bool:
@@ -83,7 +85,7 @@ def chosen_sets(recipe: Recipe, source: str) -> list[HubSet]:
     """The sets that `source` names, with the revisions it gives them.
 
     Raises:
-        UserError: the recipe has no such set, or names none.
+        UserError: the recipe has no such set, or names none, or nothing of these would be trained on.
     """
     if not recipe.hub:
         raise UserError(f"{recipe.name} names no data sets of the hub; give files as DATA=…")
@@ -99,6 +101,12 @@ def chosen_sets(recipe: Recipe, source: str) -> list[HubSet]:
         if at and not revision:
             raise UserError(f"DATA={source}: name a branch, a tag or a commit after @, or leave out the @")
         chosen[id] = dataclasses.replace(known[id], revision=revision) if revision else known[id]
+    if all("held out" in hub_set.serves for hub_set in chosen.values()):
+        other = next(hub_set.id for hub_set in recipe.hub if "held out" not in hub_set.serves)
+        raise UserError(
+            f"DATA={source} is only held out, and leaves nothing to train on; "
+            f"name another set beside it, such as DATA={source},{other}"
+        )
     return list(chosen.values())
 
 
@@ -107,7 +115,10 @@ def chosen_sets(recipe: Recipe, source: str) -> list[HubSet]:
 
 @dataclass(frozen=True)
 class _Kept:
-    """One split of a set on the disk: `<name>.jsonl.gz` with its rows, and `<name>.json` with where they came from."""
+    """One split of a set on the disk: `<name>.jsonl.gz` with its rows, and `<name>.json` with where they came from.
+
+    Where either is missing or says too little, nothing is kept.
+    """
 
     path: Path
     told: Mapping[str, Any]
@@ -143,9 +154,11 @@ def _asked(hub_set: HubSet, split: str) -> dict[str, Any]:
 def _find(folder: Path, hub_set: HubSet, split: str) -> _Kept | None:
     for path in sorted(folder.glob(f"{hub_set.id.replace('/', '--')}-*.json")):
         told = read_json(path)
+        rows = path.with_suffix(".jsonl.gz")
         same = {key: told.get(key) for key in _asked(hub_set, split)} == _asked(hub_set, split)
-        if same and hub_set.revision in (told.get("asked"), told.get("revision")):
-            return _Kept(path.with_suffix(".jsonl.gz"), told)
+        whole = rows.is_file() and told.keys() >= TOLD
+        if same and whole and hub_set.revision in (told.get("asked"), told.get("revision")):
+            return _Kept(rows, told)
     return None
 
 

@@ -9,7 +9,8 @@ it has one; as a pair of texts where its tokenizer separates pairs (encoders); e
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,10 @@ from rlrecipes.errors import UserError
 from rlrecipes.models import device, load_scorer, window
 from rlrecipes.profile import ModelSettings, Profile
 from rlrecipes.recipe import Message, Prompt
-from rlrecipes.reward_source import RewardSource, find_reward_model
+from rlrecipes.reward_source import TOKENIZERS, RewardSource, find_reward_model
 
 Row = Mapping[str, Sequence[int]]
 """What a model reads of one text: `input_ids`, and what else its tokenizer makes, each as long."""
-TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
 Scorer = Callable[[Sequence[tuple[Prompt, str]]], list[float]]
 """Standardised scores of prompts with their answers."""
 
@@ -91,10 +91,8 @@ def load_beside(source: RewardSource, settings: ModelSettings) -> RewardModel:
         UserError: it cannot be loaded, or has no tokenizer.
     """
     tokenizer = _tokenizer(source)
-    try:
+    with _told(source):
         model = load_scorer(source.base or source.place, settings, tokenizer)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _unusable(source, error) from None
     model = _adapted(model, source) if source.base else model
     model.config.use_cache = False
     positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
@@ -120,21 +118,17 @@ def shares_base(folder: Path) -> bool:
 
 
 def _adapted(model: Any, source: RewardSource) -> Any:
-    try:
+    with _told(source):
         return PeftModel.from_pretrained(model, source.place)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _unusable(source, error) from None
 
 
 def _tokenizer(source: RewardSource) -> Any:
     """Padding is the checkpoint's own: a decoder's score is read at the last token that is none."""
     own = source.base is None or any((Path(source.place) / name).is_file() for name in TOKENIZERS)
     name = source.place if own else str(source.base)
-    try:
+    with _told(source):
         tokenizer = AutoTokenizer.from_pretrained(name)
         pad = AutoConfig.from_pretrained(source.base or source.place).pad_token_id
-    except (OSError, ValueError) as error:
-        raise _unusable(source, error) from None
     tokenizer.pad_token_id = next(
         (i for i in (pad, tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), None
     )
@@ -167,6 +161,15 @@ def _row(encoded: Mapping[str, Sequence[int]]) -> Row:
     return {name: ids for name, ids in encoded.items() if name != "attention_mask"}
 
 
-def _unusable(source: RewardSource, error: Exception) -> UserError:
-    line = str(error).strip().splitlines()[0].rstrip(".:")
-    return UserError(f"cannot use reward.model={source.name}: {line}; choose another model")
+@contextmanager
+def _told(source: RewardSource) -> Iterator[None]:
+    """Makes one sentence of whatever the libraries raise over files that are damaged or do not fit together."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        line = (str(error).strip().splitlines() or ["no reason is given"])[0].rstrip(".:")
+        raise UserError(
+            f"cannot use reward.model={source.name}: {type(error).__name__}, {line}; choose another model"
+        ) from None

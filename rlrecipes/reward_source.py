@@ -11,16 +11,27 @@ second model in memory, with its own tokenizer.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.access import ADAPTER, ADAPTER_WEIGHTS, is_local, reach_model
+from rlrecipes.access import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS, is_local, reach_model
 from rlrecipes.errors import UserError
 from rlrecipes.profile import Profile
+from rlrecipes.run import read_json
 
 CHECKPOINT = "config.json"
 CLASSIFIER = "ForSequenceClassification"
+TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
+VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
+"""What older checkpoints have for a tokenizer, with nothing beside."""
+
+ADAPTER_KEYS = {"task_type": str, "peft_type": str, "base_model_name_or_path": str}
+CHECKPOINT_KEYS = {"architectures": list, "id2label": dict, "num_labels": int}
+"""What is looked at in the two configurations, and its type."""
+JSON_TYPES = {str: "text", list: "list", dict: "object", int: "number"}
 
 
 @dataclass(frozen=True)
@@ -45,26 +56,22 @@ def find_reward_model(name: str) -> RewardSource:
     """The reward model called `name`; of a hub id only its small files are fetched.
 
     Raises:
-        UserError: there is none, it is no reward model, or it has more than one output.
+        UserError: there is none, it is no reward model or not all of one, or it has more than one output.
     """
     if is_local(name):
-        place = Path(name).expanduser()
-        if not place.is_dir():
-            raise _none(name, "is not there")
-        place = place / "adapter" if (place / "adapter").is_dir() else place
-        files = {file: place / file for file in (ADAPTER, CHECKPOINT, ADAPTER_WEIGHTS) if (place / file).is_file()}
-        where = str(place)
-    else:
-        reach_model(name, "reward.model")
-        files = {file: path for file in (ADAPTER, CHECKPOINT) if (path := _fetched(name, file))}
-        if ADAPTER in files and (weights := _fetched(name, ADAPTER_WEIGHTS)):
-            files[ADAPTER_WEIGHTS] = weights
-        where = str(files[ADAPTER].parent) if ADAPTER in files else name
-    if ADAPTER in files:
-        return _adapter(name, where, files)
-    if CHECKPOINT in files:
-        return _checkpoint(name, where, files[CHECKPOINT])
-    raise _none(name, f"has neither {ADAPTER} nor {CHECKPOINT}")
+        return _in_folder(name)
+    if not is_hub_id(name):
+        raise _none(name, "is not there: there is no such folder, and a hub id is written owner/name")
+    reach_model(name, "reward.model")
+    files = {file: path for file in (ADAPTER, CHECKPOINT) if (path := _fetched(name, file))}
+    if ADAPTER in files and (weights := _fetched(name, ADAPTER_WEIGHTS)):
+        files[ADAPTER_WEIGHTS] = weights
+    return _looked_at(name, str(files[ADAPTER].parent) if ADAPTER in files else name, files)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a model's name is written as the hub's are: `owner/name`, or a bare `name`."""
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) is not None
 
 
 def model_beside(profile: Profile) -> str | None:
@@ -82,29 +89,64 @@ def model_beside(profile: Profile) -> str | None:
     return None if shared else source.base or source.place
 
 
-def _adapter(name: str, where: str, files: dict[str, Path]) -> RewardSource:
-    config = _read(name, files[ADAPTER])
-    task, base = config.get("task_type"), config.get("base_model_name_or_path")
+def _in_folder(name: str) -> RewardSource:
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise _none(name, "is not there")
+    place = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    wanted = (ADAPTER, ADAPTER_WEIGHTS, CHECKPOINT, *WEIGHTS, *TOKENIZERS, *VOCABULARIES)
+    files = {file: place / file for file in wanted if (place / file).is_file()}
+    if ADAPTER not in files and CHECKPOINT not in files and (original := _taken(place)):
+        raise UserError(f"reward.model={name} is a stage that took its model from elsewhere; give {original} instead")
+    if ADAPTER in files and ADAPTER_WEIGHTS not in files:
+        raise _none(name, f"has no weights ({ADAPTER_WEIGHTS})")
+    if ADAPTER not in files and CHECKPOINT in files:
+        if not files.keys() & set(WEIGHTS):
+            raise _none(name, f"has no weights ({WEIGHTS[0]})")
+        if not files.keys() & {*TOKENIZERS, *VOCABULARIES}:
+            raise _none(name, f"has no tokenizer ({', '.join(TOKENIZERS)})")
+    return _looked_at(name, str(place), files)
+
+
+def _taken(stage: Path) -> str | None:
+    """What a finished reward stage was given as `reward.model`, where that did not become an adapter of its own."""
+    record = read_json(stage / "done.json").get("reward_model")
+    return str(record.get("name")) if isinstance(record, dict) else None
+
+
+def _looked_at(name: str, where: str, files: Mapping[str, Path]) -> RewardSource:
+    if ADAPTER in files:
+        return _adapter(name, where, files)
+    if CHECKPOINT in files:
+        return _checkpoint(name, where, files)
+    raise _none(name, f"has neither {ADAPTER} nor {CHECKPOINT}")
+
+
+def _adapter(name: str, where: str, files: Mapping[str, Path]) -> RewardSource:
+    config = _read(name, files[ADAPTER], ADAPTER_KEYS)
+    task, base, kind = config.get("task_type"), config.get("base_model_name_or_path"), config.get("peft_type")
     if task != "SEQ_CLS":
         raise UserError(
             f"reward.model={name} is no reward model: its adapter was trained for {task or 'no task that it names'}, "
             "not for sequence classification (SEQ_CLS); give a reward stage's folder"
         )
-    if not isinstance(base, str) or not base:
+    if not kind:
+        raise UserError(f"reward.model={name}: {files[ADAPTER]} names no kind of adapter; set peft_type in it")
+    if not base:
         raise UserError(f"reward.model={name}: {files[ADAPTER]} names no base model; set base_model_name_or_path in it")
     if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
         raise UserError(f"reward.model={name}: its base model '{base}' is not there; mend {files[ADAPTER]}")
     shapes = _shapes(name, files[ADAPTER_WEIGHTS]) if ADAPTER_WEIGHTS in files else {}
     heads = {key: shape for key, shape in shapes.items() if "lora_" not in key}
     for key, shape in heads.items():
-        if key.endswith(("score.weight", "classifier.weight", "out_proj.weight")) and shape[0] != 1:
-            raise _outputs(name, shape[0])
-    plain = config.get("peft_type") == "LORA" and [key.endswith("score.weight") for key in heads] == [True]
+        if key.endswith(("score.weight", "classifier.weight", "out_proj.weight")) and shape[:1] != [1]:
+            raise _outputs(name, *shape[:1])
+    plain = kind == "LORA" and [key.endswith("score.weight") for key in heads] == [True]
     return RewardSource(name, where, base, plain)
 
 
-def _checkpoint(name: str, where: str, path: Path) -> RewardSource:
-    config = _read(name, path)
+def _checkpoint(name: str, where: str, files: Mapping[str, Path]) -> RewardSource:
+    config = _read(name, files[CHECKPOINT], CHECKPOINT_KEYS)
     made_for = [str(kind) for kind in config.get("architectures") or []]
     if not any(kind.endswith(CLASSIFIER) for kind in made_for):
         kinds = ", ".join(made_for) or "no architecture that it names"
@@ -112,9 +154,11 @@ def _checkpoint(name: str, where: str, path: Path) -> RewardSource:
             f"reward.model={name} is no reward model: it is {kinds}, and a reward model is a sequence classifier "
             f"(…{CLASSIFIER}) with one output"
         )
-    labels = len(config.get("id2label") or {}) or int(config.get("num_labels") or 2)  # 2 is Transformers' default
+    labels = len(config.get("id2label") or {}) or config.get("num_labels") or 2  # 2 is Transformers' default
     if labels != 1:
         raise _outputs(name, labels)
+    if WEIGHTS[0] in files:
+        _shapes(name, files[WEIGHTS[0]])  # for what it says of a damaged file
     return RewardSource(name, where, None, plain=False)
 
 
@@ -125,27 +169,46 @@ def _none(name: str, why: str) -> UserError:
     )
 
 
-def _outputs(name: str, count: int) -> UserError:
+def _outputs(name: str, count: int = 0) -> UserError:
     return UserError(
         f"reward.model={name} has {count} outputs; a reward model has one, the score; choose another model"
     )
 
 
-def _read(name: str, path: Path) -> dict[str, Any]:
+def _damaged(name: str, path: Path, why: str = "") -> UserError:
+    return UserError(f"reward.model={name}: {path} is damaged{why}; get the model again")
+
+
+def _read(name: str, path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """A JSON object in which what stands under a key of `kinds` is of that type, or null."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        raise UserError(f"reward.model={name}: {path} is damaged; get the model again") from None
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        raise _damaged(name, path) from None
+    for key, kind in kinds.items():
+        if not isinstance(config.get(key), kind | None):
+            raise _damaged(name, path, f" (its {key} is no {JSON_TYPES[kind]})")
+    return config
 
 
 def _shapes(name: str, path: Path) -> dict[str, list[int]]:
-    """Names and shapes of a safetensors file's tensors: its first 8 bytes say how long the JSON is that holds them."""
+    """Names and shapes of a safetensors file's tensors: its first 8 bytes say how long the JSON is that holds them.
+
+    Raises:
+        UserError: that JSON is none, or the file does not end where its last tensor does.
+    """
     try:
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        return {key: tensor["shape"] for key, tensor in header.items() if key != "__metadata__"}
-    except (ValueError, TypeError, KeyError, OverflowError, MemoryError):
-        raise UserError(f"reward.model={name}: {path} is damaged; get the model again") from None
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        tensors = {key: tensor for key, tensor in header.items() if key != "__metadata__"}
+        end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+        shapes = {key: list(tensor["shape"]) for key, tensor in tensors.items()}
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError, RecursionError):
+        raise _damaged(name, path) from None
+    if end != path.stat().st_size:
+        raise _damaged(name, path, " (its length is not what it says itself)")
+    return shapes
 
 
 def _fetched(name: str, file: str) -> Path | None:

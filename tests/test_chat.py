@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -30,9 +31,9 @@ def voice(home, apart):
 def piped(home, apart, monkeypatch, capsys):
     """Sends lines to `chat` as a script does; returns exit status, standard output and standard error."""
 
-    def run(text: str | bytes, *arguments: str):
+    def run(text: str | bytes, *arguments: str, errors: str = "strict"):
         raw = text.encode() if isinstance(text, str) else text
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8"))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8", errors=errors))
         status = main(["chat", "translation", "--run", "apart", *arguments])
         return status, *capsys.readouterr()
 
@@ -155,7 +156,9 @@ def test_at_a_temperature_answers_vary_with_the_seed_and_repeat_with_it(piped):
     ("text", "arguments", "said"),
     [
         ('"a"\nb\n', ["--json"], "standard input, line 2"),
+        ("[" * 100_000 + "\n", ["--json"], "not JSON"),
         ("[]\n", ["--json"], "list of messages that ends with the user's"),
+        (r'[{"role": "user", "content": "\ud800 x"}]' + "\n", ["--json"], "not UTF-8 text"),
         ('{"text": "a"}\n', ["--json"], "'prompt'"),
         (b"gut\n\xff\xfe\n", [], "line 1 is not UTF-8"),
         ("wort " * 3000 + "\n", [], "512 is the most"),
@@ -166,6 +169,44 @@ def test_a_line_that_cannot_be_answered_is_told_by_its_number(piped, text, argum
     assert status == 2
     assert said in err
     assert err.splitlines()[-1].startswith("error: standard input, line ")
+
+
+def test_lines_before_one_that_is_no_text_are_answered_and_it_is_told_by_its_own_number(piped):
+    status, out, err = piped(b"Wer da?\n\ngut\xff\n", errors="surrogateescape")
+    assert status == 2
+    assert len(out.splitlines()) == 1
+    assert err.splitlines()[-1].startswith("error: standard input, line 3: this is not UTF-8 text")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(piped):
+    for text, arguments in (("Wer da?\n", []), ('"Wer da?"\n', ["--json"])):
+        assert piped(f"\ufeff{text}", *arguments) == piped(text, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("evaluate/samples.jsonl", "evaluate/samples.jsonl"),
+        ("ppo/adapter/adapter_config.json", "ppo/adapter"),
+        ("ppo/adapter/adapter_model.safetensors", "ppo/adapter"),
+        ("reward/adapter/adapter_model.safetensors", "reward/adapter"),
+        ("reward/scale.json", "reward/scale.json"),
+    ],
+)
+def test_a_damaged_file_of_the_run_is_told_and_not_taken_for_a_fault_of_the_first_line(
+    home, apart, monkeypatch, capsys, file, told
+):
+    broken = shutil.copytree(apart, home / "runs" / "broken" / "translation")
+    (broken / file).write_text("{")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Wer da?\n"))
+    status = main(["chat", "translation", "--run", "broken"])
+    shutil.rmtree(broken.parent)
+    assert status == 2
+    again = f"make {told.partition('/')[0]} RECIPE=translation RUN=broken FORCE=1"
+    assert capsys.readouterr() == (
+        "",
+        f"error: runs/broken/translation/{told} is damaged or missing; make its stage again with `{again}`\n",
+    )
 
 
 # In the terminal.
@@ -200,6 +241,13 @@ def test_a_dialogue_is_shown_with_all_its_turns(voice):
     )
     voice.trained.__dict__["prompts"] = [turns]
     assert "    user: Hi\n    assistant: Hello\n    user: So\n" in chat.opening(voice, "ppo")
+
+
+@pytest.mark.parametrize("bad", ["gut\udcff", "/policy \udcff", "/\udcff"])
+def test_a_typed_byte_that_is_no_text_is_told_and_the_talk_goes_on(voice, typed, bad):
+    out = typed(voice, bad, PROMPTS[0])
+    assert out.count("this is not UTF-8 text; check the terminal's or the file's encoding\n") == 1
+    assert out.count("reward ") == 1
 
 
 @pytest.mark.parametrize("end", ["/quit", KeyboardInterrupt, EOFError])

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlrecipes.__main__ import main
+from rlrecipes.errors import UserError
 from rlrecipes.recipe import load_recipe
 from rlrecipes.run import Run
 from rlrecipes.trained import find_trained
@@ -131,6 +132,30 @@ def test_a_card_on_the_hub_loads_from_the_hub(home, apart):
     assert "runs/apart" not in text
 
 
+def test_a_card_shows_the_last_part_of_a_path_though_what_was_there_is_gone_and_hub_ids_as_they_are(home, apart):
+    import dataclasses
+
+    from rlrecipes.card import card
+
+    trained = find_trained(Run("apart", "translation"), load_recipe("translation"))
+    records = json.loads(json.dumps(trained.records))
+
+    def shown(source, model):
+        records["sft"]["data"]["source"] = records["ppo"]["settings"]["data.source"] = source
+        records["reward"]["reward_model"] = {"name": model}
+        records["ppo"]["settings"]["reward.model"] = model
+        return card(dataclasses.replace(trained, records=records), "ppo", None, None, apart / "export")
+
+    text = shown("gone/private/rows.jsonl", "gone/private/translation/reward")
+    assert "private" not in text
+    assert "`rows.jsonl`. Its licence" in text
+    assert 'data.source = "rows.jsonl"' in text
+    assert "| reward model | `reward`, taken as it was |" in text
+    text = shown("hub:wmt/wmt14@abc", "someone/rm")
+    assert 'data.source = "hub:wmt/wmt14@abc"' in text
+    assert 'reward.model = "someone/rm"' in text
+
+
 def test_without_an_evaluation_the_card_says_how_to_get_one(home, apart):
     import dataclasses
 
@@ -142,7 +167,7 @@ def test_without_an_evaluation_the_card_says_how_to_get_one(home, apart):
     assert "`make evaluate RECIPE=translation RUN=apart`" in card(bare, "sft", None, None, apart / "export")
 
 
-def test_a_model_of_ones_own_is_named_and_not_copied(home, checkpoint, tmp_path):
+def test_a_model_of_ones_own_is_named_and_not_copied(home, checkpoint, tmp_path, hub):
     """A base whose vocabulary lacks the pad token, without a chat template: both come with the export."""
     from conftest import SHORTEST, tiny_tokenizer
 
@@ -162,7 +187,15 @@ def test_a_model_of_ones_own_is_named_and_not_copied(home, checkpoint, tmp_path)
     assert not (folder / "export" / "base").exists()
     config = json.loads((folder / "export" / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(model)
+    card = (folder / "export" / "README.md").read_text(encoding="utf-8")
+    assert str(tmp_path) not in card
+    assert "The base model is `model`." in card
+    assert fresh(card_code(folder / "export") + "\nprint(base, len(tokenizer))", home) == f"{model} 261"
     assert json.loads((folder / "export" / "merged" / "config.json").read_text())["vocab_size"] >= 261
+    assert main(["export", "translation", "--run", "named", "--merged", "--push", "me/policy"]) == 0
+    texts = [path for path in (folder / "export").rglob("*") if path.suffix in (".json", ".md", ".jinja")]
+    assert len(texts) > 5
+    assert not [path for path in texts if str(tmp_path) in path.read_text(encoding="utf-8")]
 
 
 def test_a_base_of_quantized_weights_alone_cannot_be_merged_into(home, apart, monkeypatch, capsys):
@@ -175,6 +208,91 @@ def test_a_base_of_quantized_weights_alone_cannot_be_merged_into(home, apart, mo
     monkeypatch.setattr("rlrecipes.trained.Trained.base_model", lambda self: str(four_bit))
     assert main(["export", "translation", "--run", "apart", "--merged"]) == 2
     assert "quantized weights alone" in capsys.readouterr().err
+
+
+# What stands in the way.
+
+
+@pytest.fixture
+def spoilt(home, apart):
+    """`runs/spoilt/translation`, to be changed."""
+    folder = home / "runs" / "spoilt" / "translation"
+    yield shutil.copytree(apart, folder)
+    shutil.rmtree(folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("adapter_config.json", b"{"),
+        ("adapter_config.json", None),
+        ("adapter_model.safetensors", b"\x08\0\0\0\0\0\0\0{"),
+        ("adapter_model.safetensors", None),
+    ],
+)
+def test_a_damaged_or_missing_file_of_a_stage_is_told_with_the_command_that_makes_it_again(
+    spoilt, capsys, file, content
+):
+    path = spoilt / "ppo" / "adapter" / file
+    path.unlink() if content is None else path.write_bytes(content)
+    assert main(["export", "translation", "--run", "spoilt"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: runs/spoilt/translation/ppo/adapter/{file} is damaged or missing; "
+        "make its stage again with `make ppo RECIPE=translation RUN=spoilt FORCE=1`\n"
+    )
+    assert not (spoilt / ".export").exists()
+
+
+def test_damaged_samples_are_told_before_the_work(spoilt, monkeypatch, capsys):
+    (spoilt / "evaluate" / "samples.jsonl").write_text("{")
+    monkeypatch.setattr("rlrecipes.export._adapter", lambda *_: pytest.fail("it began"))
+    assert main(["export", "translation", "--run", "spoilt"]) == 2
+    assert "evaluate/samples.jsonl is damaged or missing; make its stage again with `make" in capsys.readouterr().err
+
+
+def test_a_file_in_the_exports_place_is_told_and_left_alone(spoilt, capsys):
+    shutil.rmtree(spoilt / "export", ignore_errors=True)
+    (spoilt / "export").write_text("mine")
+    assert main(["export", "translation", "--run", "spoilt"]) == 2
+    assert "runs/spoilt/translation/export is a file, and" in capsys.readouterr().err
+    assert (spoilt / "export").read_text() == "mine"
+
+
+def test_an_earlier_export_outlives_a_kill_at_any_moment_of_being_replaced(spoilt, monkeypatch):
+    """Killed: nothing runs any more, neither `finally` nor what would be tidied."""
+    from pathlib import Path
+
+    class Killed(BaseException):
+        pass
+
+    def calls(function, at):
+        def call(path, *arguments, **options):
+            if Path(path).parent == Path("runs/spoilt/translation"):
+                made.append(path)
+                if len(made) >= at:
+                    raise Killed
+            return function(path, *arguments, **options)
+
+        return call
+
+    given = ["export", "translation", "--run", "spoilt", "--policy", "sft"]
+    assert main(given) == 0
+    for at in range(1, 99):
+        made = []
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", calls(Path.rename, at))
+            patch.setattr(shutil, "rmtree", calls(shutil.rmtree, at))
+            try:
+                assert main(given) == 0
+                break
+            except Killed:
+                pass
+        with monkeypatch.context() as patch:
+            patch.setattr("rlrecipes.export._adapter", lambda *_: (_ for _ in ()).throw(UserError("not this time")))
+            assert main(given) == 2
+        assert (spoilt / "export" / "README.md").exists(), f"lost at call {at}"
+    assert at > 4
+    assert sorted(path.name for path in spoilt.iterdir() if "export" in path.name) == ["export"]
 
 
 # The hub.

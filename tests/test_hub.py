@@ -172,7 +172,9 @@ def test_a_recipes_own_choice_gives_all_that_training_needs(name, cache):
 def test_every_set_is_read_from_files_as_they_are_on_the_hub(name, hub_set, cache):
     put_in_cache(cache, hub_set)
     if "held out" in hub_set.serves:
-        with pytest.raises(UserError, match="leaves 0 rows to train on"):
+        with pytest.raises(
+            UserError, match=r"is only held out.*name another set beside it, such as DATA=hub:.*,\S+/\S+$"
+        ):
             load_hub(load_recipe(name), f"hub:{hub_set.id}", Path("runs"))
         return
     data = load_hub(load_recipe(name), f"hub:{hub_set.id}", Path("runs"))
@@ -256,6 +258,33 @@ def test_the_source_that_is_recorded_gives_the_same_rows_again(cache, monkeypatc
     again = load_hub(load_recipe("dialogue"), first.source, Path("runs"))
     assert again.demonstrations == first.demonstrations
     assert again.source == first.source
+
+
+def kept(pattern):
+    (path,) = Path("runs/.hub").glob(pattern)
+    return path
+
+
+def cut_down(path):
+    told = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({key: value for key, value in told.items() if key != "rows"}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda: kept("*-train-*.jsonl.gz").unlink(),
+        lambda: kept("*-train-*.json").unlink(),
+        lambda: kept("*-train-*.json").write_text("{"),
+        lambda: cut_down(kept("*-train-*.json")),
+    ],
+)
+def test_kept_rows_of_which_either_file_is_gone_or_damaged_are_fetched_anew(cache, damage):
+    first = loaded("dialogue", "hub:nvidia/HelpSteer2", cache)
+    damage()
+    again = load_hub(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", Path("runs"))
+    assert again == dataclasses.replace(first, metrics=again.metrics)
+    assert kept("*-train-*.jsonl.gz").is_file()
 
 
 def test_another_revision_is_other_data(cache):

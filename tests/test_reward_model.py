@@ -1,5 +1,8 @@
 """Reward models from elsewhere score as they do in Transformers alone, whatever they are and however they read."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from conftest import scatter, tiny_tokenizer
@@ -171,6 +174,15 @@ def test_an_adapter_that_does_not_fit_its_base_is_told(tmp_path, checkpoint):
     (tmp_path / "adapter" / "adapter_config.json").write_text(config, encoding="utf-8")
     with pytest.raises(UserError, match=r"^cannot use reward[.]model="):
         load_beside(find_reward_model(str(tmp_path / "adapter")), PLAIN)
+
+
+@pytest.mark.parametrize("changed", [{"r": "x"}, {"peft_type": "NO_SUCH"}, {"target_modules": 3}])
+def test_an_adapter_that_the_libraries_cannot_read_is_told_in_one_sentence(tmp_path, checkpoint, changed):
+    place = shutil.copytree(checkpoint.reward / "adapter", tmp_path / "adapter")
+    config = json.loads((place / "adapter_config.json").read_text(encoding="utf-8"))
+    (place / "adapter_config.json").write_text(json.dumps(config | changed), encoding="utf-8")
+    with pytest.raises(UserError, match=r"^cannot use reward[.]model=[^\n]+; choose another model$"):
+        load_beside(find_reward_model(str(place)), PLAIN)
 
 
 def test_what_is_encoded_for_the_policys_base_is_what_the_policy_writes(checkpoint):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -9,24 +10,56 @@ from rlrecipes.errors import UserError
 from rlrecipes.profile import load_profile
 from rlrecipes.reward_source import find_reward_model, model_beside
 
+NESTED = (100_000).to_bytes(8, "little") + b"[" * 100_000
+"""As a header of safetensors, deeper than Python follows."""
+
+
+def weights(path, header, missing=0):
+    """A safetensors file of zeros, of which the last bytes may be missing. What is no object is written as it is."""
+    written = json.dumps(header).encode()
+    size = max((tensor["data_offsets"][1] for tensor in header.values()), default=0) if isinstance(header, dict) else 0
+    path.write_bytes(len(written).to_bytes(8, "little") + written + bytes(size - missing))
+
+
+def tensors(shapes):
+    header, start = {}, 0
+    for name, shape in shapes.items():
+        end = start + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+        start = end
+    return header
+
 
 def classifier(folder, **config):
+    """A folder that looks like a sequence classifier."""
     folder.mkdir(parents=True, exist_ok=True)
     known = {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}} | config
     (folder / "config.json").write_text(json.dumps(known), encoding="utf-8")
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    weights(folder / "model.safetensors", tensors({"score.weight": [1, 8]}))
     return folder
 
 
-def adapter(folder, *, outputs=1, extra=(), **config):
-    """A folder that looks like a PEFT adapter; of its weights there is the header alone."""
+def adapter(folder, *, score=(1, 8), extra=(), **config):
+    """A folder that looks like a PEFT adapter."""
     folder.mkdir(parents=True, exist_ok=True)
     known = {"task_type": "SEQ_CLS", "peft_type": "LORA", "base_model_name_or_path": "hub/base"} | config
     (folder / "adapter_config.json").write_text(json.dumps(known), encoding="utf-8")
-    shapes = {"base_model.model.q.lora_A.weight": [4, 8], "base_model.model.score.weight": [outputs, 8]}
-    shapes |= {name: [8, 8] for name in extra}
-    header = json.dumps({"__metadata__": {}} | {name: {"shape": shape} for name, shape in shapes.items()}).encode()
-    (folder / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    shapes = {"base_model.model.q.lora_A.weight": [4, 8], "base_model.model.score.weight": list(score)}
+    weights(folder / "adapter_model.safetensors", tensors(shapes | {name: [8, 8] for name in extra}))
     return folder
+
+
+def without(folder, file):
+    (folder / file).unlink()
+    return folder
+
+
+def took(stage, model):
+    """A finished reward stage whose model stands beside the base."""
+    stage.mkdir()
+    (stage / "done.json").write_text(json.dumps({"reward_model": {"name": model, "beside": model}}), encoding="utf-8")
+    return stage
 
 
 def profile_with(model, base="hub/base"):
@@ -88,7 +121,16 @@ def test_an_adapter_of_an_embedded_base_shares_it(tmp_path):
         (lambda folder: classifier(folder, id2label=None), "has 2 outputs"),
         (lambda folder: adapter(folder, task_type="CAUSAL_LM"), "its adapter was trained for CAUSAL_LM"),
         (lambda folder: adapter(folder, task_type=None), "for no task that it names"),
-        (lambda folder: adapter(folder, outputs=3), "has 3 outputs"),
+        (lambda folder: adapter(folder, score=[3, 8]), "has 3 outputs"),
+        (lambda folder: adapter(folder, score=[]), "has 0 outputs"),
+        (lambda folder: adapter(folder, peft_type=None), "set peft_type in it"),
+        (
+            lambda folder: without(adapter(folder), "adapter_model.safetensors"),
+            "no weights (adapter_model.safetensors)",
+        ),
+        (lambda folder: without(classifier(folder), "model.safetensors"), "no weights (model.safetensors)"),
+        (lambda folder: without(classifier(folder), "tokenizer.json"), "no tokenizer (tokenizer_config.json"),
+        (lambda folder: took(folder, "someone/rm"), "took its model from elsewhere; give someone/rm instead"),
         (lambda folder: adapter(folder, base_model_name_or_path=None), "names no base model"),
         (lambda folder: adapter(folder, base_model_name_or_path="/nowhere"), "its base model '/nowhere' is not there"),
     ],
@@ -100,21 +142,79 @@ def test_what_is_no_reward_model_is_told_in_one_sentence(tmp_path, make, said):
     assert "reward.model=" in str(error.value)
 
 
-@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors"])
-def test_a_damaged_file_is_told(tmp_path, file):
-    (adapter(tmp_path / "it") / file).write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
+@pytest.mark.parametrize("content", [b"\x10\0\0\0\0\0\0\0{broken", b"[" * 100_000, NESTED, b"3", b"\xff" * 9, b""])
+@pytest.mark.parametrize(
+    ("make", "file"),
+    [
+        (adapter, "adapter_config.json"),
+        (adapter, "adapter_model.safetensors"),
+        (classifier, "config.json"),
+        (classifier, "model.safetensors"),
+    ],
+)
+def test_a_damaged_file_is_told(tmp_path, make, file, content):
+    (make(tmp_path / "it") / file).write_bytes(content)
     with pytest.raises(UserError, match=f"{file} is damaged"):
         find_reward_model(str(tmp_path / "it"))
+
+
+@pytest.mark.parametrize(
+    ("make", "config"),
+    [
+        (classifier, {"architectures": 3}),
+        (classifier, {"architectures": "LlamaForSequenceClassification"}),
+        (classifier, {"id2label": 3}),
+        (classifier, {"id2label": None, "num_labels": "x"}),
+        (classifier, {"id2label": None, "num_labels": [1]}),
+        (adapter, {"task_type": ["SEQ_CLS"]}),
+        (adapter, {"peft_type": 3}),
+        (adapter, {"base_model_name_or_path": 3}),
+    ],
+)
+def test_a_value_of_another_type_is_told_with_its_key(tmp_path, make, config):
+    with pytest.raises(UserError, match=f"config.json is damaged .its {list(config)[-1]} is no "):
+        find_reward_model(str(make(tmp_path / "it", **config)))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [],
+        ["score.weight"],
+        "score.weight",
+    ],
+)
+def test_weights_whose_header_is_no_object_are_told(tmp_path, header):
+    weights(adapter(tmp_path / "it") / "adapter_model.safetensors", header)
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors is damaged"):
+        find_reward_model(str(tmp_path / "it"))
+
+
+def test_weights_that_are_cut_short_are_told_without_being_read(tmp_path):
+    for make, file in ((adapter, "adapter_model.safetensors"), (classifier, "model.safetensors")):
+        weights(make(tmp_path / file) / file, tensors({"score.weight": [1, 8]}), missing=1)
+        with pytest.raises(UserError, match=f"{file} is damaged .its length"):
+            find_reward_model(str(tmp_path / file))
+
+
+def test_a_stage_that_made_an_adapter_of_anothers_is_taken_all_the_same(tmp_path):
+    stage = took(tmp_path / "reward", "someone/rm")
+    adapter(stage / "adapter")
+    assert find_reward_model(str(stage)).base == "hub/base"
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
         ("nobody/nothing", "cannot read the model 'nobody/nothing'.*as reward.model=…, or fetch it"),
-        ("no such/thing at all", "'no such/thing at all' is neither a folder nor a hub id"),
+        ("no such/thing at all", "reward.model=no such/thing at all: it is not there: there is no such folder"),
+        (
+            "runs/typo/translation/reward",
+            "reward.model=runs/typo/translation/reward: it is not there: there is no such",
+        ),
     ],
 )
-def test_a_hub_id_out_of_reach_is_told(name, said):
+def test_a_hub_id_out_of_reach_or_a_folder_that_is_not_there_is_told(name, said):
     with pytest.raises(UserError, match=said):
         find_reward_model(name)
 

@@ -7,8 +7,8 @@ import pytest
 
 from rlrecipes.__main__ import main
 from rlrecipes.recipe import load_recipe
-from rlrecipes.run import Run
-from rlrecipes.trained import find_trained, make
+from rlrecipes.run import Run, make
+from rlrecipes.trained import find_trained
 
 
 @pytest.fixture
