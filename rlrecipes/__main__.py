@@ -96,7 +96,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         epilog=f"commands:\n{commands}\n\nrecipes: {', '.join(recipe_names())}\nprofiles: {', '.join(profile_names())}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", metavar="command", help="one of those below")
+    parser.add_argument("command", nargs="?", help="one of those below")
     parser.add_argument("recipe", nargs="?", help="one of those below; for reward also several, joined by +")
     parser.add_argument("settings", nargs="*", metavar="table.key=value", help="overrides, as sft.max_steps=50")
     parser.add_argument("--profile", default="tiny", help="how big to run (default: tiny)")
@@ -114,7 +114,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="chat: prompts and answers are lines of JSON")
     parser.add_argument("--merged", action="store_true", help="export: also whole weights, merged in full precision")
     parser.add_argument("--push", metavar="org/name", help="export: upload to this repository of the Hugging Face hub")
-    arguments = parser.parse_intermixed_args(argv or ["--help"])
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.command is None:
+        raise UserError(f"name a command: {', '.join(COMMANDS)}; see `python -m rlrecipes --help`")
     if arguments.command not in COMMANDS:
         raise UserError(unknown("command", arguments.command, list(COMMANDS), f"there are {', '.join(COMMANDS)}"))
     for option, takers in OPTIONS.items():

@@ -160,7 +160,7 @@ def test_at_a_temperature_answers_vary_with_the_seed_and_repeat_with_it(piped):
         ("[]\n", ["--json"], "list of messages that ends with the user's"),
         (r'[{"role": "user", "content": "\ud800 x"}]' + "\n", ["--json"], "not UTF-8 text"),
         ('{"text": "a"}\n', ["--json"], "'prompt'"),
-        (b"gut\n\xff\xfe\n", [], "line 1 is not UTF-8"),
+        (b"gut\n\xff\xfe\n", [], "line 2: this is not UTF-8"),
         ("wort " * 3000 + "\n", [], "512 is the most"),
     ],
 )

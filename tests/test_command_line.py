@@ -320,13 +320,6 @@ def test_an_unknown_recipe_is_told_without_torch():
     assert given.stderr == "error: there is no recipe 'translatoin'; did you mean 'translation'?\n"
 
 
-def test_without_a_word_the_command_line_is_explained(capsys):
-    with pytest.raises(SystemExit) as end:
-        main([])
-    assert end.value.code == 0
-    assert "commands:" in capsys.readouterr().out
-
-
 # Make.
 
 
