@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.access import cached_file, reach_model
-from rlrecipes.errors import UserError
+from rlrecipes.access import cached_file, reach_model, read_object
+from rlrecipes.errors import UserError, first_line
 from rlrecipes.profile import Profile
 
 
@@ -241,36 +241,17 @@ def read_config(profile: Profile) -> dict[str, Any]:
         return {"model_type": "llama", **dataclasses.asdict(profile.base), "tie_word_embeddings": True}
     if name in KNOWN:
         return dict(KNOWN[name])
-    path = Path(name).expanduser() / "config.json"
-    return read_object(path if path.is_file() else _from_hub(name))
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a model's JSON file.
-
-    Raises:
-        UserError: it holds none, or nests too deeply.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is no JSON object; mend it, or give another model as MODEL=…")
-    return found
+    return read_object(cached_file(name, "config.json") or _from_hub(name))
 
 
 def _from_hub(name: str) -> Path:
-    """The configuration in the hub's cache, or fetched; one that is to be had nowhere is told within two seconds."""
+    """The configuration, fetched; one that is to be had nowhere is told within two seconds."""
     from huggingface_hub import hf_hub_download
 
-    if cached := cached_file(name, "config.json"):
-        return cached
     reach_model(name)
     try:
         return Path(hf_hub_download(name, "config.json"))
     except Exception as error:  # the hub's, the network's and the name's own errors have no class in common
-        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
-            f"cannot read the model '{name}': {reason}; give a local checkpoint folder as MODEL=…"
+            f"cannot read the model '{name}': {first_line(error)}; give a local checkpoint folder as MODEL=…"
         ) from None
