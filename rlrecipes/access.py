@@ -7,6 +7,7 @@ Without a network, what is in the hub's cache is taken; otherwise one sentence n
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlrecipes.console import say
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, first_line
 
 SECONDS = 1.2
 """That the hub has to answer; with the start of Python and the imports it stays below two."""
@@ -30,7 +31,7 @@ class _NoAnswerError(Exception):
 
 def is_local(name: str) -> bool:
     """Whether a model's name is a folder rather than a hub id."""
-    return name.startswith((".", "/", "~")) or Path(name).is_dir()
+    return name.startswith((".", "/", "~")) or os.path.isdir(name)  # which, unlike Path, takes a name of any length
 
 
 def reach_model(name: str, option: str | None = "MODEL") -> None:
@@ -43,7 +44,7 @@ def reach_model(name: str, option: str | None = "MODEL") -> None:
         UserError: it is in none of them, or one must ask for access.
     """
     if is_local(name):
-        if not (Path(name).expanduser() / "config.json").is_file():
+        if not cached_file(name, "config.json"):
             other = f"give a checkpoint folder or a hub id as {option}=…" if option else "put it back there"
             raise UserError(f"there is no model in '{name}' (no config.json); {other}")
         return
@@ -107,7 +108,7 @@ def _commit(kind: Kind, id: str, revision: str | None) -> str:
     except RevisionNotFoundError:
         raise UserError(f"{named} has no revision '{revision}'; name a branch, a tag or a commit after @") from None
     except Exception as error:  # whatever HTTP library there is below, and whatever stands between us and the hub
-        raise _NoAnswerError(f"the hub cannot be reached ({_first_line(error)})") from error
+        raise _NoAnswerError(f"the hub cannot be reached ({first_line(error)[:120]})") from error
     return str(info.sha)
 
 
@@ -139,10 +140,6 @@ def _within(seconds: float, ask: Callable[[], Any]) -> Any:
     return answers[0]
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
-
-
 def _offline() -> bool:
     from huggingface_hub import constants
 
@@ -166,8 +163,8 @@ def _cache() -> str:
 def cached_file(name: str, file: str) -> Path | None:
     """A model's file in its folder or in the hub's cache; None where it is in neither."""
     if is_local(name):
-        path = Path(name).expanduser() / file
-        return path if path.is_file() else None
+        path = os.path.join(os.path.expanduser(name), file)
+        return Path(path) if os.path.isfile(path) else None
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -188,6 +185,21 @@ def fetched_file(name: str, file: str) -> Path | None:
         return Path(hf_hub_download(name, file))
     except Exception:  # not there, no network, no access: the library has several errors for each
         return None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a model's JSON file.
+
+    Raises:
+        UserError: it holds none, or nests too deeply.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no JSON object; mend it, or choose another model")
+    return found
 
 
 def _cached_model(name: str) -> bool:

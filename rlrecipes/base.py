@@ -9,12 +9,9 @@ a chat template, about a million parameters. It is cached under `runs/.base/` by
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +28,11 @@ from transformers import (
 )
 
 from rlrecipes.checkpoint import Checkpoints
+from rlrecipes.embedded import FOLDER, MADE_OF, documents, key, made_of
 from rlrecipes.encoding import PAD, encode, pad_right
 from rlrecipes.models import hidden_states, next_token_logits, read_at
 from rlrecipes.profile import BaseSettings
-from rlrecipes.recipe import Example, load_recipe, recipe_names
+from rlrecipes.recipe import Example
 from rlrecipes.run import locked, read_json, write_json
 from rlrecipes.tracking import progress, remove_printer
 from rlrecipes.training import Resumable
@@ -61,29 +59,22 @@ class ResumableTrainer(Resumable, Trainer):
         return nn.functional.cross_entropy(next_token_logits(model, states), targets[learned])
 
 
-SHARING = ("dialogue", "question_answering", "text_generation", "translation")
-"""The recipes that every base reads."""
-
-
 def embedded_base(settings: BaseSettings, root: Path, seconds: float, recipe: str = "") -> Path:
     """The folder of a recipe's embedded base, trained now if it is not there yet, saved every `seconds` meanwhile.
 
     A second process that wants the same one waits for it.
     """
-    documents = _documents(recipe)
-    folder = root / ".base" / _key(settings, documents)
+    read = documents(recipe)
+    folder = root / FOLDER / key(settings, read)
     with locked(folder.parent, wait=True):
         draft = folder.with_name("." + folder.name)
         if not (folder / "config.json").exists():
             _open(draft)
-            _train(settings, documents, draft, seconds).rename(folder)
+            made = _train(settings, read, draft, seconds)
+            write_json(made / MADE_OF, made_of(settings, recipe))
+            made.rename(folder)
         shutil.rmtree(draft, ignore_errors=True)
     return folder
-
-
-def _documents(recipe: str) -> list[Example]:
-    read = [name for name in recipe_names() if name in (*SHARING, recipe)]
-    return [document for name in read for document in load_recipe(name).documents()]
 
 
 def _open(draft: Path) -> None:
@@ -93,11 +84,6 @@ def _open(draft: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         write_json(begun, versions())
-
-
-def _key(settings: BaseSettings, documents: Sequence[Example]) -> str:
-    text = json.dumps([asdict(settings), [(d.prompt, d.answers) for d in documents]], ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _train(settings: BaseSettings, documents: Sequence[Example], folder: Path, seconds: float) -> Path:

@@ -11,12 +11,12 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.training_args import OptimizerNames
 
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, first_line
 from rlrecipes.job import Job
-from rlrecipes.models import DTYPES, device, open_tokenizer
+from rlrecipes.models import DTYPES, device, model_config, open_tokenizer
 from rlrecipes.profile import ModelSettings, Profile
 from rlrecipes.recipe import unknown
 from rlrecipes.run import make
@@ -76,7 +76,7 @@ def _import_bitsandbytes(setting: str, instead: str) -> None:
         ) from None
     except Exception as error:  # its native library may fail in any way
         raise UserError(
-            f"{setting} needs bitsandbytes, which cannot be loaded ({_first_line(error)}); "
+            f"{setting} needs bitsandbytes, which cannot be loaded ({first_line(error)}); "
             f"install it anew: pip install --force-reinstall -r requirements.txt, or set {instead}"
         ) from None
 
@@ -92,7 +92,7 @@ def _check_4bit(settings: ModelSettings) -> None:
         product = bitsandbytes.matmul_4bit(weight, packed, quant_state=state)
         reason = "" if torch.allclose(product, weight, atol=0.1) else "it gives wrong numbers"
     except Exception as error:  # no kernel, no library, a card too old: each has its own error
-        reason = _first_line(error)
+        reason = first_line(error)
     if reason:
         raise UserError(
             f"model.quantization=nf4 does not work with this bitsandbytes on {device()} ({reason}); "
@@ -102,7 +102,7 @@ def _check_4bit(settings: ModelSettings) -> None:
 
 def _check_attention(name: str, settings: ModelSettings) -> None:
     if settings.attention == "sdpa":
-        kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(AutoConfig.from_pretrained(name)), None)
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config(name)), None)
         if kind is not None and not kind._supports_sdpa:
             raise UserError(f"model.attention=sdpa is not there for '{name}' in Transformers; set model.attention=auto")
 
@@ -114,8 +114,3 @@ def _check_vocabulary(job: Job, name: str) -> None:
             f"the reward model in {job.run.stage('reward')} reads other tokens than the tokenizer of '{name}' gives; "
             f"make it again (`{make('reward', job.run)} FORCE=1`, with your options) or give the model it was trained on"
         )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.access import cached_file, reach_model
-from rlrecipes.errors import UserError
+from rlrecipes.access import cached_file, reach_model, read_object
+from rlrecipes.errors import UserError, first_line
 from rlrecipes.profile import Profile
 
 
@@ -46,6 +46,8 @@ class Decoder:
     gated: bool
     normed: bool
     """Queries and keys are normalised (Qwen3, Gemma 3)."""
+    known: bool
+    """Its linear layers are known to be these; else it is taken for a Llama."""
 
     @property
     def queries(self) -> int:
@@ -66,19 +68,31 @@ class Decoder:
         return max(group.width * out for group in self.blocks for out in group.outputs.values())
 
 
-_TIED = ("gpt2", "gemma", "gemma2", "gemma3_text", "opt")
+_GATED = (
+    *("llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo", "olmo2"),
+    *("olmo3", "granite", "smollm3", "stablelm", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5"),
+)
+"""Kinds whose MLP has three matrices, as a Llama's."""
+_PLAIN = ("gpt2", "gpt_neox", "opt", "phi", "starcoder2", "gptj", "gpt_bigcode", "bloom", "falcon")
+"""Kinds whose MLP has two."""
+_TIED = (
+    *("gpt2", "gemma", "gemma2", "gemma3_text", "opt", "starcoder2", "gpt_bigcode", "bloom", "falcon"),
+    *("cohere", "cohere2", "smollm3", "ernie4_5"),
+)
 """Kinds whose configuration class ties the embeddings unless told otherwise."""
-_NORMED = ("qwen3", "gemma3_text", "olmo2")
-_PLAIN = ("gpt2", "gpt_neox", "opt", "phi")
-"""Kinds whose MLP has two matrices, not three."""
+_NORMED = ("qwen3", "gemma3_text", "olmo2", "olmo3", "exaone4")
+_ONE_KEY = ("gpt_bigcode", "falcon")
+"""Kinds whose heads share one key and value, unless told otherwise."""
 _SAME = {
-    "hidden_size": ("n_embd",),
+    "hidden_size": ("n_embd", "n_embed"),
     "num_hidden_layers": ("n_layer",),
     "num_attention_heads": ("n_head",),
-    "intermediate_size": ("n_inner", "ffn_dim"),
+    "num_key_value_heads": ("num_kv_heads",),
+    "intermediate_size": ("n_inner", "ffn_dim", "ffn_hidden_size"),
     "max_position_embeddings": ("n_positions",),
 }
 """Older names of the same things."""
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def decoder(config: Mapping[str, Any], name: str) -> Decoder:
@@ -87,20 +101,36 @@ def decoder(config: Mapping[str, Any], name: str) -> Decoder:
     Raises:
         UserError: it does not describe a decoder that we can plan for.
     """
-    config = {**config, **(config.get("text_config") or {})}
-    kind = str(config.get("model_type", ""))
+    config = language_part(config, name)
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        raise UserError(
+            f"cannot plan for '{name}': its config.json has no model_type that is a text; choose another model"
+        )
     if config.get("is_encoder_decoder"):
         raise UserError(f"'{name}' is an encoder-decoder ({kind}); these recipes train decoder-only models")
+    if experts := next((key for key in _EXPERTS if config.get(key)), None):
+        raise UserError(
+            f"cannot plan for '{name}': it is a mixture of experts ({experts} {_quoted(config[experts])}), whose weights "
+            "are not counted; choose another model"
+        )
+    if config.get("quantization_config"):
+        raise UserError(
+            f"cannot plan for '{name}': its weights are quantized already (quantization_config in its config.json); "
+            "give the model that it was made from"
+        )
 
     def read(key: str, default: int | None = None) -> int:
-        value = next((config[k] for k in (key, *_SAME.get(key, ())) if config.get(k) is not None), default)
-        if not isinstance(value, int):
+        found = whole_number(config, key, name) or default
+        if not found:
             raise UserError(f"cannot plan for '{name}': its config.json has no {key}; choose another model")
-        return value
+        return found
 
     hidden, heads = read("hidden_size"), read("num_attention_heads")
     head_dim, intermediate = read("head_dim", hidden // heads), read("intermediate_size", 4 * hidden)
-    kv_heads = read("num_key_value_heads", heads)
+    one_key = kind in _ONE_KEY and config.get("multi_query", True) and not config.get("new_decoder_architecture")
+    kv_heads = 1 if one_key else read("num_key_value_heads", heads)
+    tied = config.get("tie_word_embeddings")
     return Decoder(
         kind=kind,
         hidden=hidden,
@@ -111,22 +141,63 @@ def decoder(config: Mapping[str, Any], name: str) -> Decoder:
         head_dim=head_dim,
         vocabulary=read("vocab_size"),
         positions=read("max_position_embeddings", 1 << 30),
-        tied=bool(config.get("tie_word_embeddings", kind in _TIED)),
+        tied=kind in _TIED if tied is None else tied is True,
         blocks=_blocks(kind, hidden, intermediate, heads * head_dim, kv_heads * head_dim),
         gated=kind not in _PLAIN,
         normed=kind in _NORMED,
+        known=kind in (*_GATED, *_PLAIN),
     )
+
+
+def language_part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A configuration with that of its language model, which models that see pictures too have apart, written over it.
+
+    Raises:
+        UserError: `text_config` is no object.
+    """
+    text = config.get("text_config") or {}
+    if not isinstance(text, dict):
+        raise UserError(f"the config.json of '{name}' has text_config {_quoted(text)} where an object belongs; mend it")
+    return {**config, **text}
+
+
+def whole_number(config: Mapping[str, Any], key: str, name: str) -> int | None:
+    """What a configuration has under a key or an older name of it; None where it has nothing or null.
+
+    Raises:
+        UserError: that is no whole number above 0, or one beyond all models (2^40).
+    """
+    for written in (key, *_SAME.get(key, ())):
+        value = config.get(written)
+        if value is None:
+            continue
+        if type(value) is not int or not 0 < value <= 1 << 40:  # a truth value is an int as well
+            raise UserError(
+                f"the config.json of '{name}' has {written} {_quoted(value)} where a whole number above 0 belongs; mend it"
+            )
+        return value
+    return None
+
+
+def _quoted(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _blocks(kind: str, hidden: int, middle: int, queries: int, keys: int) -> tuple[Linears, ...]:
     """The linear layers of one block under their names in Transformers."""
-    apart = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
+    apart, fused = {"q_proj": queries, "k_proj": keys, "v_proj": keys}, queries + 2 * keys
     attention, out, up, down = {
-        "gpt2": ({"c_attn": 3 * queries}, "c_proj", {"c_fc": middle}, "c_proj"),
-        "gpt_neox": ({"query_key_value": 3 * queries}, "dense", {"dense_h_to_4h": middle}, "dense_4h_to_h"),
+        "gpt2": ({"c_attn": fused}, "c_proj", {"c_fc": middle}, "c_proj"),
+        "gpt_bigcode": ({"c_attn": fused}, "c_proj", {"c_fc": middle}, "c_proj"),
+        "gpt_neox": ({"query_key_value": fused}, "dense", {"dense_h_to_4h": middle}, "dense_4h_to_h"),
+        "bloom": ({"query_key_value": fused}, "dense", {"dense_h_to_4h": middle}, "dense_4h_to_h"),
+        "falcon": ({"query_key_value": fused}, "dense", {"dense_h_to_4h": middle}, "dense_4h_to_h"),
+        "gptj": (apart, "out_proj", {"fc_in": middle}, "fc_out"),
         "opt": (apart, "out_proj", {"fc1": middle}, "fc2"),
         "phi": (apart, "dense", {"fc1": middle}, "fc2"),
-        "phi3": ({"qkv_proj": queries + 2 * keys}, "o_proj", {"gate_up_proj": 2 * middle}, "down_proj"),
+        "phi3": ({"qkv_proj": fused}, "o_proj", {"gate_up_proj": 2 * middle}, "down_proj"),
+        "starcoder2": (apart, "o_proj", {"c_fc": middle}, "c_proj"),
     }.get(kind, (apart, "o_proj", {"gate_proj": middle, "up_proj": middle}, "down_proj"))
     return (
         Linears(hidden, attention),
@@ -167,28 +238,20 @@ def read_config(profile: Profile) -> dict[str, Any]:
     """
     name = profile.model.name
     if name == "builtin":
-        return {"model_type": "llama", **dataclasses.asdict(profile.base), "tie_word_embeddings": False}
+        return {"model_type": "llama", **dataclasses.asdict(profile.base), "tie_word_embeddings": True}
     if name in KNOWN:
         return dict(KNOWN[name])
-    path = Path(name).expanduser() / "config.json"
-    path = path if path.is_file() else _from_hub(name)
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        raise UserError(f"{path} is not JSON; give another model as MODEL=…") from None
+    return read_object(cached_file(name, "config.json") or _from_hub(name))
 
 
 def _from_hub(name: str) -> Path:
-    """The configuration in the hub's cache, or fetched; one that is to be had nowhere is told within two seconds."""
+    """The configuration, fetched; one that is to be had nowhere is told within two seconds."""
     from huggingface_hub import hf_hub_download
 
-    if cached := cached_file(name, "config.json"):
-        return cached
     reach_model(name)
     try:
         return Path(hf_hub_download(name, "config.json"))
     except Exception as error:  # the hub's, the network's and the name's own errors have no class in common
-        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
-            f"cannot read the model '{name}': {reason}; give a local checkpoint folder as MODEL=…"
+            f"cannot read the model '{name}': {first_line(error)}; give a local checkpoint folder as MODEL=…"
         ) from None

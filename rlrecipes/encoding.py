@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlrecipes.access import fetched_file
-from rlrecipes.errors import UserError
+from rlrecipes.access import fetched_file, read_object
+from rlrecipes.errors import UserError, first_line
 from rlrecipes.recipe import Comparison, Example, Message, Prompt
 from rlrecipes.text import shortened
 
@@ -66,6 +66,10 @@ def prepare(tokenizer: Any, name: str) -> None:
 
     PPO cannot learn when to stop if padding looks like EOS. A missing or shared pad token becomes the unknown token where
     there is one, else a new token (the model is given an embedding for it when it is loaded).
+
+    Raises:
+        UserError: the model's `generation_config.json` is damaged.
+        jinja2.TemplateError: so is its chat template.
     """
     if isinstance(tokenizer.chat_template, dict):
         tokenizer.chat_template = tokenizer.chat_template.get("default")
@@ -86,10 +90,7 @@ def _declared_end(tokenizer: Any, name: str) -> str | None:
     Gemma's and Phi's tokenizers name another EOS, which these models do not write at the end of a turn.
     """
     path = fetched_file(name, "generation_config.json")
-    try:
-        ends = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path else None
-    except (OSError, ValueError):
-        return None
+    ends = read_object(path).get("eos_token_id") if path else None
     if not isinstance(ends, list):
         return None
     chat = (Message("user", "Hi"), Message("assistant", "Hello"))
@@ -152,20 +153,18 @@ def prompt_text(tokenizer: Any, prompt: Prompt) -> str:
     A template that knows no system turn gets its text at the start of the user's first.
 
     Raises:
-        UserError: the template refuses the prompt.
+        UserError: the template refuses the prompt, or is broken.
     """
-    from jinja2 import TemplateError
-
     try:
         return render(tokenizer, prompt)
-    except TemplateError as refused:
+    except Exception as refused:  # a template is a program of its own, and fails as one
         if len(prompt) > 1 and prompt[0].role == "system" and prompt[1].role == "user":
             system, first, *rest = prompt
             return prompt_text(tokenizer, (Message("user", f"{system.content}\n\n{first.content}"), *rest))
         roles = ", ".join(message.role for message in prompt)
         raise UserError(
             f"the model's chat template refuses the prompt {shortened(prompt[-1].content)} with the turns {roles}: "
-            f"{refused}; mend or leave out such rows, or choose another model"
+            f"{first_line(refused)}; mend or leave out such rows, or choose another model"
         ) from None
 
 

@@ -32,7 +32,7 @@ Find = Callable[[str, str], Path | None]
 def use_producible_eos(tokenizer: Any, name: str, find: Find = fetched_file) -> str | None:
     """Replaces an EOS that was never trained by BOS or another special token that was; says so, or None if all is well.
 
-    A model whose weights are not in safetensors, or not to be found, is taken as it is.
+    A model whose weights are not in safetensors, not to be found or damaged is taken as it is.
     """
     matrix = _output_matrix(name, find)
     if matrix is None or _trained(matrix, tokenizer.eos_token_id):
@@ -74,40 +74,43 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 def _output_matrix(name: str, find: Find) -> np.ndarray | None:
     """`[vocabulary, hidden]`, mapped from a checkpoint's safetensors; None where there are none."""
-    paths = _files(name, find)
-    for suffix in (*HEADS, *EMBEDDINGS):
-        for path in paths:
-            if (matrix := _mapped(path, suffix)) is not None:
-                return matrix
-    return None
+    try:
+        paths = _files(name, find)
+        found = (_mapped(path, suffix) for suffix in (*HEADS, *EMBEDDINGS) for path in paths)
+        return next((matrix for matrix in found if matrix is not None), None)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # damaged: who loads the weights is told so
+        return None
 
 
 def _mapped(path: Path, suffix: str) -> np.ndarray | None:
-    """The tensor whose name ends so, bfloat16 as uint16. A file is the length of its header, the header, the numbers.
+    """The tensor whose name ends so, bfloat16 as uint16; None where the file has none.
 
-    (https://github.com/huggingface/safetensors, "Format".)
+    A file is the length of its header, the header, the numbers (https://github.com/huggingface/safetensors, "Format").
+
+    Raises:
+        ValueError: the numbers end before they should; like others, for a header that is damaged.
     """
     import numpy as np
 
     types = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        start = 8 + int.from_bytes(file.read(8), "little")
+        if start > path.stat().st_size:  # cut short, or a pointer that git-lfs left in the file's place
+            return None
+        header = json.loads(file.read(start - 8))
     for key, tensor in header.items():
         if key.endswith(suffix) and tensor["dtype"] in types:
             kind, shape = types[tensor["dtype"]], tuple(tensor["shape"])
-            start = 8 + length + tensor["data_offsets"][0]
-            assert tensor["data_offsets"][1] - tensor["data_offsets"][0] == math.prod(shape) * np.dtype(kind).itemsize
-            return np.memmap(path, dtype=kind, mode="r", offset=start, shape=shape)
+            first, end = tensor["data_offsets"]
+            if end - first != math.prod(shape) * np.dtype(kind).itemsize:
+                return None
+            return np.memmap(path, dtype=kind, mode="r", offset=start + first, shape=shape)
     return None
 
 
 def _files(name: str, find: Find) -> list[Path]:
-    try:
-        if index := find(name, "model.safetensors.index.json"):
-            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        else:
-            files = ["model.safetensors"]
-    except (OSError, ValueError, KeyError):
-        return []
+    if index := find(name, "model.safetensors.index.json"):
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        files = ["model.safetensors"]
     return [path for file in files if (path := find(name, file))]

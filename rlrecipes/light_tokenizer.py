@@ -5,14 +5,13 @@ runs/.base/b2857da2…/: tokenizer.json, tokenizer_config.json {"eos_token": "<|
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.access import fetched_file
+from rlrecipes.access import fetched_file, read_object
 from rlrecipes.encoding import prepare
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, first_line
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -68,37 +67,47 @@ def open_light_tokenizer(name: str) -> LightTokenizer:
     """The tokenizer of a folder or a hub id, made ready as for training.
 
     Raises:
-        UserError: it has no `tokenizer.json`, or one that cannot be read.
+        UserError: it has no `tokenizer.json`, or one of its files cannot be read.
     """
-    from tokenizers import Tokenizer
-
     path = fetched_file(name, "tokenizer.json")
     if path is None:
         raise UserError(f"'{name}' has no tokenizer.json that can be read without Transformers")
     try:
-        rules = Tokenizer.from_file(str(path))
-        config = _json(name, "tokenizer_config.json") or {}
-        older = _json(name, "special_tokens_map.json") or {}
-    except Exception as error:  # the library raises bare ones
-        raise UserError(f"cannot read the tokenizer of '{name}': {str(error).partition(chr(10))[0]}") from None
-    rules.no_truncation()
-    rules.no_padding()
-    special = {key: token for key in SPECIAL if (token := _content(config.get(key) or older.get(key)))}
-    more = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-    others = [token for token in map(_content, more if isinstance(more, list) else more.values()) if token]
-    tokenizer = LightTokenizer(rules, special, others, _template(name, config))
-    prepare(tokenizer, name)
+        tokenizer = _opened(name, path)
+        prepare(tokenizer, name)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare ones, a template any
+        raise UserError(
+            f"cannot read the tokenizer of '{name}': {first_line(error)}; mend its files, or choose another model"
+        ) from None
     return tokenizer
 
 
-def _json(name: str, file: str) -> Any:
+def _opened(name: str, path: Path) -> LightTokenizer:
+    from tokenizers import Tokenizer
+
+    rules = Tokenizer.from_file(str(path))
+    rules.no_truncation()
+    rules.no_padding()
+    config, older = _object(name, "tokenizer_config.json"), _object(name, "special_tokens_map.json")
+    special = {key: token for key in SPECIAL if (token := _content(config.get(key) or older.get(key)))}
+    more = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+    others = [token for token in map(_content, more if isinstance(more, list) else more.values()) if token]
+    return LightTokenizer(rules, special, others, _template(name, config))
+
+
+def _object(name: str, file: str) -> dict[str, Any]:
     path = fetched_file(name, file)
-    return json.loads(path.read_text(encoding="utf-8")) if path else None
+    return read_object(path) if path else {}
 
 
 def _content(token: Any) -> str | None:
     """A token as it stands in the files: a text, or an object that holds it."""
-    return token.get("content") if isinstance(token, dict) else token
+    text = token.get("content") if isinstance(token, dict) else token
+    if text is not None and not isinstance(text, str):
+        raise TypeError(f"{text!r} stands where a special token's text belongs")
+    return text
 
 
 def _template(name: str, config: Mapping[str, Any]) -> Any:

@@ -22,9 +22,10 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
+from rlrecipes.access import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.encoding import encode, load_tokenizer, pad_right
 from rlrecipes.ending import use_producible_eos
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, first_line
 from rlrecipes.profile import LoraSettings, ModelSettings
 from rlrecipes.recipe import Prompt
 
@@ -41,22 +42,30 @@ def check_model(name: str) -> None:
     Raises:
         UserError: the folder holds no checkpoint, the hub id cannot be read, or the model is an encoder-decoder.
     """
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(
-            f"cannot read the model '{name}': {reason}; give a local checkpoint folder as MODEL=…"
-        ) from None
+    config = model_config(name)
     if config.is_encoder_decoder:
         raise UserError(
             f"'{name}' is an encoder-decoder ({config.model_type}); these recipes train decoder-only models"
         )
 
 
+def model_config(name: str) -> Any:
+    """The model's configuration, as Transformers reads it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return AutoConfig.from_pretrained(name)
+    except Exception as error:  # each way in which a file is damaged has an error of its own
+        raise UserError(
+            f"cannot read the model '{name}': {first_line(error)}; give a local checkpoint folder as MODEL=…"
+        ) from None
+
+
 def window(name: str, settings: ModelSettings) -> int:
     """The most tokens of a prompt and its answer: the profile's limit, or the model's own where that is lower."""
-    longest = getattr(AutoConfig.from_pretrained(name), "max_position_embeddings", None) or settings.max_length
+    longest = getattr(model_config(name), "max_position_embeddings", None) or settings.max_length
     return min(settings.max_length, longest)
 
 
@@ -78,9 +87,9 @@ def load_causal(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
     """The frozen base as a causal language model, quantized as the profile says.
 
     Raises:
-        UserError: its logits are not simply its output layer's of its last hidden states.
+        UserError: its weights cannot be read, or its logits are not simply its output layer's of its last hidden states.
     """
-    model = _prepared(AutoModelForCausalLM.from_pretrained(name, **_loading(settings)), tokenizer)
+    model = _prepared(_loaded(AutoModelForCausalLM, name, **_loading(settings)), tokenizer)
     _check_logits(model, name)
     return model
 
@@ -99,12 +108,27 @@ def _check_logits(model: Any, name: str) -> None:
 
 
 def load_scorer(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
-    """The frozen base as a sequence classifier with one output, its score head in full precision."""
-    model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, **_loading(settings))
+    """The frozen base as a sequence classifier with one output, its score head in full precision.
+
+    Raises:
+        UserError: its weights cannot be read.
+    """
+    model = _loaded(AutoModelForSequenceClassification, name, num_labels=1, **_loading(settings))
     # The head stays in float32 while it is trained, whatever the hidden states are in; where they are too, nothing is cast.
     if hasattr(model, "score"):  # a decoder's head, the only one that is trained here
         model.score.register_forward_pre_hook(_to_weights_dtype)
     return _prepared(model, tokenizer)
+
+
+def _loaded(kind: Any, name: str, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(name, **options)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # each way in which a file is damaged has an error of its own
+        raise UserError(
+            f"cannot load the model '{name}': {first_line(error)}; fetch it anew, or choose another model"
+        ) from None
 
 
 def _to_weights_dtype(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -145,9 +169,10 @@ def load_adapter(model: Any, folder: Path, name: str) -> PeftModel:
     `model` is the bare base for the first role and the wrapped one for the others.
 
     Raises:
-        UserError: the saved tensors do not fit the base.
+        UserError: the saved tensors are damaged, or do not fit the base.
     """
-    config = LoraConfig.from_pretrained(folder)
+    with _reading(folder / ADAPTER, folder.parent):
+        config = LoraConfig.from_pretrained(folder)
     config.task_type, config.modules_to_save, config.inference_mode = None, None, False
     if isinstance(model, PeftModel):
         model.add_adapter(name, config)
@@ -162,14 +187,26 @@ def copy_lora(model: PeftModel, folder: Path, name: str) -> None:
     """Sets the LoRA tensors of adapter `name` to those saved in `folder`; a score head that travels there is left aside.
 
     Raises:
-        UserError: the saved tensors are not those of the adapter.
+        UserError: the saved tensors are damaged, or not those of the adapter.
     """
-    saved = load_file(folder / "adapter_model.safetensors")
+    with _reading(folder / ADAPTER_WEIGHTS, folder.parent):
+        saved = load_file(folder / ADAPTER_WEIGHTS)
     weights = {_named(key, name): tensor for key, tensor in saved.items() if "lora_" in key}
     expected = {key for key in model.state_dict() if "lora_" in key and f".{name}." in key}
     if weights.keys() != expected:
         raise UserError(f"the adapter in {folder} does not fit the base model; make it again with FORCE=1")
     model.load_state_dict(weights, strict=False)
+
+
+@contextmanager
+def _reading(path: Path, stage: Path) -> Iterator[None]:
+    """Inside, a file that the stage in a folder left behind is read."""
+    try:
+        yield
+    except Exception as error:  # each way in which a file is damaged has an error of its own
+        raise UserError(
+            f"{path} is damaged ({first_line(error)}); delete the folder {stage} and make the stage again"
+        ) from None
 
 
 def _named(key: str, name: str) -> str:
@@ -333,11 +370,18 @@ class ScoreHead:
 
 
 def load_score_head(folder: Path) -> ScoreHead:
-    """The head beside a reward adapter, with its scale."""
-    tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
-    (weight,) = (tensor for key, tensor in tensors.items() if key.endswith("score.weight"))
-    scale = json.loads((folder / "scale.json").read_text(encoding="utf-8"))
-    return ScoreHead(weight.float().to(device()), scale["mean"], scale["std"])
+    """The head beside a reward adapter, with its scale.
+
+    Raises:
+        UserError: either is damaged.
+    """
+    weights, scale = folder / "adapter" / ADAPTER_WEIGHTS, folder / "scale.json"
+    with _reading(weights, folder):
+        (weight,) = (tensor for key, tensor in load_file(weights).items() if key.endswith("score.weight"))
+    with _reading(scale, folder):
+        told = json.loads(scale.read_text(encoding="utf-8"))
+        mean, std = float(told["mean"]), float(told["std"])
+    return ScoreHead(weight.float().to(device()), mean, std)
 
 
 @torch.no_grad()
@@ -363,13 +407,9 @@ def open_tokenizer(name: str) -> Any:
     """`load_tokenizer`, with a missing tokenizer told as what it is, and an EOS token that the model can produce.
 
     Raises:
-        UserError: there is no tokenizer, or it has no EOS token.
+        UserError: there is no tokenizer, it is damaged, or it has no EOS token.
     """
-    try:
-        tokenizer = load_tokenizer(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"cannot read the tokenizer of '{name}': {reason}") from None
+    tokenizer = _read_tokenizer(name)
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"the tokenizer of '{name}' has no EOS token, so no answer could ever end; choose another model"
@@ -379,9 +419,24 @@ def open_tokenizer(name: str) -> Any:
 
 
 def eos_note(name: str) -> str | None:
-    """What `open_tokenizer` changed of the model's EOS token, in a sentence; None where the model can produce its own."""
-    tokenizer = load_tokenizer(name)
+    """What `open_tokenizer` changed of the model's EOS token, in a sentence; None where the model can produce its own.
+
+    Raises:
+        UserError: there is no tokenizer, or it is damaged.
+    """
+    tokenizer = _read_tokenizer(name)
     return use_producible_eos(tokenizer, name) if tokenizer.eos_token_id is not None else None
+
+
+def _read_tokenizer(name: str) -> Any:
+    try:
+        return load_tokenizer(name)
+    except UserError:
+        raise
+    except Exception as error:  # each way in which a file is damaged has an error of its own
+        raise UserError(
+            f"cannot read the tokenizer of '{name}': {first_line(error)}; mend its files, or choose another model"
+        ) from None
 
 
 def _loading(settings: ModelSettings) -> dict[str, Any]:

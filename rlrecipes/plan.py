@@ -90,8 +90,15 @@ BATCH = {
 
 
 def lengths(shape: Decoder, profile: Profile) -> Lengths:
-    """The longest rows that the profile lets through; where it leaves the answers' length to the data, half of a row."""
+    """The longest rows that the profile lets through; where it leaves the answers' length to the data, half of a row.
+
+    Raises:
+        UserError: there is no room for a prompt and an answer.
+    """
     window = min(profile.model.max_length, shape.positions)
+    if window < 2:
+        limit = "model.max_length" if profile.model.max_length < 2 else "the model's max_position_embeddings"
+        raise UserError(f"{limit} is {window}, which leaves no room for a prompt and an answer; take 2 at least")
     answer = min(profile.ppo.response_length or window // 2, window - 1)
     return Lengths(window - answer, answer)
 
@@ -121,7 +128,7 @@ def moments(
     """The moments of each phase that may be its fullest; without a learned reward there is no reward stage.
 
     Raises:
-        UserError: the configuration is none that we can plan for.
+        UserError: the configuration is none that we can plan for, or its window too short.
     """
     shape = decoder(config, profile.model.name)
     sizes = _Sizes(shape, profile, longest or lengths(shape, profile), device, learned)
@@ -453,11 +460,16 @@ def plan(profile: Profile, learned: bool, card: str | None = None) -> str:
         [
             f"{profile.name}: {profile.model.name}, {shape.kind}, {profile.model.quantization}, {profile.model.dtype}, "
             f"on {f'a card of {room:g} GiB' if room else 'the CPU (name a card with CARD=…)'}",
+            *([] if shape.known else [_taken_for_a_llama(shape)]),
             f"rows of at most {longest.whole} tokens, answers of at most {longest.answer}{half}",
             "",
             *_aligned([heads, *rows]),
         ]
     )
+
+
+def _taken_for_a_llama(shape: Decoder) -> str:
+    return f"taken for a Llama: how '{shape.kind}' is built is not known here, so all of this may be far off"
 
 
 def gib(card: str) -> float:

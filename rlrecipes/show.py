@@ -7,13 +7,14 @@ The sign ▌ stands where the prompt ends and the answer begins; what is before 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rlrecipes.access import cached_file, fetched_file, is_local, reach_model
+from rlrecipes.access import cached_file, fetched_file, is_local, reach_model, read_object
+from rlrecipes.decoder import language_part, whole_number
+from rlrecipes.embedded import find_base
 from rlrecipes.encoding import answer_length, encode, encode_prompt, prompt_text
 from rlrecipes.ending import use_producible_eos
 from rlrecipes.errors import UserError
@@ -86,12 +87,14 @@ class _Model:
 
     @cached_property
     def longest(self) -> int | None:
-        """The model's own window in tokens, as its `config.json` says."""
+        """The model's own window in tokens, as its `config.json` says.
+
+        Raises:
+            UserError: that file is damaged.
+        """
         path = fetched_file(self.name, "config.json")
-        config = json.loads(path.read_text(encoding="utf-8")) if path else {}
-        places = [config, config.get("text_config") or {}]
-        found = [place.get(key) for place in places for key in ("max_position_embeddings", "n_positions")]
-        return next((int(value) for value in found if value), None)
+        config = language_part(read_object(path), self.name) if path else {}
+        return whole_number(config, "max_position_embeddings", self.name)
 
 
 def _model(job: Job) -> tuple[_Model | None, str]:
@@ -102,10 +105,10 @@ def _model(job: Job) -> tuple[_Model | None, str]:
     """
     name = job.profile.model.name
     if name == "builtin":
-        if (folder := _embedded(job)) is None:
+        if (folder := find_base(job.run.root, job.profile.base, job.recipe.name)) is None:
             stage = f"make sft RECIPE={job.recipe.name}"
             return None, f"the embedded base model is not there yet; `{stage}` makes it, or name a model with MODEL=…"
-        return _Model(folder, open_light_tokenizer(folder), None, True), ""
+        return _Model(str(folder), open_light_tokenizer(str(folder)), None, True), ""
     elif is_local(name):
         reach_model(name)
     try:
@@ -122,19 +125,6 @@ def _model(job: Job) -> tuple[_Model | None, str]:
         return None, str(error)
     files = ("model.safetensors", "model.safetensors.index.json")
     return _Model(name, tokenizer, note, any(cached_file(name, file) for file in files)), ""
-
-
-def _embedded(job: Job) -> str | None:
-    """The newest embedded base of the profile's size; None while none has been made."""
-    size = {
-        key: getattr(job.profile.base, key)
-        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    }
-    for path in sorted((job.run.root / ".base").glob("[!.]*/config.json"), key=lambda path: -path.stat().st_mtime):
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if {key: config.get(key) for key in size} == size:
-            return str(path.parent.absolute())
-    return None
 
 
 def _templated(job: Job, seen: _Model) -> list[str]:

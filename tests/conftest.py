@@ -129,6 +129,11 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
     return made
 
 
+def changed(path: Path, **values) -> None:
+    """Sets keys of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+
+
 def scatter(model, role: str, size: float = 0.1) -> None:
     """Random numbers in the half of an adapter that starts at 0, so that it does something."""
     import torch

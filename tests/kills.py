@@ -152,7 +152,9 @@ def survive(folder: Path, kills: int, seed: int) -> list[str]:
     import rlrecipes.stages.reward
     import rlrecipes.stages.sft
 
-    rlrecipes.base.recipe_names = lambda: ["translation"]  # reading all recipes' documents takes longer than the road
+    rlrecipes.embedded.recipe_names = lambda: [
+        "translation"
+    ]  # reading all recipes' documents takes longer than the road
     whole = made(folder, "whole")
     started = time.monotonic()
     changes = counted(lambda: road(whole))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from rlrecipes import access
-from rlrecipes.access import cached_file, fetched_file, reach_data, reach_model
+from rlrecipes.access import cached_file, fetched_file, reach_data, reach_model, read_object
 from rlrecipes.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -131,6 +131,19 @@ def test_a_folder_is_looked_into_and_the_hub_left_alone(tmp_path, monkeypatch):
     reach_model(str(tmp_path))
     assert cached_file(str(tmp_path), "config.json") == tmp_path / "config.json"
     assert fetched_file(str(tmp_path), "tokenizer.json") is None
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "/" + "a" * 300, "~nobody-of-this-name/model", "a\0b"])
+def test_a_name_that_no_folder_can_have_is_told(cache, name):
+    with pytest.raises(UserError, match=r"neither a folder nor a hub id|no config\.json"):
+        reach_model(name)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"3", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_object_is_told(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.json is no JSON object"):
+        read_object(tmp_path / "config.json")
 
 
 def test_a_file_that_cannot_be_fetched_is_none(cache, monkeypatch):

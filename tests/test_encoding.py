@@ -250,3 +250,36 @@ def test_a_light_tokenizer_that_is_not_there_or_damaged_is_told(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match="cannot read the tokenizer"):
         open_light_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("template", ["{{ m }", "{% for %}", "{{ messages + 1 }}", "{{ 1 // 0 }}"])
+def test_a_broken_template_is_told(tmp_path, template):
+    tiny_tokenizer(chat_template=template).save_pretrained(tmp_path)
+    for load in (load_tokenizer, lambda folder: open_light_tokenizer(str(folder))):
+        with pytest.raises(UserError, match="the model's chat template refuses the prompt 'Hi'"):
+            prompt_text(load(tmp_path), user("Hi"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("generation_config.json", b"[1]", r"generation_config\.json is no JSON object"),
+        ("tokenizer_config.json", b"[1]", r"tokenizer_config\.json is no JSON object"),
+        ("special_tokens_map.json", b"{", r"special_tokens_map\.json is no JSON object"),
+        ("tokenizer_config.json", b'{"eos_token": 3}', "3 stands where a special token's text belongs"),
+        ("tokenizer.json", b"{}", "cannot read the tokenizer of"),
+        ("chat_template.jinja", b"\xff", "cannot read the tokenizer of"),
+    ],
+)
+def test_a_damaged_file_beside_a_tokenizer_is_told(tmp_path, file, content, said):
+    tiny_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        open_light_tokenizer(str(tmp_path))
+
+
+def test_a_broken_template_of_a_model_that_names_its_ends_is_told(tmp_path):
+    tiny_tokenizer(chat_template="{{ m }").save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
+    with pytest.raises(UserError, match="cannot read the tokenizer of"):
+        open_light_tokenizer(str(tmp_path))

@@ -73,3 +73,35 @@ def test_a_model_without_safetensors_is_taken_as_it_is(tmp_path):
     tokenizer = tiny_tokenizer()
     assert use_producible_eos(tokenizer, str(tmp_path)) is None
     assert tokenizer.eos_token_id == EOS
+
+
+def header(text):
+    """A safetensors file with such a header and no numbers."""
+    return len(text).to_bytes(8, "little") + text.encode()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda whole: b"",
+        lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:4a1e\nsize 269060552\n",
+        lambda whole: whole[:100],
+        lambda whole: whole[:20_000],
+        lambda whole: header("no JSON"),
+        lambda whole: header("[1]"),
+        lambda whole: header('{"lm_head.weight": {"dtype": "F32"}}'),
+        lambda whole: header('{"lm_head.weight": {"dtype": "F32", "shape": [9, 9], "data_offsets": [0, 7]}}'),
+    ],
+)
+def test_weights_that_are_damaged_leave_the_eos_as_it_is(save, tmp_path, damaged):
+    save(untaught=(PAD, EOS, 200))
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(damaged(path.read_bytes()))
+    assert use_producible_eos(tiny_tokenizer(), str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("index", ["{", "[1]", "{}", '{"weight_map": [1]}', '{"weight_map": {"lm_head.weight": 3}}'])
+def test_an_index_that_is_damaged_leaves_the_eos_as_it_is(save, tmp_path, index):
+    save(untaught=(PAD, EOS, 200))
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    assert use_producible_eos(tiny_tokenizer(), str(tmp_path)) is None

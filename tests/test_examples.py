@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT, SMALLEST
 
-from rlrecipes import base
+from rlrecipes import embedded
 from rlrecipes.recipe import load_recipe, recipe_names
 
 
@@ -52,20 +52,20 @@ def test_it_gets_through_the_smallest_road(checkout):
 
 
 def test_a_recipe_that_is_added_leaves_the_shared_base_as_it_is_and_has_its_own(monkeypatch):
-    shared = base._documents("translation")
+    shared = embedded.documents("translation")
     fifth = load_recipe("translation").documents()[:3]
-    real = base.load_recipe
-    monkeypatch.setattr(base, "recipe_names", lambda: sorted([*recipe_names(), "fifth"]))
+    real = embedded.load_recipe
+    monkeypatch.setattr(embedded, "recipe_names", lambda: sorted([*recipe_names(), "fifth"]))
     monkeypatch.setattr(
-        base,
+        embedded,
         "load_recipe",
         lambda name: type("Fifth", (), {"documents": lambda: fifth}) if name == "fifth" else real(name),
     )
-    assert all(base._documents(name) == shared for name in base.SHARING)
-    own = base._documents("fifth")
+    assert all(embedded.documents(name) == shared for name in embedded.SHARING)
+    own = embedded.documents("fifth")
     assert len(own) == len(shared) + 3
     assert all(document in own for document in fifth)
 
 
 def test_the_recipes_that_share_a_base_are_there():
-    assert set(base.SHARING) <= set(recipe_names())
+    assert set(embedded.SHARING) <= set(recipe_names())

@@ -1,8 +1,10 @@
 """Adapters of one base behave as models of their own."""
 
+import shutil
+
 import pytest
 import torch
-from conftest import scatter, tiny_tokenizer
+from conftest import changed, scatter, tiny_tokenizer
 from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
@@ -18,10 +20,13 @@ from rlrecipes.errors import UserError
 from rlrecipes.models import (
     adapter,
     add_lora,
+    check_model,
+    eos_note,
     hidden_states,
     load_adapter,
     load_causal,
     load_score_head,
+    load_scorer,
     next_token_logits,
     open_tokenizer,
     read_at,
@@ -214,6 +219,96 @@ def test_a_tokenizer_without_eos_is_refused(tmp_path):
 def test_a_missing_tokenizer_is_told(tmp_path):
     with pytest.raises(UserError, match="cannot read the tokenizer"):
         open_tokenizer(str(tmp_path))
+
+
+# What is damaged is told in one sentence that names it.
+
+
+def sentence(call, *arguments) -> str:
+    """What a call refuses with."""
+    with pytest.raises(UserError) as told:
+        call(*arguments)
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+@pytest.fixture
+def damaged(checkpoint, tmp_path):
+    """A model's folder of one's own, to be damaged."""
+    return shutil.copytree(checkpoint.model, tmp_path / "damaged")
+
+
+@pytest.mark.parametrize(
+    "values", [{"hidden_size": None}, {"num_attention_heads": "many"}, {"model_type": "banana"}, {"model_type": [1]}]
+)
+def test_a_damaged_configuration_is_told(damaged, values):
+    changed(damaged / "config.json", **values)
+    for call in (lambda: check_model(str(damaged)), lambda: window(str(damaged), PLAIN)):
+        assert sentence(call).startswith(f"cannot read the model '{damaged}': ")
+
+
+@pytest.mark.parametrize("file", ["{", "[" * 100_000])
+def test_a_configuration_that_is_no_json_is_told(damaged, file):
+    (damaged / "config.json").write_text(file)
+    assert sentence(check_model, str(damaged)).startswith(f"cannot read the model '{damaged}': ")
+
+
+@pytest.mark.parametrize("weights", [None, b"", b"version https://git-lfs.github.com/spec/v1\nsize 269060552\n"])
+@pytest.mark.parametrize("load", [load_causal, load_scorer])
+def test_weights_that_are_missing_or_damaged_are_told(damaged, tokenizer, load, weights):
+    path = damaged / "model.safetensors"
+    path.unlink() if weights is None else path.write_bytes(weights)
+    assert sentence(load, str(damaged), PLAIN, tokenizer).startswith(f"cannot load the model '{damaged}': ")
+
+
+@pytest.mark.parametrize("call", [open_tokenizer, eos_note])
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b"{"),
+        ("tokenizer_config.json", b"[1]"),
+        ("tokenizer_config.json", b'{"eos_token": 3}'),
+        ("chat_template.jinja", b"\xff"),
+    ],
+)
+def test_a_damaged_tokenizer_is_told(damaged, call, file, content):
+    (damaged / file).write_bytes(content)
+    assert sentence(call, str(damaged)).startswith(f"cannot read the tokenizer of '{damaged}': ")
+
+
+def test_memory_that_runs_out_is_no_damage(checkpoint, tokenizer, monkeypatch):
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_causal(str(checkpoint.model), PLAIN, tokenizer)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x10" + 7 * b"\0" + b"cut"])
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_damaged_adapter_is_told_with_the_stage_that_makes_it(checkpoint, tokenizer, tmp_path, file, content):
+    stage = shutil.copytree(checkpoint.sft, tmp_path / "sft")
+    path = stage / "adapter" / file
+    path.unlink() if content is None else path.write_bytes(content)
+    said = sentence(load_adapter, load_causal(str(checkpoint.model), PLAIN, tokenizer), path.parent, "policy")
+    assert said.startswith(f"{path} is damaged (")
+    assert said.endswith(f"delete the folder {stage} and make the stage again")
+
+
+@pytest.mark.parametrize("content", [None, "{}", "[1]", "{", '{"mean": "low", "std": 1}'])
+def test_a_damaged_scale_is_told_with_the_stage_that_makes_it(checkpoint, tmp_path, content):
+    stage = shutil.copytree(checkpoint.reward, tmp_path / "reward")
+    path = stage / "scale.json"
+    path.unlink() if content is None else path.write_text(content)
+    assert sentence(load_score_head, stage).startswith(f"{path} is damaged (")
+
+
+def test_an_adapter_without_a_score_head_is_told(checkpoint, tmp_path):
+    stage = shutil.copytree(checkpoint.reward, tmp_path / "reward")
+    shutil.copytree(checkpoint.sft / "adapter", stage / "adapter", dirs_exist_ok=True)
+    assert "adapter_model.safetensors is damaged (" in sentence(load_score_head, stage)
 
 
 @pytest.mark.parametrize("settings", [PLAIN, NF4], ids=["plain", "nf4"])

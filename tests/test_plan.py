@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import re
 import weakref
 
 import pytest
@@ -21,7 +23,7 @@ from benchmarks.plan import Shape, planned_mb, profile
 from benchmarks.work import Model, Work
 from rlrecipes import likelihood
 from rlrecipes.__main__ import main
-from rlrecipes.decoder import KNOWN, decoder, read_config
+from rlrecipes.decoder import _EXPERTS, _GATED, _PLAIN, _TIED, KNOWN, decoder, read_config
 from rlrecipes.plan import (
     AT_ONCE,
     GIB,
@@ -36,7 +38,27 @@ from rlrecipes.plan import (
 )
 from rlrecipes.profile import load_profile, profile_names
 
+SIZED = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
+GROUPED = {**SIZED, "num_key_value_heads": 2}
+OLDER = {"n_embd": 256, "n_layer": 2, "n_head": 4, "n_inner": 512}
+FALCON = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+COUNTED = [
+    *FAMILIES.items(),
+    *((kind, GROUPED) for kind in ("olmo", "olmo2", "olmo3", "granite", "smollm3", "stablelm", "cohere")),
+    *((kind, GROUPED) for kind in ("cohere2", "exaone4", "seed_oss", "ernie4_5", "starcoder2", "gemma3_text")),
+    ("ministral", {**GROUPED, "head_dim": 64}),
+    ("gptj", {**OLDER, "rotary_dim": 16}),
+    ("gpt_bigcode", OLDER),
+    ("gpt_bigcode", {**OLDER, "multi_query": False}),
+    ("bloom", {"hidden_size": 256, "n_layer": 2, "n_head": 4}),
+    ("falcon", FALCON),
+    ("falcon", {**FALCON, "multi_query": False}),
+    ("falcon", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}),
+]
+"""Kinds with sizes at which every linear layer has a shape of its own."""
+
 GPU_PROFILES = [name for name in profile_names() if name != "tiny"]
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 LARGER = {"hidden_size": 256, "n_embd": 256, "intermediate_size": 512, "ffn_dim": 512, "word_embed_proj_dim": 128}
 """Sizes at which biases and positions are a small part."""
 
@@ -49,23 +71,37 @@ def sizes(config, profile=None, device="cpu"):
 # Sizes.
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_weights_and_adapters_are_counted_in_every_family(family):
-    settings = {key: LARGER.get(key, value) for key, value in FAMILIES[family].items()}
+@pytest.mark.parametrize(("family", "settings"), COUNTED)
+def test_weights_and_adapters_are_counted_in_every_family(family, settings):
+    settings = {key: LARGER.get(key, value) for key, value in settings.items()}
     settings |= {"head_dim": 128} if "head_dim" in settings else {}
-    config = AutoConfig.for_model(family, vocab_size=1000, pad_token_id=0, **settings)
+    config = AutoConfig.for_model(family, vocab_size=1000, **SPECIAL, **settings)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     found = sizes(json.loads(config.to_json_string(use_diff=False)))
     weights = 4 * sum(parameter.numel() for parameter in model.parameters())
-    assert found.base() == pytest.approx(weights, rel=0.05 if family not in ("gpt2", "opt") else 0.4)
+    assert found.base() == pytest.approx(weights, rel=0.05 if family not in ("gpt2", "opt", "gpt_bigcode") else 0.4)
     linears = [
         module.weight.shape
         for name, module in model.named_modules()
-        if (isinstance(module, nn.Linear | Conv1D) and ".layers." in f".{name}") or isinstance(module, Conv1D)
+        if isinstance(module, nn.Linear | Conv1D) and re.search(r"\.(layers|h)\.\d", name)
     ]
     r = load_profile("tiny").lora.r
     assert found.adapter == sum(r * sum(shape) for shape in linears)
+    assert found.shape.layers * found.shape.linear == sum(math.prod(shape) for shape in linears)
+    assert found.shape.known
+
+
+def test_every_kind_that_counts_as_known_is_compared_with_a_built_model():
+    assert {*_GATED, *_PLAIN} == {family for family, _ in COUNTED}
+    assert set(_TIED) == {kind for kind in (*_GATED, *_PLAIN) if AutoConfig.for_model(kind).tie_word_embeddings}
+
+
+def test_the_embedded_base_is_planned_as_it_is_trained(finished):
+    (trained,) = (finished.parent.parent / ".base").glob("[!.]*/config.json")
+    made, planned = json.loads(trained.read_text()), read_config(load_profile("tiny"))
+    assert planned["tie_word_embeddings"] == made["tie_word_embeddings"]
+    assert planned["model_type"] == made["model_type"]
 
 
 @pytest.mark.parametrize(
@@ -229,12 +265,44 @@ def test_a_local_model_is_planned_from_its_config_alone(checkpoint: Checkpoint, 
     assert "llama" in capsys.readouterr().out
 
 
+LLAMA = {**GROUPED, "model_type": "llama", "vocab_size": 1000, "max_position_embeddings": 128}
+
+
+@pytest.mark.parametrize("kind", ["banana", "bert"])
+def test_a_kind_that_is_not_known_is_said_to_be_taken_for_a_llama(kind, tmp_path, capsys):
+    for name, told in ((kind, True), ("llama", False)):
+        (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "model_type": name}))
+        assert main(["plan", "translation", "--model", str(tmp_path)]) == 0
+        assert (f"taken for a Llama: how '{kind}' is built" in capsys.readouterr().out) == told
+
+
+@pytest.mark.parametrize("key", ["head_dim", "num_key_value_heads", "intermediate_size", "tie_word_embeddings"])
+def test_null_stands_for_what_is_left_to_the_kind(key):
+    left = {name: value for name, value in LLAMA.items() if name != key}
+    assert decoder({**LLAMA, key: None}, "a model") == decoder(left, "a model")
+
+
 @pytest.mark.parametrize(
     ("config", "arguments", "said"),
     [
+        *(({**LLAMA, experts: 8}, [], f"a mixture of experts ({experts} 8)") for experts in _EXPERTS),
+        ({**LLAMA, "quantization_config": {"quant_method": "awq"}}, [], "its weights are quantized already"),
+        *(({**LLAMA, "model_type": kind}, [], "no model_type that is a text") for kind in (None, ["llama"], 3)),
+        *(
+            ({**LLAMA, key: value}, [], f"has {key} {json.dumps(value)[:9]}")
+            for key in ("hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "num_key_value_heads")
+            for value in (0, -4, True, "32", 4.5, [], 10**400)
+        ),
+        ({**LLAMA, "max_position_embeddings": -1}, [], "has max_position_embeddings -1"),
+        ({**LLAMA, "num_attention_heads": 512}, [], "no head_dim"),
+        ({**LLAMA, "text_config": [1]}, [], "has text_config [1] where an object belongs"),
+        ({**LLAMA, "text_config": "llama"}, [], 'has text_config "llama" where an object belongs'),
+        ({**LLAMA, "max_position_embeddings": 1}, [], "the model's max_position_embeddings is 1"),
+        (LLAMA, ["model.max_length=1"], "model.max_length is 1"),
+        ("[" * 100_000, [], "config.json is no JSON object"),
         ({"model_type": "t5", "is_encoder_decoder": True}, [], "is an encoder-decoder (t5)"),
         ({"model_type": "mamba"}, [], "its config.json has no hidden_size"),
-        ("[1]", [], "config.json is not JSON"),
+        ("[1]", [], "config.json is no JSON object"),
         (None, [], "no config.json"),
         ({}, ["--model", "a b/c d"], "neither a folder nor a hub id"),
         ({}, ["--card", "rtx4091"], "did you mean 'rtx4090'?"),

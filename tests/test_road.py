@@ -361,7 +361,7 @@ def test_a_stage_that_was_closed_but_not_yet_in_its_place_is_not_made_again(home
 
 
 def test_the_embedded_base_goes_on_as_well_and_leaves_nothing_but_itself(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("rlrecipes.base.recipe_names", lambda: ["dialogue"])
+    monkeypatch.setattr("rlrecipes.embedded.recipe_names", lambda: ["dialogue"])
     settings = load_profile("tiny", [s for s in SMALLEST if s.startswith("base.")]).base
     whole = embedded_base(settings, tmp_path / "whole", seconds=1e9)
     real = Checkpoints.save

@@ -1,12 +1,13 @@
 """`show` prints rows as the model sees them, counts their tokens, and says what will be left out, without torch."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 
 import pytest
-from conftest import SMALLEST, sentences, write_rows
+from conftest import SMALLEST, changed, sentences, write_rows
 from test_command_line import WITHOUT_TORCH
 
 from rlrecipes.__main__ import main
@@ -94,6 +95,61 @@ def test_the_embedded_base_is_used_once_it_is_there(finished, home, capsys):
     assert "<|user|>Translate: " in capsys.readouterr().out
     assert main(["show", "translation", "--data", "pairs.jsonl"]) == 0
     assert "not there yet" in capsys.readouterr().out, "a base of another size is another base"
+
+
+def test_of_several_embedded_bases_the_one_with_these_settings_is_used(finished, home, tmp_path, monkeypatch, capsys):
+    made = home / "runs" / ".base"
+    shutil.copytree(made, tmp_path / "runs" / ".base")
+    (base,) = (tmp_path / "runs" / ".base").glob("[!.]*")
+    sizes = [setting for setting in SMALLEST if setting.startswith("base.")]
+    other = shutil.copytree(base, base.with_name("other"))
+    told = json.loads((base / "made_of.json").read_text())
+    changed(other / "made_of.json", settings={**told["settings"], "vocab_size": 768})
+    another_recipes = shutil.copytree(base, base.with_name("another"))
+    changed(another_recipes / "made_of.json", recipes=[*told["recipes"], "summary"])
+    monkeypatch.chdir(tmp_path)
+    for recipe, folder, settings in (
+        ("translation", base, []),
+        ("dialogue", base, []),
+        ("translation", other, ["base.vocab_size=768"]),
+    ):
+        assert main(["show", recipe, *sizes, *settings]) == 0
+        assert f"tokenizer of {folder};" in capsys.readouterr().out
+    for setting in ("base.vocab_size=300", "base.max_position_embeddings=64"):
+        assert main(["show", "translation", *sizes, setting]) == 0
+        assert "not there yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_embedded_base_from_before_its_settings_were_kept_is_known_by_its_size(
+    finished, home, tmp_path, monkeypatch, capsys, damaged
+):
+    shutil.copytree(home / "runs" / ".base", tmp_path / "runs" / ".base")
+    (base,) = (tmp_path / "runs" / ".base").glob("[!.]*")
+    (base / "made_of.json").unlink()
+    if damaged:
+        (base / "config.json").write_text("{")
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", "translation", *(setting for setting in SMALLEST if setting.startswith("base."))]) == 0
+    assert ("not there yet" in capsys.readouterr().out) == damaged
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("{", "is no JSON object"),
+        ("[]", "is no JSON object"),
+        ('{"max_position_embeddings": "abc"}', 'max_position_embeddings "abc" where a whole number above 0 belongs'),
+        ('{"text_config": [1]}', "text_config [1] where an object belongs"),
+    ],
+)
+def test_a_damaged_configuration_is_told(checkpoint, tmp_path, capsys, config, said):
+    folder = shutil.copytree(checkpoint.model, tmp_path / "damaged")
+    (folder / "config.json").write_text(config)
+    assert main(["show", "translation", "--model", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path, monkeypatch, capsys):
