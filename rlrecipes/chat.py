@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
 
 from rlrecipes.encoding import decode, encode_prompt, pad_left
 from rlrecipes.errors import UserError
@@ -41,7 +40,6 @@ from rlrecipes.models import (
 from rlrecipes.profile import Profile, RewardSettings
 from rlrecipes.recipe import Message, Prompt
 from rlrecipes.reward_model import Scorer, open_scorer, shares_base
-from rlrecipes.run import make
 from rlrecipes.sampling import sample
 from rlrecipes.trained import Trained
 
@@ -140,16 +138,12 @@ def load_voice(trained: Trained, temperature: float) -> Voice:
         UserError: the base is gone or cannot be had, or a file of the run is damaged.
     """
     base, run = trained.base_model(), trained.run
-    with _whole(trained, "evaluate", "samples.jsonl"):
-        _ = trained.prompts  # read now, so that damage is not taken for a fault of what is asked
+    _ = trained.prompts  # read now, so that damage is not taken for a fault of what is asked
     check_model(base)
     tokenizer = open_tokenizer(base)
-    model = load_causal(base, trained.model, tokenizer)
-    with _whole(trained, "sft", "adapter"):
-        model = load_adapter(model, run.stage("sft") / "adapter", "reference")
+    model = load_adapter(load_causal(base, trained.model, tokenizer), run.stage("sft") / "adapter", "reference")
     if "ppo" in trained.policies:
-        with _whole(trained, "ppo", "adapter"):
-            model = load_adapter(model, run.stage("ppo") / "adapter", "policy")
+        model = load_adapter(model, run.stage("ppo") / "adapter", "policy")
     scorer = _scorer(trained, model, tokenizer) if trained.learned else None
     return Voice(trained, model.eval(), tokenizer, scorer, window(base, trained.model), temperature)
 
@@ -158,23 +152,11 @@ def _scorer(trained: Trained, model: PeftModel, tokenizer: Any) -> Scorer:
     """The reward model's scores: an adapter of the policies' base, or a model beside it."""
     folder = trained.run.stage("reward")
     if shares_base(folder):
-        with _whole(trained, "reward", "adapter"):
-            load_adapter(model, folder / "adapter", "reward")
-        with _whole(trained, "reward", "scale.json"):
-            head = load_score_head(folder)
+        load_adapter(model, folder / "adapter", "reward")
+        head = load_score_head(folder)
         return lambda pairs: score_answers(model, head, tokenizer, pairs, 1)
     settings = RewardSettings(model=trained.records["reward"]["settings"]["reward.model"])
     return open_scorer(folder, Profile(trained.run.name, model=trained.model, reward=settings), 1)
-
-
-@contextlib.contextmanager
-def _whole(trained: Trained, stage: str, file: str) -> Iterator[None]:
-    """Tells what cannot be read of a finished stage, with the command that makes it again."""
-    try:
-        yield
-    except (OSError, ValueError, TypeError, LookupError, SafetensorError):
-        path, again = trained.run.stage(stage) / file, make(stage, trained.run)
-        raise UserError(f"{path} is damaged or missing; make its stage again with `{again} FORCE=1`") from None
 
 
 # In the terminal.

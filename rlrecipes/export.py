@@ -45,7 +45,7 @@ def export(trained: Trained, policy: str, merged: bool, repository: str | None) 
     check_model(base)
     if merged:
         _check_unquantized(base)
-    _read(trained.run.stage("evaluate") / "samples.jsonl", lambda _: trained.prompts, make("evaluate", trained.run))
+    _ = trained.prompts  # damage is told before the work
     told = "base" if trained.embedded else base if repository is None else public(base)
     place, draft, before = trained.run.stage("export"), trained.run.draft("export"), trained.run.draft("export-before")
     if place.is_file():

@@ -375,13 +375,22 @@ def load_score_head(folder: Path) -> ScoreHead:
     Raises:
         UserError: either is damaged.
     """
-    weights, scale = folder / "adapter" / ADAPTER_WEIGHTS, folder / "scale.json"
+    weights = folder / "adapter" / ADAPTER_WEIGHTS
     with _reading(weights, folder):
         (weight,) = (tensor for key, tensor in load_file(weights).items() if key.endswith("score.weight"))
-    with _reading(scale, folder):
-        told = json.loads(scale.read_text(encoding="utf-8"))
-        mean, std = float(told["mean"]), float(told["std"])
-    return ScoreHead(weight.float().to(device()), mean, std)
+    return ScoreHead(weight.float().to(device()), *load_scale(folder))
+
+
+def load_scale(folder: Path) -> tuple[float, float]:
+    """Mean and standard deviation of a reward model's scores over the demonstrations.
+
+    Raises:
+        UserError: the file that holds them is damaged.
+    """
+    path = folder / "scale.json"
+    with _reading(path, folder):
+        scale = json.loads(path.read_text(encoding="utf-8"))
+        return float(scale["mean"]), float(scale["std"])
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ it has one; as a pair of texts where its tokenizer separates pairs (encoders); e
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer
 
 from rlrecipes.encoding import PLAIN_TEMPLATE, encode, pad_right
-from rlrecipes.errors import UserError
-from rlrecipes.models import device, load_scorer, window
+from rlrecipes.errors import UserError, first_line
+from rlrecipes.models import device, load_scale, load_scorer, window
 from rlrecipes.profile import ModelSettings, Profile
 from rlrecipes.recipe import Message, Prompt
 from rlrecipes.reward_source import TOKENIZERS, RewardSource, find_reward_model
@@ -103,11 +102,11 @@ def open_scorer(folder: Path, profile: Profile, batch_size: int) -> Scorer:
     """The scores of a model that stands beside the policy's base, as the finished reward stage in `folder` scaled them."""
     assert profile.reward.model is not None
     model = load_beside(find_reward_model(profile.reward.model), profile.model)
-    scale = json.loads((folder / "scale.json").read_text(encoding="utf-8"))
+    mean, std = load_scale(folder)
 
     def score(pairs: Sequence[tuple[Prompt, str]]) -> list[float]:
         rows = [model.cut(model.encode(prompt, answer)) for prompt, answer in pairs]
-        return [(score - scale["mean"]) / scale["std"] for score in model.scores(rows, batch_size)]
+        return [(score - mean) / std for score in model.scores(rows, batch_size)]
 
     return score
 
@@ -166,10 +165,7 @@ def _told(source: RewardSource) -> Iterator[None]:
     """Makes one sentence of whatever the libraries raise over files that are damaged or do not fit together."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        line = (str(error).strip().splitlines() or ["no reason is given"])[0].rstrip(".:")
-        raise UserError(
-            f"cannot use reward.model={source.name}: {type(error).__name__}, {line}; choose another model"
-        ) from None
+        raise UserError(f"cannot use reward.model={source.name}: {first_line(error)}; choose another model") from None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrecipes.access import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS, is_local, reach_model
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, first_line
 from rlrecipes.profile import Profile
 from rlrecipes.run import read_json
 
@@ -225,8 +225,7 @@ def _fetched(name: str, file: str) -> Path | None:
     except EntryNotFoundError:
         return None
     except OSError as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"cannot read {file} of reward.model={name}: {reason}; try again") from None
+        raise UserError(f"cannot read {file} of reward.model={name}: {first_line(error)}; try again") from None
 
 
 def _real(name: str) -> str:

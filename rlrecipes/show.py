@@ -22,6 +22,7 @@ from rlrecipes.job import Job
 from rlrecipes.light_tokenizer import open_light_tokenizer
 from rlrecipes.recipe import Example, Prompt, user
 from rlrecipes.rewards import score_term
+from rlrecipes.run import make
 
 SHOWN = 3
 SAMPLED = 500
@@ -106,7 +107,7 @@ def _model(job: Job) -> tuple[_Model | None, str]:
     name = job.profile.model.name
     if name == "builtin":
         if (folder := find_base(job.run.root, job.profile.base, job.recipe.name)) is None:
-            stage = f"make sft RECIPE={job.recipe.name}"
+            stage = make("sft", job.run)
             return None, f"the embedded base model is not there yet; `{stage}` makes it, or name a model with MODEL=…"
         return _Model(str(folder), open_light_tokenizer(str(folder)), None, True), ""
     elif is_local(name):

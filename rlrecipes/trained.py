@@ -105,18 +105,28 @@ class Trained:
 
     @cached_property
     def samples(self) -> Sequence[Mapping[str, Any]]:
-        """Held-out prompts with what each policy answered, as evaluation left them; none before it."""
+        """Held-out prompts with what each policy answered, as evaluation left them; none before it.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         path = self.run.stage("evaluate") / "samples.jsonl"
-        if "evaluate" not in self.records or not path.is_file():
+        if "evaluate" not in self.records:
             return ()
-        with path.open(encoding="utf-8") as file:
-            return [json.loads(line) for line in itertools.islice(file, SHOWN)]
+        try:
+            with path.open(encoding="utf-8") as file:
+                rows = [json.loads(line) for line in itertools.islice(file, SHOWN)]
+            return [{"prompt": [Message(**m) for m in row["prompt"]], "policies": row["policies"]} for row in rows]
+        except (OSError, ValueError, TypeError, KeyError):
+            raise UserError(
+                f"{path} is damaged or missing; make its stage again with `{make('evaluate', self.run)} FORCE=1`"
+            ) from None
 
     @cached_property
     def prompts(self) -> Sequence[Prompt]:
         """Some prompts as training had them; none where only the user's data, not evaluated yet, could tell."""
         if self.samples:
-            return [tuple(Message(**message) for message in row["prompt"]) for row in self.samples]
+            return [tuple(row["prompt"]) for row in self.samples]
         if self.records["sft"]["data"]["source"] != BUILT_IN:
             return ()
         return [example.prompt for example in self.recipe.builtin().held_out[:SHOWN]]

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,12 @@ SHORTEST = (
 )
 SMALLEST = (*SMALLEST_BASE, *SHORTEST)
 """Settings under which a whole road takes two seconds; it learns nothing, but every step of it is taken."""
+
+
+def smallest(arguments: Sequence[str]) -> list[str]:
+    """Those of `SMALLEST` that take effect beside a command's other arguments."""
+    idle = [table for given, table in (("--model", "base."), ("terms.learned=0", "reward.")) if given in arguments]
+    return [setting for setting in SMALLEST if not setting.startswith(tuple(idle))]
 
 
 def write_rows(path: Path, rows: list[dict]) -> Path:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SHORTEST, SMALLEST, sentences, write_rows
+from conftest import ROOT, sentences, smallest, write_rows
 
 import recipes.translation.recipe
 from rlrecipes.__main__ import COMMANDS, main
@@ -54,8 +54,7 @@ def stopped(home, monkeypatch, capsys):
     def run(*arguments: str, name: str = "stopped") -> str:
         folder = home / "runs" / name
         shutil.rmtree(folder, ignore_errors=True)
-        settings = SHORTEST if "--model" in arguments else SMALLEST
-        assert main(["run", "translation", "--run", name, *settings, *arguments]) == 2
+        assert main(["run", "translation", "--run", name, *smallest(arguments), *arguments]) == 2
         err = capsys.readouterr().err
         assert "Traceback" not in err
         lines = [line for line in re.split("[\n\r]", err) if "error: " in line]

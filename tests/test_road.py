@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SMALLEST, sentences, write_rows
+from conftest import ROOT, SMALLEST, sentences, smallest, write_rows
 
 from rlrecipes.__main__ import main
 from rlrecipes.base import embedded_base
@@ -29,7 +29,7 @@ def times(folder):
 
 
 def run(name, *arguments, recipe="translation", command="run"):
-    return main([command, recipe, "--run", name, *SMALLEST, *arguments])
+    return main([command, recipe, "--run", name, *smallest(arguments), *arguments])
 
 
 def interrupt(job, model_name, folder, tracker):
