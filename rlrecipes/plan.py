@@ -128,9 +128,11 @@ def moments(
     """The moments of each phase that may be its fullest; without a learned reward there is no reward stage.
 
     Raises:
-        UserError: the configuration is none that we can plan for, or its window too short.
+        UserError: the configuration is none that we can plan for, its window too short, or it has no such place for adapters.
     """
     shape = decoder(config, profile.model.name)
+    if shape.known:
+        _check_targets(shape, profile)
     sizes = _Sizes(shape, profile, longest or lengths(shape, profile), device, learned)
     sizes = dataclasses.replace(sizes, beside=_beside(sizes))
     phases: dict[str, Callable[[_Sizes], Iterator[Need]]] = {
@@ -141,6 +143,18 @@ def moments(
         "evaluate": _evaluate,
     }
     return {phase: list(found(sizes)) for phase, found in phases.items() if phase != "reward" or learned}
+
+
+def _targets(profile: Profile) -> list[str]:
+    return [name.strip() for name in profile.lora.target_modules.split(",")]
+
+
+def _check_targets(shape: Decoder, profile: Profile) -> None:
+    layers = [name for group in shape.blocks for name in group.outputs]
+    for name in _targets(profile):
+        if name not in ("all-linear", *layers):
+            others = f"there are {', '.join(dict.fromkeys(layers))}"
+            raise UserError(f"lora.target_modules: {unknown('linear layer', name, ['all-linear', *layers], others)}")
 
 
 def _beside(sizes: _Sizes) -> _Sizes | None:
@@ -213,7 +227,7 @@ class _Sizes:
         return linear + width * shape.hidden * (tables * shape.vocabulary + 2 * shape.layers + 1)
 
     def targeted(self, group: Linears) -> list[str]:
-        names = [name.strip() for name in self.profile.lora.target_modules.split(",")]
+        names = _targets(self.profile)
         return [name for name in group.outputs if names == ["all-linear"] or name in names]
 
     @property

@@ -308,6 +308,7 @@ def test_null_stands_for_what_is_left_to_the_kind(key):
         ({}, ["--card", "rtx4091"], "did you mean 'rtx4090'?"),
         ({}, ["--card", "0"], "give a number above 0"),
         ({}, ["lora.r=few"], "whole number"),
+        ({}, ["lora.target_modules=q_proj,v_porj"], "there is no linear layer 'v_porj'; did you mean 'v_proj'?"),
     ],
 )
 def test_what_cannot_be_planned_is_one_sentence(config, arguments, said, tmp_path, capsys):
