@@ -9,6 +9,7 @@ import argparse
 import io
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -249,7 +250,9 @@ def _job(arguments: argparse.Namespace, recipe: str) -> Job:
     if PLUS not in recipe:
         _refuse_idle(arguments, weighted(load_recipe(recipe).reward, weights))
     run = Run(_run_name(arguments.run or profile.name), recipe)
-    columns = dict(_column(text) for text in arguments.columns)
+    columns = dict(pairs := [_column(text) for text in arguments.columns])
+    if len(columns) < len(pairs):
+        raise UserError("--columns names one column for two; name each once")
     source = arguments.data or profile.data
     return make_job(recipe, profile, run, weights=weights, source=source, columns=columns, seed=arguments.seed)
 
@@ -266,7 +269,7 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _run_name(name: str) -> str:
-    if not name or name.startswith(".") or any(part in name for part in "/\\ ") or len(name.encode()) > 200:
+    if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > 200:
         raise UserError(f"'{name[:50]}' cannot name a run; use letters, digits, '-' and '_', 200 at most")
     return name
 

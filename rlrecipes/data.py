@@ -177,6 +177,12 @@ def at_most(limit: int, held_out: list[Record]) -> tuple[list[Record], list[str]
     return [row for row in held_out if row.prompt in kept], [note]
 
 
+def drawn(limit: int, examples: Sequence[Example]) -> list[Example]:
+    """`limit` examples in their order, drawn by hash of the prompt: the first ones of a sorted file would be of one kind."""
+    chosen = sorted(range(len(examples)), key=lambda i: _draw(examples[i].prompt))[:limit]
+    return [examples[i] for i in sorted(chosen)]
+
+
 # What the rows do not bring.
 
 

@@ -12,7 +12,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,11 +175,18 @@ def _csv(path: Path) -> Numbered:
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num} is not CSV ({error}); check its quotes") from error
     header = [name.strip() for name in lines[0]] if lines else []
+    _refuse_twins(path, header)
     for number, cells in enumerate(lines[1:], start=1):
         if len(cells) != len(header):
             counts = f"{len(cells)} cells under a header of {len(header)}"
             raise UserError(f"{path}, row {number} has {counts}; put quotes around text that holds commas")
         yield number, {name: cell or None for name, cell in zip(header, cells, strict=True)}
+
+
+def _refuse_twins(path: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if name and names.count(name) > 1:
+            raise UserError(f"{path} has the column '{name}' {names.count(name)} times; rename all but one")
 
 
 def _parquet(path: Path) -> Numbered:
@@ -188,8 +195,9 @@ def _parquet(path: Path) -> Numbered:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            _refuse_twins(path, file.schema_arrow.names)
             rows = file.read().to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} cannot be read as Parquet ({reason}); check that the file is whole") from error
     yield from enumerate(rows, start=1)

@@ -157,9 +157,10 @@ class Run:
             write_json(self.folder / FORCED, {**told, "made": [*told["made"], stage]})
         _remove(draft / CHECKPOINTS)
         _remove(draft / BEGUN)
-        if place.exists():
-            self.forget_above(stage)  # first, so that nothing ever stands on a replaced stage
-            _remove(place)
+        self.forget_above(
+            stage
+        )  # first, so that nothing ever stands on a replaced stage, or on one that was taken away
+        _remove(place)
         draft.rename(place)
         sync(self.folder)
 

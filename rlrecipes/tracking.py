@@ -15,11 +15,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
 from rlrecipes.console import bar, say
+from rlrecipes.errors import first_line
 from rlrecipes.job import Job
 from rlrecipes.run import sync
 
@@ -168,8 +170,12 @@ def _start_wandb(job: Job, stage: str, config: Mapping[str, Any]) -> Any | None:
     mode = job.profile.track.wandb
     if mode == "off" or stage == "report":  # a report trains nothing and measures nothing
         return None
-    if mode == "auto":
-        mode = "online" if _logged_in() else "offline"
+    if mode in ("auto", "online") and not _logged_in():  # W&B would ask in the terminal, and wait
+        if mode == "online":
+            say("  not logged in to Weights & Biases, so tracked offline; log in with `.venv/bin/wandb login`")
+        mode = "offline"
+    elif mode == "auto":
+        mode = "online"
     import wandb
 
     folder = job.run.folder
@@ -188,7 +194,7 @@ def _start_wandb(job: Job, stage: str, config: Mapping[str, Any]) -> Any | None:
                 settings=wandb.Settings(silent=True, console="off", init_timeout=20, x_disable_stats=True),
             )
         except Exception as error:  # tracking must never stop training
-            say(f"  Weights & Biases cannot start {attempt} ({type(error).__name__})")
+            say(f"  Weights & Biases cannot start {attempt} ({type(error).__name__}: {first_line(error)})")
     return None
 
 
@@ -197,7 +203,8 @@ def _logged_in() -> bool:
         return True
     import netrc
 
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
+        return netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False

@@ -109,6 +109,8 @@ def stopped(home, monkeypatch, capsys):
         (["show", "translation", "--temperature", "0"], "--temperature belongs to `chat`"),
         (["show", "translation", "--data", ""], "--data is empty"),
         (["run", "translation", "--run", "a" * 300], "cannot name a run"),
+        (["run", "translation", "--run", "a$(x)"], "cannot name a run"),
+        (["show", "translation", "--columns", "target=a", "target=b"], "names one column for two"),
         (
             ["run", "translation", "--model", "gpt2", "base.max_steps=3"],
             "base.max_steps=3 has no effect on the model 'gpt2'",

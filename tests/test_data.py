@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rlrecipes.data import HELD_OUT, _canonical, fingerprint, load
+from rlrecipes.data import HELD_OUT, _canonical, drawn, fingerprint, load
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import exact_match, mean_of
 from rlrecipes.recipe import Comparison, Data, Evaluation, Example, Native, Rating, Recipe, Reward, user
@@ -160,6 +160,17 @@ def test_a_held_out_prompt_never_occurs_in_training(tmp_path):
     data = load(RECIPE, str(tmp_path), {})
     assert not all_training_prompts(data) & all_held_out_prompts(data)
     assert data.dropped == {"prompt is held out": 15}
+
+
+def test_examples_are_drawn_from_all_of_a_sorted_file_and_keep_their_order():
+    examples = [Example(user(f"Say {i}"), ("yes",)) for i in range(200)]
+    chosen = drawn(50, examples)
+    places = [examples.index(example) for example in chosen]
+    assert len(places) == 50
+    assert places == sorted(places)
+    assert 10 < sum(place < 100 for place in places) < 40
+    assert drawn(50, examples) == chosen
+    assert drawn(200, examples) == examples
 
 
 def test_at_most_a_thousand_prompts_are_held_out_and_the_others_are_not_trained_on(tmp_path):

@@ -104,6 +104,16 @@ def test_an_open_quote_in_a_csv_is_an_error(tmp_path):
     assert "is not CSV" in trouble(write(tmp_path / "rows.csv", 'a,b\n1,"2\n'))
 
 
+def test_a_column_that_is_there_twice_is_told_and_not_read(tmp_path):
+    assert "has the column 'b' 2 times" in trouble(write(tmp_path / "rows.csv", "a,b,b\n1,2,3\n"))
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_arrays([pyarrow.array(["1"]), pyarrow.array(["2"])], names=["a", "a"])
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    assert "has the column 'a' 2 times" in trouble(tmp_path / "rows.parquet")
+
+
 def test_a_csv_row_with_too_many_cells_is_named(tmp_path):
     assert "row 2 has 3 cells under a header of 2" in trouble(write(tmp_path / "rows.csv", "a,b\n1,2\n1,2,3\n"))
 

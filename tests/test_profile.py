@@ -21,7 +21,7 @@ COMPANIONS = {
 """What must be said beside a setting, so that it does not contradict the profile."""
 
 
-OTHERS = {"base.vocab_size": 500, "base.hidden_size": 320, "base.num_attention_heads": 2}
+OTHERS = {"ppo.kl_horizon": 700, "base.vocab_size": 500, "base.hidden_size": 320, "base.num_attention_heads": 2}
 """Values where 7 will not do."""
 
 
@@ -81,6 +81,10 @@ def test_the_default_profile_is_there_and_in_4_bit():
         (["reward.max_steps=-2"], "give a number of steps"),
         (["ppo.num_mini_batches=5", "ppo.per_device_train_batch_size=8"], "does not divide a batch of 8"),
         (["ppo.kl_horizon=5"], "no effect while ppo.kl_target is 0"),
+        (["ppo.kl_target=6", "ppo.kl_horizon=12"], "could make ppo.kl_coef negative; take more than 12.8"),
+        (["ppo.whiten_rewards=true", "ppo.num_mini_batches=16"], "needs mini-batches of 8 episodes at least"),
+        (["ppo.gamma=1.1"], "ppo.gamma is 1.1; it must be at most 1"),
+        (["ppo.lam=2"], "at most 1"),
         (["sft.learning_rate=0"], "greater than 0"),
         (["sft.learning_rate=inf"], "finite"),
         (["sft.weight_decay=-1"], "0 or more"),

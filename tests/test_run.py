@@ -183,6 +183,14 @@ def test_a_stage_that_is_replaced_takes_down_what_stood_or_was_about_to_stand_on
     assert sorted(path.name for path in run.folder.iterdir()) == ["reward", "sft"]
 
 
+def test_a_stage_made_anew_where_its_folder_was_taken_away_takes_down_what_stood_on_it(run):
+    for stage in STAGES[:3]:
+        close(run, stage)
+    shutil.rmtree(run.stage("sft"))
+    close(run, "sft", content="new")
+    assert [path.name for path in run.folder.iterdir()] == ["sft"]
+
+
 # A kill at any moment.
 
 

@@ -119,7 +119,15 @@ def test_auto_is_online_for_who_is_logged_in(tmp_path, started, monkeypatch, log
     assert [call["mode"] for call in started.calls] == [mode]
 
 
-def test_what_cannot_be_reached_online_goes_on_offline(tmp_path, started, capsys):
+def test_who_is_not_logged_in_is_not_asked_but_tracked_offline(tmp_path, started, capsys):
+    with tracked(job(tmp_path, "online"), "sft", tmp_path, {}):
+        pass
+    assert [call["mode"] for call in started.calls] == ["offline"]
+    assert "not logged in to Weights & Biases" in capsys.readouterr().out
+
+
+def test_what_cannot_be_reached_online_goes_on_offline(tmp_path, started, monkeypatch, capsys):
+    monkeypatch.setattr("rlrecipes.tracking._logged_in", lambda: True)
     started.refuse = {"online"}
     with tracked(job(tmp_path, "online"), "sft", tmp_path, {}) as tracker:
         assert tracker.wandb_run is started.run

@@ -15,6 +15,7 @@ from peft import PeftModel
 
 from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.console import bar
+from rlrecipes.data import drawn
 from rlrecipes.encoding import answer_length, decode, fitting_prompts, pad_left
 from rlrecipes.interrupts import finishing_first
 from rlrecipes.job import Job
@@ -45,7 +46,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     tokenizer = open_tokenizer(model_name)
     length = answer_length(tokenizer, job.data.demonstrations, job.profile.ppo.response_length)
     longest = prompt_window(model_name, job.profile.model, length)
-    held_out = job.data.held_out[: job.profile.evaluate.limit or None]
+    held_out = drawn(job.profile.evaluate.limit or len(job.data.held_out), job.data.held_out)
     prompts = fitting_prompts(tokenizer, held_out, longest)
     dropped = record_drops("held-out prompts", len(held_out), len(prompts), longest)
     examples = [example for example, _ in prompts]

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.console import say
+from rlrecipes.data import drawn
 from rlrecipes.encoding import answer_length, fitting_prompts
 from rlrecipes.interrupts import finishing_first
 from rlrecipes.job import Job
@@ -57,7 +58,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         reward=job.recipe.reward,
         head=load_score_head(reward) if shared else None,
         settings=settings,
-        samples=fitting_prompts(tokenizer, job.data.held_out[:SAMPLES], longest),
+        samples=fitting_prompts(tokenizer, drawn(SAMPLES, job.data.held_out), longest),
         on_samples=lambda rows, step: tracker.table("samples", rows, step),
         scorer=open_scorer(reward, job.profile, settings.per_device_train_batch_size)
         if learned and not shared

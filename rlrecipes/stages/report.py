@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from rlrecipes.errors import UserError
 from rlrecipes.run import STAGES, Run
 
 if TYPE_CHECKING:
@@ -161,6 +162,10 @@ def _section(run: Run, notes: Sequence[str]) -> dict[str, Any]:
     }
 
 
+FEWEST = 10
+"""Held-out prompts below which a bootstrap interval says nothing that can be relied on."""
+
+
 def _records(run: Run) -> Records:
     records = {stage: run.done(stage) for stage in STAGES if stage != "report"}
     return {stage: record for stage, record in records.items() if record is not None}
@@ -169,8 +174,11 @@ def _records(run: Run) -> Records:
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
+    try:
+        with path.open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file if line.strip()]
+    except ValueError:
+        raise UserError(f"{path} is damaged; delete the folder {path.parent} and make the stage again") from None
 
 
 def _over(records: Records) -> Mapping[str, Mapping[str, float]]:
@@ -186,6 +194,11 @@ def _verdict(records: Records) -> tuple[str, str]:
     evaluated, gain = records.get("evaluate", {}), _over(records).get("gain")
     if gain is None or not math.isfinite(gain["value"]):
         return "PPO has not been compared with SFT.", "open"
+    if evaluated["examples"] < FEWEST:
+        return (
+            f"{evaluated['examples']} held-out prompts are too few to compare PPO with SFT; take {FEWEST} at least.",
+            "open",
+        )
     size, interval = _estimate({key: abs(gain[key]) if key == "value" else gain[key] for key in gain})
     measured = f"{evaluated['headline']} {interval} on {evaluated['examples']} held-out prompts"
     if gain["low"] > 0:

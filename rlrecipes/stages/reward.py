@@ -219,9 +219,10 @@ def _start_head(model: nn.Module, seed: int) -> None:
 
 
 def _write_scale(job: Job, folder: Path, model: RewardModel) -> None:
-    rows = [model.encode(example.prompt, example.answers[0]) for example in job.data.demonstrations[:SCALED_ON]]
-    fitting = [row for row in rows if len(row["input_ids"]) <= model.longest]
-    record_drops("demonstrations", len(rows), len(fitting), model.longest)
+    encoded = (model.encode(example.prompt, example.answers[0]) for example in job.data.demonstrations)
+    fitting = list(islice((row for row in encoded if len(row["input_ids"]) <= model.longest), SCALED_ON))
+    if not fitting:
+        record_drops("demonstrations", len(job.data.demonstrations), 0, model.longest)
     scores = model.scores(fitting, _at_once(job))
     if not all(map(math.isfinite, scores)):
         raise UserError(

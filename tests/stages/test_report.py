@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from rlrecipes.errors import UserError
 from rlrecipes.job import Job
 from rlrecipes.run import Run
 from rlrecipes.stages import report
@@ -167,6 +168,23 @@ def test_the_verdict_shows_no_difference_where_the_interval_contains_zero(tmp_pa
 def test_the_verdict_says_that_ppo_is_worse_where_the_interval_is_below_zero(tmp_path: Path) -> None:
     page = page_of(fake_run(tmp_path, gain=interval(-0.2)))
     assert "PPO is worse than SFT by −0.200 chrf [−0.220, −0.180] on 300 held-out prompts." in page
+
+
+def test_a_handful_of_prompts_is_no_verdict(tmp_path: Path) -> None:
+    run = fake_run(tmp_path)
+    path = run.stage("evaluate") / "done.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"examples": 9}))
+    page = page_of(run)
+    assert "9 held-out prompts are too few to compare PPO with SFT; take 10 at least." in page
+    assert "beats" not in page
+
+
+def test_a_damaged_log_is_told(tmp_path: Path) -> None:
+    run = fake_run(tmp_path)
+    with (run.stage("evaluate") / "samples.jsonl").open("a") as file:
+        file.write("{")
+    with pytest.raises(UserError, match=r"samples\.jsonl is damaged"):
+        page_of(run)
 
 
 def test_a_healthy_run_has_no_warning(tmp_path: Path) -> None:
