@@ -269,7 +269,7 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _run_name(name: str) -> str:
-    if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > 200:
+    if not re.fullmatch(r"\w[\w.=+-]*", name) or len(name.encode()) > 200:
         raise UserError(f"'{name[:50]}' cannot name a run; use letters, digits, '-' and '_', 200 at most")
     return name
 
