@@ -236,7 +236,7 @@ def _profile(arguments: argparse.Namespace) -> tuple[Profile, list[str]]:
     ), weights
 
 
-def _refuse_idle(arguments: argparse.Namespace, reward: Reward) -> None:
+def _refuse_unlearned(arguments: argparse.Namespace, reward: Reward) -> None:
     """Refuses settings of a reward model that there will not be; where a recipe itself has none, only naming one."""
     if not reward.learned:
         idle = "reward." if any(s.startswith("terms.learned=") for s in arguments.settings) else "reward.model="
@@ -248,7 +248,7 @@ def _refuse_idle(arguments: argparse.Namespace, reward: Reward) -> None:
 def _job(arguments: argparse.Namespace, recipe: str) -> Job:
     profile, weights = _profile(arguments)
     if PLUS not in recipe:
-        _refuse_idle(arguments, weighted(load_recipe(recipe).reward, weights))
+        _refuse_unlearned(arguments, weighted(load_recipe(recipe).reward, weights))
     run = Run(_run_name(arguments.run or profile.name), recipe)
     columns = dict(pairs := [_column(text) for text in arguments.columns])
     if len(columns) < len(pairs):
@@ -264,7 +264,7 @@ def _plan(arguments: argparse.Namespace) -> None:
             raise UserError(f"`plan` goes by the model and the profile alone; leave --{option} out")
     profile, weights = _profile(arguments)
     reward = weighted(load_recipe(arguments.recipe).reward, weights)
-    _refuse_idle(arguments, reward)
+    _refuse_unlearned(arguments, reward)
     print(plan(profile, bool(reward.learned), arguments.card))
 
 

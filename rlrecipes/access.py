@@ -34,6 +34,18 @@ def is_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or os.path.isdir(name)  # which, unlike Path, takes a name of any length
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name is written as the hub's are: `owner/name`, or a bare `name`."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
 def reach_model(name: str, option: str | None = "MODEL") -> None:
     """Makes sure that a model or an adapter can be had: a folder, the hub's cache, or the hub.
 
@@ -85,13 +97,10 @@ def reach_data(id: str, revision: str | None) -> tuple[str, str | None]:
 def _commit(kind: Kind, id: str, revision: str | None) -> str:
     """The commit that a revision is now."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    try:
-        validate_repo_id(id)
-    except HFValidationError:
-        raise UserError(f"'{id}' is neither a folder nor a hub id; write an id as owner/name") from None
+    if not is_hub_id(id):
+        raise UserError(f"'{id}' is neither a folder nor a hub id; write an id as owner/name")
     if _offline():
         raise _NoAnswerError("HF_HUB_OFFLINE is set")
     named = f"the {'data set' if kind == 'dataset' else 'model'} '{id}'"

@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlrecipes.access import is_local
+from rlrecipes.access import is_hub_id, is_local
 from rlrecipes.hub import is_hub
 from rlrecipes.recipe import BUILT_IN
-from rlrecipes.reward_source import is_hub_id
 from rlrecipes.run import make
 from rlrecipes.trained import Trained
 

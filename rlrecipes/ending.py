@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlrecipes.access import fetched_file
+from rlrecipes.tensor_files import read_header
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,20 +86,14 @@ def _output_matrix(name: str, find: Find) -> np.ndarray | None:
 def _mapped(path: Path, suffix: str) -> np.ndarray | None:
     """The tensor whose name ends so, bfloat16 as uint16; None where the file has none.
 
-    A file is the length of its header, the header, the numbers (https://github.com/huggingface/safetensors, "Format").
-
     Raises:
-        ValueError: the numbers end before they should; like others, for a header that is damaged.
+        ValueError: the file is damaged.
     """
     import numpy as np
 
     types = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-    with path.open("rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-        if start > path.stat().st_size:  # cut short, or a pointer that git-lfs left in the file's place
-            return None
-        header = json.loads(file.read(start - 8))
-    for key, tensor in header.items():
+    tensors, start = read_header(path)
+    for key, tensor in tensors.items():
         if key.endswith(suffix) and tensor["dtype"] in types:
             kind, shape = types[tensor["dtype"]], tuple(tensor["shape"])
             first, end = tensor["data_offsets"]

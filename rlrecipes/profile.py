@@ -382,6 +382,22 @@ def _refuse_impossible_base(base: BaseSettings) -> None:
         raise UserError(f"base.seed is {base.seed}; it must be a whole number from 0 to {2**32 - 1}")
 
 
+def _refuse_impossible_updates(ppo: PPOSettings, batch: int) -> None:
+    if ppo.kl_target and ppo.kl_horizon <= 0.2 * batch:
+        raise UserError(
+            f"ppo.kl_horizon={ppo.kl_horizon} is so short that a batch of {batch} episodes could make ppo.kl_coef negative; "
+            f"take more than {0.2 * batch:g}"
+        )
+    if ppo.whiten_rewards and batch // ppo.num_mini_batches < SMALLEST_WHITENED:
+        raise UserError(
+            f"ppo.whiten_rewards=true needs mini-batches of {SMALLEST_WHITENED} episodes at least, and "
+            f"{batch} in {ppo.num_mini_batches} are {batch // ppo.num_mini_batches}; lower ppo.num_mini_batches"
+        )
+    for name in ("gamma", "lam"):
+        if getattr(ppo, name) > 1:
+            raise UserError(f"ppo.{name} is {getattr(ppo, name)}; it must be at most 1")
+
+
 def _refuse_contradictions(profile: Profile) -> None:
     settings = settings_of(profile, *(table.name for table in _tables()))
     _refuse_out_of_range(settings)
@@ -410,19 +426,6 @@ def _refuse_contradictions(profile: Profile) -> None:
             f"ppo.num_mini_batches={profile.ppo.num_mini_batches} does not divide a batch of {batch} episodes "
             "(per_device_train_batch_size times gradient_accumulation_steps); choose a divisor"
         )
-    ppo = profile.ppo
-    if ppo.kl_target and ppo.kl_horizon <= 0.2 * batch:
-        raise UserError(
-            f"ppo.kl_horizon={ppo.kl_horizon} is so short that a batch of {batch} episodes could make ppo.kl_coef negative; "
-            f"take more than {0.2 * batch:g}"
-        )
-    if ppo.whiten_rewards and batch // ppo.num_mini_batches < SMALLEST_WHITENED:
-        raise UserError(
-            f"ppo.whiten_rewards=true needs mini-batches of {SMALLEST_WHITENED} episodes at least, and "
-            f"{batch} in {ppo.num_mini_batches} are {batch // ppo.num_mini_batches}; lower ppo.num_mini_batches"
-        )
-    for name in ("gamma", "lam"):
-        if getattr(ppo, name) > 1:
-            raise UserError(f"ppo.{name} is {getattr(ppo, name)}; it must be at most 1")
+    _refuse_impossible_updates(profile.ppo, batch)
     if profile.ppo.kl_target == 0 and profile.ppo.kl_horizon != PPOSettings.kl_horizon:
         raise UserError("ppo.kl_horizon has no effect while ppo.kl_target is 0; set ppo.kl_target as well")

@@ -11,16 +11,16 @@ second model in memory, with its own tokenizer.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.access import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS, is_local, reach_model
+from rlrecipes.access import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS, is_hub_id, is_local, reach_model
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.profile import Profile
 from rlrecipes.run import read_json
+from rlrecipes.tensor_files import read_header
 
 CHECKPOINT = "config.json"
 CLASSIFIER = "ForSequenceClassification"
@@ -67,11 +67,6 @@ def find_reward_model(name: str) -> RewardSource:
     if ADAPTER in files and (weights := _fetched(name, ADAPTER_WEIGHTS)):
         files[ADAPTER_WEIGHTS] = weights
     return _looked_at(name, str(files[ADAPTER].parent) if ADAPTER in files else name, files)
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a model's name is written as the hub's are: `owner/name`, or a bare `name`."""
-    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) is not None
 
 
 def model_beside(profile: Profile) -> str | None:
@@ -192,23 +187,15 @@ def _read(name: str, path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
 
 
 def _shapes(name: str, path: Path) -> dict[str, list[int]]:
-    """Names and shapes of a safetensors file's tensors: its first 8 bytes say how long the JSON is that holds them.
+    """Names and shapes of a file's tensors.
 
     Raises:
-        UserError: that JSON is none, or the file does not end where its last tensor does.
+        UserError: the file is damaged.
     """
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        tensors = {key: tensor for key, tensor in header.items() if key != "__metadata__"}
-        end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-        shapes = {key: list(tensor["shape"]) for key, tensor in tensors.items()}
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError, RecursionError):
-        raise _damaged(name, path) from None
-    if end != path.stat().st_size:
-        raise _damaged(name, path, " (its length is not what it says itself)")
-    return shapes
+        return {key: list(tensor["shape"]) for key, tensor in read_header(path)[0].items()}
+    except (ValueError, TypeError, LookupError) as error:
+        raise _damaged(name, path, f" ({first_line(error)})") from None
 
 
 def _fetched(name: str, file: str) -> Path | None:

@@ -157,9 +157,8 @@ class Run:
             write_json(self.folder / FORCED, {**told, "made": [*told["made"], stage]})
         _remove(draft / CHECKPOINTS)
         _remove(draft / BEGUN)
-        self.forget_above(
-            stage
-        )  # first, so that nothing ever stands on a replaced stage, or on one that was taken away
+        # First, so that nothing ever stands on a replaced stage, or on one that was taken away.
+        self.forget_above(stage)
         _remove(place)
         draft.rename(place)
         sync(self.folder)

@@ -10,7 +10,7 @@ LAYERS = (
     {
         *("errors", "text", "metrics", "recipe", "profile", "run", "versions", "rewards", "files", "formats", "data"),
         *("job", "show", "console", "interrupts", "allocator", "decoder", "plan"),
-        *("access", "hub", "encoding", "light_tokenizer", "ending", "embedded"),
+        *("access", "hub", "encoding", "light_tokenizer", "ending", "tensor_files", "embedded"),
         *("trained", "card", "upload"),
         *("agreement", "multitask", "reward_source"),
     },

@@ -45,6 +45,8 @@ STEPS = (
     ("val/ratio", "Probability ratio", "new to old policy; near 1"),
     ("policy/clipfrac_avg", "Clipped", "share of tokens"),
 )
+FEWEST = 10
+"""Held-out prompts below which a bootstrap interval says nothing that can be relied on."""
 SHOWN = 3
 """Samples in each group."""
 
@@ -160,10 +162,6 @@ def _section(run: Run, notes: Sequence[str]) -> dict[str, Any]:
         "samples": groups,
         "training": _training(_lines(run.stage("ppo") / "samples.jsonl")),
     }
-
-
-FEWEST = 10
-"""Held-out prompts below which a bootstrap interval says nothing that can be relied on."""
 
 
 def _records(run: Run) -> Records:
