@@ -18,11 +18,10 @@ from benchmarks.measure import machine, measure, require_linux
 from benchmarks.page import table, write_page
 from benchmarks.record import gain_record, large_targets, of_quick_run, shape_record, targets
 from benchmarks.work import CUDA_MODELS, FULL, QUICK, Plan, Work, large, to_json
-from rlrecipes.console import say
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import unknown
-from rlrecipes.run import git_commit, write_json
-from rlrecipes.versions import require_trl
+from rlrecipes.run.console import say
+from rlrecipes.run.folder import git_commit, require_trl, write_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.work import Work, from_json
-from rlrecipes.allocator import keep_freed_memory
-from rlrecipes.console import quiet
 from rlrecipes.errors import UserError
-from rlrecipes.run import write_json
+from rlrecipes.run.allocator import keep_freed_memory
+from rlrecipes.run.console import quiet
+from rlrecipes.run.folder import write_json
 
 
 def main() -> None:

@@ -11,10 +11,11 @@ from transformers import PrinterCallback
 
 from benchmarks import models
 from benchmarks.work import Work, liked, prompts
-from rlrecipes.models import ScoreHead, add_in_place
-from rlrecipes.ppo_trainer import SharedBasePPOTrainer
+from rlrecipes.model.adapters import add_in_place
+from rlrecipes.policy.trainer import SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward, Term, user
+from rlrecipes.reward.model import ScoreHead
 
 
 def build(work: Work, tokenizer: Any, folder: Path, base: Any = None) -> SharedBasePPOTrainer:

@@ -22,8 +22,8 @@ from typing import Any
 
 from benchmarks.measure import measure, peak, require_linux, reset_peak, settle
 from benchmarks.work import Model, Work, prompts
+from rlrecipes.before.plan import Lengths, moments
 from rlrecipes.errors import UserError
-from rlrecipes.plan import Lengths, moments
 from rlrecipes.profile import (
     EvaluateSettings,
     LoraSettings,
@@ -139,7 +139,7 @@ def row(shape: Shape, measured_mb: float) -> dict[str, Any]:
 
 
 def planned_mb(shape: Shape, device: str = "cpu") -> float:
-    """What `rlrecipes.plan` says, from the model's configuration alone."""
+    """What `rlrecipes.before.plan` says, from the model's configuration alone."""
     work, model = shape.work, shape.work.model
     heads = model.heads or max(1, model.hidden // 32)
     config = {
@@ -237,8 +237,8 @@ def save(work: Work, folder: Path) -> None:
 def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
     """The phase, ready to run; it returns its own peak in MB if that is not the whole run's."""
     from benchmarks import models, ours
-    from rlrecipes.models import load_causal
-    from rlrecipes.training import training_arguments
+    from rlrecipes.model.loading import load_causal
+    from rlrecipes.run.resume import training_arguments
 
     save(work, folder)
     tokenizer, settings = models.tokenizer(work.model), profile(work)
@@ -254,11 +254,12 @@ def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
     from datasets import Dataset
     from trl import RewardConfig, SFTConfig
 
-    from rlrecipes.models import add_lora, load_scorer
-    from rlrecipes.reward_model import as_policy
-    from rlrecipes.stages.reward import OURS, ResumableRewardTrainer
+    from rlrecipes.model.adapters import add_lora
+    from rlrecipes.model.loading import load_scorer
+    from rlrecipes.reward.model import as_policy
+    from rlrecipes.reward.trainers import OURS, ResumableRewardTrainer
+    from rlrecipes.run.resume import lora_in_float32
     from rlrecipes.stages.sft import ResumableSFTTrainer
-    from rlrecipes.training import lora_in_float32
 
     rows = [ids + [2] * work.answer for ids in prompts(work)]
     rows[:: work.micro_batch] = [[2] * (work.longest + work.answer)] * len(rows[:: work.micro_batch])
@@ -298,9 +299,10 @@ def _evaluated(work: Work, model: Any, tokenizer: Any) -> None:
     """One batch of the evaluation: the policy answers, and the reward adapter scores the answers."""
     import torch
 
-    from rlrecipes.encoding import pad_left, pad_right
-    from rlrecipes.models import adapter, states_at
-    from rlrecipes.sampling import sample
+    from rlrecipes.model.adapters import adapter
+    from rlrecipes.model.forward import states_at
+    from rlrecipes.model.sampling import sample
+    from rlrecipes.model.tokens import pad_left, pad_right
 
     ids, pad = prompts(work)[: work.batch], tokenizer.pad_token_id
     with adapter(model, "policy"):

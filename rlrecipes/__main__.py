@@ -13,20 +13,20 @@ import re
 import sys
 from collections.abc import Sequence
 
-from rlrecipes.access import reach_model
-from rlrecipes.allocator import keep_freed_memory
-from rlrecipes.console import end_bars, quiet, say
+from rlrecipes.after.finished import Trained, find_trained
+from rlrecipes.before.plan import plan
 from rlrecipes.errors import UserError
-from rlrecipes.interrupts import Interrupted, asked, handled
-from rlrecipes.job import Job, make_job, weighted
-from rlrecipes.multitask import PLUS
-from rlrecipes.multitask import STAGES as SHARED
+from rlrecipes.hub.reach import reach_model
+from rlrecipes.job import PLUS, Job, make_job, weighted
+from rlrecipes.job import SHARED_STAGES as SHARED
 from rlrecipes.pipeline import end_force, run_stages
-from rlrecipes.plan import plan
 from rlrecipes.profile import LOWEST_TEMPERATURE, Profile, load_profile, profile_names
 from rlrecipes.recipe import BUILT_IN, Reward, load_recipe, recipe_names, unknown
-from rlrecipes.run import STAGES, Run
-from rlrecipes.trained import Trained, find_trained
+from rlrecipes.reward.source import reach_reward_model
+from rlrecipes.run.allocator import keep_freed_memory
+from rlrecipes.run.console import end_bars, quiet, say
+from rlrecipes.run.folder import STAGES, Run
+from rlrecipes.run.interrupts import Interrupted, asked, handled
 
 COMMANDS = {
     "list": "the recipes and profiles there are",
@@ -154,7 +154,7 @@ def _command(arguments: argparse.Namespace) -> None:
             return _with_trained(arguments)
         job = _job(arguments, arguments.recipe)
         if arguments.command == "show":
-            from rlrecipes.show import show
+            from rlrecipes.before.show import show
 
             print(show(job))
         else:
@@ -196,7 +196,7 @@ def _chat(trained: Trained, policy: str, arguments: argparse.Namespace) -> None:
     quiet()
     from transformers import set_seed
 
-    from rlrecipes.chat import answer_lines, load_voice, talk
+    from rlrecipes.after.chat import answer_lines, load_voice, talk
 
     voice = load_voice(trained, temperature)
     set_seed(arguments.seed)
@@ -207,14 +207,14 @@ def _chat(trained: Trained, policy: str, arguments: argparse.Namespace) -> None:
 
 
 def _export(trained: Trained, policy: str, arguments: argparse.Namespace) -> None:
-    from rlrecipes.upload import check_push, push
+    from rlrecipes.hub.push import check_push, push
 
     if policy == "base":
         raise UserError("the base is not ours to export; choose POLICY=sft or POLICY=ppo")
     if arguments.push is not None:
         check_push(arguments.push)
     quiet()
-    from rlrecipes.export import export
+    from rlrecipes.after.export import export
 
     folder = export(trained, policy, arguments.merged, arguments.push)
     say(f"exported: {folder}")
@@ -254,6 +254,8 @@ def _job(arguments: argparse.Namespace, recipe: str) -> Job:
     if len(columns) < len(pairs):
         raise UserError("--columns names one column for two; name each once")
     source = arguments.data or profile.data
+    if PLUS not in recipe:
+        reach_reward_model(profile)
     return make_job(recipe, profile, run, weights=weights, source=source, columns=columns, seed=arguments.seed)
 
 
@@ -285,7 +287,7 @@ def _run(job: Job, stages: Sequence[str], force: bool) -> None:
     run_stages(job, stages, force)
     end_force(job)
     if stages[-1] == "report":
-        from rlrecipes.stages.report import short_table
+        from rlrecipes.report.page import short_table
 
         print(f"\n{short_table([job.run])}\nreport: {job.run.stage('report') / 'index.html'}")
 
@@ -295,7 +297,7 @@ def _demo(arguments: argparse.Namespace) -> None:
         raise UserError("`demo` runs all recipes on their built-in data; name no recipe and no data")
     arguments.data = BUILT_IN
     jobs = [_job(arguments, name) for name in recipe_names()]
-    from rlrecipes.stages.report import combine, short_table
+    from rlrecipes.report.page import combine, short_table
 
     for job in jobs:
         run_stages(job, STAGES, arguments.force)

@@ -5,10 +5,7 @@ error: model.quantization=nf4 needs bitsandbytes, which is not installed; run: p
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection
-from typing import Any
 
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -16,10 +13,12 @@ from transformers.training_args import OptimizerNames
 
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.job import Job
-from rlrecipes.models import DTYPES, device, model_config, open_tokenizer
+from rlrecipes.model.forward import device
+from rlrecipes.model.loading import DTYPES, model_config
+from rlrecipes.model.tokens import open_tokenizer, vocabulary
 from rlrecipes.profile import ModelSettings, Profile
 from rlrecipes.recipe import unknown
-from rlrecipes.run import make
+from rlrecipes.run.folder import make
 
 
 def check_device(profile: Profile) -> None:
@@ -51,12 +50,6 @@ def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
     _check_attention(name, job.profile.model)
     if "reward" not in pending and {"ppo", "evaluate"} & set(pending):
         _check_vocabulary(job, name)
-
-
-def vocabulary(tokenizer: Any) -> str:
-    """A fingerprint of which id means what, and of what ends an answer: models that differ in it cannot read each other."""
-    ids = [sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id, tokenizer.pad_token_id]
-    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
 
 
 def _check_bfloat16() -> None:

@@ -13,29 +13,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from rlrecipes.recipe import Example, Metric
 from rlrecipes.text import ngrams, normalize_answer, overlap_f1, words
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from rlrecipes.recipe import Example
-
 RESAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How answers are judged under one name."""
-
-    name: str
-    statistics: Callable[[Sequence[str], Sequence[Example]], Sequence[Sequence[float]]]
-    """Rows `[examples, k]` of numbers that may be summed over examples."""
-    finish: Callable[[Sequence[float]], float]
-    """The metric from the `k` summed statistics."""
-    score: Callable[[str, Example], float] | None = None
-    """One answer's own score, where the metric is the mean of such; a headline needs it."""
-    needs: str | None = None
-    """A key of `Example.truth` that the metric cannot do without."""
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.access import reach_model
-from rlrecipes.console import quiet, say
 from rlrecipes.errors import UserError
+from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import Job
 from rlrecipes.profile import Profile
-from rlrecipes.run import STAGES, Stopwatch, git_commit, locked
-from rlrecipes.versions import require_trl, versions
+from rlrecipes.run.console import quiet, say
+from rlrecipes.run.folder import STAGES, Stopwatch, git_commit, locked, require_trl, versions
 
 
 def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
@@ -80,7 +79,7 @@ def _run_pending(job: Job, pending: Sequence[str]) -> None:
         reach_model(job.profile.model.name)
     quiet()
     from rlrecipes.checks import check_device, check_model_fits
-    from rlrecipes.tracking import sync_command
+    from rlrecipes.run.tracking import sync_command
 
     if pending != ["report"]:
         check_device(job.profile)
@@ -88,7 +87,7 @@ def _run_pending(job: Job, pending: Sequence[str]) -> None:
     check_model_fits(job, name, pending)
     for stage in pending:
         _run_stage(job, name, stage)
-    if command := sync_command(job):
+    if command := sync_command(job.run):
         say(f"  tracked offline; upload with: {command}")
 
 
@@ -105,8 +104,9 @@ def _finished(job: Job, stage: str) -> bool:
 
 
 def _base(job: Job) -> str:
-    from rlrecipes.base import embedded_base
-    from rlrecipes.models import check_model, eos_note
+    from rlrecipes.model.loading import check_model
+    from rlrecipes.model.pretrain import embedded_base
+    from rlrecipes.model.tokens import eos_note
 
     if job.profile.model.name == "builtin":
         return str(embedded_base(job.profile.base, job.run.root, job.profile.checkpoint.seconds, job.recipe.name))
@@ -122,7 +122,8 @@ def _made(job: Job, model_name: str, stage: str) -> dict[str, Any]:
     Raises:
         UserError: it does not fit; the sentence says in what phase, and what to lower.
     """
-    from rlrecipes.memory import OutOfMemoryError, halved, out_of_memory, release
+    from rlrecipes.before.out_of_memory import halved, out_of_memory
+    from rlrecipes.run.out_of_memory import OutOfMemoryError, release
 
     learned = bool(job.recipe.reward.learned)
     try:
@@ -147,13 +148,16 @@ def _attempt(job: Job, profile: Profile, model_name: str, stage: str) -> dict[st
     """One go at a stage under `profile`, which may be smaller than the one that the job asks for and is recorded under."""
     from transformers import set_seed
 
-    from rlrecipes.memory import phase
-    from rlrecipes.tracking import tracked
+    from rlrecipes.run.out_of_memory import phase
+    from rlrecipes.run.tracking import tracked
 
     module = importlib.import_module(f"rlrecipes.stages.{stage}")
     draft = job.run.open(stage, _under(job, stage))
     set_seed(job.seed)  # adapters are drawn before a trainer sets it, and a stage alone gives what it gives in a row
-    with tracked(job, stage, draft, job.settings(stage)) as tracker, phase(_PHASES.get(stage, stage)):
+    with (
+        tracked(job.run, profile.track, stage, draft, job.settings(stage)) as tracker,
+        phase(_PHASES.get(stage, stage)),
+    ):
         record: dict[str, Any] = module.run(dataclasses.replace(job, profile=profile), model_name, draft, tracker)
         return {**record, "wandb": tracker.link}
 

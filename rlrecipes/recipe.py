@@ -16,11 +16,19 @@ from random import Random
 from typing import Any, Literal, NamedTuple
 
 from rlrecipes.errors import UserError
-from rlrecipes.metrics import Metric
 
 BUILT_IN = "built-in"
 """The source of an embedded world's data."""
+
+
+HUB = "hub"
+"""The source that is a recipe's own choice of public sets; `hub:<id>,…` names some."""
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+def is_hub(source: str | None) -> bool:
+    """Whether DATA names the hub rather than files."""
+    return source is not None and (source == HUB or source.startswith(f"{HUB}:"))
 
 
 class Message(NamedTuple):
@@ -70,6 +78,21 @@ class Rating:
     prompt: Prompt
     answer: str
     score: float
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How answers are judged under one name."""
+
+    name: str
+    statistics: Callable[[Sequence[str], Sequence[Example]], Sequence[Sequence[float]]]
+    """Rows `[examples, k]` of numbers that may be summed over examples."""
+    finish: Callable[[Sequence[float]], float]
+    """The metric from the `k` summed statistics."""
+    score: Callable[[str, Example], float] | None = None
+    """One answer's own score, where the metric is the mean of such; a headline needs it."""
+    needs: str | None = None
+    """A key of `Example.truth` that the metric cannot do without."""
 
 
 @dataclass(frozen=True)

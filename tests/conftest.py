@@ -17,6 +17,19 @@ from rlrecipes.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
+WITHOUT_TORCH = f"""
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "trl", "peft", "datasets", "wandb"):
+            raise AssertionError(f"{{name}} is imported")
+sys.meta_path.insert(0, Refuse())
+sys.path.insert(0, {str(ROOT)!r})
+sys.argv[0] = "rlrecipes"
+runpy.run_module("rlrecipes", run_name="__main__")
+"""
+"""Runs the command line with the heavy libraries out of reach."""
+
 SMALLEST_BASE = (
     *("base.max_steps=3", "base.num_hidden_layers=1", "base.hidden_size=64", "base.num_attention_heads=2"),
     *("base.intermediate_size=128", "base.per_device_train_batch_size=2"),
@@ -105,8 +118,9 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from rlrecipes.encoding import load_tokenizer
-    from rlrecipes.models import add_lora, load_causal, load_scorer
+    from rlrecipes.model.adapters import add_lora
+    from rlrecipes.model.loading import load_causal, load_scorer
+    from rlrecipes.model.tokens import load_tokenizer
     from rlrecipes.profile import LoraSettings, ModelSettings
 
     folder = tmp_path_factory.mktemp("checkpoint")

@@ -10,16 +10,18 @@ from conftest import SHORTEST, SMALLEST, tiny_tokenizer
 
 from rlrecipes import checks
 from rlrecipes.__main__ import main
-from rlrecipes.checks import vocabulary
 from rlrecipes.errors import UserError
+from rlrecipes.model.tokens import vocabulary
 from rlrecipes.profile import load_profile
-from rlrecipes.versions import versions
+from rlrecipes.run.folder import versions
 
 
 @pytest.fixture
 def refused(home, monkeypatch, capsys):
     """Runs a command that must fail before it trains anything, the base included; returns its sentence."""
-    monkeypatch.setattr("rlrecipes.base.embedded_base", lambda *arguments: pytest.fail("it would have trained"))
+    monkeypatch.setattr(
+        "rlrecipes.model.pretrain.embedded_base", lambda *arguments: pytest.fail("it would have trained")
+    )
 
     def run(*settings: str) -> str:
         shutil.rmtree(home / "runs" / "checks", ignore_errors=True)
@@ -74,7 +76,7 @@ def test_an_8_bit_optimizer_without_bitsandbytes(refused, monkeypatch):
 
 
 def test_a_library_that_is_missing_has_no_version(monkeypatch):
-    monkeypatch.setattr("rlrecipes.versions.LIBRARIES", ("torch", "a-library-that-nobody-has"))
+    monkeypatch.setattr("rlrecipes.run.folder.LIBRARIES", ("torch", "a-library-that-nobody-has"))
     assert versions()["a-library-that-nobody-has"] == "none"
 
 

@@ -9,24 +9,12 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, sentences, smallest, write_rows
+from conftest import ROOT, WITHOUT_TORCH, sentences, smallest, write_rows
 
 import recipes.translation.recipe
 from rlrecipes.__main__ import COMMANDS, main
 from rlrecipes.profile import profile_names
 from rlrecipes.recipe import Reward, Term, recipe_names
-
-WITHOUT_TORCH = f"""
-import runpy, sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "transformers", "trl", "peft", "datasets", "wandb"):
-            raise AssertionError(f"{{name}} is imported")
-sys.meta_path.insert(0, Refuse())
-sys.path.insert(0, {str(ROOT)!r})
-sys.argv[0] = "rlrecipes"
-runpy.run_module("rlrecipes", run_name="__main__")
-"""
 
 
 @pytest.fixture

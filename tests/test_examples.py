@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT, SMALLEST
 
-from rlrecipes import embedded
+from rlrecipes.model import embedded
 from rlrecipes.recipe import load_recipe, recipe_names
 
 

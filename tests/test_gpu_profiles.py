@@ -7,8 +7,8 @@ import torch
 from conftest import SHORTEST, SMALLEST
 from safetensors.torch import load_file
 
-from rlrecipes import models
 from rlrecipes.__main__ import main
+from rlrecipes.model import loading as models
 from rlrecipes.profile import load_profile, profile_names, settings_of
 
 GPU_PROFILES = [name for name in profile_names() if name != "tiny"]
@@ -44,7 +44,7 @@ def test_a_gpu_profile_is_what_it_says_it_is(name):
 def test_the_data_of_the_profile_are_read_where_none_are_named(home, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr("rlrecipes.__main__.make_job", lambda *arguments, source, **rest: seen.append(source))
-    monkeypatch.setattr("rlrecipes.show.show", lambda job: "")
+    monkeypatch.setattr("rlrecipes.before.show.show", lambda job: "")
     for more in ([], ["--data", "built-in"], ["--data", "pairs.jsonl"]):
         main(["show", "translation", "--profile", GPU_PROFILES[0], *more])
     main(["show", "translation"])
@@ -86,7 +86,7 @@ def test_bfloat16_changes_the_computation_and_leaves_the_adapters_in_float32(fin
         seen.add(states.dtype)
         return states
 
-    monkeypatch.setattr("rlrecipes.ppo_trainer.states_at", noted)
+    monkeypatch.setattr("rlrecipes.policy.trainer.states_at", noted)
     command = ["run", "translation", "--run", "bf16", "--data", "pairs.jsonl", *SMALLEST, "model.dtype=bfloat16"]
     assert main(command) == 0
     assert seen == {torch.bfloat16}

@@ -1,125 +1,125 @@
-"""Imports point downwards, and what must be quick imports nothing heavy."""
+"""The house: folders in layers, imports that point downwards, and looking that never waits for torch."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 LAYERS = (
-    {
-        *("errors", "text", "metrics", "recipe", "profile", "run", "versions", "rewards", "files", "formats", "data"),
-        *("job", "show", "console", "interrupts", "allocator", "decoder", "plan"),
-        *("access", "hub", "encoding", "light_tokenizer", "ending", "tensor_files", "embedded"),
-        *("trained", "card", "upload"),
-        *("agreement", "multitask", "reward_source"),
-    },
-    {
-        *(
-            "models",
-            "sampling",
-            "likelihood",
-            "rollout",
-            "base",
-            "tracking",
-            "checkpoint",
-            "training",
-            "memory",
-            "checks",
-        ),
-        *("ppo_trainer", "reward_model"),
-    },
-    {"stages", "stages.sft", "stages.reward", "stages.ppo", "stages.evaluate", "stages.report", "chat", "export"},
-    {"pipeline", "__main__"},
+    "errors text",
+    "recipe",
+    "metrics profile",
+    "run",
+    "hub",
+    "data",
+    "model",
+    "job",
+    "reward",
+    "policy before report after checks",
+    "stages",
+    "pipeline",
+    "__main__",
 )
-LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
-HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "wandb", "bitsandbytes", "accelerate", "safetensors"}
+"""Lowest first; a name is a folder of the package, or a module at its top. What shares a row never imports from it."""
+ROW = {name: row for row, names in enumerate(LAYERS) for name in names.split()}
+WORDS = {"errors", "text", "recipe", "metrics", "profile"}
+"""What recipes are written in."""
+HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "wandb", "bitsandbytes", "accelerate")
 
-FILES = {
-    ".".join(path.relative_to(ROOT / "rlrecipes").with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted((ROOT / "rlrecipes").rglob("*.py"))
-    if path != ROOT / "rlrecipes" / "__init__.py"
-}
+PACKAGE = ROOT / "rlrecipes"
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 RECIPE_FILES = sorted((ROOT / "recipes").rglob("*.py"))
-QUICK = [path for name, path in FILES.items() if LAYER.get(name) == 0] + RECIPE_FILES
-QUICK += [FILES["pipeline"], FILES["__main__"], FILES["stages.report"]]
 
 
-def imported(tree: ast.AST) -> set[str]:
+def room(path: Path) -> str:
+    """The folder or top module that a file of the package belongs to."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> set[str]:
     """Full names of all imported modules and names, wherever in the file."""
     names = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-def parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def rooms(names: set[str]) -> set[str]:
+    """The folders and top modules of the package among imported names."""
+    parts = [name.split(".") for name in names]
+    return {inner for outer, inner, *_ in (p for p in parts if len(p) > 1) if outer == "rlrecipes" and inner in ROW}
 
 
-def at_once(tree: ast.Module) -> set[str]:
-    """What is imported when the module is: not what functions import, nor what only the type checker sees."""
-    names: set[str] = set()
-    for node in tree.body:
-        checked = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        if not checked and not isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names |= imported(node)
-    return names
+def test_every_folder_and_top_module_has_its_layer():
+    assert {room(path) for path in FILES} == set(ROW)
 
 
-def own(names: set[str]) -> set[str]:
-    """Those that are modules of the package, by their name within it."""
-    inner = {name.removeprefix("rlrecipes.") for name in names if name.startswith("rlrecipes.")}
-    return {name for name in inner if name in LAYER}
+def test_the_top_of_the_package_is_read_at_a_glance():
+    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 20
 
 
-def roots(names: set[str]) -> set[str]:
-    return {name.partition(".")[0] for name in names}
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path):
+    own = room(path)
+    assert not {other for other in rooms(imports(path)) if other != own and ROW[other] >= ROW[own]}
 
 
-def test_every_module_has_its_layer():
-    assert set(FILES) == set(LAYER)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_file_is_longer_than_a_reader_holds_in_mind(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_no_module_imports_from_a_higher_layer(module):
-    higher = {name for name in own(imported(parse(FILES[module]))) if LAYER[name] > LAYER[module]}
-    assert not higher
-
-
-@pytest.mark.parametrize("stage", sorted(LAYERS[2] - {"stages"}))
-def test_stages_never_import_each_other(stage):
-    assert not own(imported(parse(FILES[stage]))) & LAYERS[2]
-
-
-@pytest.mark.parametrize("path", QUICK, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_must_be_quick_imports_nothing_heavy(path):
-    assert not roots(at_once(parse(path))) & HEAVY
-    layers = {LAYER[name] for name in own(at_once(parse(path)))}
-    assert 1 not in layers, "layer 1 brings torch"
+@pytest.mark.parametrize("path", sorted((PACKAGE / "stages").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_stages_never_import_each_other(path):
+    assert not {name for name in imports(path) if name.startswith("rlrecipes.stages.")}
 
 
 @pytest.mark.parametrize("path", RECIPE_FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_recipes_import_the_lowest_layer_alone_and_nothing_heavy_anywhere(path):
-    names = imported(parse(path))
-    assert not roots(names) & HEAVY
-    assert {LAYER[name] for name in own(names)} <= {0}
+def test_recipes_import_the_words_alone_and_nothing_heavy_anywhere(path):
+    names = imports(path)
+    assert not {name.partition(".")[0] for name in names} & set(HEAVY)
+    assert rooms(names) <= WORDS
 
 
 def test_recipes_do_not_import_each_other():
     for path in RECIPE_FILES:
-        others = {name for name in imported(parse(path)) if name.startswith("recipes.")}
+        others = {name for name in imports(path) if name.startswith("recipes.")}
         assert all(name.split(".")[1] == path.parent.name for name in others), path
 
 
 def test_one_file_imports_trls_experimental_ppo():
-    using = [
-        name
-        for name, path in FILES.items()
-        if any(imported_name.startswith("trl.experimental") for imported_name in imported(parse(path)))
-    ]
-    assert using == ["ppo_trainer"]
+    users = [path for path in FILES if any(name.startswith("trl.experimental") for name in imports(path))]
+    assert [path.relative_to(PACKAGE).as_posix() for path in users] == ["policy/trainer.py"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["list"], ["--help"], ["show", "dialogue"], ["sft", "dialogu"], ["sft", "dialogue", "sft.max_step=1"], ["report"]],
+    ids=" ".join,
+)
+def test_listing_showing_and_usage_errors_never_wait_for_torch(argv, tmp_path):
+    looking = f"""
+import sys
+from rlrecipes.__main__ import main
+try:
+    main({argv!r})
+except SystemExit:
+    pass
+heavy = [name for name in {HEAVY!r} if name in sys.modules]
+sys.exit(f"imported {{heavy}}" if heavy else 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", looking],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

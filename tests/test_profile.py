@@ -119,7 +119,7 @@ def test_settings_are_flat():
 def test_every_training_setting_is_one_that_trl_knows_or_is_ours():
     from trl import RewardConfig, SFTConfig
 
-    from rlrecipes.ppo_trainer import PPOConfig
+    from rlrecipes.policy.trainer import PPOConfig
     from rlrecipes.stages import ppo, reward
 
     profile = load_profile("tiny")

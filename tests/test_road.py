@@ -8,13 +8,12 @@ import pytest
 from conftest import ROOT, SMALLEST, sentences, smallest, write_rows
 
 from rlrecipes.__main__ import main
-from rlrecipes.base import embedded_base
-from rlrecipes.checkpoint import Checkpoints
 from rlrecipes.errors import UserError
+from rlrecipes.model.pretrain import embedded_base
 from rlrecipes.profile import load_profile
 from rlrecipes.recipe import recipe_names
-from rlrecipes.run import STAGES
-from rlrecipes.versions import LIBRARIES, versions
+from rlrecipes.run.checkpoint import Checkpoints
+from rlrecipes.run.folder import LIBRARIES, STAGES, versions
 
 OWN = ("--data", "pairs.jsonl")
 
@@ -350,7 +349,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on_to_the_same_by
 
 def test_a_stage_that_was_closed_but_not_yet_in_its_place_is_not_made_again(home, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("rlrecipes.run.Run._place", lambda self, stage: interrupt(None, None, self.draft(stage), None))
+        patch.setattr(
+            "rlrecipes.run.folder.Run._place", lambda self, stage: interrupt(None, None, self.draft(stage), None)
+        )
         assert run("closed", *OWN, command="sft") == 75
     folder = home / "runs" / "closed" / "translation"
     assert times(folder).keys() == {".sft"}
@@ -361,7 +362,7 @@ def test_a_stage_that_was_closed_but_not_yet_in_its_place_is_not_made_again(home
 
 
 def test_the_embedded_base_goes_on_as_well_and_leaves_nothing_but_itself(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("rlrecipes.embedded.recipe_names", lambda: ["dialogue"])
+    monkeypatch.setattr("rlrecipes.model.embedded.recipe_names", lambda: ["dialogue"])
     settings = load_profile("tiny", [s for s in SMALLEST if s.startswith("base.")]).base
     whole = embedded_base(settings, tmp_path / "whole", seconds=1e9)
     real = Checkpoints.save

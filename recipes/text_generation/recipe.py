@@ -13,7 +13,7 @@ from typing import Any
 from recipes.text_generation import builtin, hub, judge
 from recipes.text_generation.native import cut, disordered, form_of, in_form, label_of, verses
 from rlrecipes import metrics
-from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term, user
+from rlrecipes.recipe import Comparison, Evaluation, Example, Metric, Native, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import words
 
 TASK = "Continue: "
@@ -57,7 +57,7 @@ def form(prompt: Prompt, answer: str, example: Example) -> float:
     return in_form(verses(answer), example.truth["form"])
 
 
-def fitted_judge(held_out: Sequence[Example]) -> metrics.Metric | None:
+def fitted_judge(held_out: Sequence[Example]) -> Metric | None:
     """The mean P(positive | continuation) by a judge fitted to the labelled held-out texts; None without labels.
 
     A probability, not a verdict: a doubtful text then counts for half, and the mean tells two policies apart sooner.

@@ -13,29 +13,22 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from rlrecipes.checkpoint import Checkpoints
-from rlrecipes.console import bar
-from rlrecipes.data import drawn
-from rlrecipes.encoding import answer_length, decode, fitting_prompts, pad_left
-from rlrecipes.interrupts import finishing_first
+from rlrecipes.data.split import drawn
 from rlrecipes.job import Job
 from rlrecipes.metrics import Interval, estimate, mean_interval
-from rlrecipes.models import (
-    adapter,
-    device,
-    load_adapter,
-    load_causal,
-    load_score_head,
-    open_tokenizer,
-    prompt_window,
-    score_answers,
-)
+from rlrecipes.model.adapters import adapter, load_adapter
+from rlrecipes.model.forward import device
+from rlrecipes.model.loading import load_causal, prompt_window
+from rlrecipes.model.sampling import sample
+from rlrecipes.model.tokens import answer_length, decode, fitting_prompts, open_tokenizer, pad_left
 from rlrecipes.recipe import Example
-from rlrecipes.reward_model import Scorer, open_scorer, shares_base
-from rlrecipes.rewards import score_term
-from rlrecipes.sampling import sample
-from rlrecipes.tracking import Tracker
-from rlrecipes.training import record_drops
+from rlrecipes.reward.model import Scorer, load_score_head, open_scorer, score_answers, shares_base
+from rlrecipes.reward.terms import score_term
+from rlrecipes.run.checkpoint import Checkpoints
+from rlrecipes.run.console import bar
+from rlrecipes.run.interrupts import finishing_first
+from rlrecipes.run.resume import record_drops
+from rlrecipes.run.tracking import Tracker
 
 POLICIES = {"base": None, "sft": "reference", "ppo": "policy"}
 """Each policy and the adapter that makes it."""

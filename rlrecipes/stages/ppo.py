@@ -1,4 +1,4 @@
-"""PPO: the SFT policy, moved by the recipe's reward under a KL penalty (`rlrecipes.ppo_trainer`)."""
+"""PPO: the SFT policy, moved by the recipe's reward under a KL penalty (`rlrecipes.policy.trainer`)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from rlrecipes.checkpoint import Checkpoints
-from rlrecipes.console import say
-from rlrecipes.data import drawn
-from rlrecipes.encoding import answer_length, fitting_prompts
-from rlrecipes.interrupts import finishing_first
+from rlrecipes.data.split import drawn
 from rlrecipes.job import Job
-from rlrecipes.models import load_adapter, load_causal, load_score_head, open_tokenizer, prompt_window
-from rlrecipes.ppo_trainer import PPOConfig, SharedBasePPOTrainer
+from rlrecipes.model.adapters import load_adapter
+from rlrecipes.model.loading import load_causal, prompt_window
+from rlrecipes.model.tokens import answer_length, fitting_prompts, open_tokenizer
+from rlrecipes.policy.trainer import PPOConfig, SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
-from rlrecipes.reward_model import open_scorer, shares_base
-from rlrecipes.tracking import Tracker, progress, remove_printer
-from rlrecipes.training import check_rows, record_drops, training_arguments
+from rlrecipes.reward.model import load_score_head, open_scorer, shares_base
+from rlrecipes.run.checkpoint import Checkpoints
+from rlrecipes.run.console import say
+from rlrecipes.run.interrupts import finishing_first
+from rlrecipes.run.resume import check_rows, record_drops, training_arguments
+from rlrecipes.run.tracking import Tracker, progress, remove_printer
 
 OURS = {"value", "kl_target", "kl_horizon", "kl_stop", "reward_clip"}
 """Settings of the `[ppo]` table that TRL does not know."""

@@ -8,13 +8,13 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from rlrecipes.checkpoint import Checkpoints
-from rlrecipes.console import say
-from rlrecipes.encoding import fitting_examples
 from rlrecipes.job import Job
-from rlrecipes.models import add_lora, load_causal, open_tokenizer, window
-from rlrecipes.tracking import Tracker, progress, remove_printer
-from rlrecipes.training import (
+from rlrecipes.model.adapters import add_lora
+from rlrecipes.model.loading import load_causal, window
+from rlrecipes.model.tokens import fitting_examples, open_tokenizer
+from rlrecipes.run.checkpoint import Checkpoints
+from rlrecipes.run.console import say
+from rlrecipes.run.resume import (
     Resumable,
     check_finite,
     check_rows,
@@ -23,6 +23,7 @@ from rlrecipes.training import (
     record_drops,
     training_arguments,
 )
+from rlrecipes.run.tracking import Tracker, progress, remove_printer
 
 
 class ResumableSFTTrainer(Resumable, SFTTrainer):

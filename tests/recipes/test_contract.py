@@ -9,8 +9,7 @@ from random import Random
 
 import pytest
 
-from rlrecipes.metrics import Metric
-from rlrecipes.recipe import RECIPES, Comparison, Data, Example, Recipe, load_recipe, recipe_names
+from rlrecipes.recipe import RECIPES, Comparison, Data, Example, Metric, Recipe, load_recipe, recipe_names
 
 SAMPLE = 100
 POEM = "白日依山盡，黃河入海流。\n欲窮千里目，更上一層樓。"

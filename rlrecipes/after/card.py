@@ -1,0 +1,280 @@
+"""The model card of an export: what it is, how to load it, what it learned from, what it reached, under what settings.
+
+# translation, PPO policy
+…
+| metric | base | SFT | PPO |
+|---|---|---|---|
+| chrf | 0.780 [0.767, 0.793] | 0.771 [0.760, 0.782] | 0.954 [0.943, 0.963] |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlrecipes.after.finished import Trained
+from rlrecipes.hub.reach import is_hub_id, is_local
+from rlrecipes.recipe import BUILT_IN, is_hub
+from rlrecipes.run.folder import make
+
+NAMES = {"base": "base", "sft": "SFT", "ppo": "PPO"}
+
+
+MADE = {
+    "sft": "by supervised fine-tuning (SFT) on the demonstrations",
+    "ppo": "by supervised fine-tuning (SFT) and then by PPO against the recipe's reward",
+}
+
+
+LOAD = """\
+import torch
+from peft import {config_import}PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer{quantized_import}, GenerationConfig
+{places}
+tokenizer = AutoTokenizer.from_pretrained(adapter)
+model = AutoModelForCausalLM.from_pretrained(
+    base, dtype=torch.{dtype},{quantized}
+){grown}
+model = PeftModel.from_pretrained(model, adapter).eval()
+model.generation_config = GenerationConfig.from_pretrained(adapter)
+
+
+def answer(messages):
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
+    ids = model.generate(**prompt)[0, prompt["input_ids"].shape[1] :]
+    return tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+print(answer({messages}))"""
+
+
+GROWN = """
+if len(tokenizer) > model.get_input_embeddings().num_embeddings:  # for a padding token of its own
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)"""
+
+
+QUANTIZED = """
+    quantization_config=BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.{dtype},
+    ),"""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """How the merged weights compare with the adapter that they were made from."""
+
+    dtype: str
+    """Of the saved weights."""
+    difference: float
+    """The largest difference of a logit from the adapter's on the unquantized base, as a share of the largest logit."""
+    prompts: int
+    """On how many prompts that was measured."""
+    same: int
+    """Greedy answers equal to those of the policy as it was evaluated."""
+    compared: int
+    """Out of how many; 0 before the evaluation."""
+
+    def sentences(self, quantization: str) -> list[str]:
+        """What was measured, for the console and the card."""
+        logits = (
+            f"On {self.prompts} prompts the merged weights' logits differ from those of the adapter on the unquantized base "
+            f"by at most {self.difference:.1e} of the largest ({self.dtype})."
+        )
+        trained = "the 4-bit base" if quantization == "nf4" else "the unquantized base"
+        if not self.compared:
+            answers = f"How they compare with the policy on {trained} was not measured: there is no evaluation yet."
+        else:
+            answers = (
+                f"The policy was trained and evaluated on {trained}; of {self.compared} held-out prompts, {self.same} get "
+                "the same greedy answer from the merged weights."
+            )
+        return [logits, answers]
+
+
+def card(trained: Trained, policy: str, merged: Merged | None, repository: str | None, folder: Path) -> str:
+    """The README.md of an export in `folder`, which is or is not to go to `repository` on the hub."""
+    summary = trained.recipe.summary
+    parts = [
+        _front(trained, policy),
+        f"# {trained.recipe.name}, {NAMES[policy]} policy",
+        f"A LoRA adapter made with rlrecipes on TRL, {MADE[policy]}. The task: {summary}.",
+        "## Use",
+        f"```python\n{_load(trained, repository, folder)}\n```",
+        *_base(trained),
+        *(_merged(trained, merged, repository, folder) if merged else ()),
+        "## Data and licence",
+        *_data(trained),
+        "## Results",
+        *_results(trained, policy),
+        "## Training",
+        *_training(trained, policy),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front(trained: Trained, policy: str) -> str:
+    """What the hub reads. A licence only where all of it is known."""
+    lines = ["library_name: peft", "pipeline_tag: text-generation"]
+    if trained.embedded and _source(trained) == BUILT_IN:
+        lines.append("license: apache-2.0")
+    if not trained.embedded and public(trained.model.name) == trained.model.name:
+        lines.append(f"base_model: {trained.model.name}")
+    tags = ["rlrecipes", "trl", "lora", *(["ppo"] if policy == "ppo" else [])]
+    return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+
+def _load(trained: Trained, repository: str | None, folder: Path) -> str:
+    """Python that loads and asks the policy as it was trained, with nothing but PEFT and Transformers."""
+    quantized = trained.model.quantization == "nf4"
+    places = _places(trained, repository, folder)
+    messages = [{"role": "user", "content": f"{trained.prefix}…"}]
+    if _source(trained) == BUILT_IN:  # a row of somebody's own data is not ours to show
+        messages = [message._asdict() for message in trained.prompts[0]]
+    return LOAD.format(
+        config_import="PeftConfig, " if "PeftConfig" in places else "",
+        quantized_import=", BitsAndBytesConfig" if quantized else "",
+        quantized=QUANTIZED.format(dtype=trained.model.dtype) if quantized else "",
+        dtype=trained.model.dtype,
+        grown="" if trained.embedded else GROWN,
+        places=places,
+        messages=json.dumps(messages, ensure_ascii=False),
+    )
+
+
+def _places(trained: Trained, repository: str | None, folder: Path) -> str:
+    """Python that says where the adapter and its base are."""
+    name = trained.model.name
+    if trained.embedded and repository:
+        return (
+            f'from huggingface_hub import snapshot_download\n\nadapter = snapshot_download("{repository}")\n'
+            'base = f"{adapter}/base"'
+        )
+    if trained.embedded:
+        return f'\nadapter, base = "{folder / "adapter"}", "{folder / "base"}"'
+    if repository or public(name) == name:
+        return f'\nadapter, base = "{repository or folder / "adapter"}", "{public(name)}"'
+    # The adapter knows the folder of its base on this machine; the card may be shown to others.
+    return f'\nadapter = "{folder / "adapter"}"\nbase = PeftConfig.from_pretrained(adapter).base_model_name_or_path'
+
+
+def _base(trained: Trained) -> list[str]:
+    said = {
+        True: "`base/` is the base model, a small Llama that rlrecipes trained from scratch on generated text.",
+        False: f"The base model is `{public(trained.model.name)}`.",
+    }[trained.embedded]
+    return [f"{said} Answers are greedy and end with the token that `generation_config.json` names."]
+
+
+def _merged(trained: Trained, merged: Merged, repository: str | None, folder: Path) -> list[str]:
+    where = f'"{repository}", subfolder="merged"' if repository else f'"{folder / "merged"}"'
+    return [
+        "### Merged weights",
+        f"`merged/` needs no PEFT: `AutoModelForCausalLM.from_pretrained({where})`. "
+        + " ".join(merged.sentences(trained.model.quantization)),
+    ]
+
+
+def _data(trained: Trained) -> list[str]:
+    data = trained.records["sft"]["data"]
+    rows = ", ".join(f"{count} {name.replace('_', '-')}" for name, count in data["kept"].items())
+    dropped = "".join(f" {count} rows were left out: {reason}." for reason, count in data["dropped"].items())
+    if _source(trained) == BUILT_IN:
+        origin = f"Generated by the recipe {trained.recipe.name} itself, with faults on purpose; Apache-2.0, as it is."
+    elif sets := data.get("hub"):
+        named = "; ".join(f"`{each['id']}` (licence: {each['licence']})" for each in sets)
+        origin = f"Public data sets of the hub: {named}."
+    else:
+        origin = (
+            f"`{_public_data(data['source'])}`. Its licence is not known here: write it down before you pass this on."
+        )
+    own = "" if trained.embedded else " The licence of the base model holds as well."
+    return [f"{origin}{own}", f"{rows[0].upper()}{rows[1:]}.{dropped} Fingerprint {data['fingerprint']}."]
+
+
+def _results(trained: Trained, policy: str) -> list[str]:
+    evaluated = trained.records.get("evaluate")
+    if evaluated is None:
+        return [f"Not evaluated yet; `{make('evaluate', trained.run)}`, then export again."]
+    policies = [name for name in NAMES if name in evaluated["metrics"] and (name != "ppo" or policy == "ppo")]
+    names = list(evaluated["metrics"][policy])
+    rows = [[f"`{name}`", *(_estimate(evaluated["metrics"][p].get(name)) for p in policies)] for name in names]
+    table = _table(["metric", *(NAMES[name] for name in policies)], rows)
+    said = [
+        f"Greedy answers to {evaluated['examples']} held-out prompts, with 95 % intervals; `{evaluated['headline']}` is the "
+        "headline, `_sampled` is at temperature 1, `reward` is what PPO climbed."
+    ]
+    if policy == "ppo":
+        gain = evaluated["comparisons"]["ppo_over_sft"]["gain"]
+        said.append(f"PPO over SFT, in pairs: {_estimate(gain, signed=True)} `{evaluated['headline']}`.")
+    measured = trained.records.get("reward", {}).get("metrics", {})
+    if accuracy := measured.get("accuracy"):
+        said.append(f"The reward model's accuracy on held-out comparisons: {_estimate(accuracy)}.")
+    if spearman := measured.get("spearman"):
+        said.append(f"The reward model's rank correlation with held-out ratings: {_estimate(spearman)}.")
+    return [table, " ".join(said)]
+
+
+def _reward(trained: Trained) -> str:
+    """What PPO's learned reward is."""
+    record = trained.records.get("reward")
+    if record is None:
+        return "none: programmed terms alone"
+    if taken := record.get("reward_model"):
+        return f"`{public(taken['name'])}`, taken as it was"
+    return f"trained here, {record['objective']}"
+
+
+def _training(trained: Trained, policy: str) -> list[str]:
+    stages = [
+        name for name in ("sft", "reward", "ppo") if name in trained.records and (policy == "ppo" or name == "sft")
+    ]
+    last = trained.records[policy]
+    facts = [
+        *([["reward model", _reward(trained)]] if policy == "ppo" else []),
+        ["seed", str(last["seed"])],
+        ["seconds", ", ".join(f"{stage} {trained.records[stage]['seconds']:.0f}" for stage in stages)],
+        ["finished", str(last["finished"])],
+        ["rlrecipes", str(last["git_commit"] or "unknown commit")],
+        ["libraries", ", ".join(f"{name} {version}" for name, version in last["versions"].items())],
+        ["Weights & Biases", _links({stage: trained.records[stage].get("wandb") for stage in stages})],
+    ]
+    named = {"data.source": _public_data, "model.name": public, "reward.model": public}
+    settings = {key: named[key](value) if key in named and value else value for key, value in last["settings"].items()}
+    lines = "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items())
+    return [_table(["", ""], facts), f"Settings:\n\n```\n{lines}\n```"]
+
+
+def _links(links: Mapping[str, str | None]) -> str:
+    pages = [f"[{stage}]({link})" for stage, link in links.items() if link]
+    return ", ".join(pages) or "no page: tracked offline or not at all"
+
+
+def _source(trained: Trained) -> str:
+    return str(trained.records["sft"]["data"]["source"])
+
+
+def public(name: str) -> str:
+    """Of a model on this machine the last part of its path, though it may be gone by now; a hub id as it is."""
+    return name if is_hub_id(name) and not is_local(name) else Path(name).absolute().name
+
+
+def _public_data(source: str) -> str:
+    return source if source == BUILT_IN or is_hub(source) else Path(source).absolute().name
+
+
+def _estimate(interval: Mapping[str, float] | None, signed: bool = False) -> str:
+    if interval is None:
+        return "–"
+    sign = "+" if signed else ""
+    return f"{interval['value']:{sign}.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def _table(titles: list[str], rows: list[list[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

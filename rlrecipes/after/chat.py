@@ -1,0 +1,371 @@
+"""A talk with a run's policies: in the terminal, or one answer for each line of standard input.
+
+    ppo> Das Kind liest den Brief.
+    The child reads the letter.
+      reward +1.42, 9 tokens
+    ppo> /policy sft
+
+The reward is the reward model's standardised score (mean 0, deviation 1 over the demonstrations). Terms of the recipe's
+reward that are programmed want references, which nobody has for what is typed here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from rlrecipes.after.finished import Trained
+from rlrecipes.errors import UserError
+from rlrecipes.model.adapters import adapter, load_adapter
+from rlrecipes.model.forward import device
+from rlrecipes.model.loading import check_model, load_causal, window
+from rlrecipes.model.sampling import sample
+from rlrecipes.model.tokens import decode, encode_prompt, open_tokenizer, pad_left
+from rlrecipes.profile import Profile, RewardSettings
+from rlrecipes.recipe import Message, Prompt
+from rlrecipes.reward.model import Scorer, load_score_head, open_scorer, score_answers, shares_base
+
+ROLES = {"base": None, "sft": "reference", "ppo": "policy"}
+
+
+COMMANDS = "/policy {}, /clear, /quit"
+
+
+LIKE_COMMANDS = "a message that starts with / needs a space before it"
+
+
+NO_TEXT = "this is not UTF-8 text; check the terminal's or the file's encoding"
+
+
+BOM = "\ufeff"
+"""What some editors write before the first line of a file; it is no part of the text."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a policy said."""
+
+    text: str
+    tokens: int
+    """EOS included."""
+    ended: bool
+    """Whether it ended by itself, rather than at the most tokens."""
+    reward: float | None
+    """The reward model's standardised score; None without a reward model."""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """The policies of a run, loaded on one base."""
+
+    trained: Trained
+    model: PeftModel
+    tokenizer: Any
+    scorer: Scorer | None
+    """The learned reward of answers; None without a reward model."""
+    window: int
+    """The most tokens of a prompt and its answer."""
+    temperature: float
+
+    def answer(self, policy: str, prompt: Prompt, on_text: Callable[[str], None]) -> Answer:
+        """Samples an answer; `on_text` is given each piece of it as soon as its characters are whole.
+
+        Raises:
+            UserError: the prompt is no text, or leaves no room for an answer.
+        """
+        if not all(is_text(message.content) for message in prompt):
+            raise UserError(NO_TEXT)
+        ids = encode_prompt(self.tokenizer, prompt)
+        room = self.window - len(ids)
+        if room < 1:
+            raise UserError(f"the prompt has {len(ids)} tokens, and {self.window} is the most with its answer")
+        length = min(room, self.trained.answer_length or room)
+        pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        stream = Stream(self.tokenizer, on_text)
+        query = pad_left([ids], pad).to(device())
+        with adapter(self.model, ROLES[policy]):
+            tokens = sample(self.model, query, pad, eos, length, self.temperature, on_tokens=stream.add).tokens[0]
+        text = stream.end()
+        reward = None
+        if self.scorer is not None:
+            (reward,) = self.scorer([(prompt, text)])
+        return Answer(text, len(tokens), bool(tokens[-1] == eos), reward)
+
+
+class Stream:
+    """Hands an answer on as it grows: the pieces, put together, are the text that `decode` makes of all its tokens.
+
+    A token of byte-level BPE may hold a part of a character, which decodes to U+FFFD until its other bytes are there.
+    Spaces wait for what follows them, since an answer ends without.
+    """
+
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
+        self.tokenizer, self.on_text = tokenizer, on_text
+        self.ids: list[int] = []
+        self.shown = ""
+
+    def add(self, tokens: torch.Tensor) -> None:
+        """Takes the next token, `[1]`."""
+        self.ids += tokens.tolist()
+        self._show(decode(self.tokenizer, self.ids).rstrip("\N{REPLACEMENT CHARACTER}").rstrip())
+
+    def end(self) -> str:
+        """Hands on what was held back, and returns the whole text."""
+        text = decode(self.tokenizer, self.ids)
+        self._show(text)
+        return text
+
+    def _show(self, text: str) -> None:
+        if len(text) > len(self.shown) and text.startswith(self.shown):
+            piece, self.shown = text[len(self.shown) :], text
+            self.on_text(piece)
+
+
+def load_voice(trained: Trained, temperature: float) -> Voice:
+    """Loads all that the run has trained, on its base as it was in training.
+
+    Raises:
+        UserError: the base is gone or cannot be had, or a file of the run is damaged.
+    """
+    base, run = trained.base_model(), trained.run
+    _ = trained.prompts  # read now, so that damage is not taken for a fault of what is asked
+    check_model(base)
+    tokenizer = open_tokenizer(base)
+    model = load_adapter(load_causal(base, trained.model, tokenizer), run.stage("sft") / "adapter", "reference")
+    if "ppo" in trained.policies:
+        model = load_adapter(model, run.stage("ppo") / "adapter", "policy")
+    scorer = _scorer(trained, model, tokenizer) if trained.learned else None
+    return Voice(trained, model.eval(), tokenizer, scorer, window(base, trained.model), temperature)
+
+
+def _scorer(trained: Trained, model: PeftModel, tokenizer: Any) -> Scorer:
+    """The reward model's scores: an adapter of the policies' base, or a model beside it."""
+    folder = trained.run.stage("reward")
+    if shares_base(folder):
+        load_adapter(model, folder / "adapter", "reward")
+        head = load_score_head(folder)
+        return lambda pairs: score_answers(model, head, tokenizer, pairs, 1)
+    settings = RewardSettings(model=trained.records["reward"]["settings"]["reward.model"])
+    return open_scorer(folder, Profile(trained.run.name, model=trained.model, reward=settings), 1)
+
+
+# In the terminal.
+
+
+def talk(voice: Voice, policy: str) -> None:
+    """Reads, answers and shows the reward until Ctrl-D, Ctrl-C or `/quit`. Ctrl-C while it answers stops the answer."""
+    # Otherwise it comes as Ctrl-C does, and would stop an answer alone.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - input() edits lines with it, and keeps a history
+    print(opening(voice, policy))
+    turns: Prompt = ()
+    while (typed := _typed(f"{policy}> ")) is not None:
+        command, _, argument = typed.partition(" ")
+        if not is_text(typed):
+            print(NO_TEXT)
+        elif command == "/quit":
+            return
+        elif command == "/clear":
+            turns = ()
+        elif command == "/policy":
+            before, policy = policy, _chosen(voice, argument.strip(), policy)
+            turns = turns if policy == before else ()
+        elif command.startswith("/"):
+            print(f"there is no {command}; there are {commands(voice)}; {LIKE_COMMANDS}")
+        elif typed.strip():
+            turns = _turn(voice, policy, turns, typed.strip())
+
+
+def opening(voice: Voice, policy: str) -> str:
+    """What a talk begins with: who answers, what a prompt is, and what can be done."""
+    trained = voice.trained
+    how = f"temperature {voice.temperature:g}" if voice.temperature else "greedy"
+    lines = [f"{trained.recipe.name}: {policy} of {trained.run.folder}, {how}"]
+    if "ppo" not in trained.policies:
+        lines.append(trained.missing())
+    if voice.scorer is None:
+        lines.append("no reward is shown: this run has no reward model")
+    if trained.prompts:
+        lines += ["a prompt looks like this:", *(f"    {line}" for line in _example(trained).splitlines())]
+    if trained.prefix:
+        lines.append(f"what you type goes in behind '{trained.prefix.strip()}', as in training")
+    lines.append("it remembers the turns before" if trained.many_turns else "each prompt stands alone, as in training")
+    return "\n".join([*lines, f"{commands(voice)}; a line that ends with \\ goes on in the next", ""])
+
+
+def _example(trained: Trained) -> str:
+    turns = [message for message in trained.prompts[0] if message.role != "system"]
+    if len(turns) == 1:
+        return turns[0].content.removeprefix(trained.prefix)
+    return "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+
+
+def commands(voice: Voice) -> str:
+    return COMMANDS.format("|".join(voice.trained.policies))
+
+
+def _typed(mark: str) -> str | None:
+    """What was typed, over several lines where each but the last ends with a backslash; None: no more will come."""
+    lines: list[str] = []
+    try:
+        while True:
+            lines.append(input("... " if lines else mark))
+            if not lines[-1].endswith("\\"):
+                return "\n".join([*(line[:-1] for line in lines[:-1]), lines[-1]])
+    except (EOFError, KeyboardInterrupt):
+        print()
+        return None
+
+
+def _chosen(voice: Voice, name: str, before: str) -> str:
+    try:
+        return voice.trained.policy(name)
+    except UserError as error:
+        print(error)
+        return before
+
+
+def _turn(voice: Voice, policy: str, turns: Prompt, text: str) -> Prompt:
+    """Answers, and returns the turns that the next prompt stands on."""
+    try:
+        prompt, forgotten = _fitting(voice, turns, asked(voice.trained, text))
+        if forgotten:
+            print(f"({forgotten} turns are forgotten: {voice.window} tokens are the most)")
+        answer = voice.answer(policy, (*voice.trained.system, *prompt), _print)
+    except KeyboardInterrupt:
+        print("\n  (stopped)")
+        return turns
+    except UserError as error:
+        print(error)
+        return turns
+    print(f"\n{_dim('  ' + about(answer))}")
+    return (*prompt, Message("assistant", answer.text)) if voice.trained.many_turns else ()
+
+
+def _fitting(voice: Voice, turns: Prompt, last: Message) -> tuple[Prompt, int]:
+    """The turns before and the last one, without the oldest that find no room beside an answer; and how many those are."""
+    room = voice.window - (voice.trained.answer_length or 1)
+    kept = turns
+    while kept and len(encode_prompt(voice.tokenizer, (*voice.trained.system, *kept, last))) > room:
+        kept = kept[2:]
+    return (*kept, last), len(turns) - len(kept)
+
+
+def asked(trained: Trained, text: str) -> Message:
+    """What a person said, as training would have had it."""
+    return Message("user", text if text.startswith(trained.prefix) else f"{trained.prefix}{text}")
+
+
+def is_text(text: str) -> bool:
+    """Whether it has nothing but characters: bytes that are no UTF-8 come as halves of surrogate pairs."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def about(answer: Answer) -> str:
+    """`reward +1.42, 9 tokens`"""
+    reward = "" if answer.reward is None else f"reward {answer.reward:+.2f}, "
+    return f"{reward}{answer.tokens} tokens{'' if answer.ended else ', cut off'}"
+
+
+def _print(piece: str) -> None:
+    """Text from a model as text: a control character could move the cursor or worse."""
+    shown = "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in piece)
+    print(shown, end="", flush=True)
+
+
+def _dim(text: str) -> str:
+    plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if plain else f"\033[2m{text}\033[0m"
+
+
+# For scripts.
+
+
+def answer_lines(voice: Voice, policy: str, lines: Iterator[str], as_json: bool) -> None:
+    """One answer for each line that is not blank: the answer on standard output, its reward on standard error.
+
+    With `as_json` a line is a JSON text, a list of messages or an object with a `prompt` that is one of those, and so is
+    each line of output: `{"answer": "The child reads.", "reward": 1.42, "tokens": 5, "ended": true}`.
+
+    Raises:
+        UserError: a line cannot be read or is too long; those before it have been answered.
+    """
+    for number, line in _numbered(lines):
+        try:
+            prompt = _prompt_of(_parsed(line), voice.trained) if as_json else _alone(voice.trained, line)
+            answer = voice.answer(policy, prompt, (lambda _: None) if as_json else _write)
+        except UserError as error:
+            raise UserError(f"standard input, line {number}: {error}") from error
+        if as_json:
+            given = {"answer": answer.text, "reward": answer.reward, "tokens": answer.tokens, "ended": answer.ended}
+            print(json.dumps(given, ensure_ascii=False), flush=True)
+        else:
+            _write("\n")
+            if answer.reward is not None:
+                print(f"reward {answer.reward:+.2f}", file=sys.stderr, flush=True)
+
+
+def _numbered(lines: Iterator[str]) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        for number, line in enumerate(lines, 1):
+            if text := (line.removeprefix(BOM) if number == 1 else line).strip():
+                yield number, text
+    except UnicodeDecodeError:
+        raise UserError(f"standard input, line {number + 1} is not UTF-8 text; send UTF-8") from None
+
+
+def _write(piece: str) -> None:
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+
+
+def _alone(trained: Trained, text: str) -> Prompt:
+    return (*trained.system, asked(trained, text))
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"this is not JSON ({error}); send one JSON text, list or object a line") from None
+
+
+def _prompt_of(value: Any, trained: Trained) -> Prompt:
+    """A prompt from JSON; messages are taken as they are.
+
+    Raises:
+        UserError: it is none.
+    """
+    value = value.get("prompt") if isinstance(value, dict) else value
+    if isinstance(value, str) and value.strip():
+        return _alone(trained, value)
+    if _is_chat(value):
+        return tuple(Message(turn["role"], turn["content"]) for turn in value)
+    raise UserError("give a text, a list of messages that ends with the user's, or an object with such a 'prompt'")
+
+
+def _is_chat(value: Any) -> bool:
+    def is_turn(turn: Any) -> bool:
+        return (
+            isinstance(turn, dict)
+            and turn.get("role") in ("system", "user", "assistant")
+            and isinstance(turn.get("content"), str)
+        )
+
+    return isinstance(value, Sequence) and bool(value) and all(map(is_turn, value)) and value[-1]["role"] == "user"

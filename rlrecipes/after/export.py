@@ -1,0 +1,193 @@
+"""A policy for the world outside: `runs/<run>/<recipe>/export/`, whole or not at all.
+
+README.md     the model card
+adapter/      adapter_config.json, adapter_model.safetensors, generation_config.json, the tokenizer
+base/         the base model, where it is our embedded one, which nobody else has
+merged/       with `--merged`: whole weights, the adapter merged into the unquantized base
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from rlrecipes.after.card import Merged, card, public
+from rlrecipes.after.finished import Trained
+from rlrecipes.errors import UserError
+from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
+from rlrecipes.model.forward import device
+from rlrecipes.model.loading import check_model
+from rlrecipes.model.tokens import PLAIN_TEMPLATE, decode, encode, encode_prompt, open_tokenizer
+from rlrecipes.recipe import user
+from rlrecipes.run.console import say
+from rlrecipes.run.folder import locked, make
+
+CHECKED = 8
+"""Prompts on which logits are compared."""
+
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""The largest difference of a logit that saved weights may show, as a share of the largest; by their type."""
+
+
+def export(trained: Trained, policy: str, merged: bool, repository: str | None) -> Path:
+    """Writes the export of a policy and returns its folder; an earlier export is replaced.
+
+    Raises:
+        UserError: the base cannot be had, or not unquantized, a file of the run is damaged, the export's place is taken, or
+            the merged weights are not those of the adapter.
+    """
+    base = trained.base_model()
+    check_model(base)
+    if merged:
+        _check_unquantized(base)
+    _ = trained.prompts  # damage is told before the work
+    told = "base" if trained.embedded else base if repository is None else public(base)
+    place, draft, before = trained.run.stage("export"), trained.run.draft("export"), trained.run.draft("export-before")
+    if place.is_file():
+        raise UserError(f"{place} is a file, and the export's folder is to stand there; move it away")
+    with locked(trained.run.folder):
+        _put_back(before, place)
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            tokenizer = _adapter(trained, policy, base, told, draft / "adapter")
+            if trained.embedded:
+                shutil.copytree(base, draft / "base")
+            found = _merge(trained, policy, base, tokenizer, draft) if merged else None
+            (draft / "README.md").write_text(card(trained, policy, found, repository, place), encoding="utf-8")
+            if place.exists():
+                place.rename(before)
+            draft.rename(place)
+            shutil.rmtree(before, ignore_errors=True)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return place
+
+
+def _put_back(before: Path, place: Path) -> None:
+    """An earlier export that a killed process was about to replace goes back, unless the new one is in its place."""
+    if before.exists() and not place.exists():
+        before.rename(place)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _check_unquantized(base: str) -> None:
+    if getattr(AutoConfig.from_pretrained(base), "quantization_config", None):
+        raise UserError(
+            f"'{base}' holds quantized weights alone, and nothing can be merged into those; export without MERGED=1"
+        )
+
+
+def _adapter(trained: Trained, policy: str, base: str, told: str, folder: Path) -> Any:
+    """Writes the adapter, which is `told` the name of its base, with its tokenizer and how answers are to be generated.
+
+    Returns the tokenizer as training had it.
+    """
+    source, again = trained.run.stage(policy) / "adapter", make(policy, trained.run)
+    config = _read(source / ADAPTER, lambda path: LoraConfig.from_pretrained(path.parent), again)
+    weights = _read(source / ADAPTER_WEIGHTS, load_file, again)
+    config.task_type, config.inference_mode = "CAUSAL_LM", True
+    config.base_model_name_or_path = told
+    config.save_pretrained(folder)
+    save_file(weights, folder / ADAPTER_WEIGHTS, {"format": "pt"})
+    tokenizer = open_tokenizer(base)
+    if tokenizer.chat_template == PLAIN_TEMPLATE and tokenizer.bos_token is not None:
+        tokenizer.chat_template = "{{ bos_token }}" + PLAIN_TEMPLATE  # as `encode_prompt` does
+    tokenizer.save_pretrained(folder)
+    _generation(trained, tokenizer).save_pretrained(folder)
+    return open_tokenizer(base)
+
+
+def _read(path: Path, read: Callable[[Path], Any], again: str) -> Any:
+    """What `read` makes of a file of a finished stage, which the command `again` makes."""
+    try:
+        return read(path)
+    except Exception:  # whatever PEFT and safetensors raise over a file that is damaged or gone
+        raise UserError(f"{path} is damaged or missing; make its stage again with `{again} FORCE=1`") from None
+
+
+def _generation(trained: Trained, tokenizer: Any) -> GenerationConfig:
+    """Greedy, to our EOS. What a base's own configuration may add, such as a penalty on repetition, is switched off."""
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        max_new_tokens=trained.answer_length or 256,
+    )
+
+
+def _merge(trained: Trained, policy: str, base: str, tokenizer: Any, draft: Path) -> Merged:
+    """Writes `merged/` and compares what was written with the adapter.
+
+    It is merged in float32, in main memory (4 bytes for each parameter), and saved in the type of the base's own checkpoint.
+    """
+    say("  merging into the unquantized base")
+    prompts = list(trained.prompts)[:CHECKED] or [user("Hello!")]
+    texts = [row["policies"][policy]["answer"] for row in trained.samples[:CHECKED]] or [""] * len(prompts)
+    rows = [encode(tokenizer, prompt, text).ids for prompt, text in zip(prompts, texts, strict=True)]
+    model = PeftModel.from_pretrained(_unquantized(base, tokenizer), draft / "adapter").eval()
+    expected = _logits(model, rows)
+    whole = model.merge_and_unload(safe_merge=True)
+    dtype = getattr(AutoConfig.from_pretrained(base), "dtype", None) or torch.float32
+    whole.generation_config = _generation(trained, tokenizer)
+    whole.to(dtype).save_pretrained(draft / "merged")
+    shutil.copytree(draft / "adapter", draft / "merged", dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter_*"))
+    del model, whole
+
+    saved = _on_device(AutoModelForCausalLM.from_pretrained(draft / "merged", dtype=dtype).eval())
+    difference = max(
+        ((a - b).abs().max() / a.abs().max()).item() for a, b in zip(expected, _logits(saved, rows), strict=True)
+    )
+    if not difference <= TOLERANCE.get(dtype, 1e-2):
+        raise UserError(
+            f"the merged weights' logits differ from the adapter's by {difference:.1e} of the largest; nothing was exported"
+        )
+    same = sum(
+        _answer(saved, tokenizer, encode_prompt(tokenizer, prompt)) == row["policies"][policy]["answer"]
+        for prompt, row in zip(trained.prompts, trained.samples, strict=False)
+    )
+    found = Merged(str(dtype).removeprefix("torch."), difference, len(rows), same, len(trained.samples))
+    for sentence in found.sentences(trained.model.quantization):
+        say(f"  {sentence}")
+    return found
+
+
+def _unquantized(base: str, tokenizer: Any) -> Any:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"the weights of '{base}' cannot be had ({reason}); export without MERGED=1") from None
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return model
+
+
+def _on_device(model: Any) -> Any:
+    try:
+        return model.to(device())
+    except torch.OutOfMemoryError:  # it was trained in 4 bits; whole it may find no room there
+        return model.to("cpu")
+
+
+@torch.no_grad()
+def _logits(model: Any, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """Logits `[length, vocabulary]` of each row."""
+    return [model(input_ids=torch.tensor([row], device=model.device)).logits[0].float().cpu() for row in rows]
+
+
+@torch.no_grad()
+def _answer(model: Any, tokenizer: Any, ids: Sequence[int]) -> str:
+    prompt = torch.tensor([ids], device=model.device)
+    given = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt))[0, len(ids) :]
+    return decode(tokenizer, given)

@@ -1,0 +1,169 @@
+"""What a run has trained, read from the records of its stages: what `chat` and `export` take up, without data or options.
+
+Trained(run=Run("tiny", "translation"), recipe=…, records={"sft": {"settings": {"model.name": "builtin", …}, …}, …})
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rlrecipes.errors import UserError
+from rlrecipes.profile import ModelSettings
+from rlrecipes.recipe import BUILT_IN, Message, Prompt, Recipe, unknown
+from rlrecipes.run.folder import STAGES, Run, make, read_json
+
+POLICIES = ("base", "sft", "ppo")
+
+
+RECORDED = ("data", "finished", "git_commit", "metrics", "seconds", "seed", "versions")
+"""What every stage records."""
+
+
+SHOWN = 50
+"""Held-out prompts that are read to see what prompts look like."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run in which SFT, at least, is finished."""
+
+    run: Run
+    recipe: Recipe
+    records: Mapping[str, Mapping[str, Any]]
+    """By stage, what `done.json` says; finished stages alone."""
+
+    def policy(self, asked: str | None) -> str:
+        """The policy that was asked for; without a wish the one that was trained last.
+
+        Raises:
+            UserError: there is no such policy, or it has not been trained; the sentence has the command that does.
+        """
+        if asked is None:
+            return "ppo" if "ppo" in self.records else "sft"
+        if asked not in POLICIES:
+            raise UserError(unknown("policy", asked, POLICIES, f"there are {', '.join(POLICIES)}"))
+        if asked not in self.policies:
+            raise UserError(f"{self.missing()}, or choose POLICY=sft")
+        return asked
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Those that can answer."""
+        return tuple(policy for policy in POLICIES if policy == "base" or policy in self.records)
+
+    def missing(self) -> str:
+        """Which policy is not there yet, and the command that makes it."""
+        return f"PPO has not been run in {self.run.folder}; make it with `{make('ppo', self.run)}`"
+
+    @property
+    def learned(self) -> bool:
+        """Whether there is a reward model."""
+        return "reward" in self.records
+
+    @property
+    def model(self) -> ModelSettings:
+        """How the base was held in memory in training."""
+        names = {field.name for field in dataclasses.fields(ModelSettings)}
+        settings = {key.removeprefix("model."): value for key, value in self.records["sft"]["settings"].items()}
+        return ModelSettings(**{name: settings[name] for name in names if name in settings})
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the base is one of ours rather than the user's model."""
+        return self.model.name == "builtin"
+
+    def base_model(self) -> str:
+        """The base itself: a hub id or a folder.
+
+        Raises:
+            UserError: it is the embedded one, and it is gone.
+        """
+        if not self.embedded:
+            return self.model.name
+        # The adapter knows on which base it was trained; the recipes' documents may have changed since.
+        path = self.run.stage("sft") / "adapter" / "adapter_config.json"
+        base = read_json(path).get("base_model_name_or_path")
+        if base is None:
+            raise UserError(
+                f"{path} is damaged; make the run again with `{make('sft', self.run)} FORCE=1` and its options"
+            )
+        if not (Path(base) / "config.json").is_file():
+            raise UserError(
+                f"the embedded base that {self.run.folder} was trained on is gone ({base}); put it back, or make both again "
+                f"with `{make(self.run.recipe, self.run)} FORCE=1` and the run's options"
+            )
+        return str(base)
+
+    @property
+    def answer_length(self) -> int | None:
+        """The most tokens of PPO's answers; None before PPO."""
+        length: int | None = self.records.get("ppo", {}).get("answer_length")
+        return length
+
+    @cached_property
+    def samples(self) -> Sequence[Mapping[str, Any]]:
+        """Held-out prompts with what each policy answered, as evaluation left them; none before it.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.run.stage("evaluate") / "samples.jsonl"
+        if "evaluate" not in self.records:
+            return ()
+        try:
+            with path.open(encoding="utf-8") as file:
+                rows = [json.loads(line) for line in itertools.islice(file, SHOWN)]
+            return [{"prompt": [Message(**m) for m in row["prompt"]], "policies": row["policies"]} for row in rows]
+        except (OSError, ValueError, TypeError, KeyError):
+            raise UserError(
+                f"{path} is damaged or missing; make its stage again with `{make('evaluate', self.run)} FORCE=1`"
+            ) from None
+
+    @cached_property
+    def prompts(self) -> Sequence[Prompt]:
+        """Some prompts as training had them; none where only the user's data, not evaluated yet, could tell."""
+        if self.samples:
+            return [tuple(row["prompt"]) for row in self.samples]
+        if self.records["sft"]["data"]["source"] != BUILT_IN:
+            return ()
+        return [example.prompt for example in self.recipe.builtin().held_out[:SHOWN]]
+
+    @property
+    def prefix(self) -> str:
+        """What prompts begin with in training beside what a person says."""
+        prefix = self.recipe.prefix
+        return prefix if all(prompt[-1].content.startswith(prefix) for prompt in self.prompts) else ""
+
+    @property
+    def many_turns(self) -> bool:
+        """Whether prompts are whole dialogues."""
+        return any(sum(message.role == "user" for message in prompt) > 1 for prompt in self.prompts)
+
+    @property
+    def system(self) -> Prompt:
+        """The system message with which every prompt begins; none where they differ."""
+        first = {prompt[0] for prompt in self.prompts}
+        return tuple(first) if len(first) == 1 and next(iter(first)).role == "system" else ()
+
+
+def find_trained(run: Run, recipe: Recipe) -> Trained:
+    """What is finished in a run.
+
+    Raises:
+        UserError: nothing is; the sentence has the command that begins.
+    """
+    records = {stage: record for stage in STAGES if (record := run.done(stage)) is not None}
+    for stage, record in records.items():
+        if lacking := [key for key in RECORDED if key not in record]:
+            path = run.stage(stage) / "done.json"
+            raise UserError(f"{path} lacks '{lacking[0]}'; make the stage again with `{make(stage, run)} FORCE=1`")
+    if "sft" not in records:
+        raise UserError(f"nothing has been trained in {run.folder}; begin with `{make('sft', run)}`")
+    return Trained(run, recipe, records)

@@ -1,0 +1,80 @@
+"""The device's memory ran out: in which phase, what the plan says of it, and what to lower.
+
+out of memory in the ppo rollout: it needs 12.6 GiB by the plan and the card has 24.0; lower
+ppo.local_rollout_forward_batch_size=32, ppo.response_length=128 or model.max_length=1024
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from rlrecipes.before.decoder import read_config
+from rlrecipes.before.plan import BATCH, GIB, needs
+from rlrecipes.errors import UserError
+from rlrecipes.profile import Profile
+
+LOWER = {
+    "sft": ("model.max_length",),
+    "reward": ("model.max_length",),
+    "ppo rollout": ("ppo.response_length", "model.max_length"),
+    "ppo update": ("ppo.response_length", "model.max_length"),
+    "evaluate": ("ppo.response_length", "model.max_length"),
+}
+"""What else a phase's need grows with, beside its batch (`plan.BATCH`)."""
+
+
+def halved(profile: Profile, phase: str) -> tuple[Profile, dict[str, tuple[int, int]]] | None:
+    """The profile with half the phase's micro-batch at an equal batch, and what changed, `{"sft.…": (8, 4)}`.
+
+    None where it cannot be halved.
+    """
+    table, key = BATCH[phase].split(".")
+    settings = getattr(profile, table)
+    size = getattr(settings, key)
+    changes = {key: size // 2}
+    if key == "per_device_train_batch_size":
+        if size % 2:
+            return None
+        changes["gradient_accumulation_steps"] = 2 * settings.gradient_accumulation_steps
+    if size < 2:
+        return None
+    told = {f"{table}.{name}": (getattr(settings, name), value) for name, value in changes.items()}
+    return dataclasses.replace(profile, **{table: dataclasses.replace(settings, **changes)}), told
+
+
+def out_of_memory(profile: Profile, phase: str, learned: bool) -> UserError:
+    """The sentence for a person whose card was too small."""
+    settings = [BATCH[phase], *LOWER[phase]]
+    lower = [f"{name}={_value(profile, name)}" for name in settings]
+    if phase in ("sft", "reward", "ppo update") and not _value(profile, f"{phase.split()[0]}.gradient_checkpointing"):
+        lower.append(f"set {phase.split()[0]}.gradient_checkpointing=true")
+    *others, last = lower
+    return UserError(
+        f"out of memory in the phase '{phase}'{_planned(profile, phase, learned)}; lower {', '.join(others)} or {last}"
+    )
+
+
+def _planned(profile: Profile, phase: str, learned: bool) -> str:
+    """What the plan says, where it can read the model's configuration."""
+    try:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        found = needs(read_config(profile), profile, device=device, learned=learned)
+    except UserError:
+        return ""
+    need = next(need.total for need in found if need.phase == phase) / GIB
+    return f", which needs {need:.1f} GiB by the plan{_card()}"
+
+
+def _card() -> str:
+    if not torch.cuda.is_available():
+        return ""
+    free, total = torch.cuda.mem_get_info()
+    return f" where the card has {total / GIB:.1f} GiB ({free / GIB:.1f} free)"
+
+
+def _value(profile: Profile, name: str) -> Any:
+    table, key = name.split(".")
+    return getattr(getattr(profile, table), key)

@@ -1,0 +1,266 @@
+"""What a job would train on and how it would be judged, as text, before any time is spent.
+
+    <|user|>Translate: Das Kind liest.<|end|><|assistant|>▌The child reads.<|end|>
+
+The sign ▌ stands where the prompt ends and the answer begins; what is before it is given, what is behind it is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rlrecipes.before.decoder import language_part, whole_number
+from rlrecipes.before.light_tokenizer import open_light_tokenizer
+from rlrecipes.errors import UserError
+from rlrecipes.hub.reach import cached_file, fetched_file, is_local, reach_model, read_object
+from rlrecipes.job import Job
+from rlrecipes.model.embedded import find_base
+from rlrecipes.model.eos import use_producible_eos
+from rlrecipes.model.tokens import answer_length, encode, encode_prompt, prompt_text
+from rlrecipes.recipe import Example, Prompt, user
+from rlrecipes.reward.terms import score_term
+from rlrecipes.run.folder import make
+
+SHOWN = 3
+
+
+SAMPLED = 500
+"""Rows that are counted for a distribution, drawn evenly."""
+
+
+BOUNDARY = "▌"
+
+
+LONGEST = 1200
+"""Characters of a text that are shown."""
+
+
+def show(job: Job) -> str:
+    """The data with a few rows of each kind, their tokens, what reward terms and metrics give the reference and silence."""
+    data, recipe = job.data, job.recipe
+    seen, missing = _model(job)
+    parts = [f"{recipe.name}: {recipe.summary}", f"data: {data.source}", *(f"  note: {note}" for note in data.notes)]
+    parts += [f"  {count:,} rows left out: {reason}" for reason, count in data.dropped.items()]
+    parts += _heading("demonstrations", len(data.demonstrations), "what SFT imitates")
+    parts += [_row(example.prompt, f"→ {example.answers[0]}") for example in data.demonstrations[:SHOWN]]
+    parts += _heading("comparisons", len(data.comparisons), "what the reward model learns from")
+    for comparison in data.comparisons[:SHOWN]:
+        parts.append(_row(comparison.prompt, f"+ {comparison.chosen}", f"- {comparison.rejected}"))
+    if data.ratings:
+        parts += _heading("ratings", len(data.ratings), "answers with their scores")
+        parts += [_row(rating.prompt, f"{rating.score:g}: {rating.answer}") for rating in data.ratings[:SHOWN]]
+    parts += _heading("prompts", len(data.prompts), "what PPO answers")
+    parts += [_row(example.prompt) for example in data.prompts[:SHOWN]]
+    parts += _heading("held out", len(data.held_out), f"and {len(data.held_out_comparisons)} comparisons")
+    parts += [
+        _row(example.prompt, *(f"= {answer}" for answer in example.answers[:2])) for example in data.held_out[:SHOWN]
+    ]
+    parts += [*_templated(job, seen), *_lengths(job, seen)] if seen else ["\ntokens: not shown; " + missing]
+    return "\n".join([*parts, *_reward(job), *_metrics(job)])
+
+
+def _heading(name: str, count: int, meaning: str) -> list[str]:
+    return [f"\n{name} ({count:,}): {meaning}"]
+
+
+def _row(prompt: Prompt, *lines: str) -> str:
+    turns = [f"  {message.role}: {_cut(message.content)}" for message in prompt]
+    return "\n".join([*turns, *(f"    {_cut(line)}" for line in lines)])
+
+
+def _cut(text: str) -> str:
+    """A text of at most some `LONGEST` characters: start and end, and how much was left out between them."""
+    if len(text) <= LONGEST:
+        return text
+    half = LONGEST // 2
+    return f"{text[:half]} […{len(text) - 2 * half:,} characters…] {text[-half:]}"
+
+
+# As the model sees it.
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What is known of a base model without its weights in memory."""
+
+    name: str
+    tokenizer: Any
+    eos_note: str | None
+    """What was changed of its EOS token, if its weights are here to tell."""
+    weights_known: bool
+
+    @cached_property
+    def longest(self) -> int | None:
+        """The model's own window in tokens, as its `config.json` says.
+
+        Raises:
+            UserError: that file is damaged.
+        """
+        path = fetched_file(self.name, "config.json")
+        config = language_part(read_object(path), self.name) if path else {}
+        return whole_number(config, "max_position_embeddings", self.name)
+
+
+def _model(job: Job) -> tuple[_Model | None, str]:
+    """The base model as far as it can be had without a heavy library; else None, and what is lacking.
+
+    Raises:
+        UserError: a folder that is named holds no model.
+    """
+    name = job.profile.model.name
+    if name == "builtin":
+        if (folder := find_base(job.run.root, job.profile.base, job.recipe.name)) is None:
+            stage = make("sft", job.run)
+            return None, f"the embedded base model is not there yet; `{stage}` makes it, or name a model with MODEL=…"
+        return _Model(str(folder), open_light_tokenizer(str(folder)), None, True), ""
+    elif is_local(name):
+        reach_model(name)
+    try:
+        if not is_local(name) and not cached_file(name, "tokenizer.json"):
+            reach_model(name)
+        tokenizer = open_light_tokenizer(name)
+        if tokenizer.eos_token_id is None:
+            return (
+                None,
+                f"the tokenizer of '{name}' has no EOS token, so no answer could ever end; choose another model",
+            )
+        note = use_producible_eos(tokenizer, name, cached_file)
+    except UserError as error:
+        return None, str(error)
+    files = ("model.safetensors", "model.safetensors.index.json")
+    return _Model(name, tokenizer, note, any(cached_file(name, file) for file in files)), ""
+
+
+def _templated(job: Job, seen: _Model) -> list[str]:
+    """Rows through the chat template, special tokens and all."""
+    tokenizer = seen.tokenizer
+    lines = [f"\nas the model sees it, decoded from its tokens; {BOUNDARY} is where the prompt ends"]
+    lines.append(f"  tokenizer of {seen.name}; EOS {tokenizer.eos_token!r}, padding {tokenizer.pad_token!r}")
+    if seen.eos_note:
+        lines.append(f"  note: {seen.eos_note}")
+    elif not seen.weights_known:
+        lines.append("  note: whether the model was taught this EOS is seen once its weights are here")
+
+    def shown(mark: str, prompt: Prompt, answer: str) -> str:
+        ids = encode(tokenizer, prompt, answer)
+        text = f"{_cut(tokenizer.decode(ids.prompt))}{BOUNDARY}{_cut(tokenizer.decode(ids.answer))}"
+        return f"{mark} " + text.replace("\n", "\n    ")
+
+    data = job.data
+    lines += ["  " + shown("→", row.prompt, row.answers[0]) for row in data.demonstrations[:SHOWN]]
+    for pair in data.comparisons[:1]:
+        lines += ["  " + shown("+", pair.prompt, pair.chosen), "  " + shown("-", pair.prompt, pair.rejected)]
+    return lines
+
+
+def _lengths(job: Job, seen: _Model) -> list[str]:
+    """Distributions of tokens, and how many rows each stage will leave out for them."""
+    data, profile, tokenizer = job.data, job.profile, seen.tokenizer
+    window = min(profile.model.max_length, seen.longest or profile.model.max_length)
+    length = answer_length(tokenizer, data.demonstrations, profile.ppo.response_length)
+    why = "ppo.response_length" if profile.ppo.response_length else "as 99 % of the demonstrations"
+    own = "" if seen.longest is None else f", the model's own {seen.longest:,}"
+    demonstrations = [(row.prompt, row.answers[0]) for row in data.demonstrations]
+    comparisons = [(pair.prompt, max(pair.chosen, pair.rejected, key=_bytes)) for pair in data.comparisons]
+    prompts, held_out = ([(row.prompt, "") for row in rows] for rows in (data.prompts, data.held_out))
+    lines = [
+        f"\ntokens: shortest / median / 90 % / 99 % / longest, of at most {SAMPLED:,} rows of each kind",
+        *_spread(tokenizer, "demonstrations", demonstrations, "answer"),
+        *_spread(tokenizer, "comparisons", comparisons, "longer answer"),
+        *_spread(tokenizer, "PPO", prompts),
+        *_spread(tokenizer, "held out", held_out),
+        f"  the window has {window:,} for prompt and answer (model.max_length {profile.model.max_length:,}{own})",
+        f"  answers of PPO and evaluation have at most {length:,} ({why})",
+        "\nleft out as too long, of all rows",
+    ]
+    both = [(pair.prompt, side) for pair in data.comparisons for side in (pair.chosen, pair.rejected)]
+    sides = _too_long(tokenizer, both, window)
+    pairs = [a or b for a, b in zip(sides[::2], sides[1::2], strict=True)]
+    for what, long, room in (
+        ("demonstrations", _too_long(tokenizer, demonstrations, window), window),
+        ("comparisons", pairs, window),
+        ("prompts", _too_long(tokenizer, prompts, window - length), window - length),
+        ("held-out prompts", _too_long(tokenizer, held_out, window - length), window - length),
+    ):
+        lines.append(f"  {sum(long):,} of {len(long):,} {what}: more than {max(room, 0):,} tokens")
+    if window <= length:
+        lines.append(
+            "  answers this long leave no room for a prompt; lower ppo.response_length or raise model.max_length"
+        )
+    return lines
+
+
+Pairs = Sequence[tuple[Prompt, str]]
+"""Prompts and answers; where the answer is empty, the prompt alone is meant."""
+
+
+def _spread(tokenizer: Any, name: str, pairs: Pairs, answer: str | None = None) -> list[str]:
+    drawn = pairs[:: -(-len(pairs) // SAMPLED) or 1]
+    encoded = [encode(tokenizer, prompt, text) for prompt, text in drawn]
+    lines = [_percentiles(f"{name}, prompt", [len(ids.prompt) for ids in encoded])]
+    return [*lines, _percentiles(f"{name}, {answer}", [len(ids.answer) for ids in encoded])] if answer else lines
+
+
+def _percentiles(name: str, counts: Sequence[int]) -> str:
+    ordered = sorted(counts)
+    places = [min(len(ordered) - 1, int(share * len(ordered))) for share in (0, 0.5, 0.9, 0.99, 1)] if ordered else []
+    return f"  {name:<26}" + (" / ".join(f"{ordered[place]:,}" for place in places) or "none")
+
+
+def _too_long(tokenizer: Any, pairs: Pairs, room: int) -> list[bool]:
+    """Whether each has more than `room` tokens; no token is shorter than a byte, so that most need not be counted."""
+    frame = _bytes(prompt_text(tokenizer, user("x"))) + 2  # of every turn; BOS and EOS
+    long = []
+    for prompt, answer in pairs:
+        most = _bytes(answer) + sum(_bytes(message.content) + frame for message in prompt)
+        long.append(most > room and _tokens(tokenizer, prompt, answer) > room)
+    return long
+
+
+def _tokens(tokenizer: Any, prompt: Prompt, answer: str) -> int:
+    return len(encode(tokenizer, prompt, answer).ids if answer else encode_prompt(tokenizer, prompt))
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode())
+
+
+# What it is worth.
+
+
+def _judged(job: Job) -> tuple[list[Example], list[str]]:
+    examples = [example for example in job.data.held_out[:50] if example.answers]
+    return examples, [example.answers[0] for example in examples]
+
+
+def _reward(job: Job) -> list[str]:
+    examples, references = _judged(job)
+    lines = ["\nreward: weight × what it gives the references and silence, on average"]
+    if job.recipe.reward.learned:
+        how = f"taken from {taken}" if (taken := job.profile.reward.model) else f"{job.objective}"
+        lines.append(f"  {job.recipe.reward.learned:g} × learned: the reward model's standardised score ({how})")
+    for term in job.recipe.reward.terms:
+        reference, silence = (
+            _mean(score_term(term, answers, examples)) for answers in (references, [""] * len(examples))
+        )
+        lines.append(f"  {term.weight:g} × {term.name}: {reference:.2f} and {silence:.2f}")
+    return lines
+
+
+def _metrics(job: Job) -> list[str]:
+    examples, references = _judged(job)
+    lines = ["\nmetrics: what they give the references and silence; the first is the headline"]
+    for metric in job.metrics:
+        values = []
+        for answers in (references, [""] * len(examples)):
+            rows = metric.statistics(answers, examples)
+            values.append(metric.finish([sum(column) for column in zip(*rows, strict=True)]) if rows else float("nan"))
+        lines.append(f"  {metric.name}: {values[0]:.2f} and {values[1]:.2f}")
+    return lines
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

@@ -1,0 +1,212 @@
+"""Rows from files: JSONL, JSON, CSV or Parquet, one file or a folder of them.
+
+    data/train.jsonl, row 1: {"source": "Das Kind liest.", "target": "The child reads."}
+
+Whatever is wrong with a file is a `UserError` that names the file and, where there is one, the row.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlrecipes.errors import UserError
+from rlrecipes.recipe import unknown
+
+Numbered = Iterator[tuple[int, Any]]
+
+
+LONGEST_CELL = 2**31 - 1
+"""Characters; the csv module's own limit of 128 Ki is less than a long document."""
+
+
+class Row(NamedTuple):
+    """One row of a file, with where it stands for error messages."""
+
+    file: str
+    number: int
+    """From 1; in JSONL the number of the line, in CSV the header is not counted."""
+    values: Mapping[str, Any]
+    """By column; an empty cell of a CSV is None, like a null."""
+
+
+def find(source: str) -> list[Path]:
+    """The data file that `source` names, or those of the folder, by name.
+
+    Raises:
+        UserError: nothing is there, or nothing that can be read.
+    """
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            return _in_folder(path)
+        there = path.exists()
+    except OSError as error:
+        raise UserError(f"{source} cannot be read ({error.strerror}); check its name and permissions") from error
+    if not there:
+        near = [str(path.with_name(other.name)) for other in path.parent.glob("*")]
+        raise UserError(unknown("file or folder", source, near, "name a data file or a folder of data files"))
+    if _kind(path) not in READERS:
+        raise UserError(f"{path} is of no kind that can be read; give a file that ends in {_kinds()}")
+    return [path]
+
+
+def read(path: Path) -> list[Row]:
+    """All rows of one file.
+
+    Raises:
+        UserError: the file cannot be read, is empty, or a row is not an object.
+    """
+    rows = [_row(path, number, value) for number, value in READERS[_kind(path)](path)]
+    if not rows:
+        raise UserError(f"{path} is empty; give a file with one row per example, or take it out of the folder")
+    return rows
+
+
+def rename(rows: list[Row], columns: Mapping[str, str]) -> list[Row]:
+    """The rows of one file with its column `columns[name]` read as `name`.
+
+    Raises:
+        UserError: the file has no such column.
+    """
+    found = column_names(rows)
+    for column in columns.values():
+        if column not in found:
+            sentence = unknown("column", column, found, f"its columns are {', '.join(found)}")
+            raise UserError(f"{rows[0].file}: {sentence}")
+    return [row._replace(values=_renamed(row.values, columns)) for row in rows]
+
+
+def column_names(rows: list[Row]) -> list[str]:
+    """The columns that any of the rows has, in the order in which they turn up."""
+    return list(dict.fromkeys(name for row in rows for name in row.values))
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in the words of a person who looks at JSON."""
+    names = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and _kind(path) in READERS]
+    files = [path for path in files if not path.name.startswith(".")]
+    if not files:
+        raise UserError(f"the folder {folder} holds no data files; put files into it that end in {_kinds()}")
+    return files
+
+
+def _kind(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _kinds() -> str:
+    return ", ".join(READERS)
+
+
+def _row(path: Path, number: int, value: Any) -> Row:
+    if not isinstance(value, dict):
+        raise UserError(f"{path}, row {number} is {kind_of(value)}; make it an object with a name for each value")
+    return Row(str(path), number, value)
+
+
+def _renamed(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    kept = {name: value for name, value in values.items() if name not in columns and name not in columns.values()}
+    return kept | {name: values[column] for name, column in columns.items() if column in values}
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix.lower() == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}); check that the file is whole and yours to read") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line} is not UTF-8 text; save the file as UTF-8") from error
+
+
+def _jsonl(path: Path) -> Numbered:
+    text = _text(path)
+    # Not splitlines(): it also splits at characters such as U+2028, which may stand inside a JSON string.
+    lines = text.rstrip().split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
+                yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            cut_off = number == len(lines) and not text.endswith("\n") and not line.endswith("}")
+            what = "(the last line) is cut off" if cut_off else f"is not JSON ({_reason(error)})"
+            raise UserError(f"{path}, row {number} {what}; mend the line or delete it") from error
+
+
+def _json(path: Path) -> Numbered:
+    try:
+        content = json.loads(_text(path).strip() or "[]")
+    except (ValueError, RecursionError) as error:
+        hint = "mend it, or name it .jsonl if it holds one object a line"
+        raise UserError(f"{path} is not JSON ({_reason(error)}); {hint}") from error
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        content = lists[0] if len(lists) == 1 else content
+    if not isinstance(content, list):
+        raise UserError(f"{path} is {kind_of(content)}; make it a list of objects, or an object that holds one list")
+    yield from enumerate(content, start=1)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at line {error.lineno} column {error.colno}".replace("line 1 ", "")
+    return str(error)
+
+
+def _csv(path: Path) -> Numbered:
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        lines = [cells for cells in reader if cells]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num} is not CSV ({error}); check its quotes") from error
+    header = [name.strip() for name in lines[0]] if lines else []
+    _refuse_twins(path, header)
+    for number, cells in enumerate(lines[1:], start=1):
+        if len(cells) != len(header):
+            counts = f"{len(cells)} cells under a header of {len(header)}"
+            raise UserError(f"{path}, row {number} has {counts}; put quotes around text that holds commas")
+        yield number, {name: cell or None for name, cell in zip(header, cells, strict=True)}
+
+
+def _refuse_twins(path: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if name and names.count(name) > 1:
+            raise UserError(f"{path} has the column '{name}' {names.count(name)} times; rename all but one")
+
+
+def _parquet(path: Path) -> Numbered:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            _refuse_twins(path, file.schema_arrow.names)
+            rows = file.read().to_pylist()
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} cannot be read as Parquet ({reason}); check that the file is whole") from error
+    yield from enumerate(rows, start=1)
+
+
+READERS: dict[str, Callable[[Path], Numbered]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}

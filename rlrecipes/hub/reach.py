@@ -1,0 +1,253 @@
+"""What the hub can give, known within two seconds and before a heavy library is imported.
+
+    reach_data("stanfordnlp/imdb", None) -> ("stanfordnlp/imdb", "e6281661ce1c48d982bc483cf8a173c1bbeb5d31")
+
+Without a network, what is in the hub's cache is taken; otherwise one sentence names the way without.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from rlrecipes.errors import UserError, first_line
+from rlrecipes.run.console import say
+
+SECONDS = 1.2
+"""That the hub has to answer; with the start of Python and the imports it stays below two."""
+
+
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+Kind = Literal["dataset", "model"]
+
+
+class _NoAnswerError(Exception):
+    """The hub did not answer; the text says how."""
+
+
+def is_local(name: str) -> bool:
+    """Whether a model's name is a folder rather than a hub id."""
+    return name.startswith((".", "/", "~")) or os.path.isdir(name)  # which, unlike Path, takes a name of any length
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name is written as the hub's are: `owner/name`, or a bare `name`."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def reach_model(name: str, option: str | None = "MODEL") -> None:
+    """Makes sure that a model or an adapter can be had: a folder, the hub's cache, or the hub.
+
+    If the hub does not answer and the cache has the model, this process asks the hub nothing more. `option` is what the user
+    names another one by; None: by nothing.
+
+    Raises:
+        UserError: it is in none of them, or one must ask for access.
+    """
+    if is_local(name):
+        if not cached_file(name, "config.json"):
+            other = f"give a checkpoint folder or a hub id as {option}=…" if option else "put it back there"
+            raise UserError(f"there is no model in '{name}' (no config.json); {other}")
+        return
+    try:
+        _commit("model", name, None)
+    except _NoAnswerError as why:
+        if not _cached_model(name):
+            other = f"give a local checkpoint folder as {option}=…, or " if option else ""
+            raise UserError(
+                f"cannot read the model '{name}': {why}, and the hub's cache does not hold it; "
+                f"{other}fetch it where there is a network (hf download {name}) and copy its folder of {_cache()} here"
+            ) from None
+        if not _offline():
+            say(f"{name}: {why}, so it is read from the hub's cache")
+            _go_offline()
+
+
+def reach_data(id: str, revision: str | None) -> tuple[str, str | None]:
+    """What to load a data set from, its id or a folder of the hub's cache, and the commit that this is.
+
+    Raises:
+        UserError: it is nowhere, or one must ask for access.
+    """
+    try:
+        return id, _commit("dataset", id, revision)
+    except _NoAnswerError as why:
+        if folder := _cached_data(id, revision):
+            say(f"{id}: {why}, so it is read from the hub's cache")
+            return str(folder), folder.name
+        pinned = f" --revision {revision}" if revision else ""
+        raise UserError(
+            f"cannot fetch the data set '{id}': {why}, and the hub's cache does not hold it; fetch it where there is a "
+            f"network (hf download --repo-type dataset {id}{pinned}) and copy its folder of {_cache()} here, "
+            f"or give its files as DATA=<folder>"
+        ) from None
+
+
+def _commit(kind: Kind, id: str, revision: str | None) -> str:
+    """The commit that a revision is now."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if not is_hub_id(id):
+        raise UserError(f"'{id}' is neither a folder nor a hub id; write an id as owner/name")
+    if _offline():
+        raise _NoAnswerError("HF_HUB_OFFLINE is set")
+    named = f"the {'data set' if kind == 'dataset' else 'model'} '{id}'"
+    try:
+        info = _within(SECONDS, lambda: _asked(HfApi(), kind, id, revision))
+    except GatedRepoError:
+        raise UserError(
+            f"{named} is gated: accept its terms on its page of the hub, then log in once with `hf auth login`"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"the hub has no {named.removeprefix('the ')} that you may read; check its name, or log in with `hf auth login`"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{named} has no revision '{revision}'; name a branch, a tag or a commit after @") from None
+    except Exception as error:  # whatever HTTP library there is below, and whatever stands between us and the hub
+        raise _NoAnswerError(f"the hub cannot be reached ({first_line(error)[:120]})") from error
+    return str(info.sha)
+
+
+def _asked(api: Any, kind: Kind, id: str, revision: str | None) -> Any:
+    info = api.repo_info(id, repo_type=kind, revision=revision, timeout=SECONDS)
+    if info.gated:
+        api.auth_check(id, repo_type=kind)
+    return info
+
+
+def _within(seconds: float, ask: Callable[[], Any]) -> Any:
+    """The answer, or `TimeoutError`: a time limit on a connection does not cover the look-up of its name."""
+    answers: list[Any] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            answers.append(ask())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise TimeoutError(f"no answer within {seconds:g} seconds")
+    return answers[0]
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _go_offline() -> None:
+    """Libraries read the variable when they are imported, and the constant later."""
+    from huggingface_hub import constants
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = True
+
+
+def _cache() -> str:
+    from huggingface_hub import constants
+
+    return str(constants.HF_HUB_CACHE)
+
+
+def cached_file(name: str, file: str) -> Path | None:
+    """A model's file in its folder or in the hub's cache; None where it is in neither."""
+    if is_local(name):
+        path = os.path.join(os.path.expanduser(name), file)
+        return Path(path) if os.path.isfile(path) else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, file)
+    except HFValidationError:  # what is no id is in no cache
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def fetched_file(name: str, file: str) -> Path | None:
+    """Like `cached_file`, but a small file that is on the hub alone is fetched; None where it cannot be had."""
+    if (found := cached_file(name, file)) or is_local(name):
+        return found
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, file))
+    except Exception:  # not there, no network, no access: the library has several errors for each
+        return None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a model's JSON file.
+
+    Raises:
+        UserError: it holds none, or nests too deeply.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no JSON object; mend it, or choose another model")
+    return found
+
+
+def _cached_model(name: str) -> bool:
+    if cached_file(name, ADAPTER):
+        return bool(cached_file(name, ADAPTER_WEIGHTS))
+    return bool(cached_file(name, "config.json")) and any(cached_file(name, file) for file in WEIGHTS)
+
+
+def _cached_data(id: str, revision: str | None) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(id, repo_type="dataset", revision=revision, local_files_only=True))
+    except Exception:  # it is not there; the library has several errors for that
+        return None
+
+
+def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """The tensors by name, and at which byte of the file their numbers, which `data_offsets` count from, begin.
+
+    Raises:
+        ValueError: the header is none, or the file does not end where its last tensor does (cut short; a git-lfs pointer).
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        if start > size:
+            raise ValueError("its header does not end in it")
+        try:
+            header = json.loads(file.read(start - 8))
+            tensors = {key: tensor for key, tensor in header.items() if key != "__metadata__"}
+            end = start + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            raise ValueError("its header is no table of tensors") from None
+    if end != size:
+        raise ValueError("its length is not what it says itself")
+    return tensors, start

@@ -1,0 +1,165 @@
+"""LoRA adapters: the roles that share one frozen base, each loaded under a name and switched without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.layer import LoraLayer, LoraVariant
+from safetensors.torch import load_file
+
+from rlrecipes.errors import UserError, first_line
+from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
+from rlrecipes.model.forward import causal
+from rlrecipes.profile import LoraSettings
+
+
+def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
+    """The base wrapped with one fresh, trainable adapter.
+
+    Raises:
+        UserError: the modules are none of this model's, or the output layer is among them.
+    """
+    targets = [name.strip() for name in settings.target_modules.split(",")]
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        task_type=task_type,
+        modules_to_save=["score"] if task_type == "SEQ_CLS" else None,
+    )
+    try:
+        wrapped = get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(f"lora.target_modules={settings.target_modules} does not fit this model: {error}") from None
+    if isinstance(causal(wrapped).get_output_embeddings(), LoraLayer):
+        raise UserError(
+            f"lora.target_modules={settings.target_modules} names the output layer, which PPO does not train; leave it out"
+        )
+    add_in_place(wrapped, "default")
+    return wrapped
+
+
+def load_adapter(model: Any, folder: Path, name: str) -> PeftModel:
+    """Puts the LoRA part of a saved adapter onto the base under a role's name.
+
+    `model` is the bare base for the first role and the wrapped one for the others.
+
+    Raises:
+        UserError: the saved tensors are damaged, or do not fit the base.
+    """
+    with stage_file(folder / ADAPTER, folder.parent):
+        config = LoraConfig.from_pretrained(folder)
+    config.task_type, config.modules_to_save, config.inference_mode = None, None, False
+    if isinstance(model, PeftModel):
+        model.add_adapter(name, config)
+    else:
+        model = PeftModel(model, config, adapter_name=name)
+    copy_lora(model, folder, name)
+    add_in_place(model, name)
+    return model
+
+
+def copy_lora(model: PeftModel, folder: Path, name: str) -> None:
+    """Sets the LoRA tensors of adapter `name` to those saved in `folder`; a score head that travels there is left aside.
+
+    Raises:
+        UserError: the saved tensors are damaged, or not those of the adapter.
+    """
+    with stage_file(folder / ADAPTER_WEIGHTS, folder.parent):
+        saved = load_file(folder / ADAPTER_WEIGHTS)
+    weights = {_named(key, name): tensor for key, tensor in saved.items() if "lora_" in key}
+    expected = {key for key in model.state_dict() if "lora_" in key and f".{name}." in key}
+    if weights.keys() != expected:
+        raise UserError(f"the adapter in {folder} does not fit the base model; make it again with FORCE=1")
+    model.load_state_dict(weights, strict=False)
+
+
+@contextmanager
+def stage_file(path: Path, stage: Path) -> Iterator[None]:
+    """Inside, a file that the stage in a folder left behind is read."""
+    try:
+        yield
+    except Exception as error:  # each way in which a file is damaged has an error of its own
+        raise UserError(
+            f"{path} is damaged ({first_line(error)}); delete the folder {stage} and make the stage again"
+        ) from None
+
+
+def _named(key: str, name: str) -> str:
+    """PEFT saves `….lora_A.weight` and holds `….lora_A.<adapter>.weight`."""
+    module, kind = key.rsplit(".", 1)
+    return f"{module}.{name}.{kind}"
+
+
+class _InPlace(LoraVariant):
+    """Plain LoRA, added to the layer's output by one matrix product.
+
+    PEFT multiplies, scales and adds: three passes over an output that is far larger than the adapter. The output is the
+    layer's own and no gradient needs it, so it can be added to where it is.
+    """
+
+    @staticmethod
+    def forward(module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
+        low = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x))
+        up, scaling = module.lora_B[active_adapter], module.scaling[active_adapter]
+        if low.dtype != result.dtype or up.bias is not None:
+            added: torch.Tensor = result + up(low) * scaling
+            return added
+        sum_in_place: torch.Tensor = _AddProduct.apply(result, low, up.weight, scaling)
+        return sum_in_place
+
+
+class _AddProduct(torch.autograd.Function):
+    """`result + scaling · low @ weight.T`, written into `result`; autograd would copy the gradient of a view written to.
+
+    Shapes: `result` `[…, out]`, `low` `[…, r]`, `weight` `[out, r]`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, result: torch.Tensor, low: torch.Tensor, weight: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        ctx.save_for_backward(low, weight)
+        ctx.scaling = scaling
+        ctx.mark_dirty(result)
+        result.view(-1, result.shape[-1]).addmm_(low.reshape(-1, low.shape[-1]), weight.T, alpha=scaling)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
+        low, weight = ctx.saved_tensors
+        (by_sum,) = gradients
+        rows = by_sum.reshape(-1, by_sum.shape[-1])
+        by_low = (rows @ (weight * ctx.scaling)).view_as(low)
+        by_weight = (low.reshape(-1, low.shape[-1]) * ctx.scaling).T @ rows  # this way round it is twice as fast
+        return by_sum, by_low, by_weight.T, None
+
+
+def add_in_place(model: PeftModel, name: str) -> None:
+    """Makes adapter `name` cheaper to run, by PEFT's own seam for variants of LoRA; nothing else about it changes."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and name in module.lora_A:
+            module.lora_variant[name] = _InPlace()
+
+
+@contextmanager
+def adapter(model: PeftModel, name: str | None) -> Iterator[None]:
+    """The base under another role's adapter (None: bare) inside the block, without gradients, and back afterwards."""
+    before = model.active_adapter
+    with torch.no_grad():
+        if name is None:
+            with model.disable_adapter():
+                yield
+        else:
+            model.set_adapter(name)
+            try:
+                yield
+            finally:
+                model.set_adapter(before)
+    model.set_adapter(before)

@@ -1,0 +1,66 @@
+"""Which embedded base a job stands on, known without the libraries that train one.
+
+    runs/.base/b2857da21bc0e4af/made_of.json
+    {"settings": {"vocab_size": 2048, …}, "recipes": ["dialogue", "question_answering", "text_generation", "translation"]}
+
+The folder is called by a fingerprint of settings and documents. Reading all documents takes longer than looking may (`show`),
+so what a base was made of stands beside it as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rlrecipes.profile import BaseSettings
+from rlrecipes.recipe import Example, load_recipe, recipe_names
+from rlrecipes.run.folder import read_json
+
+SHARING = ("dialogue", "question_answering", "text_generation", "translation")
+"""The recipes that every base reads."""
+
+
+FOLDER, MADE_OF = ".base", "made_of.json"
+
+
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+"""What a base's `config.json` tells of its settings."""
+
+
+def sources(recipe: str) -> list[str]:
+    """The recipes whose documents a recipe's base reads."""
+    return [name for name in recipe_names() if name in (*SHARING, recipe)]
+
+
+def documents(recipe: str) -> list[Example]:
+    """What a recipe's base reads."""
+    return [document for name in sources(recipe) for document in load_recipe(name).documents()]
+
+
+def key(settings: BaseSettings, documents: Sequence[Example]) -> str:
+    """The name of a base's folder."""
+    text = json.dumps([asdict(settings), [(d.prompt, d.answers) for d in documents]], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def made_of(settings: BaseSettings, recipe: str) -> dict[str, Any]:
+    """What tells one base from another, as `made_of.json` has it."""
+    return {"settings": asdict(settings), "recipes": sources(recipe)}
+
+
+def find_base(root: Path, settings: BaseSettings, recipe: str) -> Path | None:
+    """The newest of a recipe's bases under these settings; None while none has been made.
+
+    A folder from before there was `made_of.json` is taken if its size is right.
+    """
+    size = {name: getattr(settings, name) for name in SIZES}
+    for path in sorted((root / FOLDER).glob("[!.]*/config.json"), key=lambda path: -path.stat().st_mtime):
+        told, config = read_json(path.with_name(MADE_OF)), read_json(path)
+        alike = told == made_of(settings, recipe) if told else {name: config.get(name) for name in SIZES} == size
+        if alike:
+            return path.parent.absolute()
+    return None

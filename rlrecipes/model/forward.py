@@ -1,0 +1,87 @@
+"""Forward passes of a causal model in parts: hidden states where they are read, and the logits of these alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def causal(model: Any) -> Any:
+    """The causal language model itself, which a `PeftModel` wraps."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def trunk(model: Any) -> Any:
+    """The transformer without its language-model head."""
+    inner = causal(model)
+    return getattr(inner, inner.base_model_prefix)
+
+
+def hidden_states(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Last hidden states `[batch, length, hidden]` of right-padded `ids` `[batch, length]`.
+
+    No mask: a causal model never looks to the right, so what is padded there changes nothing before it.
+    """
+    states: torch.Tensor = trunk(model)(input_ids=ids, use_cache=False).last_hidden_state
+    return states
+
+
+def states_at(model: Any, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The last hidden states `[b, t, hidden]` of right-padded `ids` `[b, w]` at `places` `[b, t]`."""
+    rows = torch.arange(len(ids), device=ids.device)[:, None]
+    wanted = torch.zeros_like(ids, dtype=torch.bool)
+    wanted[rows, places] = True
+    with read_at(model, wanted):
+        states = hidden_states(model, ids)
+    return states[rows, places]
+
+
+@contextmanager
+def read_at(model: Any, wanted: torch.Tensor) -> Iterator[None]:
+    """Inside, the last hidden states are right where `wanted` `[b, w]` is true, and nothing else is promised.
+
+    The last layer's feed-forward network then runs on those alone: in a shallow model that is a good part of all work. With
+    activation checkpointing it runs on all, since the recomputation would no longer match.
+    """
+    block = _last_feed_forward(model)
+    if block is None or (torch.is_grad_enabled() and trunk(model).is_gradient_checkpointing):
+        yield
+        return
+    whole, own = block.forward, block.__dict__.get("forward")  # accelerate, too, puts its own there
+
+    def forward(states: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = whole(states[wanted][None])[0]
+        return made.new_zeros(states.shape).index_put((wanted,), made)
+
+    block.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del block.forward
+        else:
+            block.forward = own
+
+
+def _last_feed_forward(model: Any) -> Any:
+    """Nearly all families call it `mlp`; where none is called so, there is none to be found."""
+    stacks = [child for child in trunk(model).children() if isinstance(child, nn.ModuleList)]
+    return getattr(stacks[-1][-1], "mlp", None) if stacks else None
+
+
+def next_token_logits(model: Any, states: torch.Tensor) -> torch.Tensor:
+    """Logits `[…, vocabulary]`, in float32 at least, of hidden states `[…, hidden]`; soft-capped where the model does so."""
+    inner = causal(model)
+    logits: torch.Tensor = inner.get_output_embeddings()(states)
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    cap = getattr(inner.config.get_text_config(), "final_logit_softcapping", None)  # Gemma 2
+    return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -1,0 +1,150 @@
+"""One quantized base model, several LoRA adapters: loading, switching, scoring.
+
+PPO needs a policy, a reference, a reward model and a value function. Here they are adapters of one frozen base:
+`reference` is the SFT adapter, `policy` starts as its copy, `reward` comes with a score head, and the value head stands on
+the policy's own trunk. PEFT switches `requires_grad` off for every adapter that is not active, so adapters are switched
+under `no_grad` only, never between a forward pass and its backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
+
+from rlrecipes.errors import UserError, first_line
+from rlrecipes.model.forward import device, next_token_logits, states_at
+from rlrecipes.profile import ModelSettings
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def check_model(name: str) -> None:
+    """Refuses a model that cannot be had, or one that is no decoder, before anything is trained.
+
+    Raises:
+        UserError: the folder holds no checkpoint, the hub id cannot be read, or the model is an encoder-decoder.
+    """
+    config = model_config(name)
+    if config.is_encoder_decoder:
+        raise UserError(
+            f"'{name}' is an encoder-decoder ({config.model_type}); these recipes train decoder-only models"
+        )
+
+
+def model_config(name: str) -> Any:
+    """The model's configuration, as Transformers reads it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return AutoConfig.from_pretrained(name)
+    except Exception as error:  # each way in which a file is damaged has an error of its own
+        raise UserError(
+            f"cannot read the model '{name}': {first_line(error)}; give a local checkpoint folder as MODEL=…"
+        ) from None
+
+
+def window(name: str, settings: ModelSettings) -> int:
+    """The most tokens of a prompt and its answer: the profile's limit, or the model's own where that is lower."""
+    longest = getattr(model_config(name), "max_position_embeddings", None) or settings.max_length
+    return min(settings.max_length, longest)
+
+
+def prompt_window(name: str, settings: ModelSettings, length: int) -> int:
+    """The most tokens of a prompt that leaves room for an answer of `length` tokens.
+
+    Raises:
+        UserError: there is no room for any prompt.
+    """
+    room = window(name, settings) - length
+    if room < 1:
+        raise UserError(
+            f"answers of {length} tokens leave no room for a prompt; lower ppo.response_length or raise model.max_length"
+        )
+    return room
+
+
+def load_causal(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
+    """The frozen base as a causal language model, quantized as the profile says.
+
+    Raises:
+        UserError: its weights cannot be read, or its logits are not simply its output layer's of its last hidden states.
+    """
+    model = _prepared(_loaded(AutoModelForCausalLM, name, **_loading(settings)), tokenizer)
+    _check_logits(model, name)
+    return model
+
+
+@torch.no_grad()
+def _check_logits(model: Any, name: str) -> None:
+    """PPO takes logits from hidden states, some at a time; a model that does more in between would be misread in silence."""
+    ids = torch.arange(4, device=model.device)[None]
+    expected = model.eval()(input_ids=ids).logits[:, 1:].float()
+    found = next_token_logits(model, states_at(model, ids, ids[:, 1:]))
+    if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
+        raise UserError(
+            f"'{name}' ({model.config.model_type}) makes its logits in a way that PPO here does not know; "
+            "choose another model"
+        )
+
+
+def load_scorer(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
+    """The frozen base as a sequence classifier with one output, its score head in full precision.
+
+    Raises:
+        UserError: its weights cannot be read.
+    """
+    model = _loaded(AutoModelForSequenceClassification, name, num_labels=1, **_loading(settings))
+    # The head stays in float32 while it is trained, whatever the hidden states are in; where they are too, nothing is cast.
+    if hasattr(model, "score"):  # a decoder's head, the only one that is trained here
+        model.score.register_forward_pre_hook(_to_weights_dtype)
+    return _prepared(model, tokenizer)
+
+
+def _loaded(kind: Any, name: str, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(name, **options)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # each way in which a file is damaged has an error of its own
+        raise UserError(
+            f"cannot load the model '{name}': {first_line(error)}; fetch it anew, or choose another model"
+        ) from None
+
+
+def _to_weights_dtype(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    weight: Any = module.weight
+    return (inputs[0].to(weight.dtype),)
+
+
+def _loading(settings: ModelSettings) -> dict[str, Any]:
+    kwargs: dict[str, Any] = {"dtype": DTYPES[settings.dtype]}
+    if settings.attention != "auto":
+        kwargs["attn_implementation"] = settings.attention
+    if settings.quantization == "nf4":
+        kwargs["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=DTYPES[settings.dtype],
+            llm_int8_skip_modules=["lm_head", "embed_out", "score", "classifier"],  # heads stay in full precision
+        )
+        kwargs["device_map"] = {"": device()}
+    return kwargs
+
+
+def _prepared(model: Any, tokenizer: Any) -> Any:
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.requires_grad_(False)
+    for module in model.modules():
+        # On CPUs with AVX512-BF16, bitsandbytes repacks a layer at its first evaluation: its scales are rounded to bfloat16,
+        # so the model that evaluates is not the one that trained, and widths that are no multiple of 64 fail.
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
+    return model.to(device()) if not getattr(model, "is_quantized", False) else model

@@ -1,0 +1,504 @@
+"""PPO on one shared base: TRL's `PPOTrainer` with its `train()` written as four named steps.
+
+TRL's: the configuration, the optimizer and schedule, the data loader, callbacks and logging, and the algorithm, formula for
+formula (KL penalty per token, generalised advantages, clipped policy and value losses; arXiv 1707.06347, 1909.08593).
+
+Ours, because TRL 1.12's loop ignores or breaks on them, or takes memory for them:
+
+- reference and reward model are adapters of the policy's base, and the value function is a head on the policy's trunk (one
+  forward and one backward serve both) or an adapter of its own; TRL takes up to four models
+- the reward is a sum of named functions and the learned score, each logged apart
+- gradients are clipped (`max_grad_norm`), a batch of any number of mini- and micro-batches takes the steps it says, and the
+  loss is a mean over a mini-batch's tokens, so the micro-batch size changes memory and nothing else
+- KL adapts to a target or ends the run; a NaN or infinite reward, loss or gradient stops it before the weights are touched
+- no `[batch, tokens, vocabulary]` tensor: log-probabilities, entropies and values of sampled tokens are taken while sampling
+  (`sampling`), those of the reference and of the update some tokens at a time (`likelihood`)
+- prompts of like length are answered together, a micro-batch is cut to its longest row, and the last layer's feed-forward
+  network runs on the states that are read (`models.read_at`)
+
+TRL's `train()` is one function of 300 lines. Its seams (module globals such as `generate` and `forward`) could carry half of
+this list; a reader would then have to know both files at once, so the loop is written anew and the rest inherited.
+
+Shapes are those of `rollout`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import nn
+from trl.experimental.ppo import PPOConfig as PPOConfig
+from trl.experimental.ppo import PPOTrainer
+
+from rlrecipes.errors import UserError
+from rlrecipes.model.adapters import adapter
+from rlrecipes.model.forward import causal, next_token_logits, states_at
+from rlrecipes.model.likelihood import token_logprobs
+from rlrecipes.model.sampling import sample
+from rlrecipes.model.tokens import decode, pad_left, pad_right
+from rlrecipes.policy.rollout import MicroBatch, Rollout, broken_row, joined, micro_batch, places_before, whiten
+from rlrecipes.profile import PPOSettings
+from rlrecipes.recipe import Example, Reward
+from rlrecipes.reward.model import ScoreHead, Scorer
+from rlrecipes.reward.terms import score_term
+from rlrecipes.run.checkpoint import Checkpoint, Checkpoints, random_states, set_random_states
+from rlrecipes.run.console import say
+from rlrecipes.run.out_of_memory import phase
+from rlrecipes.text import shortened
+
+
+class ValueHead(nn.Module):
+    """A linear value of hidden states; it starts at 0, so that the first advantages are the rewards."""
+
+    base_model_prefix = "trunk"  # PPOTrainer looks here for a critic's transformer; ours is the policy itself
+
+    def __init__(self, trunk: nn.Module, hidden_size: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.score = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+
+
+class SharedBasePPOTrainer(PPOTrainer):
+    """PPO for a policy that shares one base with its reference and its reward model.
+
+    Args:
+        model: the base with adapters `policy` (trainable), `reference` and, for a learned reward, `reward`; also `value`
+            (trainable), if `settings.value` is `adapter`.
+        prompts: examples and their prompt ids.
+        reward, head: what to climb; `head` turns the reward adapter's hidden states into scores.
+        settings: the profile's `[ppo]` table; `args` holds the part of it that TRL knows.
+        on_samples: called with greedy answers to `samples` as often as `num_sample_generations` says.
+        scorer: the learned score where the reward model is no adapter of this base; instead of `head`.
+    """
+
+    control: Any
+
+    def __init__(
+        self,
+        args: PPOConfig,
+        model: PeftModel,
+        tokenizer: Any,
+        prompts: Sequence[tuple[Example, list[int]]],
+        reward: Reward,
+        head: ScoreHead | None,
+        settings: PPOSettings,
+        samples: Sequence[tuple[Example, list[int]]] = (),
+        on_samples: Callable[[list[dict[str, Any]], int], None] | None = None,
+        scorer: Scorer | None = None,
+        callbacks: list[Any] | None = None,
+    ) -> None:
+        self.examples, self.prompts = [example for example, _ in prompts], [ids for _, ids in prompts]
+        self.reward, self.head, self.settings = reward, head, settings
+        self.samples, self.on_samples, self.scorer = samples, on_samples, scorer
+        self.stopped: str | None = None
+        for name, parameter in model.named_parameters():  # the optimizer takes what is trainable when it is made
+            parameter.requires_grad = ".policy." in name or (settings.value == "adapter" and ".value." in name)
+        super().__init__(
+            args=args,
+            processing_class=tokenizer,
+            model=model,
+            ref_model=None,
+            reward_model=nn.Identity(),  # scored by `score`, not by TRL
+            value_model=ValueHead(model, causal(model).get_output_embeddings().weight.shape[1]),
+            train_dataset=Dataset.from_dict({"index": range(len(prompts))}),
+            data_collator=lambda rows: {"index": torch.tensor([row["index"] for row in rows])},
+            callbacks=callbacks,
+        )
+
+    @property
+    def policy(self) -> PeftModel:
+        """The wrapped base; its active adapter is `policy` outside of `adapter(…)` blocks."""
+        return self.model.policy
+
+    def train(self, checkpoints: Checkpoints | None = None) -> None:
+        """Rollout, score, advantages, update: until `total_episodes` are used up or the KL leaves its bounds.
+
+        With `checkpoints` it goes on from the newest, and saves when one is due.
+        """
+        batches = self._begin(checkpoints.newest() if checkpoints else None)
+        for update in range(self.state.global_step + 1, self.args.num_total_batches + 1):
+            with phase("ppo rollout"):
+                rollout = self.roll_out(next(batches))
+            terms, scores = self.score(rollout)
+            advantages, returns, penalty = self.estimate_advantages(rollout, scores)
+            with phase("ppo update"):
+                losses = self.update(rollout, advantages, returns)
+            kl = (rollout.logprobs - rollout.reference_logprobs).sum(1).mean().item()
+            if update == 1:
+                self._warn_of_endless(rollout)
+            self._finish_update(update, {**self._objectives(rollout, terms, scores, penalty, kl), **losses})
+            self._adapt_kl(kl)
+            if self.settings.kl_stop and kl > self.settings.kl_stop:
+                self.stopped = (
+                    f"KL per answer was {kl:.1f} after update {update}, above ppo.kl_stop={self.settings.kl_stop}"
+                )
+                break
+            if checkpoints and checkpoints.due():
+                checkpoints.save(update, self.resume_state())
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+
+    # 1. rollout
+
+    @torch.no_grad()
+    def roll_out(self, batch: dict[str, torch.Tensor]) -> Rollout:
+        """Samples an answer to each prompt and takes all that the update needs from the adapters."""
+        rows = sorted(batch["index"].tolist(), key=lambda i: len(self.prompts[i]))
+        size = self.args.local_rollout_forward_batch_size
+        parts = [self._answer(rows[start : start + size]) for start in range(0, len(rows), size)]
+        pad = self.processing_class.pad_token_id
+        tensors = {
+            key: joined([part[key] for part in parts], pad if key in ("ids", "response") else 0) for key in parts[0]
+        }
+        ended, lengths = tensors.pop("ended"), tensors.pop("lengths")
+        places = torch.arange(tensors["response"].shape[1], device=lengths.device)[None]
+        padding, states_padding = places >= lengths[:, None], places > lengths[:, None]
+        return Rollout(
+            examples=[self.examples[i] for i in rows],
+            answers=[decode(self.processing_class, row) for row in tensors["response"]],
+            padding=padding,
+            states_padding=states_padding,
+            ended=ended,
+            **tensors | {"values": tensors["values"].masked_fill(states_padding, 0)},
+        )
+
+    def _answer(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The tensors of `Rollout` for the prompts at `rows`, and the answers' `lengths` `[b]`."""
+        pad, eos = self.processing_class.pad_token_id, self.processing_class.eos_token_id
+        device, prompts = self.accelerator.device, [self.prompts[i] for i in rows]
+        shared = self.settings.value == "trunk"
+        sampled = sample(
+            self.policy,
+            pad_left(prompts, pad).to(device),
+            pad,
+            eos,
+            self.args.response_length,
+            self.args.temperature,
+            self._value if shared else None,
+        )
+        is_eos = sampled.tokens == eos
+        ended, steps = is_eos.any(1), sampled.tokens.shape[1]
+        lengths = torch.where(ended, is_eos.int().argmax(1) + 1, steps)
+        answers = [row[:length] for row, length in zip(sampled.tokens.tolist(), lengths.tolist(), strict=True)]
+        ids = pad_right([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)], pad).to(device)
+        prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        places = places_before(prompt_lengths, steps, ids.shape[1])
+        mask = torch.arange(steps, device=device)[None] < lengths[:, None]
+
+        with adapter(self.policy, "reference"):
+            states = self._states(ids, places)
+            reference = self._logprobs(states, sampled.tokens, mask)
+        values = sampled.values
+        if not shared:
+            with adapter(self.policy, "value"):
+                values = self._value(self._states(ids, places))
+        last_states = states[:, 0, :0]
+        if self.head is not None:
+            with adapter(self.policy, "reward"):
+                last_states = self._states(ids, (prompt_lengths + lengths - 1)[:, None]).squeeze(1)
+        return {
+            "ids": ids,
+            "prompt_lengths": prompt_lengths,
+            "response": sampled.tokens,
+            "logprobs": sampled.logprobs,
+            "reference_logprobs": reference,
+            "values": values,
+            "entropy": sampled.entropy,
+            "last_states": last_states,
+            "lengths": lengths,
+            "ended": ended,
+        }
+
+    def _states(self, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Hidden states `[b, t, H]` at `places` `[b, t]`, made in micro-batches: so much memory the update takes anyway."""
+        size = self.args.per_device_train_batch_size
+        parts = zip(ids.split(size), places.split(size), strict=True)
+        return torch.cat([states_at(self.policy, row_ids, at) for row_ids, at in parts])
+
+    def _logprobs(self, states: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities `[b, t]` of `tokens` after `states` `[b, t, H]` at the training temperature; 0 outside `mask`."""
+        found = token_logprobs(states[mask], tokens[mask], self._logits)
+        return torch.zeros_like(states[..., 0], dtype=found.dtype).masked_scatter(mask, found)
+
+    def _logits(self, states: torch.Tensor) -> torch.Tensor:
+        logits, temperature = next_token_logits(self.policy, states), self.args.temperature
+        return logits if temperature == 1 else logits / temperature
+
+    # 2. score
+
+    def score(self, rollout: Rollout) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Each term's unweighted values `[B]`, and the scores `[B]`: their weighted sum, clipped, less the EOS penalty.
+
+        Raises:
+            UserError: a term raises, or gives NaN or infinity; nothing has been updated by then.
+        """
+        terms = {
+            term.name: torch.tensor(score_term(term, rollout.answers, rollout.examples), device=rollout.ids.device)
+            for term in self.reward.terms
+        }
+        weights = {term.name: term.weight for term in self.reward.terms}
+        if self.head is not None or self.scorer is not None:
+            terms["learned"], weights["learned"] = self._learned(rollout), self.reward.learned
+            if (row := broken_row(terms["learned"][:, None])) is not None:
+                raise UserError(
+                    f"the reward model gave NaN or infinity {self._named(rollout, row)}; make it again: make reward FORCE=1"
+                )
+        scores = torch.stack([weights[name] * values for name, values in terms.items()]).sum(0)
+        if self.settings.reward_clip:
+            scores = scores.clamp(-self.settings.reward_clip, self.settings.reward_clip)
+        return terms, scores - self.settings.missing_eos_penalty * (~rollout.ended)
+
+    def _learned(self, rollout: Rollout) -> torch.Tensor:
+        """The reward model's standardised scores `[B]`."""
+        if self.scorer is None:
+            assert self.head is not None
+            return self.head(rollout.last_states)
+        pairs = [(e.prompt, answer) for e, answer in zip(rollout.examples, rollout.answers, strict=True)]
+        return torch.tensor(self.scorer(pairs), device=rollout.ids.device)
+
+    # 3. advantages
+
+    def estimate_advantages(
+        self, rollout: Rollout, scores: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Whitened advantages, returns and KL penalties, each `[B, T]` (GAE, arXiv 1506.02438)."""
+        log_ratio = rollout.reference_logprobs - rollout.logprobs
+        kl = -log_ratio if self.args.kl_estimator == "k1" else log_ratio.exp() - 1 - log_ratio
+        penalty = -self.args.kl_coef * kl
+        rewards = penalty.clone()
+        # As in TRL, the score is paid on the state after EOS where there is one, so that EOS itself is credited by GAE.
+        steps = rewards.shape[1]
+        paid_at = torch.where(rollout.lengths < steps, rollout.lengths, rollout.lengths - 1)
+        rewards[torch.arange(len(rewards), device=rewards.device), paid_at] += scores
+        if self.args.whiten_rewards:
+            rewards = whiten(rewards, ~rollout.states_padding, keep_mean=True)
+        advantages = torch.zeros_like(rewards)
+        following = torch.zeros_like(scores)
+        for t in reversed(range(steps)):
+            next_value = rollout.values[:, t + 1] if t + 1 < steps else 0.0
+            delta = rewards[:, t] + self.args.gamma * next_value - rollout.values[:, t]
+            following = delta + self.args.gamma * self.args.lam * following
+            advantages[:, t] = following
+        return whiten(advantages, ~rollout.padding), advantages + rollout.values, penalty
+
+    # 4. update
+
+    def update(self, rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor) -> dict[str, float]:
+        """`num_ppo_epochs` passes over the batch, one optimizer step a mini-batch; returns the means of what it saw.
+
+        Raises:
+            UserError: a loss or a gradient is NaN or infinite; that step is not taken.
+        """
+        self.model.train()
+        seen: list[dict[str, float]] = []
+        for _ in range(self.args.num_ppo_epochs):
+            order = torch.from_numpy(np.random.permutation(len(rollout.answers)))
+            for mini_batch in order.split(self.args.local_mini_batch_size):
+                sums = self._accumulate(rollout, advantages, returns, mini_batch.to(rollout.ids.device))
+                norm = self.accelerator.clip_grad_norm_(self._trainable(), self.args.max_grad_norm)
+                if not torch.isfinite(norm):
+                    self.optimizer.zero_grad()
+                    raise UserError(
+                        "a PPO gradient is NaN or infinite; that step was not taken; lower ppo.learning_rate"
+                    )
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+                seen.append({**{key: float(value) for key, value in sums.items()}, "policy/grad_norm": float(norm)})
+        return {key: float(np.mean([statistics[key] for statistics in seen])) for key in seen[0]}
+
+    def _accumulate(
+        self, rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor, mini_batch: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The gradients of one mini-batch's loss, a micro-batch of rows of like length at a time; its statistics, summed."""
+        tokens = (~rollout.padding[mini_batch]).sum()
+        states = (~rollout.states_padding[mini_batch]).sum()
+        by_length = mini_batch[(rollout.prompt_lengths + rollout.lengths)[mini_batch].argsort(stable=True)]
+        sums: dict[str, torch.Tensor] = {}
+        for rows in by_length.split(self.args.per_device_train_batch_size):
+            micro = micro_batch(rollout, advantages, returns, rows)
+            hidden = states_at(self.policy, micro.ids, micro.places)
+            policy_losses, statistics = self._policy_losses(micro, hidden, tokens)
+            if self.settings.value == "trunk":
+                value_losses = self._value_losses(micro, hidden, states)
+                self._backward(rollout, micro, policy_losses + self.args.vf_coef * value_losses)
+            else:
+                self._backward(rollout, micro, policy_losses)
+                with _training(self.policy, "value"):
+                    hidden = states_at(self.policy, micro.ids, micro.places)
+                    value_losses = self._value_losses(micro, hidden, states)
+                    self._backward(rollout, micro, self.args.vf_coef * value_losses)
+            statistics["loss/policy_avg"] = policy_losses.detach().sum()
+            statistics["loss/value_avg"] = value_losses.detach().sum()
+            sums = {key: sums.get(key, 0) + value for key, value in statistics.items()}
+        return sums
+
+    def _policy_losses(
+        self, micro: MicroBatch, hidden: torch.Tensor, tokens: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Each token's share `[b, t]` of the mini-batch's clipped loss, and this micro-batch's share of its statistics."""
+        clip, mask = self.args.cliprange, micro.mask
+        log_ratio = (self._logprobs(hidden, micro.response, mask) - micro.logprobs).masked_fill(~mask, 0)
+        ratio = log_ratio.exp()
+        losses = torch.max(-micro.advantages * ratio, -micro.advantages * ratio.clamp(1 - clip, 1 + clip))
+        with torch.no_grad():
+            clipped = ((ratio - 1).abs() > clip) & mask
+            statistics = {
+                "policy/approxkl_avg": 0.5 * (log_ratio**2).sum() / tokens,
+                "policy/clipfrac_avg": clipped.sum() / tokens,
+                "val/ratio": (ratio * mask).sum() / tokens,
+            }
+        return losses.masked_fill(~mask, 0) / tokens, statistics
+
+    def _value_losses(self, micro: MicroBatch, hidden: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Each state's share `[b, t]` of half the mini-batch's clipped squared error."""
+        value, clip = self._value(hidden), self.args.cliprange_value
+        clipped = torch.clamp(value, micro.values - clip, micro.values + clip)
+        losses = torch.max((value - micro.returns) ** 2, (clipped - micro.returns) ** 2)
+        return 0.5 * losses.masked_fill(~micro.states_mask, 0) / states
+
+    def _backward(self, rollout: Rollout, micro: MicroBatch, losses: torch.Tensor) -> None:
+        if (row := broken_row(losses)) is not None:
+            self.optimizer.zero_grad()
+            raise UserError(
+                f"the PPO loss is NaN or infinite {self._named(rollout, int(micro.rows[row]))}; that step was not taken; "
+                "lower ppo.learning_rate"
+            )
+        # Accelerate divides by the number of micro-batches, which the mean over the mini-batch has done.
+        self.accelerator.backward(losses.sum() * self.accelerator.gradient_accumulation_steps)
+
+    # around the steps
+
+    def _value(self, states: torch.Tensor) -> torch.Tensor:
+        score = self.model.value_model.score
+        values: torch.Tensor = score(states.to(score.weight.dtype)).squeeze(-1)
+        return values
+
+    def _trainable(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _named(self, rollout: Rollout, row: int) -> str:
+        prompt = rollout.examples[row].prompt[-1].content
+        return f"on the answer {shortened(rollout.answers[row])} to {shortened(prompt)}"
+
+    def _batches(self) -> Iterator[dict[str, torch.Tensor]]:
+        while True:
+            self.pass_began, self.taken = random_states(), 0
+            for batch in self.dataloader:
+                self.taken += 1
+                yield batch
+
+    def _begin(self, saved: Checkpoint | None) -> Iterator[dict[str, torch.Tensor]]:
+        """Sets the counters, from a checkpoint if there is one, and returns the batches that are still to come."""
+        # Accelerate shares this among all trainers of a process; one that was left within an accumulation leaves it false,
+        # and optimizers then take no step, in silence.
+        self.accelerator.sync_gradients = True
+        batches = self._batches()
+        self.state.global_step = self.state.episode = 0
+        if saved is not None:
+            self.set_resume_state(saved.state, batches)
+        self.started, self.episodes_before = time.monotonic(), self.state.episode
+        self.state.max_steps = self.args.num_total_batches
+        self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        return batches
+
+    def resume_state(self) -> dict[str, Any]:
+        """Everything between two updates that decides what follows; `set_resume_state` puts it back."""
+        return {
+            "weights": [parameter.data for parameter in self._trainable()],
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.lr_scheduler.state_dict(),
+            "counters": {
+                name: getattr(self.state, name) for name in ("global_step", "episode", "epoch", "log_history")
+            },
+            "kl_coef": self.args.kl_coef,
+            "pass_began": self.pass_began,
+            "taken": self.taken,
+            "random": random_states(),
+        }
+
+    def set_resume_state(self, state: dict[str, Any], batches: Iterator[dict[str, torch.Tensor]]) -> None:
+        for parameter, weights in zip(self._trainable(), state["weights"], strict=True):
+            parameter.data.copy_(weights)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_scheduler.load_state_dict(state["scheduler"])
+        for name, value in state["counters"].items():
+            setattr(self.state, name, value)
+        self.args.kl_coef = state["kl_coef"]
+        set_random_states(state["pass_began"])  # the order of a pass over the prompts is drawn when it begins
+        for _ in range(state["taken"]):
+            next(batches)
+        set_random_states(state["random"])
+
+    def _warn_of_endless(self, rollout: Rollout) -> None:
+        """PPO cannot mend what it never samples: says so while it can still be stopped."""
+        ended = rollout.ended.float().mean().item()
+        if ended < 0.5:
+            say(
+                f"  only {ended:.0%} of the SFT policy's answers end within {self.args.response_length} tokens: "
+                "train SFT longer, or raise ppo.response_length"
+            )
+
+    def _objectives(
+        self, rollout: Rollout, terms: dict[str, torch.Tensor], scores: torch.Tensor, penalty: torch.Tensor, kl: float
+    ) -> dict[str, float]:
+        paid = penalty.masked_fill(rollout.padding, 0).sum(1).mean().item()
+        return {
+            "objective/kl": kl,
+            "objective/scores": scores.mean().item(),
+            "objective/non_score_reward": paid,
+            "objective/rlhf_reward": scores.mean().item() + paid,
+            "policy/entropy_avg": (rollout.entropy.sum() / rollout.lengths.sum()).item(),
+            "answers/length": rollout.lengths.float().mean().item(),
+            "answers/ended": rollout.ended.float().mean().item(),
+            "kl_coef": self.args.kl_coef,
+            **{f"terms/{name}": values.float().mean().item() for name, values in terms.items()},
+        }
+
+    def _finish_update(self, update: int, metrics: dict[str, float]) -> None:
+        self.state.global_step = update
+        self.state.episode += self.args.batch_size
+        self.state.epoch = self.state.episode / self.train_dataset_len
+        speed = (self.state.episode - self.episodes_before) / (time.monotonic() - self.started)
+        self.log({**metrics, "lr": self.lr_scheduler.get_last_lr()[0], "episode": self.state.episode, "eps": speed})
+        self.lr_scheduler.step()
+        self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
+        if self.settings.num_sample_generations and (update - 1) % self.sample_generations_freq == 0:
+            self._show_samples(update)
+
+    def _adapt_kl(self, kl: float) -> None:
+        """Proportional control of the KL weight (arXiv 1909.08593, section 2.2)."""
+        if self.settings.kl_target:
+            error = min(max(kl / self.settings.kl_target - 1, -0.2), 0.2)
+            self.args.kl_coef *= 1 + error * self.args.batch_size / self.settings.kl_horizon
+
+    def _show_samples(self, update: int) -> None:
+        """Greedy answers, which take nothing from the training's random numbers."""
+        if not self.samples or self.on_samples is None:
+            return
+        pad, eos = self.processing_class.pad_token_id, self.processing_class.eos_token_id
+        queries = pad_left([ids for _, ids in self.samples], pad).to(self.accelerator.device)
+        responses = sample(self.policy, queries, pad, eos, self.args.response_length, 0.0).tokens
+        answers = [decode(self.processing_class, row) for row in responses]
+        rows = [
+            {"prompt": example.prompt[-1].content, "answer": answer}
+            for (example, _), answer in zip(self.samples, answers, strict=True)
+        ]
+        self.on_samples(rows, update)
+
+
+@contextmanager
+def _training(model: PeftModel, role: str) -> Iterator[None]:
+    """The base under another trainable adapter: a whole forward and backward pass belong inside the block."""
+    model.set_adapter(role)
+    try:
+        yield
+    finally:
+        model.set_adapter("policy")

@@ -1,0 +1,1 @@
+"""One page on what came out of a run."""

@@ -1,0 +1,134 @@
+"""Curves of a run, laid out as drawings for the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from rlrecipes.report.records import Records, column, json_lines
+from rlrecipes.run.folder import Run
+
+PROGRESS = (
+    ("objective/scores", "Reward", "weighted sum of the terms, clipped, before the KL penalty"),
+    ("objective/kl", "KL from the SFT policy", "nats per answer"),
+    ("answers/length", "Answer length", "tokens"),
+    ("answers/ended", "Answers that end by themselves", "share"),
+    ("policy/entropy_avg", "Entropy", "nats per token"),
+)
+
+
+STEPS = (
+    ("kl_coef", "KL weight", "per token"),
+    ("val/ratio", "Probability ratio", "new to old policy; near 1"),
+    ("policy/clipfrac_avg", "Clipped", "share of tokens"),
+)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A curve, laid out in the `width` times `height` units of an SVG drawing and as a line of block characters."""
+
+    title: str
+    note: str
+    first: str
+    last: str
+    words: str
+    """The curve, for who cannot see it."""
+    width: int
+    height: int
+    line: str
+    """`points` of an SVG polyline."""
+    trend: str
+    """Likewise, of the moving mean; empty where there are too few points for one."""
+    rules: Sequence[tuple[float, str]]
+    """Height and label of each horizontal rule."""
+    steps: tuple[int, int]
+    blocks: str
+
+
+# curves
+
+
+def curves(run: Run, records: Records, updates: Sequence[Mapping[str, float]]) -> list[tuple[str, Sequence[Plot]]]:
+    settings = records.get("ppo", {}).get("settings", {})
+    terms = sorted({key.partition("/")[2] for row in updates for key in row if key.startswith("terms/")})
+    weighted = [(f"terms/{t}", f"Term: {t}", f"before its weight of {settings.get(f'terms.{t}', '?')}") for t in terms]
+    sft, reward = (json_lines(run.stage(stage) / "log.jsonl") for stage in ("sft", "reward"))
+    rated = records.get("reward", {}).get("objective") == "regression"
+    unit = "squared error; 1 is guessing the mean" if rated else "nats per comparison"
+    groups: dict[str, list[Plot | None]] = {
+        "PPO": [_plot(updates, *curve) for curve in (PROGRESS[0], *weighted, *PROGRESS[1:])],
+        "PPO’s steps": [_plot(updates, *curve, small=True) for curve in STEPS],
+        "Before PPO": [
+            _plot(sft, "loss", "SFT loss", "nats per token"),
+            _plot(reward, "loss", "Reward model loss", unit),
+            _plot(reward, "accuracy", "Reward model accuracy", "on its training batches"),
+        ],
+    }
+    drawn = {title: [plot for plot in plots if plot is not None] for title, plots in groups.items()}
+    return [(title, plots) for title, plots in drawn.items() if plots]
+
+
+def _plot(rows: Sequence[Mapping[str, float]], key: str, title: str, note: str, small: bool = False) -> Plot | None:
+    """Lays a column of a log out; None where it has fewer than two finite values."""
+    points = column(rows, key)
+    if len(points) < 2:
+        return None
+    steps, values = [step for step, _ in points], [value for _, value in points]
+    width, height = (220, 90) if small else (340, 170)
+    low, high = _range(values)
+
+    def place(step: float, value: float) -> tuple[float, float]:
+        x = 46 + (width - 54) * (step - steps[0]) / (max(steps) - steps[0] or 1)
+        return round(x, 1), round(height - 22 - (height - 32) * (value - low) / (high - low), 1)
+
+    def polyline(heights: Sequence[float]) -> str:
+        return " ".join(f"{x},{y}" for x, y in map(place, steps, heights))
+
+    window = len(values) // 20
+    first, last = f"{values[0]:.4g}", f"{values[-1]:.4g}"
+    return Plot(
+        title=title,
+        note=note,
+        first=first,
+        last=last,
+        words=f"{title}, {note}: from {first} to {last}, at least {min(values):.4g}, at most {max(values):.4g}",
+        width=width,
+        height=height,
+        line=polyline(values),
+        trend=polyline(_moving_mean(values, window)) if window > 1 else "",
+        rules=[(place(steps[0], tick)[1], label) for tick, label in _ticks(low, high, 3 if small else 5)],
+        steps=(steps[0], steps[-1]),
+        blocks=_blocks(values),
+    )
+
+
+def _ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
+    """Round values from `low` to `high`, one to `most` of them, with labels that tell them apart."""
+    rough = (high - low) / most
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if power * factor >= rough)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    return [(number * step, f"{number * step:,.{decimals}f}".replace("-", "−")) for number in numbers]
+
+
+def _moving_mean(values: Sequence[float], window: int) -> list[float]:
+    return [fmean(values[max(0, i - window) : i + window + 1]) for i in range(len(values))]
+
+
+def _blocks(values: Sequence[float], width: int = 24) -> str:
+    """A sparkline: the means of up to `width` equal parts, as block characters."""
+    parts = min(width, len(values))
+    means = [fmean(values[i * len(values) // parts : (i + 1) * len(values) // parts]) for i in range(parts)]
+    low, high = _range(means)
+    return "".join("▁▂▃▄▅▆▇█"[round((mean - low) / (high - low) * 7)] for mean in means)
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """The least and the greatest; a constant, rounding errors aside, gets room above and below."""
+    low, high = min(values), max(values)
+    room = max(abs(low), abs(high)) or 1.0
+    return (low, high) if high - low > 1e-9 * room else (low - room / 2, high + room / 2)

@@ -1,0 +1,90 @@
+"""One sentence on what came out, never kinder than the interval, and what casts doubt on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from rlrecipes.report.numbers import Cell, estimate_cell
+from rlrecipes.report.records import Records, column, headline_value, ppo_over_sft
+
+FEWEST = 10
+"""Held-out prompts below which a bootstrap interval says nothing that can be relied on."""
+
+
+# what came out
+
+
+def verdict_of(records: Records) -> tuple[str, str]:
+    """One sentence, and its tone: `better`, `worse` or `open`."""
+    evaluated, gain = records.get("evaluate", {}), ppo_over_sft(records).get("gain")
+    if gain is None or not math.isfinite(gain["value"]):
+        return "PPO has not been compared with SFT.", "open"
+    if evaluated["examples"] < FEWEST:
+        return (
+            f"{evaluated['examples']} held-out prompts are too few to compare PPO with SFT; take {FEWEST} at least.",
+            "open",
+        )
+    size, interval = estimate_cell({key: abs(gain[key]) if key == "value" else gain[key] for key in gain})
+    measured = f"{evaluated['headline']} {interval} on {evaluated['examples']} held-out prompts"
+    if gain["low"] > 0:
+        return f"PPO beats SFT by +{size} {measured}.", "better"
+    if gain["high"] < 0:
+        return f"PPO is worse than SFT by −{size} {measured}.", "worse"
+    size = estimate_cell(gain, signed=True).value
+    return f"No difference between PPO and SFT could be shown: {size} {measured}; the interval contains 0.", "open"
+
+
+def warnings(records: Records, updates: Sequence[Mapping[str, float]]) -> list[str]:
+    found = []
+    kl, ended = column(updates, "objective/kl"), column(updates, "answers/ended")
+    if stopped := records.get("ppo", {}).get("stopped"):
+        found.append(f"PPO was stopped before its end: {stopped}. What follows is about the policy of that moment.")
+    if negative := [step for step, value in kl if value < -0.1][3:]:
+        found.append(
+            f"The KL estimate was negative in {len(negative) + 3} updates: sampled and scored probabilities do not agree."
+        )
+    if kl and (worst := max(kl, key=lambda point: point[1]))[1] > 30:
+        found.append(f"The KL reached {worst[1]:.1f} nats per answer in update {worst[0]}: far from the SFT policy.")
+    if ended and (share := fmean(value for _, value in ended[-max(1, len(ended) // 10) :])) < 0.8:
+        found.append(f"At the end of PPO only {share:.0%} of the answers ended by themselves; the rest were cut off.")
+    accuracy = records.get("reward", {}).get("metrics", {}).get("accuracy")
+    if accuracy and accuracy["low"] <= 0.5:
+        interval = " ".join(estimate_cell(accuracy))
+        found.append(f"The reward model is not shown to beat guessing: held-out accuracy {interval}.")
+    spearman = records.get("reward", {}).get("metrics", {}).get("spearman")
+    if spearman and not spearman["low"] > 0:
+        interval = " ".join(estimate_cell(spearman))
+        found.append(f"The reward model is not shown to follow the ratings: held-out rank correlation {interval}.")
+    base, ppo = (headline_value(records, policy) for policy in ("base", "ppo"))
+    if base and ppo and ppo["value"] < base["value"]:
+        values = f"{' '.join(estimate_cell(ppo))} against {' '.join(estimate_cell(base))}"
+        found.append(f"For all the training, PPO stays below the untrained base model: {values}.")
+    return found
+
+
+def hacking(records: Records) -> list[str]:
+    """The reward went up and the headline did not: down for certain, or not shown to follow."""
+    pair = ppo_over_sft(records)
+    if not pair or not pair["reward_gain"]["low"] > 0 or not pair["gain"]["low"] <= 0:
+        return []
+    headline = records["evaluate"]["headline"]
+    reward, gain = (" ".join(estimate_cell(pair[name], signed=True)) for name in ("reward_gain", "gain"))
+    if pair["gain"]["high"] < 0:
+        return [
+            f"Reward hacking: the reward went up ({reward}) while {headline} went down ({gain}). "
+            "PPO found answers that the reward likes and that are worse."
+        ]
+    return [
+        f"The reward went up ({reward}) and {headline} did not follow ({gain}): look for reward hacking in the samples."
+    ]
+
+
+def quality(reward: Mapping[str, Any]) -> Cell:
+    """The reward model's held-out accuracy or, where only ratings tell, its rank correlation with them."""
+    if "accuracy" not in reward and "spearman" in reward:
+        return Cell(f"ρ {estimate_cell(reward['spearman']).value}")
+    ceiling = f"[of {reward['ceiling']:.3f}]" if "ceiling" in reward else ""
+    return Cell(estimate_cell(reward.get("accuracy")).value, ceiling)

@@ -1,0 +1,1 @@
+"""The reward: programmatic terms and the reward model, from its source to its agreement with people."""

@@ -1,0 +1,237 @@
+"""One interface to every reward model: text in, scores out, be it an adapter of the policy's base or a model beside it.
+
+    model.scores([model.encode(user("Translate: Hallo"), "Hello.")], batch_size=8) -> [1.37]
+
+A model beside the base has its own tokenizer, so what it reads is made from the messages anew: with its chat template where
+it has one; as a pair of texts where its tokenizer separates pairs (encoders); else as a plain transcript.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer
+
+from rlrecipes.errors import UserError, first_line
+from rlrecipes.hub.reach import ADAPTER_WEIGHTS
+from rlrecipes.model.adapters import adapter, stage_file
+from rlrecipes.model.forward import device, states_at
+from rlrecipes.model.loading import load_scorer, window
+from rlrecipes.model.tokens import PLAIN_TEMPLATE, encode, pad_right
+from rlrecipes.profile import ModelSettings, Profile
+from rlrecipes.recipe import Message, Prompt
+from rlrecipes.reward.source import TOKENIZERS, RewardSource, find_reward_model
+
+
+@dataclass(frozen=True)
+class ScoreHead:
+    """The reward model's head and the scale of its scores over the demonstrations."""
+
+    weight: torch.Tensor
+    """`[1, hidden]`"""
+    mean: float
+    std: float
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """Standardised scores `[batch]` of the last tokens' hidden states `[batch, hidden]`."""
+        return (nn.functional.linear(states.float(), self.weight).squeeze(-1) - self.mean) / self.std
+
+
+def load_score_head(folder: Path) -> ScoreHead:
+    """The head beside a reward adapter, with its scale.
+
+    Raises:
+        UserError: either is damaged.
+    """
+    weights = folder / "adapter" / ADAPTER_WEIGHTS
+    with stage_file(weights, folder):
+        (weight,) = (tensor for key, tensor in load_file(weights).items() if key.endswith("score.weight"))
+    return ScoreHead(weight.float().to(device()), *load_scale(folder))
+
+
+def load_scale(folder: Path) -> tuple[float, float]:
+    """Mean and standard deviation of a reward model's scores over the demonstrations.
+
+    Raises:
+        UserError: the file that holds them is damaged.
+    """
+    path = folder / "scale.json"
+    with stage_file(path, folder):
+        scale = json.loads(path.read_text(encoding="utf-8"))
+        return float(scale["mean"]), float(scale["std"])
+
+
+@torch.no_grad()
+def score_answers(
+    model: PeftModel,
+    head: ScoreHead,
+    tokenizer: Any,
+    pairs: Sequence[tuple[Prompt, str]],
+    batch_size: int,
+) -> list[float]:
+    """The reward model's standardised score of each (prompt, answer), read at the answer's EOS."""
+    scores: list[float] = []
+    with adapter(model, "reward"):
+        for start in range(0, len(pairs), batch_size):
+            ids = [encode(tokenizer, prompt, answer).ids for prompt, answer in pairs[start : start + batch_size]]
+            batch = pad_right(ids, tokenizer.pad_token_id).to(device())
+            last = torch.tensor([[len(row) - 1] for row in ids], device=batch.device)
+            scores += head(states_at(model, batch, last).squeeze(1)).tolist()
+    return scores
+
+
+Row = Mapping[str, Sequence[int]]
+"""What a model reads of one text: `input_ids`, and what else its tokenizer makes, each as long."""
+
+
+Scorer = Callable[[Sequence[tuple[Prompt, str]]], list[float]]
+"""Standardised scores of prompts with their answers."""
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A sequence classifier with one output, and how it reads."""
+
+    model: Any
+    encode: Callable[[Prompt, str], Row]
+    pad: int
+    longest: int
+    """In tokens; more it cannot read."""
+
+    @torch.no_grad()
+    def scores(self, rows: Sequence[Row], batch_size: int) -> list[float]:
+        """Raw scores of whole sequences, `[rows]`, `batch_size` of them read together."""
+        self.model.eval()
+        scores: list[float] = []
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            inputs = {
+                name: pad_right([row[name] for row in batch], self.pad if name == "input_ids" else 0).to(device())
+                for name in batch[0]
+            }
+            mask = pad_right([[1] * len(row["input_ids"]) for row in batch], 0).to(device())
+            logits = self.model(**inputs, attention_mask=mask).logits
+            scores += logits.squeeze(-1).float().tolist()
+        return scores
+
+    def cut(self, row: Row) -> Row:
+        """A row that is too long without what stands behind its first token: an answer's end says more than its prompt."""
+        over = len(row["input_ids"]) - self.longest
+        return row if over <= 0 else {name: [*ids[:1], *ids[1 + over :]] for name, ids in row.items()}
+
+
+def as_policy(model: Any, tokenizer: Any, longest: int) -> RewardModel:
+    """A classifier on the policy's base, which reads answers as the policy writes them."""
+
+    def read(prompt: Prompt, answer: str) -> Row:
+        return {"input_ids": encode(tokenizer, prompt, answer).ids}
+
+    model.config.use_cache = False
+    return RewardModel(model, read, tokenizer.pad_token_id, longest)
+
+
+def load_sharing(source: RewardSource, model_name: str, settings: ModelSettings, tokenizer: Any) -> RewardModel:
+    """An adapter from elsewhere on the policy's own base.
+
+    Raises:
+        UserError: the adapter does not fit.
+    """
+    model = _adapted(load_scorer(model_name, settings, tokenizer), source)
+    return as_policy(model, tokenizer, window(model_name, settings))
+
+
+def load_beside(source: RewardSource, settings: ModelSettings) -> RewardModel:
+    """A reward model of its own, held in memory as the profile says.
+
+    Raises:
+        UserError: it cannot be loaded, or has no tokenizer.
+    """
+    tokenizer = _tokenizer(source)
+    with _told(source):
+        model = load_scorer(source.base or source.place, settings, tokenizer)
+    model = _adapted(model, source) if source.base else model
+    model.config.use_cache = False
+    positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+    return RewardModel(model, _reader(tokenizer), tokenizer.pad_token_id, min(positions, tokenizer.model_max_length))
+
+
+def open_scorer(folder: Path, profile: Profile, batch_size: int) -> Scorer:
+    """The scores of a model that stands beside the policy's base, as the finished reward stage in `folder` scaled them."""
+    assert profile.reward.model is not None
+    model = load_beside(find_reward_model(profile.reward.model), profile.model)
+    mean, std = load_scale(folder)
+
+    def score(pairs: Sequence[tuple[Prompt, str]]) -> list[float]:
+        rows = [model.cut(model.encode(prompt, answer)) for prompt, answer in pairs]
+        return [(score - mean) / std for score in model.scores(rows, batch_size)]
+
+    return score
+
+
+def shares_base(folder: Path) -> bool:
+    """Whether the finished reward stage in `folder` left an adapter of the policy's base; else its model stands beside."""
+    return (folder / "adapter").is_dir()
+
+
+def _adapted(model: Any, source: RewardSource) -> Any:
+    with _told(source):
+        return PeftModel.from_pretrained(model, source.place)
+
+
+def _tokenizer(source: RewardSource) -> Any:
+    """Padding is the checkpoint's own: a decoder's score is read at the last token that is none."""
+    own = source.base is None or any((Path(source.place) / name).is_file() for name in TOKENIZERS)
+    name = source.place if own else str(source.base)
+    with _told(source):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        pad = AutoConfig.from_pretrained(source.base or source.place).pad_token_id
+    tokenizer.pad_token_id = next(
+        (i for i in (pad, tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), None
+    )
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"reward.model={source.name} has neither a padding token nor EOS; choose another model")
+    return tokenizer
+
+
+def _reader(tokenizer: Any) -> Callable[[Prompt, str], Row]:
+    def chat(prompt: Prompt, answer: str) -> Row:
+        messages = [message._asdict() for message in (*prompt, Message("assistant", answer))]
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        return _row(tokenizer(text, add_special_tokens=False))
+
+    def pair(prompt: Prompt, answer: str) -> Row:
+        return _row(tokenizer("\n".join(message.content for message in prompt), answer))
+
+    def transcript(prompt: Prompt, answer: str) -> Row:
+        return {"input_ids": encode(tokenizer, prompt, answer).ids}
+
+    if tokenizer.chat_template is not None:
+        return chat
+    if tokenizer.num_special_tokens_to_add(pair=True) > tokenizer.num_special_tokens_to_add(pair=False):
+        return pair
+    tokenizer.chat_template = PLAIN_TEMPLATE
+    return transcript
+
+
+def _row(encoded: Mapping[str, Sequence[int]]) -> Row:
+    return {name: ids for name, ids in encoded.items() if name != "attention_mask"}
+
+
+@contextmanager
+def _told(source: RewardSource) -> Iterator[None]:
+    """Makes one sentence of whatever the libraries raise over files that are damaged or do not fit together."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"cannot use reward.model={source.name}: {first_line(error)}; choose another model") from None

@@ -1,0 +1,64 @@
+"""The rows that a reward model is trained on: comparisons or ratings as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+from typing import Any
+
+from rlrecipes.job import Job
+from rlrecipes.model.tokens import encode, fitting_comparisons
+from rlrecipes.recipe import Rating
+from rlrecipes.reward.agreement import scale_of
+from rlrecipes.run.console import say
+from rlrecipes.run.resume import check_rows, length_of, record_drops
+
+# What is trained.
+
+
+def comparison_rows(job: Job, tokenizer: Any, longest: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows as TRL names them, and what `done.json` records of them."""
+    tasks = [fitting_comparisons(tokenizer, data.comparisons, longest) for data in job.tasks.values()]
+    before = sum(len(data.comparisons) for data in job.tasks.values())
+    dropped = record_drops("comparisons", before, sum(map(len, tasks)), longest)
+    balanced = _balanced(tasks)
+    rows = [{"chosen_ids": chosen, "rejected_ids": rejected} for _, chosen, rejected in balanced]
+    margins = [comparison.margin for comparison, _, _ in balanced]
+    count = sum(margin is not None for margin in margins)
+    if count:  # TRL looks at a batch's first row to see whether all have one
+        rows = [{**row, "margin": margin or 0.0} for row, margin in zip(rows, margins, strict=True)]
+    _announce(job, len(rows), "comparisons", f", {count} with margins" if count else "")
+    return rows, {"too_long": dropped, **({"margins": count} if count else {})}
+
+
+def rating_rows(job: Job, tokenizer: Any, longest: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows whose scores have mean 0 and standard deviation 1 over each recipe's training ratings, whatever their scale."""
+    tasks = [_fitting_ratings(tokenizer, data.ratings, longest) for data in job.tasks.values()]
+    before = sum(len(data.ratings) for data in job.tasks.values())
+    dropped = record_drops("ratings", before, sum(map(len, tasks)), longest)
+    scales = [scale_of([rating.score for rating, _ in rows]) for rows in tasks]
+    rows = _balanced(
+        [
+            [{"ids": ids, "score": (rating.score - scale["mean"]) / scale["std"]} for rating, ids in task]
+            for task, scale in zip(tasks, scales, strict=True)
+        ]
+    )
+    _announce(job, len(rows), "ratings", ", by regression")
+    return rows, {"too_long": dropped, "targets": dict(zip(job.tasks, scales, strict=True))}
+
+
+def _announce(job: Job, count: int, what: str, how: str) -> None:
+    settings = job.profile.reward
+    check_rows(what, count, settings.per_device_train_batch_size, "reward.per_device_train_batch_size")
+    say(f"  {length_of(settings)} on {count} {what}{how}")
+
+
+def _fitting_ratings(tokenizer: Any, ratings: Sequence[Rating], longest: int) -> list[tuple[Rating, list[int]]]:
+    rows = [(rating, encode(tokenizer, rating.prompt, rating.answer).ids) for rating in ratings]
+    return [(rating, ids) for rating, ids in rows if len(ids) <= longest]
+
+
+def _balanced(tasks: Sequence[Sequence[Any]]) -> list[Any]:
+    """As many rows of each recipe as the largest brings, the others' repeated; a batch is drawn from all of them."""
+    most = max(map(len, tasks))
+    return [row for rows in tasks for row in islice(cycle(rows), most)]

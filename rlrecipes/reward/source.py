@@ -1,0 +1,241 @@
+"""Where a reward model comes from that the run does not train itself (`reward.model=…`), told without loading it.
+
+    runs/shared/translation+dialogue/reward   a reward stage: the adapter in it is taken
+    someone/qwen2.5-7b-rm-lora                a PEFT adapter of a sequence classifier, here from the hub
+    checkpoints/deberta-rm                    a whole sequence classifier
+
+One output is the score. A plain LoRA adapter on the policy's own base becomes one more adapter of it; anything else is a
+second model in memory, with its own tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlrecipes.errors import UserError, first_line
+from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS, is_hub_id, is_local, reach_model, read_header
+from rlrecipes.profile import Profile
+from rlrecipes.run.folder import read_json
+
+CHECKPOINT = "config.json"
+
+
+CLASSIFIER = "ForSequenceClassification"
+
+
+TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
+
+
+VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
+"""What older checkpoints have for a tokenizer, with nothing beside."""
+
+
+ADAPTER_KEYS = {"task_type": str, "peft_type": str, "base_model_name_or_path": str}
+
+
+CHECKPOINT_KEYS = {"architectures": list, "id2label": dict, "num_labels": int}
+"""What is looked at in the two configurations, and its type."""
+
+
+JSON_TYPES = {str: "text", list: "list", dict: "object", int: "number"}
+
+
+@dataclass(frozen=True)
+class RewardSource:
+    """A reward model that has been found, and looks like one."""
+
+    name: str
+    """As the user gave it."""
+    place: str
+    """Where it is: a local folder, or a hub id."""
+    base: str | None
+    """The model that the adapter stands on; None for a whole checkpoint."""
+    plain: bool
+    """Whether it is LoRA and a linear head and nothing else, so that it can share a base."""
+
+    def shares(self, model_name: str) -> bool:
+        """Whether it can be one more adapter of the policy's base."""
+        return self.plain and self.base is not None and _real(self.base) == _real(model_name)
+
+
+def find_reward_model(name: str) -> RewardSource:
+    """The reward model called `name`; of a hub id only its small files are fetched.
+
+    Raises:
+        UserError: there is none, it is no reward model or not all of one, or it has more than one output.
+    """
+    if is_local(name):
+        return _in_folder(name)
+    if not is_hub_id(name):
+        raise _none(name, "is not there: there is no such folder, and a hub id is written owner/name")
+    reach_model(name, "reward.model")
+    files = {file: path for file in (ADAPTER, CHECKPOINT) if (path := _fetched(name, file))}
+    if ADAPTER in files and (weights := _fetched(name, ADAPTER_WEIGHTS)):
+        files[ADAPTER_WEIGHTS] = weights
+    return _looked_at(name, str(files[ADAPTER].parent) if ADAPTER in files else name, files)
+
+
+def model_beside(profile: Profile) -> str | None:
+    """The model that a reward model from elsewhere brings into memory beside the policy's base; None: it brings none.
+
+    Raises:
+        UserError: `reward.model` is set to something that is no reward model.
+    """
+    if profile.reward.model is None:
+        return None
+    source = find_reward_model(profile.reward.model)
+    # The embedded base's folder is known only when it is made; another one than the run's would be as small.
+    embedded = profile.model.name == "builtin" and Path(source.base or "").parent.name == ".base"
+    shared = source.plain if embedded else source.shares(profile.model.name)
+    return None if shared else source.base or source.place
+
+
+def reach_reward_model(profile: Profile) -> None:
+    """Refuses a reward model from elsewhere that cannot be had, before the data are read.
+
+    Raises:
+        UserError: there is none, it is no reward model, or the model that it stands on is out of reach.
+    """
+    beside = model_beside(profile)
+    if beside is not None and beside != profile.reward.model:
+        reach_model(beside, None)
+
+
+def _in_folder(name: str) -> RewardSource:
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise _none(name, "is not there")
+    place = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    wanted = (ADAPTER, ADAPTER_WEIGHTS, CHECKPOINT, *WEIGHTS, *TOKENIZERS, *VOCABULARIES)
+    files = {file: place / file for file in wanted if (place / file).is_file()}
+    if ADAPTER not in files and CHECKPOINT not in files and (original := _taken(place)):
+        raise UserError(f"reward.model={name} is a stage that took its model from elsewhere; give {original} instead")
+    if ADAPTER in files and ADAPTER_WEIGHTS not in files:
+        raise _none(name, f"has no weights ({ADAPTER_WEIGHTS})")
+    if ADAPTER not in files and CHECKPOINT in files:
+        if not files.keys() & set(WEIGHTS):
+            raise _none(name, f"has no weights ({WEIGHTS[0]})")
+        if not files.keys() & {*TOKENIZERS, *VOCABULARIES}:
+            raise _none(name, f"has no tokenizer ({', '.join(TOKENIZERS)})")
+    return _looked_at(name, str(place), files)
+
+
+def _taken(stage: Path) -> str | None:
+    """What a finished reward stage was given as `reward.model`, where that did not become an adapter of its own."""
+    record = read_json(stage / "done.json").get("reward_model")
+    return str(record.get("name")) if isinstance(record, dict) else None
+
+
+def _looked_at(name: str, where: str, files: Mapping[str, Path]) -> RewardSource:
+    if ADAPTER in files:
+        return _adapter(name, where, files)
+    if CHECKPOINT in files:
+        return _checkpoint(name, where, files)
+    raise _none(name, f"has neither {ADAPTER} nor {CHECKPOINT}")
+
+
+def _adapter(name: str, where: str, files: Mapping[str, Path]) -> RewardSource:
+    config = _read(name, files[ADAPTER], ADAPTER_KEYS)
+    task, base, kind = config.get("task_type"), config.get("base_model_name_or_path"), config.get("peft_type")
+    if task != "SEQ_CLS":
+        raise UserError(
+            f"reward.model={name} is no reward model: its adapter was trained for {task or 'no task that it names'}, "
+            "not for sequence classification (SEQ_CLS); give a reward stage's folder"
+        )
+    if not kind:
+        raise UserError(f"reward.model={name}: {files[ADAPTER]} names no kind of adapter; set peft_type in it")
+    if not base:
+        raise UserError(f"reward.model={name}: {files[ADAPTER]} names no base model; set base_model_name_or_path in it")
+    if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
+        raise UserError(f"reward.model={name}: its base model '{base}' is not there; mend {files[ADAPTER]}")
+    shapes = _shapes(name, files[ADAPTER_WEIGHTS]) if ADAPTER_WEIGHTS in files else {}
+    heads = {key: shape for key, shape in shapes.items() if "lora_" not in key}
+    for key, shape in heads.items():
+        if key.endswith(("score.weight", "classifier.weight", "out_proj.weight")) and shape[:1] != [1]:
+            raise _outputs(name, *shape[:1])
+    plain = kind == "LORA" and [key.endswith("score.weight") for key in heads] == [True]
+    return RewardSource(name, where, base, plain)
+
+
+def _checkpoint(name: str, where: str, files: Mapping[str, Path]) -> RewardSource:
+    config = _read(name, files[CHECKPOINT], CHECKPOINT_KEYS)
+    made_for = [str(kind) for kind in config.get("architectures") or []]
+    if not any(kind.endswith(CLASSIFIER) for kind in made_for):
+        kinds = ", ".join(made_for) or "no architecture that it names"
+        raise UserError(
+            f"reward.model={name} is no reward model: it is {kinds}, and a reward model is a sequence classifier "
+            f"(…{CLASSIFIER}) with one output"
+        )
+    labels = len(config.get("id2label") or {}) or config.get("num_labels") or 2  # 2 is Transformers' default
+    if labels != 1:
+        raise _outputs(name, labels)
+    if WEIGHTS[0] in files:
+        _shapes(name, files[WEIGHTS[0]])  # for what it says of a damaged file
+    return RewardSource(name, where, None, plain=False)
+
+
+def _none(name: str, why: str) -> UserError:
+    return UserError(
+        f"there is no reward model in reward.model={name}: it {why}; give a reward stage's folder, a PEFT adapter or a "
+        "sequence classifier"
+    )
+
+
+def _outputs(name: str, count: int = 0) -> UserError:
+    return UserError(
+        f"reward.model={name} has {count} outputs; a reward model has one, the score; choose another model"
+    )
+
+
+def _damaged(name: str, path: Path, why: str = "") -> UserError:
+    return UserError(f"reward.model={name}: {path} is damaged{why}; get the model again")
+
+
+def _read(name: str, path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """A JSON object in which what stands under a key of `kinds` is of that type, or null."""
+    try:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        raise _damaged(name, path) from None
+    for key, kind in kinds.items():
+        if not isinstance(config.get(key), kind | None):
+            raise _damaged(name, path, f" (its {key} is no {JSON_TYPES[kind]})")
+    return config
+
+
+def _shapes(name: str, path: Path) -> dict[str, list[int]]:
+    """Names and shapes of a file's tensors.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return {key: list(tensor["shape"]) for key, tensor in read_header(path)[0].items()}
+    except (ValueError, TypeError, LookupError) as error:
+        raise _damaged(name, path, f" ({first_line(error)})") from None
+
+
+def _fetched(name: str, file: str) -> Path | None:
+    """A file of the hub's; None where the repository has no such file, or none in the cache when that is all there is.
+
+    Raises:
+        UserError: it was not to be had after all.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, file))
+    except EntryNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {file} of reward.model={name}: {first_line(error)}; try again") from None
+
+
+def _real(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.is_dir() else name

@@ -1,0 +1,75 @@
+"""The trainers of a reward model: TRL's on comparisons, squared error on ratings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import Trainer, TrainingArguments
+from trl import RewardConfig, RewardTrainer
+
+from rlrecipes.job import Job
+from rlrecipes.model.tokens import pad_right
+from rlrecipes.run.resume import Resumable, training_arguments
+
+OURS = {"objective", "model"}
+"""Settings of the `[reward]` table that TRL does not know."""
+
+
+class ResumableRewardTrainer(Resumable, RewardTrainer):
+    """TRL's, going on from our checkpoints."""
+
+
+class ResumableRegressionTrainer(Resumable, Trainer):
+    """Squared error of the score, going on from our checkpoints."""
+
+    loss_is_scaled_for_ga = False  # a mean over the micro-batch, so Transformers divides by their number
+
+    def compute_loss(self, model: Any, inputs: Mapping[str, torch.Tensor], *_: Any, **__: Any) -> torch.Tensor:
+        scores = model(input_ids=inputs["ids"], attention_mask=inputs["mask"], use_cache=False).logits.squeeze(-1)
+        return nn.functional.mse_loss(scores, inputs["score"])
+
+
+def pairwise_trainer(
+    job: Job, model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, callbacks: list[Any]
+) -> ResumableRewardTrainer:
+    arguments = training_arguments(job.profile.reward, folder, job.seed, ours=OURS)
+    return ResumableRewardTrainer(
+        model,
+        RewardConfig(**arguments, max_length=None, disable_dropout=False),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+
+
+def regression_trainer(
+    job: Job, model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, callbacks: list[Any]
+) -> ResumableRegressionTrainer:
+    def collate(batch: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        ids, scores = [row["ids"] for row in batch], [row["score"] for row in batch]
+        mask = pad_right([[1] * len(row) for row in ids], 0)
+        return {"ids": pad_right(ids, tokenizer.pad_token_id), "mask": mask, "score": torch.tensor(scores)}
+
+    arguments = training_arguments(job.profile.reward, folder, job.seed, ours=OURS | {"center_rewards_coefficient"})
+    return ResumableRegressionTrainer(
+        model,
+        TrainingArguments(**arguments, remove_unused_columns=False),
+        train_dataset=rows,
+        data_collator=collate,
+        callbacks=callbacks,
+    )
+
+
+def start_head(model: nn.Module, seed: int) -> None:
+    """N(0, 1/(d+1)) (arXiv 2403.17031, detail 11): first scores are small, whatever the width."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name.endswith("score.modules_to_save.default.weight"):
+            width = parameter.shape[1]
+            fresh = torch.randn(parameter.shape, generator=generator) / (width + 1) ** 0.5
+            parameter.data = fresh.to(parameter.device, parameter.dtype)

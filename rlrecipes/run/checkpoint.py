@@ -1,0 +1,231 @@
+"""What an interrupted stage goes on from: the newest of its checkpoints that is whole.
+
+    checkpoints/step-000040/tensors.safetensors    every tensor of the state
+                            state.json             the rest of it, with the tensors' names in their places
+                            manifest.json          {"files": {"state.json": {"bytes": 8211, "sha256": "9f86…"}, …}, …}
+
+A checkpoint is written aside, forced to the disk and then renamed, so a kill at any moment leaves the one before. Nothing is
+pickled: a state is a nest of dictionaries, lists, tuples, texts, numbers and tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rlrecipes.run.console import say
+from rlrecipes.run.folder import CHECKPOINTS, sync
+from rlrecipes.run.interrupts import Interrupted, asked
+from rlrecipes.run.tracking import Tracker
+
+TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+
+
+KEPT = 2
+"""The newest may be damaged by what lies below us; then there is one more."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state that was saved after `step` steps."""
+
+    step: int
+    state: Any
+
+
+class Checkpoints:
+    """One stage's checkpoints: when the next is due, and the stage's logs as they stood at each."""
+
+    def __init__(self, draft: Path, seconds: float, tracker: Tracker | None = None) -> None:
+        self.folder = draft / CHECKPOINTS
+        self.seconds, self.tracker = seconds, tracker
+        self.started = self.saved = time.monotonic()
+        self.resumed: dict[str, float] | None = None
+        """For `done.json`: the step gone on from, and the seconds that had led there."""
+
+    def newest(self) -> Checkpoint | None:
+        """The state to go on from, with the logs cut back to it; None: there is none, and the logs are empty."""
+        found = load_newest(self.folder)
+        if self.tracker is not None:
+            self.tracker.go_back(found.state["logs"] if found else {})
+        if found is None:
+            return None
+        self.resumed = {"step": found.step, "seconds": found.state["seconds"]}
+        say(f"  going on after step {found.step}")
+        return Checkpoint(found.step, found.state["stage"])
+
+    def due(self) -> bool:
+        """Whether to save now: the time is up, or a signal asked for the end."""
+        return asked() or time.monotonic() - self.saved >= self.seconds
+
+    def save(self, step: int, state: Any) -> None:
+        """Saves the stage's state after `step` steps.
+
+        Raises:
+            Interrupted: it was saved because a signal asked for the end.
+        """
+        before = self.resumed["seconds"] if self.resumed else 0.0
+        spent = round(before + time.monotonic() - self.started, 1)
+        logs = self.tracker.positions() if self.tracker is not None else {}
+        save(self.folder, step, {"stage": state, "logs": logs, "seconds": spent})
+        self.saved = time.monotonic()
+        if asked():
+            raise Interrupted(f"saved after step {step}")
+
+    def discard(self) -> None:
+        """There is nothing to go on from."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def save(folder: Path, step: int, state: Any) -> None:
+    """Writes `folder/step-…`, and removes all but the newest `KEPT`.
+
+    Raises:
+        TypeError: the state holds something that is neither JSON nor a tensor.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    plain = _packed(state, "", tensors)
+    aside, target = folder / f".step-{step:06d}", folder / f"step-{step:06d}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file(tensors, aside / TENSORS)
+    (aside / STATE).write_text(json.dumps(plain), encoding="utf-8")
+    files = {name: _described(aside / name) for name in (TENSORS, STATE)}
+    manifest = json.dumps({"files": files, "sha256": _digest(files)}, indent=2)
+    (aside / MANIFEST).write_text(manifest, encoding="utf-8")
+    for path in (*aside.iterdir(), aside):
+        sync(path)
+    shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
+    aside.rename(target)
+    sync(folder)
+    for old in _newest_first(folder)[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; each damaged one before it is named on the console with what is wrong."""
+    found = _newest_first(folder)
+    for path in found:
+        damage = _damage(path)
+        if damage is None:
+            plain = json.loads((path / STATE).read_text(encoding="utf-8"))
+            return Checkpoint(_step(path), _unpacked(plain, load_file(path / TENSORS)))
+        say(f"  {path}/{damage}; this checkpoint is not used")
+    if found:
+        say("  no checkpoint is whole: starting from the beginning")
+    return None
+
+
+def trainable(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights that training moves, by name."""
+    return {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@torch.no_grad()
+def set_trainable(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Puts saved weights back into the model that they were taken from."""
+    own = trainable(model)
+    assert own.keys() == weights.keys(), "the settings are the same, so the weights have the same names"
+    for name, parameter in own.items():
+        parameter.copy_(weights[name])
+
+
+def random_states() -> dict[str, Any]:
+    """Of all four generators that training draws from."""
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, np.asarray(keys).tolist(), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _described(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _digest(files: Any) -> str:
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _damage(path: Path) -> str | None:
+    """The first file that is not what was written, and what is wrong with it; None: all is well."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["sha256"] != _digest(manifest["files"]):
+            return f"{MANIFEST} has been changed: its checksum is another"
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValueError, TypeError, KeyError):
+        return f"{MANIFEST} cannot be read"
+    for name, expected in manifest["files"].items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        found = _described(path / name)
+        if found["bytes"] != expected["bytes"]:
+            return f"{name} has {found['bytes']} bytes instead of {expected['bytes']}"
+        if found != expected:
+            return f"{name} has been changed: its checksum is another"
+    return None
+
+
+def _packed(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """`value` as JSON; its tensors go into `tensors` under the path that leads to them."""
+    if isinstance(value, torch.Tensor):
+        tensors[name] = (
+            value.detach().to("cpu", copy=True).contiguous()
+        )  # 8-bit optimizers share tables, safetensors may not
+        return {"$tensor": name}
+    if isinstance(value, Mapping):
+        pairs = [[key, _packed(inner, f"{name}/{key}", tensors)] for key, inner in value.items()]
+        return dict(pairs) if all(isinstance(key, str) for key, _ in pairs) else {"$pairs": pairs}
+    if isinstance(value, list | tuple):
+        items = [_packed(inner, f"{name}/{i}", tensors) for i, inner in enumerate(value)]
+        return {"$tuple": items} if isinstance(value, tuple) else items
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{name} is a {type(value).__name__}, which a checkpoint cannot hold")
+
+
+def _unpacked(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(inner, tensors) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    if "$tensor" in value:
+        return tensors[value["$tensor"]]
+    if "$tuple" in value:
+        return tuple(_unpacked(inner, tensors) for inner in value["$tuple"])
+    if "$pairs" in value:
+        return {key: _unpacked(inner, tensors) for key, inner in value["$pairs"]}
+    return {key: _unpacked(inner, tensors) for key, inner in value.items()}

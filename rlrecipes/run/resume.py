@@ -1,0 +1,184 @@
+"""What the training stages share: arguments, row checks, exact resume, and weights in the precision that was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from rlrecipes.errors import UserError
+from rlrecipes.profile import PPOSettings, TrainingSettings
+from rlrecipes.run.checkpoint import Checkpoints, random_states, set_random_states, set_trainable, trainable
+from rlrecipes.run.console import say
+from rlrecipes.run.folder import write_json
+from rlrecipes.run.interrupts import finishing_first
+
+
+def training_arguments(
+    settings: TrainingSettings | PPOSettings, folder: Path, seed: int, ours: Collection[str] = ()
+) -> dict[str, Any]:
+    """A stage's table as keyword arguments of its TRL configuration, without the keys that are `ours`."""
+    table = dataclasses.asdict(settings).items()
+    arguments = {key: value for key, value in table if value is not None and key not in ours}
+    return arguments | {
+        "output_dir": str(folder),
+        "seed": seed,
+        "bf16": False,  # the weights are loaded in the dtype that is meant; no autocast on top
+        "use_cpu": not torch.cuda.is_available(),
+        "save_strategy": "no",
+        "report_to": "none",  # our tracker takes the logs
+        "disable_tqdm": True,  # our progress bar
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+
+
+def length_of(settings: TrainingSettings) -> str:
+    """How long a stage trains, in words."""
+    steps, epochs = settings.max_steps, settings.num_train_epochs
+    return f"{steps} steps of {settings.per_device_train_batch_size} rows" if steps > 0 else f"{epochs:g} epochs"
+
+
+def check_rows(what: str, rows: int, batch: int, setting: str) -> None:
+    """Refuses data that cannot fill one batch.
+
+    Raises:
+        UserError: with both numbers and the setting to lower.
+    """
+    if rows < batch:
+        raise UserError(
+            f"{rows} {what} cannot fill one batch of {batch}; bring more data or set {setting}={max(rows, 1)}"
+        )
+
+
+def record_drops(what: str, before: int, after: int, longest: int) -> int:
+    """Counts the rows that were too long for the window, and says so.
+
+    Raises:
+        UserError: all of them were.
+    """
+    if before and not after:
+        raise UserError(
+            f"all {before} {what} are longer than {longest} tokens; raise model.max_length or shorten the rows"
+        )
+    if after < before:
+        say(f"  {before - after} of {before} {what} left out: longer than {longest} tokens")
+    return before - after
+
+
+def lora_in_float32(model: nn.Module) -> None:
+    """Undoes TRL's cast of a quantized model's adapters to bfloat16, where 1e-3 of a weight is lost and CPUs crawl."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def check_finite(loss: float, stage: str, setting: str, checkpoints: Checkpoints) -> None:
+    """Refuses a model that training has broken; its checkpoints are as useless and go.
+
+    Raises:
+        UserError: the loss is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        checkpoints.discard()
+        raise UserError(f"the {stage} loss became {loss}, so the adapter is useless; lower {setting} and run it again")
+
+
+class Resumable:
+    """Lets a Transformers trainer go on from our checkpoints to the last bit; it stands before the trainer among the bases.
+
+    Transformers' own way to resume is kept where it is exact: it finds its place in the data and asks for the random states
+    when it is there. Replaced are its files (pickles, not atomic), and added is what it forgets: the loss so far, from which
+    `train_loss` comes, and TRL's running metrics.
+    """
+
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+    state: Any
+    control: Any
+    _tr_loss: torch.Tensor
+    checkpoints: Checkpoints
+    saved: dict[str, Any] | None
+
+    def train_from(self, checkpoints: Checkpoints) -> float:
+        """Trains from the newest checkpoint on, or from the start; returns the mean loss over all steps.
+
+        Raises:
+            Interrupted: a signal asked for the end; a checkpoint has been saved.
+        """
+        newest = checkpoints.newest()
+        self.checkpoints, self.saved = checkpoints, newest.state if newest else None
+        if self.saved:
+            write_json(checkpoints.folder / "trainer_state.json", self.saved["trainer"])  # Transformers reads it there
+        self.add_callback(_Saves(self))  # type: ignore[attr-defined]
+        with finishing_first():
+            output = self.train(resume_from_checkpoint=str(checkpoints.folder) if self.saved else None)  # type: ignore[attr-defined]
+        return float(output.training_loss)
+
+    # Transformers calls the rest.
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        state = {
+            "weights": trainable(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.lr_scheduler.state_dict(),
+            "trainer": dataclasses.asdict(self.state),
+            "running": {name: getattr(self, name) for name in _RUNNING if hasattr(self, name)},
+            "random": random_states(),
+        }
+        self.checkpoints.save(self.state.global_step, state)
+
+    def _load_from_checkpoint(self, folder: str, model: Any = None) -> None:
+        assert self.saved is not None
+        set_trainable(self.model, self.saved["weights"])
+
+    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
+        if self.saved is not None:
+            self.optimizer.load_state_dict(self.saved["optimizer"])
+            self.lr_scheduler.load_state_dict(self.saved["scheduler"])
+
+    def _load_rng_state(self, folder: str | None) -> None:
+        if self.saved is not None:
+            set_random_states(self.saved["random"])
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # saved after the last step: Transformers would add another
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)  # type: ignore[misc]
+
+    def set_running(self) -> None:
+        """Puts back what Transformers sets to zero when training begins, though it goes on."""
+        if self.saved is None:
+            return
+        for name, value in self.saved["running"].items():
+            if isinstance(value, dict):  # TRL's lists of numbers by mode and name
+                for mode, metrics in value.items():
+                    getattr(self, name)[mode].update(metrics)
+            else:
+                setattr(self, name, value.to(self._tr_loss.device) if isinstance(value, torch.Tensor) else value)
+        self._initial_global_step = 0  # the mean loss is over all steps
+
+
+_RUNNING = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_metrics", "_total_train_tokens")
+"""The loss since it was last logged, the loss before, the step of that; TRL's metrics likewise, and its count of tokens."""
+
+
+class _Saves(TrainerCallback):
+    """Asks for a checkpoint when one is due; Transformers makes it after the step's log."""
+
+    def __init__(self, trainer: Resumable) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.set_running()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        control.should_save = self.trainer.checkpoints.due()
+        return control

@@ -1,0 +1,212 @@
+"""What a run tells: a progress bar on the console, `log.jsonl` beside the stage, and Weights & Biases.
+
+    {"step": 10, "loss": 1.25, "learning_rate": 0.0009}
+
+Tracking never stops training: where Weights & Biases cannot be reached, the run goes on offline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+from transformers import PrinterCallback, TrainerCallback
+
+from rlrecipes.errors import first_line
+from rlrecipes.profile import TrackSettings
+from rlrecipes.run.console import bar, say
+from rlrecipes.run.folder import Run, sync
+
+_SHOWN = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "objective/scores": "reward",
+    "objective/kl": "kl",
+}
+"""The logged values that stand behind a progress bar, under their short names."""
+
+
+class Tracker:
+    """Where a stage's curves, tables and summary go."""
+
+    def __init__(self, folder: Path, wandb_run: Any | None = None) -> None:
+        self.folder = folder
+        self.wandb_run = wandb_run
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        self._tell("log", [values], step)
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """A table of samples, kept apart from the tables of other steps."""
+        with (self.folder / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n" for row in rows)
+        self._tell(name, rows, step)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        self._send(lambda run: run.summary.update(dict(values)))
+
+    @property
+    def link(self) -> str | None:
+        """The page of this stage's W&B run; None where it is offline or off."""
+        online = self.wandb_run is not None and not getattr(self.wandb_run, "offline", False)
+        return getattr(self.wandb_run, "url", None) if online else None
+
+    def positions(self) -> dict[str, int]:
+        """How long each log is, in bytes, with so much of it forced to the disk."""
+        logs = sorted(self.folder.glob("*.jsonl"))
+        for path in logs:
+            sync(path)
+        return {path.name: path.stat().st_size for path in logs}
+
+    def go_back(self, positions: Mapping[str, int]) -> None:
+        """Cuts the logs back to where they were, and tells a new W&B run what had been told by then."""
+        for path in sorted(self.folder.glob("*.jsonl")):
+            if path.name in positions:
+                os.truncate(path, positions[path.name])
+            else:
+                path.unlink()
+        told = [
+            (row.pop("step"), path.stem, row) for path in sorted(self.folder.glob("*.jsonl")) for row in _rows(path)
+        ]
+        # W&B drops what comes for a step before its last.
+        for (step, name), group in itertools.groupby(sorted(told, key=lambda t: t[:2]), key=lambda t: t[:2]):
+            self._tell(name, [row for _, _, row in group], step)
+
+    def _tell(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Sends W&B what stands in one of our files under a step: a row of numbers, or a table."""
+        if self.wandb_run is None:
+            return
+        if name == "log":
+            for row in rows:
+                self._send(lambda run, row=row: run.log(dict(row), step=step))
+            return
+        import wandb
+
+        columns = ["step", *rows[0]]
+        data = [[step, *row.values()] for row in rows]
+        self._send(lambda run: run.log({f"{name}/{step}": wandb.Table(columns=columns, data=data)}, step=step))
+
+    def _send(self, send: Any) -> None:
+        if self.wandb_run is not None:
+            try:
+                send(self.wandb_run)
+            except Exception as error:  # tracking must never stop training
+                say(f"  Weights & Biases stopped ({type(error).__name__}: {error}); training goes on without it")
+                self.wandb_run = None
+
+
+@contextlib.contextmanager
+def tracked(
+    run: Run, settings: TrackSettings, stage: str, folder: Path, config: Mapping[str, Any]
+) -> Iterator[Tracker]:
+    """A tracker for one stage: one W&B run in the group of its rlrecipes run and recipe."""
+    tracker = Tracker(folder, _start_wandb(run, settings, stage, config))
+    failed = True
+    try:
+        yield tracker
+        failed = False
+    finally:
+        if tracker.wandb_run is not None:
+            with contextlib.suppress(Exception):
+                tracker.wandb_run.finish(exit_code=int(failed))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def progress(name: str, tracker: Tracker | None = None) -> TrainerCallback:
+    """The callback that draws a trainer's progress bar and hands what it logs to the tracker."""
+    return _Progress(name, tracker)
+
+
+def remove_printer(trainer: Any) -> None:
+    """Trainers print their logs as dictionaries where they draw no bar; ours does both better."""
+    trainer.remove_callback(PrinterCallback)
+
+
+class _Progress(TrainerCallback):
+    def __init__(self, name: str, tracker: Tracker | None) -> None:
+        self.name, self.tracker = name, tracker
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar = bar(self.name, state.max_steps, done=state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        numbers = {key: value for key, value in (logs or {}).items() if isinstance(value, int | float)}
+        if self.bar is not None:
+            shown = {short: numbers[key] for key, short in _SHOWN.items() if key in numbers}
+            self.bar.set_postfix({key: f"{value:.2f}" for key, value in shown.items()}, refresh=False)
+        if self.tracker is not None and "train_runtime" not in numbers:
+            self.tracker.log(numbers, state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def sync_command(run: Run) -> str | None:
+    """The command that uploads a recipe's offline W&B runs; None where there are none."""
+    offline = sorted((run.folder / "wandb").glob("offline-run-*"))
+    python = os.path.relpath(sys.executable)
+    return f"{python} -m wandb sync {run.folder}/wandb/offline-run-*" if offline else None
+
+
+def _start_wandb(run: Run, settings: TrackSettings, stage: str, config: Mapping[str, Any]) -> Any | None:
+    mode = settings.wandb
+    if mode == "off" or stage == "report":  # a report trains nothing and measures nothing
+        return None
+    if mode in ("auto", "online") and not _logged_in():  # W&B would ask in the terminal, and wait
+        if mode == "online":
+            say("  not logged in to Weights & Biases, so tracked offline; log in with `.venv/bin/wandb login`")
+        mode = "offline"
+    elif mode == "auto":
+        mode = "online"
+    import wandb
+
+    folder = run.folder
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)
+    for attempt in dict.fromkeys((mode, "offline")):
+        try:
+            return wandb.init(
+                project=settings.project,
+                group=f"{run.name}-{run.recipe}",
+                job_type=stage,
+                name=f"{run.name}-{run.recipe}-{stage}",
+                dir=str(folder),
+                config=dict(config),
+                mode=attempt,
+                reinit="finish_previous",
+                settings=wandb.Settings(silent=True, console="off", init_timeout=20, x_disable_stats=True),
+            )
+        except Exception as error:  # tracking must never stop training
+            say(f"  Weights & Biases cannot start {attempt} ({type(error).__name__}: {first_line(error)})")
+    return None
+
+
+def _logged_in() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import netrc
+
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,402 @@
+"""An export answers as the run did, in a fresh process that knows nothing of rlrecipes."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rlrecipes.__main__ import main
+from rlrecipes.after.finished import find_trained
+from rlrecipes.errors import UserError
+from rlrecipes.recipe import load_recipe
+from rlrecipes.run.folder import Run
+
+MESSAGES = [[{"role": "user", "content": f"Translate: {text}"}] for text in ("Das Kind liest.", "Wer da?", "🙂 gut")]
+
+
+@pytest.fixture(scope="module")
+def exported(session_home, apart):
+    """`runs/apart/translation/export`, both policies' answers by our own code, and what the console said."""
+    import contextlib
+    import io
+
+    from rlrecipes.after.chat import load_voice
+    from rlrecipes.recipe import Message
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.chdir(session_home)
+        assert main(["export", "translation", "--run", "apart", "--merged"]) == 0
+        voice = load_voice(find_trained(Run("apart", "translation"), load_recipe("translation")), 0.0)
+        answers = {
+            policy: [voice.answer(policy, tuple(Message(**m) for m in given), print).text for given in MESSAGES]
+            for policy in ("base", "sft", "ppo")
+        }
+    return apart / "export", answers, out.getvalue()
+
+
+def fresh(code, cwd):
+    """What a Python process without rlrecipes prints."""
+    refuse = "import sys; sys.modules['rlrecipes'] = None\n"
+    given = subprocess.run([sys.executable, "-c", refuse + code], cwd=cwd, capture_output=True, text=True)
+    assert given.returncode == 0, given.stderr
+    return given.stdout.splitlines()[-1]
+
+
+def card_code(folder):
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.S)
+    return code
+
+
+def test_the_cards_own_code_gives_the_policys_answers_in_a_fresh_process(exported, session_home):
+    folder, answers, _ = exported
+    assert len({tuple(given) for given in answers.values()}) == 3, "or the test would not see a lost adapter"
+    asked = f"import json; print(json.dumps([answer(messages) for messages in {MESSAGES!r}]))"
+    assert json.loads(fresh(card_code(folder) + asked, session_home)) == answers["ppo"]
+
+
+def test_the_export_can_be_moved_and_loads_by_itself(exported, tmp_path):
+    """`AutoPeftModelForCausalLM` finds the base beside the adapter, from within the folder."""
+    folder, _, _ = exported
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    code = (
+        "from peft import AutoPeftModelForCausalLM as Auto; import torch\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "ids = torch.arange(5, 15)[None]\n"
+        "with torch.no_grad():\n"
+        "    a, b = (m.eval()(input_ids=ids).logits for m in (Auto.from_pretrained('adapter'), "
+        "AutoModelForCausalLM.from_pretrained('merged')))\n"
+        "print(float((a - b).abs().max() / a.abs().max()))"
+    )
+    assert float(fresh(code, moved)) < 1e-4
+
+
+def test_what_was_measured_of_the_merged_weights_is_said_on_the_console_and_in_the_card(exported):
+    folder, _, out = exported
+    for text in (out, (folder / "README.md").read_text(encoding="utf-8")):
+        assert re.search(r"differ from those of the adapter on the unquantized base\s+by at most \d\.\de-0[5-9]", text)
+        assert re.search(r"of 6 held-out prompts, [0-6] get the same greedy answer from the merged weights", text)
+
+
+def test_merged_weights_that_are_not_the_adapters_are_not_exported(home, apart, monkeypatch, capsys):
+    monkeypatch.setattr("peft.tuners.lora.model.LoraModel.merge_and_unload", lambda self, **_: self.unload())
+    before = (apart / "export" / "README.md").read_bytes() if (apart / "export").exists() else None
+    assert main(["export", "translation", "--run", "apart", "--merged"]) == 2
+    assert "nothing was exported" in capsys.readouterr().err
+    after = (apart / "export" / "README.md").read_bytes() if (apart / "export").exists() else None
+    assert after == before
+    assert not (apart / ".export").exists()
+
+
+def test_answers_end_as_training_had_it_whatever_the_base_says(exported):
+    generation = json.loads((exported[0] / "adapter" / "generation_config.json").read_text())
+    assert generation["do_sample"] is False
+    assert generation["repetition_penalty"] == 1.0
+    assert generation["max_new_tokens"] == 6
+    assert (generation["eos_token_id"], generation["pad_token_id"]) == (1, 0)
+    assert json.loads((exported[0] / "merged" / "generation_config.json").read_text()) == generation
+
+
+def test_the_card_has_data_licence_results_and_settings(exported):
+    card = (exported[0] / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: peft\n")
+    assert "license:" not in card.partition("---\n\n")[0], "the licence of the user's data is not known"
+    assert "`pairs.jsonl`. Its licence is not known here" in card
+    done = json.loads((exported[0].parent / "evaluate" / "done.json").read_text())
+    chrf = done["metrics"]["ppo"]["chrf"]
+    assert f"{chrf['value']:.3f} [{chrf['low']:.3f}, {chrf['high']:.3f}]" in card
+    assert "ppo.total_episodes = 16" in card
+    assert "| reward model | trained here, pairwise |" in card
+    assert "Das 5" not in card, "rows of the user's data stay with the user"
+
+
+def test_the_card_has_the_pages_at_weights_and_biases(home, apart):
+    from rlrecipes.after.card import card
+
+    trained = find_trained(Run("apart", "translation"), load_recipe("translation"))
+    assert "no page" in card(trained, "ppo", None, None, apart / "export")
+    trained.records["ppo"]["wandb"] = "https://wandb.ai/me/rlrecipes/runs/abc"
+    assert "[ppo](https://wandb.ai/me/rlrecipes/runs/abc)" in card(trained, "ppo", None, None, apart / "export")
+
+
+def test_a_card_on_the_hub_loads_from_the_hub(home, apart):
+    from rlrecipes.after.card import card
+
+    trained = find_trained(Run("apart", "translation"), load_recipe("translation"))
+    text = card(trained, "ppo", None, "me/policy", apart / "export")
+    assert 'adapter = snapshot_download("me/policy")' in text
+    assert "runs/apart" not in text
+
+
+def test_a_card_shows_the_last_part_of_a_path_though_what_was_there_is_gone_and_hub_ids_as_they_are(home, apart):
+    import dataclasses
+
+    from rlrecipes.after.card import card
+
+    trained = find_trained(Run("apart", "translation"), load_recipe("translation"))
+    records = json.loads(json.dumps(trained.records))
+
+    def shown(source, model):
+        records["sft"]["data"]["source"] = records["ppo"]["settings"]["data.source"] = source
+        records["reward"]["reward_model"] = {"name": model}
+        records["ppo"]["settings"]["reward.model"] = model
+        return card(dataclasses.replace(trained, records=records), "ppo", None, None, apart / "export")
+
+    text = shown("gone/private/rows.jsonl", "gone/private/translation/reward")
+    assert "private" not in text
+    assert "`rows.jsonl`. Its licence" in text
+    assert 'data.source = "rows.jsonl"' in text
+    assert "| reward model | `reward`, taken as it was |" in text
+    text = shown("hub:wmt/wmt14@abc", "someone/rm")
+    assert 'data.source = "hub:wmt/wmt14@abc"' in text
+    assert 'reward.model = "someone/rm"' in text
+
+
+def test_without_an_evaluation_the_card_says_how_to_get_one(home, apart):
+    import dataclasses
+
+    from rlrecipes.after.card import card
+
+    trained = find_trained(Run("apart", "translation"), load_recipe("translation"))
+    records = {stage: record for stage, record in trained.records.items() if stage != "evaluate"}
+    bare = dataclasses.replace(trained, records=records)
+    assert "`make evaluate RECIPE=translation RUN=apart`" in card(bare, "sft", None, None, apart / "export")
+
+
+def test_a_model_of_ones_own_is_named_and_not_copied(home, checkpoint, tmp_path, hub):
+    """A base whose vocabulary lacks the pad token, without a chat template: both come with the export."""
+    from conftest import SHORTEST, tiny_tokenizer
+
+    plain = tiny_tokenizer(pad_token=None, chat_template=None)
+    model = shutil.copytree(checkpoint.model, tmp_path / "model")
+    for path in model.glob("*token*"):
+        path.unlink()
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    plain.save_pretrained(model)
+    given = ["--run", "named", "--data", "pairs.jsonl", "--model", str(model), *SHORTEST]
+    assert main(["sft", "translation", *given]) == 0
+    folder = home / "runs" / "named" / "translation"
+    path = folder / "sft" / "adapter" / "adapter_model.safetensors"
+    torch.manual_seed(0)
+    save_file({k: v.normal_(std=0.3) if "lora_B" in k else v for k, v in load_file(path).items()}, path)
+    assert main(["export", "translation", "--run", "named", "--merged"]) == 0
+    assert not (folder / "export" / "base").exists()
+    config = json.loads((folder / "export" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(model)
+    card = (folder / "export" / "README.md").read_text(encoding="utf-8")
+    assert str(tmp_path) not in card
+    assert "The base model is `model`." in card
+    assert fresh(card_code(folder / "export") + "\nprint(base, len(tokenizer))", home) == f"{model} 261"
+    assert json.loads((folder / "export" / "merged" / "config.json").read_text())["vocab_size"] >= 261
+    assert main(["export", "translation", "--run", "named", "--merged", "--push", "me/policy"]) == 0
+    texts = [path for path in (folder / "export").rglob("*") if path.suffix in (".json", ".md", ".jinja")]
+    assert len(texts) > 5
+    assert not [path for path in texts if str(tmp_path) in path.read_text(encoding="utf-8")]
+
+
+def test_a_base_of_quantized_weights_alone_cannot_be_merged_into(home, apart, monkeypatch, capsys):
+    base = find_trained(Run("apart", "translation"), load_recipe("translation")).base_model()
+    four_bit = shutil.copytree(base, home / "four_bit", dirs_exist_ok=True)
+    config = json.loads((four_bit / "config.json").read_text())
+    (four_bit / "config.json").write_text(
+        json.dumps({**config, "quantization_config": {"quant_method": "bitsandbytes"}})
+    )
+    monkeypatch.setattr("rlrecipes.after.finished.Trained.base_model", lambda self: str(four_bit))
+    assert main(["export", "translation", "--run", "apart", "--merged"]) == 2
+    assert "quantized weights alone" in capsys.readouterr().err
+
+
+# What stands in the way.
+
+
+@pytest.fixture
+def spoilt(home, apart):
+    """`runs/spoilt/translation`, to be changed."""
+    folder = home / "runs" / "spoilt" / "translation"
+    yield shutil.copytree(apart, folder)
+    shutil.rmtree(folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("adapter_config.json", b"{"),
+        ("adapter_config.json", None),
+        ("adapter_model.safetensors", b"\x08\0\0\0\0\0\0\0{"),
+        ("adapter_model.safetensors", None),
+    ],
+)
+def test_a_damaged_or_missing_file_of_a_stage_is_told_with_the_command_that_makes_it_again(
+    spoilt, capsys, file, content
+):
+    path = spoilt / "ppo" / "adapter" / file
+    path.unlink() if content is None else path.write_bytes(content)
+    assert main(["export", "translation", "--run", "spoilt"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: runs/spoilt/translation/ppo/adapter/{file} is damaged or missing; "
+        "make its stage again with `make ppo RECIPE=translation RUN=spoilt FORCE=1`\n"
+    )
+    assert not (spoilt / ".export").exists()
+
+
+def test_damaged_samples_are_told_before_the_work(spoilt, monkeypatch, capsys):
+    (spoilt / "evaluate" / "samples.jsonl").write_text("{")
+    monkeypatch.setattr("rlrecipes.after.export._adapter", lambda *_: pytest.fail("it began"))
+    assert main(["export", "translation", "--run", "spoilt"]) == 2
+    assert "evaluate/samples.jsonl is damaged or missing; make its stage again with `make" in capsys.readouterr().err
+
+
+def test_a_file_in_the_exports_place_is_told_and_left_alone(spoilt, capsys):
+    shutil.rmtree(spoilt / "export", ignore_errors=True)
+    (spoilt / "export").write_text("mine")
+    assert main(["export", "translation", "--run", "spoilt"]) == 2
+    assert "runs/spoilt/translation/export is a file, and" in capsys.readouterr().err
+    assert (spoilt / "export").read_text() == "mine"
+
+
+def test_an_earlier_export_outlives_a_kill_at_any_moment_of_being_replaced(spoilt, monkeypatch):
+    """Killed: nothing runs any more, neither `finally` nor what would be tidied."""
+    from pathlib import Path
+
+    class Killed(BaseException):
+        pass
+
+    def calls(function, at):
+        def call(path, *arguments, **options):
+            if Path(path).parent == Path("runs/spoilt/translation"):
+                made.append(path)
+                if len(made) >= at:
+                    raise Killed
+            return function(path, *arguments, **options)
+
+        return call
+
+    given = ["export", "translation", "--run", "spoilt", "--policy", "sft"]
+    assert main(given) == 0
+    for at in range(1, 99):
+        made = []
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", calls(Path.rename, at))
+            patch.setattr(shutil, "rmtree", calls(shutil.rmtree, at))
+            try:
+                assert main(given) == 0
+                break
+            except Killed:
+                pass
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "rlrecipes.after.export._adapter", lambda *_: (_ for _ in ()).throw(UserError("not this time"))
+            )
+            assert main(given) == 2
+        assert (spoilt / "export" / "README.md").exists(), f"lost at call {at}"
+    assert at > 4
+    assert sorted(path.name for path in spoilt.iterdir() if "export" in path.name) == ["export"]
+
+
+# The hub.
+
+
+class FakeApi:
+    """Remembers what it was told; a name in `fails` raises."""
+
+    def __init__(self, fails=()):
+        self.fails, self.told = fails, []
+
+    def __call__(self):
+        return self
+
+    def _tell(self, name, *what):
+        self.told.append((name, *what))
+        if name in self.fails:
+            raise OSError(f"{name} failed\nand more")
+
+    def whoami(self):
+        self._tell("whoami")
+        return {"name": "me", "orgs": [{"name": "us"}]}
+
+    def create_repo(self, repo_id, private, exist_ok):
+        self._tell("create_repo", repo_id, private, exist_ok)
+        return f"https://hub/{repo_id}"
+
+    def create_commit(self, repo_id, operations, commit_message):
+        self._tell("create_commit", repo_id, sorted(operation.path_in_repo for operation in operations))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    import huggingface_hub
+
+    api = FakeApi()
+    monkeypatch.setattr(huggingface_hub, "HfApi", api)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "token")
+    monkeypatch.setattr("rlrecipes.hub.push._unreachable", lambda: None)
+    return api
+
+
+def pushed(capsys, name="us/policy"):
+    status = main(["export", "translation", "--run", "apart", "--push", name])
+    return status, capsys.readouterr()
+
+
+def test_a_push_uploads_the_export_in_one_commit_with_the_adapter_at_the_top(home, apart, hub, capsys):
+    status, given = pushed(capsys)
+    assert status == 0
+    assert "uploaded: https://hub/us/policy" in given.out
+    names = [call[0] for call in hub.told]
+    assert names == ["whoami", "create_repo", "create_commit"]
+    assert hub.told[1] == ("create_repo", "us/policy", True, True)
+    files = hub.told[2][2]
+    assert {"README.md", "adapter_config.json", "adapter_model.safetensors", "base/config.json"} <= set(files)
+    assert not any(path.startswith("adapter/") for path in files)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (lambda patch, hub: patch.setattr("huggingface_hub.get_token", lambda: None), "run `.venv/bin/hf auth login`"),
+        (
+            lambda patch, hub: patch.setattr("rlrecipes.hub.push._unreachable", lambda: "no route"),
+            "cannot be reached (no route)",
+        ),
+        (lambda patch, hub: setattr(hub, "fails", ("whoami",)), "does not take your login (whoami failed)"),
+    ],
+)
+def test_a_push_that_cannot_succeed_is_refused_before_the_work(home, apart, hub, monkeypatch, capsys, broken, said):
+    broken(monkeypatch, hub)
+    monkeypatch.setattr("rlrecipes.after.export.export", lambda *_: pytest.fail("it would have exported"))
+    status, given = pushed(capsys)
+    assert status == 2
+    assert said in given.err
+    assert given.err.count("\n") == 1
+
+
+def test_a_push_to_a_stranger_is_refused(home, apart, hub, capsys):
+    status, given = pushed(capsys, "them/policy")
+    assert status == 2
+    assert "you are no member of 'them' on the hub; there are me, us" in given.err
+
+
+def test_an_upload_that_fails_is_told_and_the_export_stays(home, apart, hub, capsys):
+    hub.fails = ("create_commit",)
+    status, given = pushed(capsys)
+    assert status == 2
+    assert "the upload to us/policy failed (create_commit failed)" in given.err
+    assert (apart / "export" / "README.md").exists()
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(monkeypatch):
+    import threading
+
+    import huggingface_hub
+
+    from rlrecipes.hub import push as upload
+
+    asked = threading.Event()
+    monkeypatch.setattr(upload, "SECONDS", 0.01)
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: asked.wait(10))
+    assert "no answer within 0.01 s" in upload._unreachable()
+    asked.set()

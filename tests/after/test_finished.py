@@ -1,0 +1,136 @@
+"""What a run has trained is found without options; what it lacks is told with the command that makes it."""
+
+import json
+import shutil
+
+import pytest
+
+from rlrecipes.__main__ import main
+from rlrecipes.after.finished import find_trained
+from rlrecipes.recipe import load_recipe
+from rlrecipes.run.folder import Run, make
+
+
+@pytest.fixture
+def copy(home, apart):
+    """A copy of a finished run that a test may take things away from."""
+    folder = home / "runs" / "copy" / "translation"
+    shutil.copytree(apart, folder)
+    yield folder
+    shutil.rmtree(folder.parent)
+
+
+def trained():
+    return find_trained(Run("copy", "translation"), load_recipe("translation"))
+
+
+def refused(capsys, *arguments):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize("command", ["chat", "export"])
+def test_nothing_trained_yet_names_the_command_that_begins(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    error = refused(capsys, command, "translation")
+    assert "nothing has been trained in runs/tiny/translation; begin with `make sft RECIPE=translation`" in error
+    assert "`make sft RECIPE=translation RUN=mine`" in refused(capsys, command, "translation", "--run", "mine")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", ["chat", "export"])
+def test_a_policy_that_is_not_there_yet_names_the_command_that_makes_it(copy, capsys, command):
+    shutil.rmtree(copy / "ppo")
+    error = refused(capsys, command, "translation", "--run", "copy", "--policy", "ppo")
+    assert "make it with `make ppo RECIPE=translation RUN=copy`, or choose POLICY=sft" in error
+
+
+def test_without_a_wish_the_policy_that_was_trained_last_is_taken(copy):
+    assert trained().policy(None) == "ppo"
+    shutil.rmtree(copy / "ppo")
+    assert trained().policy(None) == "sft"
+    assert trained().policies == ("base", "sft")
+
+
+@pytest.mark.parametrize("command", ["chat", "export"])
+def test_an_embedded_base_that_is_gone_is_told(copy, capsys, command):
+    path = copy / "sft" / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "runs/.base/gone"}))
+    error = refused(capsys, command, "translation", "--run", "copy")
+    assert "is gone (runs/.base/gone); put it back" in error
+    assert "`make translation RUN=copy FORCE=1` and the run's options" in error
+    path.write_text("{")
+    assert f"{path.relative_to(copy.parents[2])} is damaged" in refused(capsys, command, "translation", "--run", "copy")
+
+
+@pytest.mark.parametrize("command", ["chat", "export"])
+def test_a_base_that_cannot_be_had_is_told_with_the_way_without_a_network(copy, capsys, monkeypatch, command):
+    path = copy / "sft" / "done.json"
+    done = json.loads(path.read_text())
+    for name, said in (("nobody/nothing", "hf download nobody/nothing"), ("./gone", "no model in './gone'")):
+        path.write_text(json.dumps({**done, "settings": {**done["settings"], "model.name": name}}))
+        error = refused(capsys, command, "translation", "--run", "copy")
+        assert said in error
+        assert "MODEL=" not in error  # which both would refuse
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["chat"], "`chat` needs a recipe"),
+        (["chat", "translation", "--policy", "pppo"], "did you mean 'ppo'?"),
+        (["chat", "translation", "--model", "gpt2"], "leave --model out"),
+        (["chat", "translation", "--data", "a.jsonl"], "leave --data out"),
+        (["chat", "translation", "--force"], "leave --force out"),
+        (["chat", "translation", "sft.max_steps=5"], "leave sft.max_steps=5 out"),
+        (["chat", "translation", "--merged"], "--merged belongs to `export`"),
+        (["chat", "translation", "--temperature", "-1"], "0, which is greedy"),
+        (["chat", "translation", "--temperature", "1e-40"], "from 0.01 on"),
+        (["chat", "translation", "--temperature", "nan"], "finite"),
+        (["export", "translation", "--temperature", "1"], "--temperature belongs to `chat`"),
+        (["export", "translation", "--policy", "base"], "the base is not ours to export"),
+        (["export", "translation", "--push", "policy"], "write it as org/name"),
+        (["export", "translation", "--push", "a/b/c"], "write it as org/name"),
+        (["export", "translation", "--push"], "--push"),
+        (["ppo", "translation", "--policy", "sft"], "--policy belongs to `chat` and `export`"),
+        (["run", "translation", "--json"], "--json belongs to `chat`"),
+    ],
+)
+def test_a_usage_error_is_one_sentence(home, apart, capsys, arguments, said):
+    assert said in refused(capsys, *arguments, "--run", "apart")
+
+
+def test_a_chat_without_standard_input_is_told(home, apart, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert "no standard input" in refused(capsys, "chat", "translation", "--run", "apart")
+
+
+def test_a_record_that_lacks_a_part_is_told(copy, capsys):
+    path = copy / "ppo" / "done.json"
+    done = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in done.items() if key != "seed"}))
+    assert "done.json lacks 'seed'" in refused(capsys, "export", "translation", "--run", "copy")
+
+
+def test_the_commands_name_the_run_or_its_profile():
+    assert make("ppo", Run("tiny", "dialogue")) == "make ppo RECIPE=dialogue"
+    assert make("ppo", Run("mine", "dialogue")) == "make ppo RECIPE=dialogue RUN=mine"
+    assert make("dialogue", Run("mine", "dialogue")) == "make dialogue RUN=mine"
+
+
+def test_the_prompts_form_is_seen_in_the_evaluation_or_else_in_the_built_in_data(copy):
+    assert trained().prefix == "Translate: "
+    samples = copy / "evaluate" / "samples.jsonl"
+    samples.write_text(samples.read_text().replace("Translate: ", ""))
+    assert trained().prefix == "", "the user's data had a form of their own"
+    shutil.rmtree(copy / "evaluate")
+    assert trained().prompts == (), "the run's data were the user's"
+    record = json.loads((copy / "sft" / "done.json").read_text())
+    record["data"]["source"] = "built-in"
+    (copy / "sft" / "done.json").write_text(json.dumps(record))
+    assert trained().prompts[0][-1].content.startswith("Translate: ")
+    assert not trained().many_turns

@@ -1,0 +1,159 @@
+"""Memory that runs out: told with the phase, the plan and what to lower; or the stage goes on with half its micro-batch."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import SMALLEST
+from safetensors.torch import load_file
+
+from rlrecipes.__main__ import main
+from rlrecipes.before.out_of_memory import halved
+from rlrecipes.policy.trainer import SharedBasePPOTrainer
+from rlrecipes.profile import load_profile
+from rlrecipes.reward.trainers import ResumableRewardTrainer
+from rlrecipes.stages import evaluate
+from rlrecipes.stages.sft import ResumableSFTTrainer
+
+STEPS = {
+    "sft": (ResumableSFTTrainer, "training_step"),
+    "reward": (ResumableRewardTrainer, "training_step"),
+    "ppo rollout": (SharedBasePPOTrainer, "roll_out"),
+    "ppo update": (SharedBasePPOTrainer, "update"),
+    "evaluate": (evaluate, "sample"),
+}
+BATCH = {
+    "sft": "sft.per_device_train_batch_size=4",
+    "reward": "reward.per_device_train_batch_size=4",
+    "ppo rollout": "ppo.local_rollout_forward_batch_size=64",
+    "ppo update": "ppo.per_device_train_batch_size=8",
+    "evaluate": "evaluate.batch_size=100",
+}
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """Lets memory run out in a phase, the first time or the first few times that it is entered."""
+
+    def fill(phase: str, times: int = 1, after: int = 0) -> None:
+        place, name = STEPS[phase]
+        inner, left, passed = getattr(place, name), [times], [0]
+
+        def step(*arguments, **keywords):
+            passed[0] += 1
+            if left[0] and passed[0] > after:
+                left[0] -= 1
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return inner(*arguments, **keywords)
+
+        monkeypatch.setattr(place, name, step)
+
+    return fill
+
+
+@pytest.fixture
+def copied(finished, home):
+    """Runs a stage anew in a copy of the finished run."""
+
+    def run(stage: str, name: str, *settings: str) -> int:
+        folder = home / "runs" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(finished, folder / "translation")
+        for later in ("sft", "reward", "ppo", "evaluate", "report")[
+            ("sft", "reward", "ppo", "evaluate").index(stage) :
+        ]:
+            shutil.rmtree(folder / "translation" / later)
+        return main([stage, "translation", "--run", name, "--data", "pairs.jsonl", *SMALLEST, *settings])
+
+    return run
+
+
+@pytest.mark.parametrize("phase", STEPS)
+def test_the_sentence_has_the_phase_the_plan_and_what_to_lower(phase, full, copied, home, capsys):
+    full(phase)
+    stage = phase.split()[0]
+    assert copied(stage, "full") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert f"out of memory in the phase '{phase}', which needs " in line
+    assert "GiB by the plan; lower " in line
+    assert BATCH[phase] in line
+    assert "model.max_length=512" in line
+    assert not list((home / "runs" / "full" / "translation").glob(f"*{stage}"))
+
+
+@pytest.mark.parametrize("phase", STEPS)
+def test_a_stage_goes_on_once_with_half_its_micro_batch_and_says_so(phase, full, copied, home, capsys):
+    full(phase)
+    stage, (key, size) = phase.split()[0], BATCH[phase].split("=")
+    assert copied(stage, "halved", "memory.halve_on_oom=true") == 0
+    assert f"{key}={int(size) // 2} instead of {size}" in capsys.readouterr().out
+    done = json.loads((home / "runs" / "halved" / "translation" / stage / "done.json").read_text())
+    assert done["halved"][key] == [int(size), int(size) // 2]
+    assert done["settings"][key] == int(size), "the same command finds its stage finished"
+
+
+@pytest.mark.parametrize(("phase", "stage"), [("sft", "sft"), ("reward", "reward"), ("ppo update", "ppo")])
+def test_an_equal_batch_in_halves_differs_in_rounding_alone(phase, stage, full, copied, home, finished):
+    plain, quiet = ("lora.lora_dropout=0", "sft.max_steps=2"), "memory.halve_on_oom=true"
+    full(phase)
+    for name, more in (("whole", ()), ("halves", (quiet,))):
+        folder = home / "runs" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        if name == "whole":
+            with pytest.MonkeyPatch.context() as patch:
+                place, step = STEPS[phase]
+                patch.setattr(place, step, _original(place, step))
+                assert _all_to(stage, name, *plain) == 0
+        else:
+            assert _all_to(stage, name, *plain, *more) == 0
+    whole, halves = (
+        load_file(home / "runs" / name / "translation" / stage / "adapter" / "adapter_model.safetensors")
+        for name in ("whole", "halves")
+    )
+    assert json.loads((home / "runs" / "halves" / "translation" / stage / "done.json").read_text())["halved"]
+    for key, weight in whole.items():
+        torch.testing.assert_close(halves[key], weight, rtol=1e-2, atol=2e-5)
+
+
+_ORIGINALS = {(place, step): getattr(place, step) for place, step in STEPS.values()}
+
+
+def _original(place, step):
+    return _ORIGINALS[place, step]
+
+
+def _all_to(stage, name, *settings):
+    for each in ("sft", "reward", "ppo")[: ("sft", "reward", "ppo").index(stage) + 1]:
+        if main([each, "translation", "--run", name, "--data", "pairs.jsonl", *SMALLEST, *settings]):
+            return 1
+    return 0
+
+
+@pytest.mark.parametrize(("phase", "stage"), [("sft", "sft"), ("ppo update", "ppo")])
+def test_it_goes_on_from_the_last_checkpoint(phase, stage, full, copied, home, capsys):
+    full(phase, after=1)
+    settings = ("checkpoint.seconds=0", "memory.halve_on_oom=true", "ppo.total_episodes=32")
+    assert copied(stage, "later", *settings) == 0
+    assert "going on after step 1" in capsys.readouterr().out
+    done = json.loads((home / "runs" / "later" / "translation" / stage / "done.json").read_text())
+    assert done["resumed"]["step"] == 1
+    assert done["halved"]
+
+
+def test_it_halves_once_and_no_more(full, copied, capsys):
+    full("sft", times=2)
+    assert copied("sft", "twice", "memory.halve_on_oom=true") == 2
+    assert "sft.per_device_train_batch_size=2" in capsys.readouterr().err
+
+
+def test_what_cannot_be_halved_at_an_equal_batch_is_not():
+    assert halved(load_profile("tiny", ["sft.per_device_train_batch_size=3"]), "sft") is None
+    assert halved(load_profile("tiny", ["ppo.per_device_train_batch_size=1"]), "ppo update") is None
+    assert halved(load_profile("tiny", ["evaluate.batch_size=1"]), "evaluate") is None
+
+
+def test_a_halved_batch_is_equal():
+    changed, told = halved(load_profile("tiny"), "ppo update")
+    assert (changed.ppo.per_device_train_batch_size, changed.ppo.gradient_accumulation_steps) == (32, 2)
+    assert told == {"ppo.per_device_train_batch_size": (64, 32), "ppo.gradient_accumulation_steps": (1, 2)}

@@ -1,0 +1,175 @@
+"""`show` prints rows as the model sees them, counts their tokens, and says what will be left out, without torch."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import SMALLEST, WITHOUT_TORCH, changed, sentences, write_rows
+
+from rlrecipes.__main__ import main
+from rlrecipes.data.load import load
+from rlrecipes.model.tokens import answer_length, fitting_comparisons, fitting_examples, fitting_prompts, load_tokenizer
+from rlrecipes.recipe import load_recipe
+
+
+@pytest.fixture
+def shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "pairs.jsonl", sentences(60))
+
+    def run(*arguments: str) -> str:
+        assert main(["show", "translation", *arguments]) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_without_a_tokenizer_it_says_what_is_missing_and_how_to_get_it(shown):
+    out = shown()
+    assert "tokens: not shown; the embedded base model is not there yet; `make sft RECIPE=translation`" in out
+    assert "reward:" in out
+    assert "hf download nobody/nothing" in shown("--model", "nobody/nothing")
+
+
+def test_rows_are_shown_with_special_tokens_and_the_boundary(shown, checkpoint):
+    out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl")
+    assert re.search(r"→ <user>Translate: Das \d+. Kind liest.<assistant>▌Child number \d+ reads.<end>", out)
+    assert re.search(r"- <user>Translate: .*<assistant>▌.*<end>", out)
+    assert "EOS '<end>', padding '<pad>'" in out
+
+
+@pytest.mark.parametrize("longest", [40, 51, 52, 128])
+def test_what_will_be_too_long_is_counted_as_the_stages_count_it(shown, checkpoint, longest):
+    out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl", f"model.max_length={longest}")
+    tokenizer = load_tokenizer(checkpoint.model)
+    data = load(load_recipe("translation"), "pairs.jsonl", {})
+    length = answer_length(tokenizer, data.demonstrations, 0)
+    for name, rows, fit in (
+        ("demonstrations", data.demonstrations, fitting_examples(tokenizer, data.demonstrations, longest)),
+        ("comparisons", data.comparisons, fitting_comparisons(tokenizer, data.comparisons, longest)),
+        ("prompts", data.prompts, fitting_prompts(tokenizer, data.prompts, longest - length)),
+        ("held-out prompts", data.held_out, fitting_prompts(tokenizer, data.held_out, longest - length)),
+    ):
+        assert f"  {len(rows) - len(fit)} of {len(rows)} {name}: more than " in out
+
+
+def test_lengths_are_those_of_the_tokens(shown, checkpoint):
+    out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl", "ppo.response_length=7")
+    tokenizer = load_tokenizer(checkpoint.model)
+    rows = load(load_recipe("translation"), "pairs.jsonl", {}).demonstrations
+    counts = sorted(len(ids.prompt) for _, ids in fitting_examples(tokenizer, rows, 1000))
+    (told,) = re.findall(r"demonstrations, prompt +([\d /]+)", out)
+    assert [int(count) for count in told.split(" / ")] == [
+        *(counts[int(share * len(counts))] for share in (0, 0.5, 0.9, 0.99)),
+        counts[-1],
+    ]
+    assert "the window has 128" in out, "the model's own is lower than the profile's"
+    assert "at most 7 (ppo.response_length)" in out
+
+
+def test_a_window_without_room_for_a_prompt_is_told(shown, checkpoint):
+    out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl", "model.max_length=10")
+    assert "answers this long leave no room for a prompt" in out
+
+
+def test_an_eos_that_was_never_taught_is_shown_as_what_stands_in_for_it(shown, checkpoint, tmp_path):
+    import torch
+    from transformers import LlamaForCausalLM
+
+    folder = tmp_path / "untaught"
+    shutil.copytree(checkpoint.model, folder)
+    model = LlamaForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[[0, 1, 200]] = 1.0
+    model.save_pretrained(folder)
+    assert "never taught its EOS token '<end>'" in shown("--model", str(folder), "--data", "pairs.jsonl")
+
+
+def test_the_embedded_base_is_used_once_it_is_there(finished, home, capsys):
+    sizes = [setting for setting in SMALLEST if setting.startswith("base.")]
+    assert main(["show", "translation", "--data", "pairs.jsonl", *sizes]) == 0
+    assert "<|user|>Translate: " in capsys.readouterr().out
+    assert main(["show", "translation", "--data", "pairs.jsonl"]) == 0
+    assert "not there yet" in capsys.readouterr().out, "a base of another size is another base"
+
+
+def test_of_several_embedded_bases_the_one_with_these_settings_is_used(finished, home, tmp_path, monkeypatch, capsys):
+    made = home / "runs" / ".base"
+    shutil.copytree(made, tmp_path / "runs" / ".base")
+    (base,) = (tmp_path / "runs" / ".base").glob("[!.]*")
+    sizes = [setting for setting in SMALLEST if setting.startswith("base.")]
+    other = shutil.copytree(base, base.with_name("other"))
+    told = json.loads((base / "made_of.json").read_text())
+    changed(other / "made_of.json", settings={**told["settings"], "vocab_size": 768})
+    another_recipes = shutil.copytree(base, base.with_name("another"))
+    changed(another_recipes / "made_of.json", recipes=[*told["recipes"], "summary"])
+    monkeypatch.chdir(tmp_path)
+    for recipe, folder, settings in (
+        ("translation", base, []),
+        ("dialogue", base, []),
+        ("translation", other, ["base.vocab_size=768"]),
+    ):
+        assert main(["show", recipe, *sizes, *settings]) == 0
+        assert f"tokenizer of {folder};" in capsys.readouterr().out
+    for setting in ("base.vocab_size=300", "base.max_position_embeddings=64"):
+        assert main(["show", "translation", *sizes, setting]) == 0
+        assert "not there yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_embedded_base_from_before_its_settings_were_kept_is_known_by_its_size(
+    finished, home, tmp_path, monkeypatch, capsys, damaged
+):
+    shutil.copytree(home / "runs" / ".base", tmp_path / "runs" / ".base")
+    (base,) = (tmp_path / "runs" / ".base").glob("[!.]*")
+    (base / "made_of.json").unlink()
+    if damaged:
+        (base / "config.json").write_text("{")
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", "translation", *(setting for setting in SMALLEST if setting.startswith("base."))]) == 0
+    assert ("not there yet" in capsys.readouterr().out) == damaged
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("{", "is no JSON object"),
+        ("[]", "is no JSON object"),
+        ('{"max_position_embeddings": "abc"}', 'max_position_embeddings "abc" where a whole number above 0 belongs'),
+        ('{"text_config": [1]}', "text_config [1] where an object belongs"),
+    ],
+)
+def test_a_damaged_configuration_is_told(checkpoint, tmp_path, capsys, config, said):
+    folder = shutil.copytree(checkpoint.model, tmp_path / "damaged")
+    (folder / "config.json").write_text(config)
+    assert main(["show", "translation", "--model", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", "translation", "--model", "./nothing"]) == 2
+    assert "no config.json" in capsys.readouterr().err
+
+
+def test_tokens_are_shown_without_torch_and_transformers(checkpoint, tmp_path):
+    arguments = ["show", "dialogue", "--model", str(checkpoint.model)]
+    given = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert given.returncode == 0, given.stderr
+    assert "▌" in given.stdout
+
+
+def test_long_texts_are_shown_from_both_ends(shown, tmp_path):
+    rows = [{"source": f"Satz {i} " + "wort " * 1000 + "Ende.", "target": f"Sentence {i}."} for i in range(20)]
+    write_rows(tmp_path / "long.jsonl", rows)
+    out = shown("--data", "long.jsonl")
+    assert "characters…]" in out
+    assert "Ende." in out
+    assert max(map(len, out.splitlines())) < 1500

@@ -1,0 +1,161 @@
+"""Rows come out of files alike, whatever the kind of file; troubles name the file and the row."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from rlrecipes.data.files import find, read, rename
+from rlrecipes.errors import UserError
+
+ROWS = [{"prompt": "Hello", "score": 1}, {"prompt": "Grüß\u2028Gott", "score": 2}]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def values(path: Path) -> list[dict[str, object]]:
+    return [dict(row.values) for row in read(path)]
+
+
+def trouble(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_the_same_rows_come_from_every_kind_of_file(tmp_path):
+    parquet = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), parquet)
+    assert values(write(tmp_path / "rows.jsonl", LINES)) == ROWS
+    assert values(write(tmp_path / "rows.jsonl.gz", gzip.compress(LINES.encode()))) == ROWS
+    assert values(write(tmp_path / "rows.json", json.dumps(ROWS))) == ROWS
+    assert values(write(tmp_path / "held.json", json.dumps({"version": 2, "data": ROWS}))) == ROWS
+    assert values(parquet) == ROWS
+
+
+def test_csv_cells_are_text_and_an_empty_cell_is_nothing(tmp_path):
+    path = write(tmp_path / "rows.csv", 'prompt, score\n"a, ""b""\nc",1\n\n,2\n')
+    assert values(path) == [{"prompt": 'a, "b"\nc', "score": "1"}, {"prompt": None, "score": "2"}]
+
+
+def test_a_csv_cell_may_hold_a_long_document(tmp_path):
+    text = "word " * 50_000
+    assert values(write(tmp_path / "rows.csv", f"prompt\n{text}\n")) == [{"prompt": text}]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
+    assert values(write(tmp_path / "rows.csv", b"\xef\xbb\xbfprompt\nHello\n")) == [{"prompt": "Hello"}]
+
+
+def test_blank_lines_are_skipped_and_rows_are_numbered_as_lines(tmp_path):
+    rows = read(write(tmp_path / "rows.jsonl", '\n{"a": 1}\r\n\n{"a": 2}'))
+    assert [(row.number, row.values) for row in rows] == [(2, {"a": 1}), (4, {"a": 2})]
+
+
+def test_a_line_that_is_not_json_is_named_by_its_row(tmp_path):
+    message = trouble(write(tmp_path / "rows.jsonl", '{"a": 1}\n{"a": }\n{"a": 3}\n'))
+    assert "row 2 is not JSON" in message
+    assert "column 7" in message
+
+
+def test_a_truncated_last_line_is_said_to_be_cut_off(tmp_path):
+    assert "row 2 (the last line) is cut off" in trouble(write(tmp_path / "rows.jsonl", '{"a": 1}\n{"a": "He'))
+
+
+def test_a_malformed_last_line_that_is_whole_is_not_said_to_be_cut_off(tmp_path):
+    assert "row 2 is not JSON" in trouble(write(tmp_path / "rows.jsonl", '{"a": 1}\n{"a": "He\n'))
+
+
+def test_json_lines_under_the_name_json_are_told_their_right_name(tmp_path):
+    assert "name it .jsonl" in trouble(write(tmp_path / "rows.json", LINES))
+
+
+def test_a_json_object_with_two_lists_does_not_say_which_holds_the_rows(tmp_path):
+    assert "an object that holds one list" in trouble(write(tmp_path / "rows.json", '{"a": [{}], "b": [{}]}'))
+
+
+@pytest.mark.parametrize("value", ["[1]", '"text"', "3", "null"])
+def test_a_row_that_is_no_object_is_named(tmp_path, value):
+    assert "row 2 is " in trouble(write(tmp_path / "rows.jsonl", f'{{"a": 1}}\n{value}\n'))
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", ""), ("a.json", " "), ("a.json", "[]"), ("a.csv", "x\n")])
+def test_an_empty_file_is_an_error(tmp_path, name, content):
+    assert "is empty" in trouble(write(tmp_path / name, content))
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv"])
+def test_text_that_is_not_utf8_is_named_by_its_line(tmp_path, name):
+    assert "line 2 is not UTF-8" in trouble(write(tmp_path / name, '{"a": 1}\n{"a": "Grüße"}\n'.encode("latin-1")))
+
+
+def test_an_open_quote_in_a_csv_is_an_error(tmp_path):
+    assert "is not CSV" in trouble(write(tmp_path / "rows.csv", 'a,b\n1,"2\n'))
+
+
+def test_a_column_that_is_there_twice_is_told_and_not_read(tmp_path):
+    assert "has the column 'b' 2 times" in trouble(write(tmp_path / "rows.csv", "a,b,b\n1,2,3\n"))
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_arrays([pyarrow.array(["1"]), pyarrow.array(["2"])], names=["a", "a"])
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    assert "has the column 'a' 2 times" in trouble(tmp_path / "rows.parquet")
+
+
+def test_a_csv_row_with_too_many_cells_is_named(tmp_path):
+    assert "row 2 has 3 cells under a header of 2" in trouble(write(tmp_path / "rows.csv", "a,b\n1,2\n1,2,3\n"))
+
+
+def test_a_broken_parquet_file_is_an_error(tmp_path):
+    assert "cannot be read as Parquet" in trouble(write(tmp_path / "rows.parquet", "PAR1 and no more"))
+
+
+def test_a_broken_gzip_file_is_an_error(tmp_path):
+    assert "cannot be read" in trouble(write(tmp_path / "rows.jsonl.gz", gzip.compress(LINES.encode())[:-9]))
+
+
+def test_a_folder_gives_its_data_files_by_name(tmp_path):
+    for name in ("b.csv", "a.jsonl", "README.md", ".hidden.jsonl"):
+        write(tmp_path / name, "x")
+    assert [path.name for path in find(str(tmp_path))] == ["a.jsonl", "b.csv"]
+
+
+def test_a_folder_without_data_files_is_an_error(tmp_path):
+    write(tmp_path / "README.md", "x")
+    with pytest.raises(UserError, match=r"holds no data files; .*\.jsonl"):
+        find(str(tmp_path))
+
+
+def test_a_file_that_is_not_there_is_answered_with_the_nearest_that_is(tmp_path):
+    write(tmp_path / "train.jsonl", LINES)
+    with pytest.raises(UserError, match=r"no file or folder .*trian.jsonl'; did you mean '.*train.jsonl'"):
+        find(str(tmp_path / "trian.jsonl"))
+
+
+def test_an_unknown_kind_of_file_is_answered_with_the_known_ones(tmp_path):
+    with pytest.raises(UserError, match=r"rows.xlsx .*\.jsonl, \.json, \.csv, \.parquet"):
+        find(str(write(tmp_path / "rows.xlsx", "x")))
+
+
+def test_renamed_columns_may_trade_places_and_hide_others(tmp_path):
+    rows = read(write(tmp_path / "rows.jsonl", '{"a": 1, "b": 2, "c": 3}\n'))
+    assert rename(rows, {"a": "b", "b": "a"})[0].values == {"a": 2, "b": 1, "c": 3}
+    assert rename(rows, {"a": "c"})[0].values == {"a": 3, "b": 2}
+
+
+def test_renaming_a_column_that_is_not_there_is_answered_with_the_nearest(tmp_path):
+    rows = read(write(tmp_path / "rows.jsonl", '{"post_edit": "x"}\n'))
+    with pytest.raises(UserError, match=r"rows.jsonl: there is no column 'postedit'; did you mean 'post_edit'"):
+        rename(rows, {"target": "postedit"})

@@ -1,0 +1,399 @@
+"""Public data sets become the recipe's data: rows in their real shapes, from a hub's cache and without a network."""
+
+import dataclasses
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from hub_rows import COMMIT, ROWS, put_in_cache
+
+from rlrecipes.__main__ import main
+from rlrecipes.data import hub_sets as hub
+from rlrecipes.data.hub_sets import load_hub
+from rlrecipes.errors import UserError
+from rlrecipes.recipe import RECIPES, Comparison, Data, Example, HubSet, Rating, is_hub, load_recipe, recipe_names, user
+
+SETS = [(name, hub_set) for name in recipe_names() for hub_set in load_recipe(name).hub]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty hub's cache; nothing may go to the network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(socket.socket, "connect", lambda *arguments: pytest.fail("it asked the network"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache"
+
+
+def loaded(recipe: str, source: str, cache: Path, **options) -> Data:
+    for hub_set in hub.chosen_sets(load_recipe(recipe), source):
+        put_in_cache(cache, hub_set, **options)
+    return load_hub(load_recipe(recipe), source, Path("runs"))
+
+
+def set_of(id: str) -> HubSet:
+    return next(hub_set for _, hub_set in SETS if hub_set.id == id)
+
+
+def read(id: str, i: int = 0, **changed):
+    return set_of(id).read({**ROWS[id](i), **changed})
+
+
+# What a row says.
+
+
+def test_a_review_is_an_opening_and_the_sentences_after_it():
+    assert read("stanfordnlp/imdb", 1) == Example(
+        user("Continue: Film number 1 is slow."),
+        ("Its last act is lovely from the first scene to the last. I left.",),
+        {"label": 1},
+    )
+
+
+def test_a_review_is_cut_behind_a_sentence_and_left_out_where_none_ends():
+    long = read("stanfordnlp/imdb", text="One two three four five " + "Six seven eight. " * 30).answers[0]
+    assert long.endswith("eight.")
+    assert len(long.split()) == 60
+    with pytest.raises(ValueError, match="no end within 60 words"):
+        read("stanfordnlp/imdb", text="word " * 100)
+
+
+def test_a_story_goes_on_in_a_better_and_a_worse_way():
+    pair = read("trl-lib/lm-human-preferences-sentiment")
+    assert pair == Comparison(
+        user("Continue: She opened door 0 and looked."), "The garden was in bloom.", "It was bare."
+    )
+
+
+def test_a_post_is_summed_up():
+    example = read("trl-lib/tldr")
+    assert example.prompt[0].content.startswith("SUBREDDIT: r/pets")
+    assert example.answers == ("Cat 0 blocks my laptop.",)
+    assert read("trl-lib/tldr-preference", 1).rejected == "I have a cat."
+    with pytest.raises(ValueError, match="news article"):
+        read("trl-lib/tldr-preference", 0)
+
+
+def test_a_sentence_is_translated_into_the_language_that_the_prompt_names():
+    train = user("Translate into German: Train 0 does not stop here.")
+    assert read("wmt/wmt14") == Example(train, ("Der Zug 0 hält hier nicht.",))
+    held_out = user("Translate into German: Bridge 0 opens on Monday.")
+    assert read("google/wmt24pp") == Example(held_out, ("Brücke 0 wird am Montag eröffnet.",))
+    with pytest.raises(ValueError, match="bad source"):
+        read("google/wmt24pp", 9)
+    with pytest.raises(ValueError, match="repeats the source"):
+        read("wmt/wmt14", translation={"de": "Berlin ", "en": "Berlin"})
+
+
+def test_the_best_of_three_translations_is_preferred_to_the_worst():
+    pair = read("haoranxu/ALMA-R-Preference")
+    assert pair.prompt == user("Translate into German: Water 0 is cold.")
+    assert (pair.chosen, pair.rejected) == ("Das Wasser 0 ist kalt.", "Kalt ist Wasser 0.")
+    with pytest.raises(ValueError, match="other direction"):
+        read("haoranxu/ALMA-R-Preference", 3)
+    values = ROWS["haoranxu/ALMA-R-Preference"](0)["translation"]
+    scores = dict.fromkeys((key for key in values if key.endswith("de_kiwi_xcomet")), 0.5)
+    with pytest.raises(ValueError, match="all scores are equal"):
+        read("haoranxu/ALMA-R-Preference", translation=values | scores)
+
+
+def test_raters_scores_are_ratings():
+    prompt = user("Translate into German: Shop 0 is closed.")
+    assert read("RicardoRei/wmt-da-human-evaluation") == Rating(prompt, "Laden 0 ist zu.", -0.4)
+
+
+def test_a_passage_is_asked_about():
+    example = read("rajpurkar/squad")
+    assert example.prompt[0].content.endswith("Seaford.\nQuestion: Who built tower 0?")
+    assert example.answers == ("Ada Holm",)
+
+
+def test_an_answer_with_sources_has_them_as_its_passage():
+    pair = read("openai/webgpt_comparisons")
+    passage = "Rivers carry minerals.\nWater leaves, salt stays."
+    assert pair.prompt == user(f"{passage}\nQuestion: Why is sea 0 salty?")
+    assert (pair.chosen, pair.rejected) == ("Salt stays behind.", "Rivers bring minerals. They stay.")
+    with pytest.raises(ValueError, match="neither"):
+        read("openai/webgpt_comparisons", 9)
+    none = {"title": [], "extract": []}
+    assert read("openai/webgpt_comparisons", quotes_0=none, quotes_1=none).prompt == user(
+        "Question: Why is sea 0 salty?"
+    )
+    objects = [{"title": "Seas", "extract": "Rivers carry minerals."}]
+    assert "Rivers carry" in read("openai/webgpt_comparisons", quotes_0=objects).prompt[0].content
+
+
+def test_the_answer_with_twice_the_votes_is_preferred_whichever_stands_first():
+    pair = read("stanfordnlp/SHP")
+    assert pair == Comparison(user("Why is bread 0 flat?"), "Your yeast may be old.", "Bad luck.")
+    assert read("stanfordnlp/SHP", labels=1).chosen == "Bad luck."
+    with pytest.raises(ValueError, match="fewer than 2 times"):
+        read("stanfordnlp/SHP", 9)
+
+
+def test_chats_differ_in_their_last_reply():
+    pair = read("trl-lib/ultrafeedback_binarized")
+    assert pair == Comparison(user("Name a prime above 0."), "1 may be.", "No.", margin=5.5)
+    with pytest.raises(ValueError, match="more than the last reply"):
+        read("trl-lib/ultrafeedback_binarized", rejected=ROWS["trl-lib/ultrafeedback_binarized"](1)["rejected"])
+    pair = read("trl-lib/hh-rlhf-helpful-base")
+    assert [message.role for message in pair.prompt] == ["user", "assistant", "user"]
+    assert (pair.chosen, pair.rejected) == ("Then try a herbal tea.", "Coffee.")
+
+
+def test_graded_replies_are_ratings_and_longer_chats_have_their_turns():
+    assert read("nvidia/HelpSteer2") == Rating(user("List fruits, list 0."), "Apple and pear.", 4.0)
+    turns = read("nvidia/HelpSteer2", 2).prompt
+    assert [message.content for message in turns] == ["List fruits, list 1.", "For whom?", "For me."]
+    assert [message.role for message in turns] == ["user", "assistant", "user"]
+
+
+# Sets as a recipe's data.
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipes_own_choice_gives_all_that_training_needs(name, cache):
+    data = loaded(name, "hub", cache)
+    for part in (data.demonstrations, data.prompts, data.comparisons, data.held_out, data.held_out_comparisons):
+        assert len(part) > 1
+    trained = {item.prompt for part in (data.demonstrations, data.prompts, data.comparisons) for item in part}
+    held_out = {item.prompt for part in (data.held_out, data.held_out_comparisons) for item in part}
+    assert not trained & held_out
+    assert data.source.startswith("hub:")
+    for told in data.hub:
+        assert told["revision"] == COMMIT
+        assert told["licence"]
+        assert f"{told['id']}@{COMMIT}" in data.source
+
+
+@pytest.mark.parametrize(("name", "hub_set"), SETS, ids=[hub_set.id for _, hub_set in SETS])
+def test_every_set_is_read_from_files_as_they_are_on_the_hub(name, hub_set, cache):
+    put_in_cache(cache, hub_set)
+    if "held out" in hub_set.serves:
+        with pytest.raises(
+            UserError, match=r"is only held out.*name another set beside it, such as DATA=hub:.*,\S+/\S+$"
+        ):
+            load_hub(load_recipe(name), f"hub:{hub_set.id}", Path("runs"))
+        return
+    data = load_hub(load_recipe(name), f"hub:{hub_set.id}", Path("runs"))
+    assert data.demonstrations
+    assert data.comparisons
+    assert data.held_out
+    assert bool(data.ratings) == ("ratings" in hub_set.serves)
+
+
+def test_sets_serve_as_what_they_say(cache):
+    data = loaded("translation", "hub", cache)
+    assert all("Train" in example.prompt[0].content for example in [*data.demonstrations, *data.prompts])
+    assert all("Bridge" in example.prompt[0].content for example in data.held_out)
+    assert all("Water" in pair.prompt[0].content for pair in [*data.comparisons, *data.held_out_comparisons])
+    assert len(data.demonstrations) == 40, "the translations are all trained on, since another set is held out"
+    assert not list(Path("runs/.hub").glob("wmt--wmt14-validation*")), "and their own held-out split is not fetched"
+
+
+def test_rows_sorted_by_what_they_hold_are_mixed(cache, monkeypatch):
+    rows = ROWS["stanfordnlp/imdb"]
+    monkeypatch.setitem(ROWS, "stanfordnlp/imdb", lambda i: rows(2 * i + (i % 100_000 >= 20)))
+    data = loaded("text_generation", "hub:stanfordnlp/imdb", cache)
+    for part in (data.demonstrations, data.held_out):
+        assert {example.truth["label"] for example in part[:20]} == {0, 1}
+
+
+def test_ratings_become_no_demonstrations_where_there_are_others(cache):
+    data = loaded("dialogue", "hub", cache)
+    assert len(data.ratings) == 40
+    assert not any("fruits" in example.prompt[0].content for example in data.demonstrations)
+    assert not any("fruits" in pair.prompt[0].content for pair in data.comparisons)
+
+
+def test_ratings_are_compared_where_there_are_no_preferences(cache):
+    data = loaded("translation", "hub:wmt/wmt14,RicardoRei/wmt-da-human-evaluation", cache)
+    assert {(pair.chosen[-12:], pair.rejected[-3:]) for pair in data.comparisons} == {("geschlossen.", "zu.")}
+    assert all("Zug" in example.answers[0] for example in data.demonstrations)
+    assert not any("Demonstrations are" in note for note in data.notes)
+
+
+def test_rows_left_out_are_counted_with_their_set_and_reason(cache):
+    assert loaded("translation", "hub", cache).dropped == {
+        "google/wmt24pp: marked as a bad source": 4,
+        "haoranxu/ALMA-R-Preference: made for the other direction": 10,
+    }
+
+
+def test_only_rows_that_are_wanted_are_taken_and_the_others_are_counted(cache):
+    data = loaded("translation", "hub:RicardoRei/wmt-da-human-evaluation", cache)
+    (told,) = data.hub
+    assert (told["rows"], told["passed_over"]) == (20, 20)
+
+
+def test_every_file_of_a_large_set_gives_its_share(cache, monkeypatch):
+    few = dataclasses.replace(set_of("wmt/wmt14"), take=10)
+    monkeypatch.setattr(hub, "chosen_sets", lambda recipe, source: [few])
+    put_in_cache(cache, few, count=20, files=3)
+    data = load_hub(load_recipe("translation"), "hub", Path("runs"))
+    numbers = sorted(int(example.answers[0].split()[2]) for example in data.demonstrations)
+    assert numbers == [0, 1, 2, 3, 20, 21, 22, 40, 41, 42]
+
+
+def test_an_alternative_brings_its_own_headline(cache):
+    assert [metric.name for metric in loaded("text_generation", "hub:trl-lib/tldr", cache).metrics] == ["overlap"]
+    assert [metric.name for metric in loaded("text_generation", "hub", cache).metrics] == ["positive"]
+
+
+# Kept, pinned, offline.
+
+
+def test_rows_are_kept_so_that_the_second_time_needs_neither_network_nor_cache(cache, monkeypatch):
+    first = loaded("dialogue", "hub", cache)
+    monkeypatch.setattr(hub, "reach_data", lambda *arguments: pytest.fail("it looked for the set again"))
+    second = load_hub(load_recipe("dialogue"), "hub", Path("runs"))
+    assert second == dataclasses.replace(first, metrics=second.metrics)
+
+
+def test_the_source_that_is_recorded_gives_the_same_rows_again(cache, monkeypatch):
+    first = loaded("dialogue", "hub", cache)
+    monkeypatch.setattr(hub, "reach_data", lambda *arguments: pytest.fail("it looked for the set again"))
+    again = load_hub(load_recipe("dialogue"), first.source, Path("runs"))
+    assert again.demonstrations == first.demonstrations
+    assert again.source == first.source
+
+
+def kept(pattern):
+    (path,) = Path("runs/.hub").glob(pattern)
+    return path
+
+
+def cut_down(path):
+    told = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({key: value for key, value in told.items() if key != "rows"}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda: kept("*-train-*.jsonl.gz").unlink(),
+        lambda: kept("*-train-*.json").unlink(),
+        lambda: kept("*-train-*.json").write_text("{"),
+        lambda: cut_down(kept("*-train-*.json")),
+    ],
+)
+def test_kept_rows_of_which_either_file_is_gone_or_damaged_are_fetched_anew(cache, damage):
+    first = loaded("dialogue", "hub:nvidia/HelpSteer2", cache)
+    damage()
+    again = load_hub(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", Path("runs"))
+    assert again == dataclasses.replace(first, metrics=again.metrics)
+    assert kept("*-train-*.jsonl.gz").is_file()
+
+
+def test_another_revision_is_other_data(cache):
+    loaded("dialogue", "hub:nvidia/HelpSteer2", cache)
+    other = "f" * 40
+    put_in_cache(cache, set_of("nvidia/HelpSteer2"), count=60, commit=other)
+    newest = load_hub(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", Path("runs"))
+    pinned = load_hub(load_recipe("dialogue"), f"hub:nvidia/HelpSteer2@{other}", Path("runs"))
+    assert len(newest.ratings) == 40, "what was kept stays"
+    assert len(pinned.ratings) == 60
+    assert pinned.hub[0]["revision"] == other
+
+
+def test_a_fetch_that_breaks_off_leaves_nothing_half(cache, monkeypatch):
+    put_in_cache(cache, set_of("nvidia/HelpSteer2"))
+    whole = hub._wanted
+
+    def broken(*arguments):
+        rows = whole(*arguments)
+        yield next(rows)
+        raise ConnectionError("the line is gone")
+
+    monkeypatch.setattr(hub, "_wanted", broken)
+    with pytest.raises(UserError, match="cannot fetch nvidia/HelpSteer2, train: the line is gone"):
+        load_hub(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", Path("runs"))
+    assert not Path("runs").exists() or not [path for path in Path("runs").rglob("*") if path.is_file()]
+
+
+def test_a_set_whose_columns_changed_says_what_was_expected(cache, monkeypatch):
+    monkeypatch.setitem(ROWS, "trl-lib/tldr", lambda i: {"prompt": f"Post {i}", "summary": "Short."})
+    with pytest.raises(UserError, match="has the columns prompt, summary, but 'completion' was expected"):
+        loaded("text_generation", "hub:trl-lib/tldr", cache)
+
+
+def test_rows_with_missing_values_are_left_out_and_a_set_of_nothing_else_is_refused(cache, monkeypatch):
+    rows = ROWS["trl-lib/tldr"]
+    monkeypatch.setitem(ROWS, "trl-lib/tldr", lambda i: rows(i) | ({"completion": None} if i % 4 == 0 else {}))
+    dropped = loaded("text_generation", "hub:trl-lib/tldr", cache).dropped
+    assert dropped["trl-lib/tldr: a value is missing or of another type"] == 20
+    monkeypatch.setitem(ROWS, "trl-lib/tldr", lambda i: rows(i) | {"completion": " "})
+    with pytest.raises(UserError, match="empty answer"):
+        loaded("text_generation", "hub:trl-lib/tldr", cache, commit="e" * 40) and load_hub(
+            load_recipe("text_generation"), f"hub:trl-lib/tldr@{'e' * 40}", Path("runs")
+        )
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("hub:wmt/wtm14", "did you mean 'wmt/wmt14'?"),
+        ("hub:nobody/nothing", "there are haoranxu/ALMA-R-Preference, wmt/wmt14"),
+        ("hub:wmt/wmt14@", "after @"),
+        ("hub:wmt/wmt14", "hf download --repo-type dataset wmt/wmt14"),
+        ("hub:wmt/wmt14@abc", "hf download --repo-type dataset wmt/wmt14 --revision abc"),
+        ("hub", "HF_HUB_OFFLINE is set"),
+    ],
+)
+def test_what_cannot_be_had_is_one_sentence_and_nothing_is_written(cache, source, said, capsys):
+    assert main(["sft", "translation", "--data", source]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert said in err
+    assert not Path("runs").exists()
+
+
+def test_columns_beside_the_hub_are_refused(cache, capsys):
+    assert main(["show", "translation", "--data", "hub", "--columns", "target=post_edit"]) == 2
+    assert "read as they are" in capsys.readouterr().err
+
+
+def test_the_built_in_world_can_be_named(cache, capsys):
+    assert main(["show", "translation", "--data", "built-in"]) == 0
+    assert "data: built-in" in capsys.readouterr().out
+    assert not is_hub("built-in")
+
+
+# The same sets as files.
+
+
+@pytest.mark.parametrize(("name", "hub_set"), SETS, ids=[hub_set.id for _, hub_set in SETS])
+def test_a_download_is_read_as_files_where_its_columns_are_its_own(name, hub_set, cache, capsys):
+    if set(hub_set.columns) <= {"prompt", "completion", "chosen", "rejected", "text", "label"}:
+        pytest.skip("a usual layout: read as any such file, without the recipe's own prompt")
+    snapshot = put_in_cache(cache, hub_set)
+    assert main(["show", name, "--data", str(snapshot / (hub_set.config or "default"))]) == 0
+    out = capsys.readouterr().out
+    kept = hub_set.read(ROWS[hub_set.id](2 if hub_set.where else 1))
+    assert kept.prompt[0].content.split("\n")[0].partition(" ")[0] in out
+    assert ("20 rows left out: 'lp' is not en-de" in out) == bool(hub_set.where)
+
+
+def test_done_json_names_sets_commits_and_licences(cache):
+    from rlrecipes.job import make_job
+    from rlrecipes.profile import load_profile
+    from rlrecipes.run.folder import Run
+
+    put_in_cache(cache, set_of("nvidia/HelpSteer2"))
+    job = make_job("dialogue", load_profile("tiny"), Run("t", "dialogue"), source="hub:nvidia/HelpSteer2")
+    (told,) = json.loads(json.dumps(job.described_data()))["hub"]
+    assert (told["id"], told["revision"], told["licence"]) == ("nvidia/HelpSteer2", COMMIT, "CC-BY-4.0")
+    assert job.settings("sft")["data.source"] == f"hub:nvidia/HelpSteer2@{COMMIT}"
+
+
+@pytest.mark.parametrize(("name", "hub_set"), SETS, ids=[hub_set.id for _, hub_set in SETS])
+def test_every_set_stands_on_its_recipes_card_with_its_licence(name, hub_set):
+    card = (RECIPES / name / "README.md").read_text(encoding="utf-8")
+    (row,) = [line for line in card.splitlines() if f"`{hub_set.id}`" in line and line.startswith("|")]
+    assert hub_set.licence in row
+    assert f"`{hub_set.split}`" in row
+    assert ("**" in row) == hub_set.default
+    assert not hub_set.take or f"{hub_set.take:,}" in row

@@ -1,0 +1,370 @@
+"""Adapters of one base behave as models of their own."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import changed, scatter, tiny_tokenizer
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+)
+
+from rlrecipes.errors import UserError
+from rlrecipes.model.adapters import adapter, add_lora, load_adapter
+from rlrecipes.model.forward import hidden_states, next_token_logits, read_at, states_at, trunk
+from rlrecipes.model.loading import check_model, load_causal, load_scorer, window
+from rlrecipes.model.tokens import (
+    answer_length,
+    encode,
+    encode_prompt,
+    eos_note,
+    load_tokenizer,
+    open_tokenizer,
+    pad_right,
+)
+from rlrecipes.profile import LoraSettings, ModelSettings
+from rlrecipes.recipe import Example, user
+from rlrecipes.reward.model import load_score_head, score_answers
+
+PLAIN = ModelSettings(quantization="none")
+NF4 = ModelSettings(quantization="nf4")
+PROMPTS = [user("Say"), user("Say it again")]
+
+
+@pytest.fixture
+def tokenizer(checkpoint):
+    return load_tokenizer(checkpoint.model)
+
+
+@pytest.fixture(params=[PLAIN, NF4], ids=["plain", "nf4"])
+def stack(request, checkpoint, tokenizer):
+    """Base, `policy` and `reference` as PPO holds them."""
+    model = load_adapter(
+        load_causal(str(checkpoint.model), request.param, tokenizer), checkpoint.sft / "adapter", "policy"
+    )
+    model = load_adapter(model, checkpoint.sft / "adapter", "reference")
+    model = load_adapter(model, checkpoint.reward / "adapter", "reward")
+    model.set_adapter("policy")
+    return model.eval()
+
+
+def logits(model, tokenizer, prompt=PROMPTS[1]):
+    ids = torch.tensor([encode_prompt(tokenizer, prompt)])
+    with torch.no_grad():
+        return next_token_logits(model, hidden_states(model, ids))
+
+
+def test_an_adapter_on_the_shared_base_is_the_model_that_was_saved(checkpoint, tokenizer):
+    shared = load_adapter(
+        load_causal(str(checkpoint.model), PLAIN, tokenizer), checkpoint.sft / "adapter", "policy"
+    ).eval()
+    alone = AutoModelForCausalLM.from_pretrained(checkpoint.model)
+    alone = PeftModel.from_pretrained(alone, checkpoint.sft / "adapter").eval()
+    ids = torch.tensor([encode_prompt(tokenizer, PROMPTS[1])])
+    with torch.no_grad():
+        assert torch.allclose(logits(shared, tokenizer), alone(ids).logits, atol=1e-4)
+
+
+def test_switching_roles_switches_what_the_model_says_and_back(stack, tokenizer):
+    scatter(stack, "policy", size=0.5)
+    policy = logits(stack, tokenizer)
+    with adapter(stack, "reference"):
+        reference = logits(stack, tokenizer)
+    with adapter(stack, None):
+        bare = logits(stack, tokenizer)
+    assert not torch.allclose(policy, reference)
+    assert not torch.allclose(policy, bare)
+    assert not torch.allclose(reference, bare)
+    assert torch.equal(logits(stack, tokenizer), policy)
+
+
+def test_the_policy_stays_trainable_whatever_was_switched_to_and_however_the_block_ended(stack):
+    before = {name for name, parameter in stack.named_parameters() if parameter.requires_grad}
+    assert before
+    assert all(".policy." in name for name in before)
+    for role in ("reference", "reward", None):
+        with pytest.raises(RuntimeError, match="in the block"), adapter(stack, role):
+            raise RuntimeError("in the block")
+        assert stack.active_adapter == "policy"
+        assert {name for name, parameter in stack.named_parameters() if parameter.requires_grad} == before
+
+
+def test_there_are_no_gradients_under_another_role(stack, tokenizer):
+    ids = torch.tensor([encode_prompt(tokenizer, PROMPTS[0])])
+    with adapter(stack, "reference"):
+        assert not hidden_states(stack, ids).requires_grad
+    assert hidden_states(stack, ids).requires_grad
+
+
+def test_an_adapter_of_another_shape_is_refused(checkpoint, tokenizer, tmp_path):
+    other = add_lora(
+        load_causal(str(checkpoint.model), PLAIN, tokenizer), LoraSettings(target_modules="q_proj"), "CAUSAL_LM"
+    )
+    other.save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").write_text((checkpoint.sft / "adapter" / "adapter_config.json").read_text())
+    with pytest.raises(UserError, match="does not fit the base model"):
+        load_adapter(load_causal(str(checkpoint.model), PLAIN, tokenizer), tmp_path, "policy")
+
+
+def test_padding_on_the_right_changes_nothing(stack, tokenizer):
+    rows = [encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
+    with torch.no_grad():
+        together = hidden_states(stack, pad_right(rows, tokenizer.pad_token_id))
+        for i, row in enumerate(rows):
+            alone = hidden_states(stack, torch.tensor([row]))[0]
+            assert torch.allclose(together[i, : len(row)], alone, atol=1e-4)
+
+
+def test_a_model_that_makes_its_logits_in_another_way_is_refused(tokenizer, tmp_path):
+    torch.manual_seed(0)
+    config = GraniteConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, logits_scaling=8.0, initializer_range=0.5,
+    )  # fmt: skip
+    GraniteForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"granite.*choose another model"):
+        load_causal(str(tmp_path), PLAIN, tokenizer)
+
+
+def test_a_4_bit_model_says_the_same_in_training_and_evaluation(checkpoint, tokenizer):
+    model = load_adapter(load_causal(str(checkpoint.model), NF4, tokenizer), checkpoint.sft / "adapter", "policy")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    training = logits(model.train(), tokenizer)
+    assert torch.equal(logits(model.eval(), tokenizer), training)
+    assert torch.equal(logits(model.train(), tokenizer), training)
+
+
+def test_4_bit_is_4_bit_and_its_heads_are_not(checkpoint, tokenizer):
+    model = load_causal(str(checkpoint.model), NF4, tokenizer)
+    layer = model.model.layers[0].mlp.up_proj
+    assert layer.weight.dtype == torch.uint8
+    assert layer.weight.quant_state.quant_type == "nf4"
+    assert layer.weight.quant_state.nested
+    assert model.lm_head.weight.dtype == torch.float32
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_new_pad_token_gets_an_embedding(checkpoint, tmp_path):
+    tiny_tokenizer(pad_token="<end>").save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    model = load_causal(str(checkpoint.model), PLAIN, tokenizer)
+    assert model.get_input_embeddings().num_embeddings == len(tokenizer)
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_soft_capped_logits_are_those_of_the_model(tokenizer):
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=16, final_logit_softcapping=0.5, initializer_range=0.5,
+    )  # fmt: skip
+    model = add_lora(Gemma2ForCausalLM(config), LoraSettings(r=2), "CAUSAL_LM").eval()
+    ids = torch.tensor([encode_prompt(tokenizer, PROMPTS[1])])
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+    assert expected.abs().max() <= 0.5
+    assert torch.allclose(logits(model, tokenizer), expected, atol=1e-4)
+
+
+def test_scores_are_the_reward_models_own_standardised_and_do_not_depend_on_the_batch(checkpoint, tokenizer):
+    base = load_causal(str(checkpoint.model), PLAIN, tokenizer)
+    model = load_adapter(base, checkpoint.sft / "adapter", "policy")
+    model = load_adapter(model, checkpoint.reward / "adapter", "reward").eval()
+    model.set_adapter("policy")
+    pairs = [(PROMPTS[0], "a"), (PROMPTS[1], "a longer one"), (PROMPTS[1], "")]
+    head = load_score_head(checkpoint.reward)
+    scores = score_answers(model, head, tokenizer, pairs, batch_size=3)
+    alone = AutoModelForSequenceClassification.from_pretrained(checkpoint.model, num_labels=1)
+    alone.config.pad_token_id = tokenizer.pad_token_id
+    alone = PeftModel.from_pretrained(alone, checkpoint.reward / "adapter").eval()
+    for (prompt, answer), score in zip(pairs, scores, strict=True):
+        with torch.no_grad():
+            raw = alone(torch.tensor([encode(tokenizer, prompt, answer).ids])).logits.item()
+        assert score == pytest.approx((raw - 0.25) / 0.5, abs=1e-3)
+    assert scores == pytest.approx(score_answers(model, head, tokenizer, pairs, batch_size=1), abs=1e-4)
+    assert model.active_adapter == "policy"
+
+
+def test_the_window_is_the_lower_of_the_profiles_and_the_models(checkpoint):
+    assert window(str(checkpoint.model), ModelSettings(max_length=100)) == 100
+    assert window(str(checkpoint.model), ModelSettings(max_length=4000)) == 128
+
+
+def test_answers_are_as_long_as_nearly_all_demonstrations_or_as_asked(tokenizer):
+    demonstrations = [Example(user("?"), ("a" * 4,))] * 199 + [Example(user("?"), ("a" * 50,))]
+    assert answer_length(tokenizer, demonstrations, 0) == 5
+    assert answer_length(tokenizer, demonstrations, 17) == 17
+
+
+def test_a_tokenizer_without_eos_is_refused(tmp_path):
+    tiny_tokenizer(eos_token=None).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no EOS token"):
+        open_tokenizer(str(tmp_path))
+
+
+def test_a_missing_tokenizer_is_told(tmp_path):
+    with pytest.raises(UserError, match="cannot read the tokenizer"):
+        open_tokenizer(str(tmp_path))
+
+
+# What is damaged is told in one sentence that names it.
+
+
+def sentence(call, *arguments) -> str:
+    """What a call refuses with."""
+    with pytest.raises(UserError) as told:
+        call(*arguments)
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+@pytest.fixture
+def damaged(checkpoint, tmp_path):
+    """A model's folder of one's own, to be damaged."""
+    return shutil.copytree(checkpoint.model, tmp_path / "damaged")
+
+
+@pytest.mark.parametrize(
+    "values", [{"hidden_size": None}, {"num_attention_heads": "many"}, {"model_type": "banana"}, {"model_type": [1]}]
+)
+def test_a_damaged_configuration_is_told(damaged, values):
+    changed(damaged / "config.json", **values)
+    for call in (lambda: check_model(str(damaged)), lambda: window(str(damaged), PLAIN)):
+        assert sentence(call).startswith(f"cannot read the model '{damaged}': ")
+
+
+@pytest.mark.parametrize("file", ["{", "[" * 100_000])
+def test_a_configuration_that_is_no_json_is_told(damaged, file):
+    (damaged / "config.json").write_text(file)
+    assert sentence(check_model, str(damaged)).startswith(f"cannot read the model '{damaged}': ")
+
+
+@pytest.mark.parametrize("weights", [None, b"", b"version https://git-lfs.github.com/spec/v1\nsize 269060552\n"])
+@pytest.mark.parametrize("load", [load_causal, load_scorer])
+def test_weights_that_are_missing_or_damaged_are_told(damaged, tokenizer, load, weights):
+    path = damaged / "model.safetensors"
+    path.unlink() if weights is None else path.write_bytes(weights)
+    assert sentence(load, str(damaged), PLAIN, tokenizer).startswith(f"cannot load the model '{damaged}': ")
+
+
+@pytest.mark.parametrize("call", [open_tokenizer, eos_note])
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b"{"),
+        ("tokenizer_config.json", b"[1]"),
+        ("tokenizer_config.json", b'{"eos_token": 3}'),
+        ("chat_template.jinja", b"\xff"),
+    ],
+)
+def test_a_damaged_tokenizer_is_told(damaged, call, file, content):
+    (damaged / file).write_bytes(content)
+    assert sentence(call, str(damaged)).startswith(f"cannot read the tokenizer of '{damaged}': ")
+
+
+def test_memory_that_runs_out_is_no_damage(checkpoint, tokenizer, monkeypatch):
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_causal(str(checkpoint.model), PLAIN, tokenizer)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x10" + 7 * b"\0" + b"cut"])
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_damaged_adapter_is_told_with_the_stage_that_makes_it(checkpoint, tokenizer, tmp_path, file, content):
+    stage = shutil.copytree(checkpoint.sft, tmp_path / "sft")
+    path = stage / "adapter" / file
+    path.unlink() if content is None else path.write_bytes(content)
+    said = sentence(load_adapter, load_causal(str(checkpoint.model), PLAIN, tokenizer), path.parent, "policy")
+    assert said.startswith(f"{path} is damaged (")
+    assert said.endswith(f"delete the folder {stage} and make the stage again")
+
+
+@pytest.mark.parametrize("content", [None, "{}", "[1]", "{", '{"mean": "low", "std": 1}'])
+def test_a_damaged_scale_is_told_with_the_stage_that_makes_it(checkpoint, tmp_path, content):
+    stage = shutil.copytree(checkpoint.reward, tmp_path / "reward")
+    path = stage / "scale.json"
+    path.unlink() if content is None else path.write_text(content)
+    assert sentence(load_score_head, stage).startswith(f"{path} is damaged (")
+
+
+def test_an_adapter_without_a_score_head_is_told(checkpoint, tmp_path):
+    stage = shutil.copytree(checkpoint.reward, tmp_path / "reward")
+    shutil.copytree(checkpoint.sft / "adapter", stage / "adapter", dirs_exist_ok=True)
+    assert "adapter_model.safetensors is damaged (" in sentence(load_score_head, stage)
+
+
+@pytest.mark.parametrize("settings", [PLAIN, NF4], ids=["plain", "nf4"])
+def test_an_adapter_that_is_added_in_place_says_and_learns_the_same(checkpoint, tokenizer, settings):
+    ids = torch.tensor([encode_prompt(tokenizer, PROMPTS[1])])
+    found = []
+    for in_place in (True, False):
+        model = load_adapter(
+            load_causal(str(checkpoint.model), settings, tokenizer), checkpoint.sft / "adapter", "policy"
+        )
+        for module in model.modules():
+            if not in_place and hasattr(module, "lora_variant"):
+                module.lora_variant.clear()
+        states = hidden_states(model.eval(), ids)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        found.append((states.detach(), torch.autograd.grad(states.square().sum(), parameters)))
+    (states, gradients), (plain_states, plain_gradients) = found
+    assert torch.allclose(states, plain_states, atol=1e-5)
+    for gradient, plain in zip(gradients, plain_gradients, strict=True):
+        assert torch.allclose(gradient, plain, atol=1e-4 * plain.abs().max().item())
+
+
+def test_an_adapter_on_the_output_layer_is_refused(checkpoint, tokenizer):
+    base = load_causal(str(checkpoint.model), PLAIN, tokenizer)
+    with pytest.raises(UserError, match="output layer"):
+        add_lora(base, LoraSettings(target_modules="q_proj,lm_head"), "CAUSAL_LM")
+
+
+def fed(model, wanted):
+    """What the last layer's feed-forward network is given, and the gradients of the states that are `wanted`."""
+    seen = []
+    hook = trunk(model).layers[-1].mlp.gate_proj.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with read_at(model, wanted):
+        states = hidden_states(model, IDS)[READ]
+    hook.remove()
+    return seen, states.detach(), torch.autograd.grad(states.square().sum(), parameters)
+
+
+IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 0]])
+READ = torch.tensor([[False, True, True, True], [True, False, True, False]])
+
+
+def test_states_that_nobody_reads_cost_no_feed_forward_in_the_last_layer(stack):
+    scatter(stack, "policy", size=0.3)
+    seen, states, gradients = fed(stack, READ)
+    seen_whole, whole, whole_gradients = fed(stack, torch.ones_like(READ))
+    assert seen[0].shape[:2] == (1, 5)
+    assert seen_whole[0].shape[:2] == (1, 8)
+    assert torch.allclose(states, whole, atol=1e-5)
+    for gradient, expected in zip(gradients, whole_gradients, strict=True):
+        assert torch.allclose(gradient, expected, atol=1e-4 * expected.abs().max().item())
+
+
+def test_outside_of_its_block_the_model_is_whole_again_whatever_happened_inside(stack):
+    expected = hidden_states(stack, IDS)
+    with pytest.raises(RuntimeError, match="inside"), read_at(stack, READ):
+        raise RuntimeError("inside")
+    assert torch.equal(hidden_states(stack, IDS), expected)
+
+
+def test_states_are_read_where_they_are_asked_for_even_twice(stack):
+    places = torch.tensor([[1, 2, 3], [2, 3, 3]])
+    expected = torch.stack([hidden_states(stack, IDS)[row, places[row]] for row in range(2)])
+    assert torch.allclose(states_at(stack, IDS, places), expected, atol=1e-5)

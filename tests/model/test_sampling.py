@@ -1,0 +1,137 @@
+"""Answers are those that the model alone would give, and what is taken on the way is what a forward pass says."""
+
+import pytest
+import torch
+from transformers.cache_utils import DynamicLayer
+
+from rlrecipes.model.adapters import load_adapter
+from rlrecipes.model.forward import hidden_states, next_token_logits
+from rlrecipes.model.loading import load_causal
+from rlrecipes.model.sampling import _Reserved, sample
+from rlrecipes.model.tokens import encode_prompt, load_tokenizer, pad_left
+from rlrecipes.profile import ModelSettings
+from rlrecipes.recipe import user
+
+PROMPTS = [user("Say"), user("Say it again"), user("Say it")]
+LENGTH = 12
+
+
+@pytest.fixture
+def tokenizer(checkpoint):
+    return load_tokenizer(checkpoint.model)
+
+
+@pytest.fixture
+def model(checkpoint, tokenizer):
+    base = load_causal(str(checkpoint.model), ModelSettings(quantization="none"), tokenizer)
+    return load_adapter(base, checkpoint.sft / "adapter", "policy").eval()
+
+
+@pytest.fixture
+def queries(tokenizer):
+    return pad_left([encode_prompt(tokenizer, prompt) for prompt in PROMPTS], tokenizer.pad_token_id)
+
+
+def answers(model, tokenizer, queries, temperature, **options):
+    return sample(
+        model,
+        queries,
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        options.pop("length", LENGTH),
+        temperature,
+        **options,
+    )
+
+
+def test_greedy_answers_are_each_prompts_own_and_take_no_random_numbers(model, tokenizer, queries):
+    before = torch.get_rng_state()
+    together = answers(model, tokenizer, queries, 0.0).tokens
+    assert torch.equal(torch.get_rng_state(), before)
+    for row, answer in zip(queries, together, strict=True):
+        alone = answers(model, tokenizer, row[row != tokenizer.pad_token_id][None], 0.0).tokens[0]
+        assert answer.tolist()[: len(alone)] == alone.tolist()
+
+
+def test_greedy_answers_are_those_of_transformers(model, tokenizer, queries):
+    found = answers(model, tokenizer, queries, 0.0).tokens
+    expected = model.generate(
+        input_ids=queries,
+        attention_mask=(queries != tokenizer.pad_token_id).long(),
+        max_new_tokens=LENGTH,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    assert found.tolist() == expected[:, queries.shape[1] :].tolist()
+
+
+def test_sampling_follows_the_seed(model, tokenizer, queries):
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(answers(model, tokenizer, queries, 1.0).tokens.tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_tokens_are_drawn_as_often_as_they_are_probable(model, tokenizer, queries):
+    row = queries[1:2].expand(4000, -1)
+    torch.manual_seed(0)
+    drawn = answers(model, tokenizer, row, 0.5, length=1).tokens[:, 0]
+    with torch.no_grad():
+        probable = (next_token_logits(model, hidden_states(model, queries[1:2])[0, -1]) / 0.5).softmax(-1)
+    share = torch.bincount(drawn, minlength=len(probable)) / 4000
+    assert (share - probable).abs().max() < 0.03
+
+
+def test_what_is_taken_on_the_way_is_what_a_forward_pass_over_the_whole_answer_says(model, tokenizer, queries):
+    torch.manual_seed(0)
+    sampled = answers(model, tokenizer, queries, 0.7, value=lambda states: states.sum(-1))
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    for i, query in enumerate(queries):
+        prompt, answer = query[query != pad], sampled.tokens[i]
+        length = answer.tolist().index(eos) + 1 if eos in answer else len(answer)
+        with torch.no_grad():
+            states = hidden_states(model, torch.cat([prompt, answer[:length]])[None])[0, len(prompt) - 1 : -1]
+            logprobs = (next_token_logits(model, states) / 0.7).log_softmax(-1)
+        chosen = logprobs.gather(1, answer[:length, None])[:, 0]
+        assert torch.allclose(sampled.logprobs[i, :length], chosen, atol=1e-4)
+        assert torch.allclose(sampled.entropy[i, :length], -(logprobs.exp() * logprobs).sum(-1), atol=1e-4)
+        assert torch.allclose(sampled.values[i, :length], states.sum(-1), atol=1e-3)
+        assert not sampled.logprobs[i, length:].any()
+
+
+def test_behind_eos_there_is_padding_and_nothing_is_sampled_once_all_have_ended(model, tokenizer, queries):
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    first = answers(model, tokenizer, queries, 0.0, length=3).tokens[0, 0].item()
+    ended = sample(model, queries[:1], pad, first, LENGTH, 0.0)
+    assert ended.tokens.tolist() == [[first]]
+    assert eos != first
+    both = sample(model, queries, pad, first, LENGTH, 0.0).tokens
+    assert both[0].tolist() == [first] + [pad] * (both.shape[1] - 1)
+
+
+def test_a_prompt_that_holds_the_padding_token_is_read_whole(model, tokenizer):
+    pad = tokenizer.pad_token_id
+    prompt = encode_prompt(tokenizer, PROMPTS[0])
+    holding = [*prompt[:2], pad, pad, *prompt[2:]]
+    queries = pad_left([holding, encode_prompt(tokenizer, PROMPTS[1])], pad)
+    with torch.no_grad():
+        states = hidden_states(model, torch.tensor([holding]))[0, -1]
+        expected = next_token_logits(model, states).log_softmax(-1)
+    sampled = answers(model, tokenizer, queries, 1.0, length=1)
+    token = sampled.tokens[0, 0]
+    assert sampled.logprobs[0, 0].item() == pytest.approx(expected[token].item(), abs=1e-4)
+
+
+def test_keys_and_values_grow_where_they_are_instead_of_being_copied_at_every_token():
+    grown, layer, usual = [torch.randn(2, 3, width, 4) for width in (5, 1, 1)], _Reserved(longest=7), DynamicLayer()
+    places = []
+    for states in grown:
+        keys, values = layer.update(states, -states)
+        expected = usual.update(states, -states)
+        places.append(keys.data_ptr())
+        assert torch.equal(keys, expected[0])
+        assert torch.equal(values, expected[1])
+    assert len(set(places)) == 1
+    assert layer.get_seq_length() == 7

@@ -1,0 +1,285 @@
+"""Prompts and answers meet at the same token everywhere, and padding is never mistaken for an end."""
+
+import importlib.util
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from conftest import tiny_tokenizer
+
+from rlrecipes.before.light_tokenizer import open_light_tokenizer
+from rlrecipes.errors import UserError
+from rlrecipes.model.tokens import (
+    PLAIN_TEMPLATE,
+    decode,
+    encode,
+    encode_prompt,
+    fitting_comparisons,
+    fitting_examples,
+    fitting_prompts,
+    load_tokenizer,
+    pad_left,
+    pad_right,
+    prompt_text,
+    render,
+)
+from rlrecipes.recipe import Comparison, Example, Message, user
+
+CHAT = (Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Bye"))
+
+
+@pytest.fixture
+def load(tmp_path):
+    """The tokenizer as a stage would load it, saved with other special tokens or template."""
+
+    def saved(**special):
+        tiny_tokenizer(**special).save_pretrained(tmp_path)
+        return load_tokenizer(tmp_path)
+
+    return saved
+
+
+def test_an_answer_is_its_prompt_then_its_text_then_one_eos(load):
+    tokenizer = load()
+    encoded = encode(tokenizer, user("Say it"), "It.")
+    assert encoded.prompt == encode_prompt(tokenizer, user("Say it"))
+    assert encoded.ids == encoded.prompt + encoded.answer
+    assert encoded.answer.count(tokenizer.eos_token_id) == 1
+    assert encoded.answer[-1] == tokenizer.eos_token_id
+    assert decode(tokenizer, encoded.answer) == "It."
+
+
+def test_the_boundary_does_not_depend_on_the_answer(load):
+    tokenizer = load()
+    prompts = {tuple(encode(tokenizer, CHAT, answer).prompt) for answer in ("yes", " yes", "", "\n", "真")}
+    assert len(prompts) == 1
+
+
+def test_a_prompt_ends_where_the_assistant_begins(load):
+    tokenizer = load()
+    ids = encode_prompt(tokenizer, user("Hi"))
+    assert tokenizer.convert_ids_to_tokens(ids) == ["<user>", "H", "i", "<assistant>"]
+
+
+@pytest.mark.parametrize("special", [{"pad_token": "<end>"}, {"pad_token": None}])
+def test_a_missing_or_shared_pad_token_becomes_one_of_its_own(load, special):
+    tokenizer = load(**special)
+    assert tokenizer.pad_token_id is not None
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert len(tokenizer) == len(tiny_tokenizer()) + 1
+
+
+def test_the_unknown_token_pads_where_there_is_one(load):
+    tokenizer = load(pad_token=None, unk_token="<pad>")
+    assert tokenizer.pad_token_id == tokenizer.unk_token_id
+    assert len(tokenizer) == len(tiny_tokenizer())
+
+
+def test_an_unknown_token_that_is_the_end_does_not_pad(load):
+    tokenizer = load(pad_token=None, unk_token="<end>")
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_a_tokenizer_with_a_pad_token_is_left_alone(load):
+    tokenizer = load()
+    assert tokenizer.pad_token == "<pad>"
+    assert len(tokenizer) == len(tiny_tokenizer())
+
+
+def test_a_tokenizer_without_template_gets_a_plain_one(load):
+    tokenizer = load(chat_template=None)
+    assert tokenizer.chat_template == PLAIN_TEMPLATE
+    text = tokenizer.decode(encode_prompt(tokenizer, CHAT))
+    assert text == "System: Be kind.\nUser: Hi\nAssistant: Hello\nUser: Bye\nAssistant: "
+
+
+def test_bos_stands_before_the_plain_template_alone(load):
+    plain = load(chat_template=None, bos_token="<user>")
+    assert encode_prompt(plain, user("Hi"))[0] == plain.bos_token_id
+    own = load(bos_token="<assistant>")
+    assert encode_prompt(own, user("Hi"))[0] != own.bos_token_id
+
+
+def test_special_tokens_are_no_part_of_an_answers_text(load):
+    tokenizer = load()
+    ids = [*tokenizer("It.")["input_ids"], tokenizer.eos_token_id, tokenizer.pad_token_id]
+    assert decode(tokenizer, ids) == "It."
+
+
+def test_padding_stands_on_its_side():
+    assert pad_left([[1, 2], [3]], 0).tolist() == [[1, 2], [0, 3]]
+    assert pad_right([[1, 2], [3]], 0).tolist() == [[1, 2], [3, 0]]
+
+
+def test_rows_that_do_not_fit_are_left_out(load):
+    tokenizer = load()
+    short, long = Example(user("Hi"), ("a",)), Example(user("Hi"), ("a" * 9,))
+    longest = len(encode(tokenizer, short.prompt, "a").ids)
+    assert [example for example, _ in fitting_examples(tokenizer, [short, long], longest)] == [short]
+    assert fitting_examples(tokenizer, [short], longest - 1) == []
+    assert len(fitting_prompts(tokenizer, [short, long], longest - 2)) == 2
+    assert fitting_prompts(tokenizer, [short], longest - 3) == []
+    pairs = [
+        Comparison(user("Hi"), "a", "b"),
+        Comparison(user("Hi"), "a", "b" * 9),
+        Comparison(user("Hi"), "a" * 9, "b"),
+    ]
+    assert [pair for pair, _, _ in fitting_comparisons(tokenizer, pairs, longest)] == pairs[:1]
+
+
+# Templates as the families have them.
+
+TEMPLATES = Path(importlib.util.find_spec("trl").origin).parent / "chat_templates"
+FAMILIES = (
+    *("qwen2_5", "qwen3", "qwen3_instruct_2507", "qwen3_5_nothink", "qwen3_5_think", "llama3", "llama3_1", "llama3_2"),
+    *("gemma", "gemma3", "phi3", "phi3_5", "cohere", "lfm2", "glm4moe", "deepseekv3", "qwen3_training"),
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}{% else %}{{ m.content + eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+def template(name: str) -> str:
+    return (TEMPLATES / f"{name}.jinja").read_text()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("chat", [CHAT[1:2], CHAT[1:], CHAT], ids=["one turn", "several", "system"])
+def test_a_template_gives_what_transformers_makes_of_it(load, family, chat):
+    tokenizer = load(chat_template=template(family), bos_token="<user>")
+    messages = [message._asdict() for message in chat]
+    told = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+    try:
+        expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **told)
+    except Exception:
+        pytest.skip("the template takes no system turn")
+    assert render(tokenizer, chat) == expected
+
+
+def test_qwen3s_empty_thought_is_the_prompts_and_no_earlier_turn_has_one(load):
+    tokenizer = load(chat_template=template("qwen3"))
+    text = prompt_text(tokenizer, CHAT)
+    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert text.count("<think>") == 1
+    encoded = encode(tokenizer, CHAT, "Bye!")
+    assert decode(tokenizer, encoded.answer) == "Bye!"
+    whole = tokenizer.apply_chat_template(
+        [m._asdict() for m in (*CHAT, Message("assistant", "Bye!"))], tokenize=False, enable_thinking=False
+    )
+    assert whole.startswith(f"{text}Bye!"), "the rendered chat has the same boundary"
+
+
+@pytest.mark.parametrize("family", ["llama3_1", "llama3_2"])
+def test_llamas_date_is_the_same_every_day(load, family, monkeypatch):
+    text = prompt_text(load(chat_template=template(family), bos_token="<user>"), user("Hi"))
+    assert "Today Date: 26 Jul 2024" in text
+    assert datetime.now().strftime("%d %b %Y") not in text
+
+
+def test_a_template_that_asks_for_the_date_itself_is_told_the_same(load):
+    tokenizer = load(chat_template="{{ strftime_now('%Y-%m-%d') }}")
+    assert prompt_text(tokenizer, user("Hi")) == "2024-07-26"
+
+
+@pytest.mark.parametrize("family", ["llama3_2", "gemma3"])
+def test_a_template_that_writes_bos_gives_one_and_no_more(load, family):
+    tokenizer = load(chat_template=template(family), bos_token="<user>")
+    assert encode_prompt(tokenizer, user("Hi")).count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("given", [template("gemma"), MISTRAL], ids=["gemma", "mistral"])
+def test_a_template_without_system_turn_gets_it_at_the_start_of_the_users(load, given):
+    tokenizer = load(chat_template=given, bos_token="<user>")
+    text = prompt_text(tokenizer, CHAT)
+    assert "Be kind.\n\nHi" in text
+    assert text == prompt_text(tokenizer, (Message("user", "Be kind.\n\nHi"), *CHAT[2:]))
+
+
+def test_turns_that_a_template_refuses_are_told(load):
+    tokenizer = load(chat_template=MISTRAL, bos_token="<user>")
+    with pytest.raises(UserError, match="refuses the prompt 'Bye' with the turns user, user: Conversation roles must"):
+        prompt_text(tokenizer, (Message("user", "Hi"), Message("user", "Bye")))
+
+
+@pytest.mark.parametrize(("ends", "eos"), [([0, 3], "<assistant>"), ([0, 1], "<end>"), (3, "<end>")])
+def test_the_eos_is_what_ends_a_turn_if_the_model_declares_it(tmp_path, ends, eos):
+    """As with Gemma, whose tokenizer names <eos> where its turns end with <end_of_turn>."""
+    turns = "{% for m in messages %}<user>{{ m.content }}<assistant>\n{% endfor %}"
+    tiny_tokenizer(chat_template=turns).save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    for tokenizer in (load_tokenizer(tmp_path), open_light_tokenizer(str(tmp_path))):
+        assert tokenizer.eos_token == eos
+        assert encode(tokenizer, user("Hi"), "Yes").ids[-1] == tokenizer.eos_token_id
+
+
+# The same without Transformers.
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        {},
+        {"pad_token": "<end>"},
+        {"pad_token": None},
+        {"pad_token": None, "unk_token": "<pad>"},
+        {"chat_template": None, "bos_token": "<user>"},
+        {"chat_template": template("qwen3")},
+        {"chat_template": template("llama3_2"), "bos_token": "<user>"},
+    ],
+)
+def test_a_light_tokenizer_sees_what_the_whole_one_sees(load, tmp_path, special):
+    whole, light = load(**special), open_light_tokenizer(str(tmp_path))
+    for answer in ("Hello!", "", "真 <end>"):
+        assert encode(light, CHAT, answer) == encode(whole, CHAT, answer)
+    ids = encode(whole, CHAT, "Hello!").ids
+    assert light.decode(ids) == whole.decode(ids)
+    for name in ("bos", "eos", "pad", "unk"):
+        assert getattr(light, f"{name}_token") == getattr(whole, f"{name}_token")
+        assert getattr(light, f"{name}_token_id") == getattr(whole, f"{name}_token_id")
+    assert set(light.all_special_ids) == set(whole.all_special_ids)
+    assert light.convert_ids_to_tokens(3) == whole.convert_ids_to_tokens(3)
+
+
+def test_a_light_tokenizer_that_is_not_there_or_damaged_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"no tokenizer\.json"):
+        open_light_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="cannot read the tokenizer"):
+        open_light_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("template", ["{{ m }", "{% for %}", "{{ messages + 1 }}", "{{ 1 // 0 }}"])
+def test_a_broken_template_is_told(tmp_path, template):
+    tiny_tokenizer(chat_template=template).save_pretrained(tmp_path)
+    for load in (load_tokenizer, lambda folder: open_light_tokenizer(str(folder))):
+        with pytest.raises(UserError, match="the model's chat template refuses the prompt 'Hi'"):
+            prompt_text(load(tmp_path), user("Hi"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("generation_config.json", b"[1]", r"generation_config\.json is no JSON object"),
+        ("tokenizer_config.json", b"[1]", r"tokenizer_config\.json is no JSON object"),
+        ("special_tokens_map.json", b"{", r"special_tokens_map\.json is no JSON object"),
+        ("tokenizer_config.json", b'{"eos_token": 3}', "3 stands where a special token's text belongs"),
+        ("tokenizer.json", b"{}", "cannot read the tokenizer of"),
+        ("chat_template.jinja", b"\xff", "cannot read the tokenizer of"),
+    ],
+)
+def test_a_damaged_file_beside_a_tokenizer_is_told(tmp_path, file, content, said):
+    tiny_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        open_light_tokenizer(str(tmp_path))
+
+
+def test_a_broken_template_of_a_model_that_names_its_ends_is_told(tmp_path):
+    tiny_tokenizer(chat_template="{{ m }").save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
+    with pytest.raises(UserError, match="cannot read the tokenizer of"):
+        open_light_tokenizer(str(tmp_path))

@@ -1,0 +1,171 @@
+"""Reward models from elsewhere score as they do in Transformers alone, whatever they are and however they read."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import scatter
+from families import gpt2
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+)
+
+from rlrecipes.errors import UserError
+from rlrecipes.model.adapters import add_lora, load_adapter
+from rlrecipes.model.loading import load_causal, load_scorer
+from rlrecipes.model.tokens import encode, load_tokenizer
+from rlrecipes.profile import LoraSettings, ModelSettings
+from rlrecipes.recipe import Message, user
+from rlrecipes.reward.model import RewardModel, load_beside, load_score_head, load_sharing, score_answers
+from rlrecipes.reward.source import find_reward_model
+
+PLAIN = ModelSettings(quantization="none")
+TEXTS = [
+    (user("Say it"), "it"),
+    (user("Say it again and again"), "no"),
+    ((Message("system", "Be kind."), *user("Hi")), "Hi!"),
+]
+
+
+def bert(folder):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = [
+        "[PAD]",
+        "[CLS]",
+        "[SEP]",
+        "[UNK]",
+        *sorted({w for p, a in TEXTS for m in p for w in (m.content + " " + a).split()}),
+    ]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made, **names, model_input_names=["input_ids", "token_type_ids", "attention_mask"]
+    )
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        num_labels=1,
+        pad_token_id=0,
+        initializer_range=0.3,
+    )
+    torch.manual_seed(1)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def scores(model: RewardModel) -> list[float]:
+    return model.scores([model.encode(prompt, answer) for prompt, answer in TEXTS], batch_size=2)
+
+
+def test_a_decoder_beside_reads_whole_chats_with_its_own_template_and_tokenizer(tmp_path):
+    template = "{% for m in messages %}<user>{{ m.role }}: {{ m.content }}<end>{% endfor %}"
+    folder = gpt2(tmp_path / "rm", chat_template=template)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    expected = []
+    for prompt, answer in TEXTS:
+        text = "".join(f"<user>{m.role}: {m.content}<end>" for m in (*prompt, Message("assistant", answer)))
+        ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+        expected.append(model(ids).logits.item())
+    assert len({round(score, 3) for score in expected}) == len(TEXTS)
+    assert scores(load_beside(find_reward_model(str(folder)), PLAIN)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_decoder_without_a_template_reads_a_plain_transcript(tmp_path):
+    folder = gpt2(tmp_path / "rm", chat_template=None)
+    model = load_beside(find_reward_model(str(folder)), PLAIN)
+    read = model.encode(*TEXTS[0])["input_ids"]
+    assert AutoTokenizer.from_pretrained(folder).decode(read) == "User: Say it\nAssistant: it<end>"
+
+
+def test_an_encoder_reads_prompt_and_answer_as_a_pair(tmp_path):
+    folder = bert(tmp_path / "rm")
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    expected = [
+        model(**tokenizer("\n".join(m.content for m in prompt), answer, return_tensors="pt")).logits.item()
+        for prompt, answer in TEXTS
+    ]
+    found = load_beside(find_reward_model(str(folder)), PLAIN)
+    assert sum(found.encode(*TEXTS[0])["token_type_ids"]) == 2  # the answer and its [SEP]
+    assert scores(found) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_model_beside_may_be_in_4_bit_with_its_head_in_full_precision(tmp_path):
+    folder = str(gpt2(tmp_path / "rm"))
+    full, small = (load_beside(find_reward_model(folder), ModelSettings(quantization=q)) for q in ("none", "nf4"))
+    assert small.model.score.weight.dtype == torch.float32
+    assert scores(small) != pytest.approx(scores(full), abs=1e-4)
+
+
+def test_an_adapter_on_another_base_brings_that_base(tmp_path, checkpoint):
+    tokenizer = load_tokenizer(checkpoint.model)
+    found = load_beside(find_reward_model(str(checkpoint.reward)), PLAIN)
+    same = load_sharing(find_reward_model(str(checkpoint.reward)), str(checkpoint.model), PLAIN, tokenizer)
+    rows = [same.encode(prompt, answer) for prompt, answer in TEXTS]
+    assert found.scores(rows, 2) == pytest.approx(same.scores(rows, 2), abs=1e-5)
+
+
+def test_an_adapter_on_the_policys_base_scores_as_it_does_among_the_others(checkpoint):
+    tokenizer = load_tokenizer(checkpoint.model)
+    source = find_reward_model(str(checkpoint.reward))
+    assert source.shares(str(checkpoint.model))
+    found = scores(load_sharing(source, str(checkpoint.model), PLAIN, tokenizer))
+    model = load_adapter(load_causal(str(checkpoint.model), PLAIN, tokenizer), checkpoint.sft / "adapter", "policy")
+    model = load_adapter(model, checkpoint.reward / "adapter", "reward").eval()
+    head = load_score_head(checkpoint.reward)
+    standardised = score_answers(model, head, tokenizer, TEXTS, 2)
+    assert found == pytest.approx([head.mean + head.std * score for score in standardised], abs=1e-4)
+
+
+def test_the_front_of_a_long_text_is_cut_but_not_its_first_token(tmp_path):
+    model = load_beside(find_reward_model(str(gpt2(tmp_path / "rm"))), PLAIN)
+    long = model.encode(user("Say " + "it " * 100), "end.")
+    cut = model.cut(long)
+    assert len(cut["input_ids"]) == model.longest == 64
+    assert cut["input_ids"][0] == long["input_ids"][0]
+    assert cut["input_ids"][1:] == long["input_ids"][-63:]
+    assert model.cut(cut) == cut
+    assert len(model.scores([cut], 1)) == 1
+
+
+def test_an_adapter_that_does_not_fit_its_base_is_told(tmp_path, checkpoint):
+    tokenizer = load_tokenizer(checkpoint.model)
+    model = add_lora(load_scorer(str(checkpoint.model), PLAIN, tokenizer), LoraSettings(r=2), "SEQ_CLS")
+    scatter(model, "default")
+    model.save_pretrained(tmp_path / "adapter")
+    other = str(gpt2(tmp_path / "rm"))
+    config = (tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8")
+    config = config.replace(str(checkpoint.model), other)
+    (tmp_path / "adapter" / "adapter_config.json").write_text(config, encoding="utf-8")
+    with pytest.raises(UserError, match=r"^cannot use reward[.]model="):
+        load_beside(find_reward_model(str(tmp_path / "adapter")), PLAIN)
+
+
+@pytest.mark.parametrize("changed", [{"r": "x"}, {"peft_type": "NO_SUCH"}, {"target_modules": 3}])
+def test_an_adapter_that_the_libraries_cannot_read_is_told_in_one_sentence(tmp_path, checkpoint, changed):
+    place = shutil.copytree(checkpoint.reward / "adapter", tmp_path / "adapter")
+    config = json.loads((place / "adapter_config.json").read_text(encoding="utf-8"))
+    (place / "adapter_config.json").write_text(json.dumps(config | changed), encoding="utf-8")
+    with pytest.raises(UserError, match=r"^cannot use reward[.]model=[^\n]+; choose another model$"):
+        load_beside(find_reward_model(str(place)), PLAIN)
+
+
+def test_what_is_encoded_for_the_policys_base_is_what_the_policy_writes(checkpoint):
+    tokenizer = load_tokenizer(checkpoint.model)
+    source = find_reward_model(str(checkpoint.reward))
+    model = load_sharing(source, str(checkpoint.model), PLAIN, tokenizer)
+    assert model.encode(*TEXTS[0]) == {"input_ids": encode(tokenizer, *TEXTS[0]).ids}

@@ -1,0 +1,56 @@
+"""A reward term is called with what it asks for, and a broken one is named."""
+
+import pytest
+
+from rlrecipes.errors import UserError
+from rlrecipes.job import make_job
+from rlrecipes.profile import load_profile
+from rlrecipes.recipe import Example, Term, user
+from rlrecipes.reward.terms import score_term
+from rlrecipes.run.folder import Run
+
+EXAMPLES = [Example(user("first question"), ("one",)), Example(user("second question"), ("two",))]
+
+
+def test_each_answer_is_scored_with_its_own_prompt_and_example_and_no_weight():
+    seen = []
+
+    def score(prompt, answer, example):
+        seen.append((prompt, answer, example))
+        return len(answer)
+
+    assert score_term(Term("length", score, weight=9.0), ["ab", "c"], EXAMPLES) == [2.0, 1.0]
+    assert seen == [(EXAMPLES[0].prompt, "ab", EXAMPLES[0]), (EXAMPLES[1].prompt, "c", EXAMPLES[1])]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_no_number_is_told_with_term_answer_and_prompt(value):
+    term = Term("odd", lambda prompt, answer, example: value if answer == "bad" else 0.0, weight=1.0)
+    with pytest.raises(UserError, match=r"'odd' gave .* answer 'bad' to 'second question'.*terms.odd=0"):
+        score_term(term, ["good", "bad"], EXAMPLES)
+
+
+@pytest.mark.parametrize("score", [lambda p, a, e: 1 / 0, lambda p, a, e: None, lambda p, a, e: "much"])
+def test_a_term_that_raises_is_told(score):
+    with pytest.raises(UserError, match=r"'odd' raised \w+Error"):
+        score_term(Term("odd", score, weight=1.0), ["a", "b"], EXAMPLES)
+
+
+def test_long_answers_are_shortened_in_the_sentence():
+    with pytest.raises(UserError) as error:
+        score_term(Term("odd", lambda p, a, e: 1 / 0, weight=1.0), ["long\n" * 500, ""], EXAMPLES)
+    assert len(str(error.value)) < 300
+    assert "\n" not in str(error.value)
+
+
+def job(*weights):
+    return make_job("translation", load_profile("tiny"), Run("t", "translation"), weights=weights)
+
+
+def test_weights_of_the_command_line_replace_the_recipes():
+    reward = job("terms.learned=0.5", "terms.chrf=2").recipe.reward
+    assert (reward.learned, [(term.name, term.weight) for term in reward.terms]) == (0.5, [("chrf", 2.0)])
+
+
+def test_a_term_of_weight_zero_is_never_called():
+    assert job("terms.chrf=0").recipe.reward.terms == ()

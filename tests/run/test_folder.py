@@ -1,0 +1,337 @@
+"""A stage is there whole or not at all, and is never mistaken for one made under other settings."""
+
+import json
+import os
+import shutil
+import time
+
+import pytest
+from kills import Moment, counted, forked
+
+from rlrecipes.errors import UserError
+from rlrecipes.run.folder import STAGES, Run, Stopwatch, locked, write_json
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run("t", "translation", tmp_path)
+    run.folder.mkdir(parents=True)  # whoever works in it has locked it
+    return run
+
+
+def close(run, stage, settings=None, content="weights"):
+    draft = run.open(stage, {})
+    (draft / "adapter").write_text(content)
+    run.close(stage, {"settings": settings or {}})
+
+
+def interrupted(run, stage, under):
+    """A draft with a checkpoint in it, and what a stage had half done."""
+    draft = run.open(stage, under)
+    (draft / "checkpoints" / "step-000001").mkdir(parents=True, exist_ok=True)
+    (draft / "log.jsonl").write_text("a line")
+    (draft / "adapter").mkdir()
+    (draft / "adapter" / "half").write_text("half")
+    return draft
+
+
+def power_fails(*paths):
+    raise OSError("the power is off")
+
+
+def test_a_stage_is_not_there_until_it_is_closed(run):
+    draft = run.open("sft", {})
+    (draft / "adapter").write_text("half")
+    assert run.done("sft") is None
+    assert not run.stage("sft").exists()
+
+
+def test_a_closed_stage_holds_its_files_and_its_record(run):
+    close(run, "sft", {"sft.max_steps": 1})
+    assert (run.stage("sft") / "adapter").read_text() == "weights"
+    assert run.done("sft") == {"stage": "sft", "settings": {"sft.max_steps": 1}}
+    assert sorted(path.name for path in run.folder.iterdir()) == ["sft"]
+
+
+def test_what_a_stage_left_that_saved_nothing_is_gone_when_it_starts_again(run):
+    (run.open("sft", {"a": 1}) / "half").write_text("half")
+    assert run.begun("sft") is None
+    assert [path.name for path in run.open("sft", {"a": 1}).iterdir()] == ["begun.json"]
+
+
+def test_an_interrupted_stage_keeps_its_checkpoints_and_logs_and_nothing_half_written(run):
+    interrupted(run, "sft", {"a": 1})
+    assert run.begun("sft") == {"a": 1}
+    draft = run.open("sft", {"a": 1})
+    assert sorted(path.name for path in draft.iterdir()) == ["begun.json", "checkpoints", "log.jsonl"]
+    assert (draft / "checkpoints" / "step-000001").is_dir()
+
+
+def test_an_interrupted_stage_is_not_gone_on_with_under_other_settings(run):
+    interrupted(run, "ppo", {"ppo.kl_coef": 0.1, "library.torch": "2.13.0", "pair": (1, 2)})
+    run.check_begun("ppo", {"ppo.kl_coef": 0.1, "library.torch": "2.13.0", "pair": (1, 2)})
+    with pytest.raises(UserError, match=r"begun with ppo.kl_coef = 0.1 where you now have 0.2.*make ppo .*FORCE=1"):
+        run.check_begun("ppo", {"ppo.kl_coef": 0.2, "library.torch": "2.13.0", "pair": (1, 2)})
+    with pytest.raises(UserError, match=r'library.torch = "2.13.0" where you now have "2.14.0"'):
+        run.check_begun("ppo", {"ppo.kl_coef": 0.1, "library.torch": "2.14.0", "pair": (1, 2)})
+
+
+def test_a_stage_begun_anew_under_other_settings_starts_empty(run):
+    interrupted(run, "ppo", {"a": 1})
+    assert [path.name for path in run.open("ppo", {"a": 2}).iterdir()] == ["begun.json"]
+
+
+def test_a_damaged_note_of_what_a_stage_was_begun_with_is_told(run):
+    (interrupted(run, "ppo", {"a": 1}) / "begun.json").write_text("{")
+    with pytest.raises(UserError, match=r"begun.json is damaged; delete the folder .*\.ppo"):
+        run.check_begun("ppo", {"a": 1})
+
+
+def test_a_failed_stage_leaves_a_draft_only_if_one_can_go_on_from_it(run):
+    (run.open("sft", {}) / "half").write_text("half")
+    run.abandon("sft")
+    assert not run.draft("sft").exists()
+    interrupted(run, "sft", {})
+    run.abandon("sft")
+    assert run.begun("sft") == {}
+
+
+def test_a_closed_stage_holds_no_checkpoints(run):
+    interrupted(run, "sft", {})
+    close(run, "sft")
+    assert sorted(path.name for path in run.stage("sft").iterdir()) == ["adapter", "done.json", "log.jsonl"]
+
+
+def test_a_stage_made_again_replaces_the_old_one_whole(run):
+    close(run, "sft", content="old")
+    (run.stage("sft") / "more").write_text("old")
+    close(run, "sft", content="new")
+    assert (run.stage("sft") / "adapter").read_text() == "new"
+    assert not (run.stage("sft") / "more").exists()
+
+
+def test_a_record_that_cannot_be_written_leaves_the_old_stage(run):
+    close(run, "sft", content="old")
+    run.open("sft", {})
+    with pytest.raises(TypeError):
+        run.close("sft", {"settings": {}, "metrics": object()})
+    assert (run.stage("sft") / "adapter").read_text() == "old"
+    assert run.done("sft") is not None
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_json(path, {"number": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"number": object()})
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", power_fails)
+        with pytest.raises(OSError, match="power"):
+            write_json(path, {"number": 2})
+    assert json.loads(path.read_text()) == {"number": 1}
+    write_json(path, {"number": 3})
+    assert json.loads(path.read_text()) == {"number": 3}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("content", ["", '{"stage": "sft"', "[]", "null", "{}", '{"settings": 5}'])
+def test_a_damaged_record_is_told_with_what_to_delete(run, content):
+    close(run, "sft")
+    (run.stage("sft") / "done.json").write_text(content)
+    with pytest.raises(UserError, match=r"done.json is damaged; delete the folder .*sft"):
+        run.is_finished("sft", {})
+
+
+def test_the_same_settings_are_finished_and_others_are_refused(run):
+    settings = {"sft.max_steps": 1, "lora.r": 8, "pair": (1, 2)}
+    close(run, "sft", settings)
+    assert run.is_finished("sft", settings)
+    assert not run.is_finished("reward", settings)
+    with pytest.raises(UserError, match=r"lora.r = 8 where you now have 16"):
+        run.is_finished("sft", settings | {"lora.r": 16})
+
+
+def test_a_setting_that_came_or_went_is_a_difference(run):
+    close(run, "sft", {"old": 1, "same": 2})
+    with pytest.raises(UserError, match="old = 1 where you now have null, new = null where you now have 3"):
+        run.is_finished("sft", {"same": 2, "new": 3})
+
+
+def test_many_differences_are_counted(run):
+    close(run, "sft", {str(i): 0 for i in range(9)})
+    with pytest.raises(UserError, match="and 6 more differences"):
+        run.is_finished("sft", {str(i): 1 for i in range(9)})
+
+
+def test_a_stage_that_another_needs_names_the_command_that_makes_it(run):
+    with pytest.raises(UserError, match="run `make reward RECIPE=translation RUN=t` first, with the same options"):
+        run.need("reward")
+
+
+def test_forgetting_takes_what_stands_above_and_nothing_else(run):
+    for stage in STAGES:
+        close(run, stage)
+    run.forget_above("reward")
+    assert [stage for stage in STAGES if run.done(stage)] == ["sft", "reward"]
+
+
+def test_a_stage_that_is_replaced_takes_down_what_stood_or_was_about_to_stand_on_it(run):
+    for stage in STAGES[:3]:
+        close(run, stage)
+    interrupted(run, "evaluate", {})
+    close(run, "reward", content="new")
+    assert sorted(path.name for path in run.folder.iterdir()) == ["reward", "sft"]
+
+
+def test_a_stage_made_anew_where_its_folder_was_taken_away_takes_down_what_stood_on_it(run):
+    for stage in STAGES[:3]:
+        close(run, stage)
+    shutil.rmtree(run.stage("sft"))
+    close(run, "sft", content="new")
+    assert [path.name for path in run.folder.iterdir()] == ["sft"]
+
+
+# A kill at any moment.
+
+
+def test_a_kill_at_any_moment_of_closing_leaves_the_old_stage_or_the_new_one_and_nothing_on_a_replaced_one(tmp_path):
+    def prepared(name):
+        run = Run("t", "translation", tmp_path / "runs" / name)
+        for stage in STAGES:
+            close(run, stage, content="old")
+            for name in "abyz":  # in whatever order the files of a folder are removed
+                (run.stage(stage) / name).touch()
+        draft = run.open("reward", {})
+        (draft / "adapter").write_text("new")
+        (draft / "checkpoints" / "step-000001").mkdir(parents=True)
+        return run
+
+    def work(run):
+        run.close("reward", {"settings": {}})
+        return 0
+
+    changes = counted(lambda: work(counting)) if (counting := prepared("counting")) else 0
+    assert changes > 10
+    contents = []
+    for change in range(1, changes + 1):
+        run = prepared(str(change))
+        assert forked(lambda run=run: work(run), Moment(change=change)) == -9
+        for stage in filter(run.done, STAGES):
+            assert len(list(run.stage(stage).iterdir())) in (2, 6), "half removed, yet it looks finished"
+        run.recover()
+        content = (run.stage("reward") / "adapter").read_text()
+        contents.append(content)
+        above = [stage for stage in ("ppo", "evaluate", "report") if run.done(stage)]
+        assert run.done("sft")
+        assert run.done("reward")
+        assert above == (["ppo", "evaluate", "report"] if content == "old" else [])
+        if content == "new":
+            assert sorted(path.name for path in run.stage("reward").iterdir()) == ["adapter", "done.json"]
+    assert contents == sorted(contents, reverse=True), "first the old one, then the new one"
+    assert {"old", "new"} == set(contents)
+
+
+def test_recovery_may_be_killed_as_well(tmp_path):
+    def prepared(name):
+        run = Run("t", "translation", tmp_path / "runs" / name)
+        for stage in STAGES:
+            close(run, stage, content="old")
+        (run.open("reward", {}) / "adapter").write_text("new")
+        write_json(run.draft("reward") / "done.json", {"stage": "reward", "settings": {}})
+        return run
+
+    def work(run):
+        run.recover()
+        return 0
+
+    counting = prepared("counting")
+    for change in range(1, counted(lambda: work(counting)) + 1):
+        run = prepared(str(change))
+        assert forked(lambda run=run: work(run), Moment(change=change)) == -9
+        run.recover()
+        assert (run.stage("reward") / "adapter").read_text() == "new"
+        assert [stage for stage in STAGES if run.done(stage)] == ["sft", "reward"]
+
+
+# FORCE=1.
+
+
+def test_a_forced_command_given_again_after_an_interruption_makes_what_it_had_left(run):
+    under = {"sft": {"a": 1}, "reward": {"a": 1}}
+    assert run.force(["sft", "reward"], under) == ["sft", "reward"]
+    close(run, "sft")
+    interrupted(run, "reward", {"a": 1})
+    assert run.force(["sft", "reward"], under) == ["reward"]
+    assert run.begun("reward") == {"a": 1}
+    close(run, "reward")
+    assert run.force(["sft", "reward"], under) == []
+
+
+def test_a_forced_command_that_is_through_makes_everything_again(run):
+    run.force(["sft"], {})
+    close(run, "sft")
+    run.forced()
+    assert run.force(["sft"], {}) == ["sft"]
+
+
+@pytest.mark.parametrize(("stages", "under"), [(["sft"], {"sft": 2}), (["sft", "reward"], {"sft": 1})])
+def test_another_forced_command_begins_anew(run, stages, under):
+    run.force(["sft"], {"sft": 1})
+    interrupted(run, "sft", {})
+    assert run.force(stages, under) == stages
+    assert not run.draft("sft").exists()
+
+
+def test_a_forced_command_drops_what_another_had_begun(run):
+    interrupted(run, "sft", {"a": 1})
+    run.force(["sft"], {})
+    assert not run.draft("sft").exists()
+
+
+# Two processes.
+
+
+def held(folder, seconds):
+    """A process that keeps `folder` locked; returns once it does."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with locked(folder):
+            os.write(writer, b"x")
+            time.sleep(seconds)
+        os._exit(0)
+    os.read(reader, 1)
+    return child
+
+
+def test_a_second_process_is_told_or_waits_and_a_killed_one_holds_nothing(tmp_path, capsys):
+    folder = tmp_path / "runs" / "t"
+    child = held(folder, 60)
+    with (
+        pytest.raises(UserError, match=r"another process is at work in .*t; wait for it or name another run"),
+        locked(folder),
+    ):
+        pass
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    with locked(folder):
+        (folder / "something").touch()
+    child = held(folder, 0.3)
+    with locked(folder, wait=True):
+        assert "waiting for another process" in capsys.readouterr().out
+    os.waitpid(child, 0)
+
+
+def test_a_folder_that_nothing_came_into_is_gone_after_its_lock(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "kept").touch()
+    with locked(tmp_path / "runs" / "t" / "translation"):
+        assert (tmp_path / "runs" / "t" / "translation").is_dir()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["kept"]
+    shutil.rmtree(tmp_path / "runs")
+
+
+def test_a_stopwatch_gives_seconds_and_megabytes():
+    watch = Stopwatch()
+    assert watch.seconds() >= 0
+    assert 5 < watch.peak_memory_mb() < 200_000

@@ -1,0 +1,78 @@
+"""The first signal lets a loop finish its step; elsewhere, and the second time, it acts at once."""
+
+import contextlib
+import os
+import signal
+
+import pytest
+
+from rlrecipes.run.interrupts import Interrupted, asked, finishing_first, handled
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_outside_of_a_loop_a_signal_acts_at_once(number):
+    with handled(), pytest.raises(KeyboardInterrupt):
+        send(number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_loop_sees_a_signal_and_goes_on_until_it_raises_itself(number, capfd):
+    def loop():
+        with finishing_first():
+            assert not asked()
+            send(number)
+            assert asked()
+            raise Interrupted("saved")
+
+    with handled(), pytest.raises(Interrupted, match="saved"):
+        loop()
+    assert "finishing this step, then saving" in capfd.readouterr().err
+
+
+def test_a_loop_that_was_at_its_end_ends_the_command_after_it():
+    steps = []
+
+    def loop():
+        with finishing_first():
+            send(signal.SIGINT)
+            steps.append("the last one")
+
+    with handled(), pytest.raises(Interrupted):
+        loop()
+    assert steps == ["the last one"]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_second_signal_acts_at_once(number):
+    def loop():
+        with finishing_first():
+            send(signal.SIGINT)
+            send(number)
+            pytest.fail("the loop went on")
+
+    with handled(), pytest.raises(KeyboardInterrupt) as raised:
+        loop()
+    assert not isinstance(raised.value, Interrupted)
+
+
+def test_a_signal_that_a_library_swallowed_acts_before_the_next_loop():
+    with handled():
+        with contextlib.suppress(KeyboardInterrupt):
+            send(signal.SIGTERM)
+        with pytest.raises(Interrupted), finishing_first():
+            pytest.fail("the loop began")
+
+
+def test_afterwards_signals_are_as_they_were_and_nothing_is_remembered():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with handled(), pytest.raises(KeyboardInterrupt):
+        send(signal.SIGTERM)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    with handled():
+        assert not asked()

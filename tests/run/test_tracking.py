@@ -1,0 +1,172 @@
+"""Tracking tells what happens and never stops it."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import wandb
+
+from rlrecipes.profile import TrackSettings
+from rlrecipes.run.folder import Run
+from rlrecipes.run.tracking import Tracker, progress, sync_command, tracked
+
+
+def translation(tmp_path, mode):
+    """A run of one recipe, and how it is tracked."""
+    return Run("t", "translation", tmp_path), TrackSettings(mode, "mine")
+
+
+class FakeRun:
+    def __init__(self, broken=False):
+        self.broken, self.logged, self.exit_code = broken, [], None
+        self.summary = {}
+
+    def log(self, values, step):
+        if self.broken:
+            raise ConnectionError("gone")
+        self.logged.append((step, values))
+
+    def finish(self, exit_code):
+        self.exit_code = exit_code
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What `wandb.init` was asked for; `refuse` holds the modes that fail, `run` is what it returns."""
+
+    asked = SimpleNamespace(calls=[], refuse=set(), run=FakeRun())
+
+    def init(**arguments):
+        asked.calls.append(arguments)
+        if arguments["mode"] in asked.refuse:
+            raise wandb.errors.CommError("unreachable")
+        return asked.run
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr("rlrecipes.run.tracking._logged_in", lambda: False)
+    return asked
+
+
+def test_values_go_to_a_file_line_by_line(tmp_path):
+    tracker = Tracker(tmp_path)
+    tracker.log({"loss": 2.0}, 1)
+    tracker.log({"loss": 1.0}, 2)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+
+
+def test_tables_of_several_steps_stand_in_one_file_and_apart_in_wandb(tmp_path):
+    tracker = Tracker(tmp_path, run := FakeRun())
+    tracker.table("samples", [{"prompt": "Grüß", "answer": "b"}], 1)
+    tracker.table("samples", [{"prompt": "Grüß", "answer": "c"}], 2)
+    assert len((tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    assert [list(values) for _, values in run.logged] == [["samples/1"], ["samples/2"]]
+
+
+def test_a_resumed_stage_tells_its_new_wandb_run_what_had_been_told_by_then(tmp_path):
+    before = Tracker(tmp_path, first := FakeRun())
+    before.log({"loss": 2.0}, 1)
+    before.table("samples", [{"answer": "a\u2028"}, {"answer": "b"}], 1)
+    before.log({"loss": 1.0}, 2)
+    positions = before.positions()
+    contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before.log({"loss": 0.5}, 3)
+    before.table("samples", [{"answer": "c"}], 3)
+
+    Tracker(tmp_path, second := FakeRun()).go_back(positions)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents
+    assert [(step, list(values)) for step, values in second.logged] == [
+        (1, ["loss"]),
+        (1, ["samples/1"]),
+        (2, ["loss"]),
+    ]
+    assert [values["loss"] for _, values in second.logged if "loss" in values] == [2.0, 1.0]
+    assert second.logged[1][1]["samples/1"].data == [[1, "a\u2028"], [1, "b"]]
+    assert len(first.logged) == 5
+
+
+def test_a_run_that_breaks_down_is_told_once_and_the_file_goes_on(tmp_path, capsys):
+    tracker = Tracker(tmp_path, FakeRun(broken=True))
+    tracker.log({"loss": 2.0}, 1)
+    tracker.log({"loss": 1.0}, 2)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+    assert capsys.readouterr().out.count("training goes on without it") == 1
+
+
+def test_a_stage_is_one_run_in_the_group_of_its_recipe(tmp_path, started):
+    with tracked(*translation(tmp_path, "offline"), "sft", tmp_path, {"sft.max_steps": 1}) as tracker:
+        tracker.summary({"accuracy": 1.0})
+    (call,) = started.calls
+    assert (call["project"], call["group"], call["job_type"]) == ("mine", "t-translation", "sft")
+    assert call["config"] == {"sft.max_steps": 1}
+    assert call["mode"] == "offline"
+    assert started.run.summary == {"accuracy": 1.0}
+    assert started.run.exit_code == 0
+
+
+def test_a_stage_that_fails_is_marked_as_failed(tmp_path, started):
+    with pytest.raises(ValueError, match="broken"), tracked(*translation(tmp_path, "offline"), "sft", tmp_path, {}):
+        raise ValueError("broken")
+    assert started.run.exit_code == 1
+
+
+@pytest.mark.parametrize(("logged_in", "mode"), [(True, "online"), (False, "offline")])
+def test_auto_is_online_for_who_is_logged_in(tmp_path, started, monkeypatch, logged_in, mode):
+    monkeypatch.setattr("rlrecipes.run.tracking._logged_in", lambda: logged_in)
+    with tracked(*translation(tmp_path, "auto"), "sft", tmp_path, {}):
+        pass
+    assert [call["mode"] for call in started.calls] == [mode]
+
+
+def test_who_is_not_logged_in_is_not_asked_but_tracked_offline(tmp_path, started, capsys):
+    with tracked(*translation(tmp_path, "online"), "sft", tmp_path, {}):
+        pass
+    assert [call["mode"] for call in started.calls] == ["offline"]
+    assert "not logged in to Weights & Biases" in capsys.readouterr().out
+
+
+def test_what_cannot_be_reached_online_goes_on_offline(tmp_path, started, monkeypatch, capsys):
+    monkeypatch.setattr("rlrecipes.run.tracking._logged_in", lambda: True)
+    started.refuse = {"online"}
+    with tracked(*translation(tmp_path, "online"), "sft", tmp_path, {}) as tracker:
+        assert tracker.wandb_run is started.run
+    assert [call["mode"] for call in started.calls] == ["online", "offline"]
+    assert "cannot start online" in capsys.readouterr().out
+
+
+def test_what_cannot_start_at_all_goes_on_without(tmp_path, started):
+    started.refuse = {"online", "offline"}
+    with tracked(*translation(tmp_path, "online"), "sft", tmp_path, {}) as tracker:
+        tracker.log({"loss": 1.0}, 1)
+    assert (tmp_path / "log.jsonl").is_file()
+
+
+@pytest.mark.parametrize(("mode", "stage"), [("off", "sft"), ("offline", "report")])
+def test_off_and_the_report_start_nothing(tmp_path, started, mode, stage):
+    with tracked(*translation(tmp_path, mode), stage, tmp_path, {}):
+        pass
+    assert started.calls == []
+
+
+def test_offline_runs_name_the_command_that_uploads_them(tmp_path):
+    run = Run("t", "translation", tmp_path)
+    assert sync_command(run) is None
+    (run.folder / "wandb" / "offline-run-1").mkdir(parents=True)
+    assert sync_command(run).endswith(f"wandb sync {run.folder}/wandb/offline-run-*")
+
+
+def test_a_trainers_numbers_are_logged_and_its_closing_summary_is_not(tmp_path):
+    class State:
+        global_step, max_steps = 3, 10
+
+    callback = progress("sft", Tracker(tmp_path))
+    callback.on_log(None, State, None, logs={"loss": 1.5, "note": "text"})
+    callback.on_log(None, State, None, logs={"train_runtime": 5.0, "train_loss": 1.0})
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 3, "loss": 1.5}\n'
+
+
+def test_a_stage_has_a_page_while_it_is_tracked_online():
+    page = "https://wandb.ai/me/rlrecipes/runs/abc"
+    assert Tracker(None).link is None
+    assert Tracker(None, SimpleNamespace(url=page, offline=False)).link == page
+    assert Tracker(None, SimpleNamespace(url=page, offline=True)).link is None

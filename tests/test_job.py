@@ -1,0 +1,105 @@
+"""Several recipes share a reward model: who they are, what data they bring, what the model learns by."""
+
+import pytest
+
+from rlrecipes.__main__ import main
+from rlrecipes.errors import UserError
+from rlrecipes.job import joined, objective, recipes_of, sources_of, together
+from rlrecipes.profile import RewardSettings
+from rlrecipes.recipe import Comparison, Data, Example, Rating, user
+
+TWO = "translation+dialogue"
+PAIRS = Data("pairs", (), (), [Comparison(user("a"), "b", "c")], (), ())
+RATED = Data("rated", (), (), (), (), (), ratings=[Rating(user("a"), "b", 1.0), Rating(user("b"), "c", 2.0)])
+BOTH = Data("both", (), (), PAIRS.comparisons, (), (), ratings=RATED.ratings)
+LEVEL = Data("level", (), (), (), (), (), ratings=[Rating(user("a"), "b", 3.0)] * 2)
+
+
+def test_a_plus_joins_recipes_in_their_order():
+    assert [recipe.name for recipe in recipes_of(TWO)] == ["translation", "dialogue"]
+    assert joined(recipes_of(TWO)).name == TWO
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("translation+dialog", "did you mean 'dialogue'?"),
+        ("translation+", "empty recipe"),
+        ("dialogue+dialogue", "twice"),
+    ],
+)
+def test_recipes_that_cannot_be_joined_are_told(name, said):
+    with pytest.raises(UserError, match=r"^[^\n]*$") as error:
+        recipes_of(name)
+    assert said in str(error.value)
+
+
+def test_each_recipe_has_its_source():
+    recipes = recipes_of(TWO)
+    assert sources_of(recipes, None) == [None, None]
+    assert sources_of(recipes, "built-in") == ["built-in", "built-in"]
+    assert sources_of(recipes, "hub") == ["hub", "hub"]
+    assert sources_of(recipes, "a.jsonl+built-in") == ["a.jsonl", "built-in"]
+    assert sources_of(recipes[:1], "a+b.jsonl") == ["a+b.jsonl"]
+
+
+@pytest.mark.parametrize("source", ["a.jsonl", "a.jsonl+b.jsonl+c.jsonl", "a.jsonl+"])
+def test_a_source_too_few_or_too_many_is_told(source):
+    with pytest.raises(UserError, match="one for each"):
+        sources_of(recipes_of(TWO), source)
+
+
+def test_where_no_data_are_named_each_recipe_has_what_the_profile_says(monkeypatch):
+    jobs = []
+    monkeypatch.setattr("rlrecipes.__main__.run_stages", lambda job, *rest: jobs.append(job))
+    monkeypatch.setattr("rlrecipes.__main__.end_force", lambda job: None)
+    assert main(["reward", TWO]) == 0
+    assert jobs[0].data.source == "built-in+built-in"
+    assert jobs[0].tasks.keys() == {"translation", "dialogue"}
+
+
+def test_demonstrations_take_turns_and_nothing_is_lost():
+    first = [Example(user(f"a{i}"), ("b",)) for i in range(3)]
+    second = [Example(user("z"), ("y",))]
+    left = Data("left", first, first, PAIRS.comparisons, first, (), notes=["one"], dropped={"empty": 2})
+    data = together({"a": left, "b": Data("right", second, second, (), second, (), ratings=RATED.ratings)})
+    assert data.demonstrations == [first[0], second[0], *first[1:]]
+    assert data.comparisons == PAIRS.comparisons
+    assert data.ratings == RATED.ratings
+    assert data.source == "left+right"
+    assert data.notes == ["a: one"]
+    assert data.dropped == {"a: empty": 2}
+
+
+@pytest.mark.parametrize(
+    ("asked", "data", "kind"),
+    [
+        ("auto", PAIRS, "pairwise"),
+        ("auto", RATED, "regression"),
+        ("auto", BOTH, "pairwise"),
+        ("regression", BOTH, "regression"),
+        ("pairwise", BOTH, "pairwise"),
+    ],
+)
+def test_ratings_alone_are_learnt_by_regression_unless_it_is_said(asked, data, kind):
+    assert objective(RewardSettings(objective=asked), {"translation": data}) == kind
+
+
+@pytest.mark.parametrize(
+    ("settings", "tasks", "said"),
+    [
+        (
+            {"objective": "pairwise"},
+            [RATED],
+            "2 ratings, hardly two of the same prompt; say reward.objective=regression",
+        ),
+        ({"objective": "regression"}, [PAIRS], "brings none for first"),
+        ({}, [LEVEL], "all 2 training ratings in level are 3"),
+        ({"center_rewards_coefficient": 0.01}, [RATED], "center_rewards_coefficient has no effect"),
+        ({}, [PAIRS, RATED], "first pairwise, second regression"),
+    ],
+)
+def test_what_the_data_do_not_allow_is_told(settings, tasks, said):
+    with pytest.raises(UserError, match=r"^[^\n]*$") as error:
+        objective(RewardSettings(**settings), dict(zip(("first", "second"), tasks, strict=False)))
+    assert said in str(error.value)
