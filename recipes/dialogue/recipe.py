@@ -16,7 +16,7 @@ from typing import Any
 from recipes.dialogue import hub
 from recipes.dialogue.builtin import SLOTS, documents, generate
 from rlrecipes import metrics
-from rlrecipes.recipe import Comparison, Evaluation, Example, Message, Native, Prompt, Recipe, Reward, Term
+from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Message, Prompt, Recipe, Reward, Term
 from rlrecipes.text import words
 
 COURTESY = frozenset(
@@ -65,7 +65,7 @@ RECIPE = Recipe(
     summary="answer the last turn of a dialogue, true to the turns before and politely",
     builtin=generate,
     documents=documents,
-    native=Native(required=("dialog",), example=read),
+    columns=Columns(required=("dialog",), example=read),
     reward=Reward(terms=(Term("polite", polite, weight=0.2),)),
     evaluation=Evaluation(
         metrics=(

@@ -14,7 +14,7 @@ from typing import Any
 
 from recipes.question_answering import builtin, hub
 from rlrecipes import metrics
-from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term, user
+from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import normalize_answer, words
 
 
@@ -73,7 +73,7 @@ RECIPE = Recipe(
     summary="answer a question in the words of a passage",
     builtin=lambda: builtin.generate(ask),
     documents=lambda: builtin.documents(ask),
-    native=Native(required=("context", "question", "answers"), example=read),
+    columns=Columns(required=("context", "question", "answers"), example=read),
     reward=Reward(terms=(Term("extractive", extractive, weight=0.3),)),
     evaluation=Evaluation((metrics.mean_of("f1", metrics.f1), metrics.mean_of("exact_match", metrics.exact_match))),
     compare=compare,

@@ -115,7 +115,7 @@ def test_what_terms_and_metrics_need_is_in_the_built_in_data_or_read_from_rows(r
         assert needed - set(elsewhere) <= set(example.truth)
     for key, row in elsewhere.items():
         assert key in needed
-        assert key in recipe.native.example(row).truth
+        assert key in recipe.columns.example(row).truth
 
 
 def test_the_chosen_answer_is_not_the_rejected_one(data):
