@@ -59,8 +59,6 @@ def prompt_text(prompt: Prompt) -> str:
 RECIPE = Recipe(
     name="summary",
     summary="say in one sentence what minutes of a meeting decided",
-    builtin=lambda: builtin.generate(ask),
-    documents=lambda: builtin.documents(ask),
     columns=Columns(required=("text", "summary"), example=read),
     reward=Reward(terms=(Term("short", short, weight=0.2),)),
     evaluation=Evaluation((
@@ -68,6 +66,8 @@ RECIPE = Recipe(
         metrics.mean_of("overlap", metrics.f1),
         metrics.mean_of("length", metrics.length),
     )),
+    builtin=lambda: builtin.generate(ask),
+    documents=lambda: builtin.documents(ask),
     compare=compare,
     compared="the rejected answer is the text's own first sentence",
     prefix=TASK,

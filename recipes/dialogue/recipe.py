@@ -63,8 +63,6 @@ def compare(example: Example, others: Sequence[Example], rng: Random) -> Compari
 RECIPE = Recipe(
     name="dialogue",
     summary="answer the last turn of a dialogue, true to the turns before and politely",
-    builtin=generate,
-    documents=documents,
     columns=Columns(required=("dialog",), example=read),
     reward=Reward(terms=(Term("polite", polite, weight=0.2),)),
     evaluation=Evaluation(
@@ -75,6 +73,8 @@ RECIPE = Recipe(
             metrics.mean_of("length", metrics.length),
         )
     ),
+    builtin=generate,
+    documents=documents,
     compare=compare,
     compared="the rejected answer is the reply to another prompt of the same data",
     hub=hub.SETS,

@@ -71,8 +71,6 @@ def fitted_judge(held_out: Sequence[Example]) -> Metric | None:
 RECIPE = Recipe(
     name="text_generation",
     summary="continue a review or a story so that it is fluent and positive; English and Chinese",
-    builtin=lambda: builtin.generate(ask),
-    documents=lambda: builtin.documents(ask),
     columns=Columns(required=("text",), example=read, optional=("label",)),
     reward=Reward(terms=(Term("fluent", fluent, weight=0.3), Term("form", form, weight=1.0, needs="form"))),
     evaluation=Evaluation((
@@ -82,6 +80,8 @@ RECIPE = Recipe(
         metrics.distinct(2),
         metrics.mean_of("length", metrics.length),
     )),
+    builtin=lambda: builtin.generate(ask),
+    documents=lambda: builtin.documents(ask),
     compare=compare,
     compared="the rejected answer is a negative text's continuation or, without labels, the answer's words in disorder",
     judge=fitted_judge,

@@ -57,8 +57,6 @@ def closeness(prompt: Prompt, answer: str, example: Example) -> float:
 RECIPE = Recipe(
     name="translation",
     summary="translate a sentence; the embedded world is German to English",
-    builtin=lambda: builtin.generate(ask),
-    documents=lambda: builtin.documents(ask),
     columns=Columns(required=("source", "target"), example=read, optional=("rejected",)),
     reward=Reward(terms=(Term("chrf", closeness, weight=0.3),)),
     evaluation=Evaluation((
@@ -66,6 +64,8 @@ RECIPE = Recipe(
         metrics.bleu(),
         metrics.mean_of("exact_match", metrics.same_words),
     )),
+    builtin=lambda: builtin.generate(ask),
+    documents=lambda: builtin.documents(ask),
     compare=compare,
     compared="the rejected answer is another sentence's translation or the right words garbled",
     hub=hub.SETS,
