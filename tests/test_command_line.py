@@ -12,9 +12,10 @@ import pytest
 from conftest import ROOT, WITHOUT_TORCH, sentences, smallest, write_rows
 
 import recipes.translation.recipe
-from rlrecipes.__main__ import COMMANDS, main
+from rlrecipes.__main__ import commands, main
 from rlrecipes.profile import profile_names
 from rlrecipes.recipe import Reward, Term, recipe_names
+from rlrecipes.run.stages import STAGES
 
 
 @pytest.fixture
@@ -268,7 +269,7 @@ def test_a_plan_is_made_without_torch():
 def test_help_names_every_command_and_recipe_without_torch():
     given = answer("--help")
     assert given.returncode == 0, given.stderr
-    for name in (*COMMANDS, *recipe_names()):
+    for name in (*commands(), *recipe_names()):
         assert name in given.stdout
 
 
@@ -316,11 +317,12 @@ def test_an_unknown_recipe_is_told_without_torch():
 def test_make_alone_lists_every_target_and_variable():
     makefile = (ROOT / "Makefile").read_text()
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    (phony,) = re.findall(r"^\.PHONY: (.*) \$\(RECIPES\)$", makefile, re.M)
-    for target in (*phony.split(), "<recipe>"):
+    (phony,) = re.findall(r"^\.PHONY: (.*) \$\(RECIPES\) \$\(STAGES\)$", makefile, re.M)
+    for target in (*phony.split(), *STAGES, "<recipe>"):
         assert re.search(rf"^  {target} ", listed, re.M), target
     variables = re.findall(r"^([A-Z]+) \?=", makefile, re.M)
     assert {"RECIPE", "PROFILE", "MODEL", "DATA", "SEED", "RUN", "ARGS", "FORCE"} <= set(variables)
+    assert all(stage.help in listed for stage in STAGES.values())
     for variable in variables:
         assert re.search(rf"^  {variable}\b.* \S+", listed, re.M), variable
 
@@ -357,5 +359,5 @@ def test_make_takes_0_for_no_and_hands_every_name_on_as_it_is():
 
 def test_every_stage_command_is_a_target():
     makefile = (ROOT / "Makefile").read_text()
-    for command in set(COMMANDS) - {"run"}:
-        assert re.search(rf"^{command}: ", makefile, re.M), command
+    for command in set(commands()) - {"run"}:
+        assert command in STAGES or re.search(rf"^{command}: ", makefile, re.M), command

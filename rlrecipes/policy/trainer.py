@@ -47,11 +47,11 @@ from rlrecipes.policy.rollout import MicroBatch, Rollout, broken_row, joined, mi
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward
 from rlrecipes.reward.model import ScoreHead, Scorer
-from rlrecipes.reward.terms import score_term
+from rlrecipes.reward.terms import set_term_states, term_states, term_values, weighted_sum
 from rlrecipes.run.checkpoint import Checkpoint, Checkpoints, random_states, set_random_states
 from rlrecipes.run.console import say
 from rlrecipes.run.out_of_memory import phase
-from rlrecipes.text import shortened
+from rlrecipes.text import quoted
 
 
 class ValueHead(nn.Module):
@@ -241,17 +241,16 @@ class SharedBasePPOTrainer(PPOTrainer):
             UserError: a term raises, or gives NaN or infinity; nothing has been updated by then.
         """
         terms = {
-            term.name: torch.tensor(score_term(term, rollout.answers, rollout.examples), device=rollout.ids.device)
-            for term in self.reward.terms
+            name: torch.tensor(values, device=rollout.ids.device)
+            for name, values in term_values(self.reward, rollout.answers, rollout.examples).items()
         }
-        weights = {term.name: term.weight for term in self.reward.terms}
         if self.head is not None or self.scorer is not None:
-            terms["learned"], weights["learned"] = self._learned(rollout), self.reward.learned
+            terms["learned"] = self._learned(rollout)
             if (row := broken_row(terms["learned"][:, None])) is not None:
                 raise UserError(
                     f"the reward model gave NaN or infinity {self._named(rollout, row)}; make it again: make reward FORCE=1"
                 )
-        scores = torch.stack([weights[name] * values for name, values in terms.items()]).sum(0)
+        scores = weighted_sum(self.reward, terms)
         if self.settings.reward_clip:
             scores = scores.clamp(-self.settings.reward_clip, self.settings.reward_clip)
         return terms, scores - self.settings.missing_eos_penalty * (~rollout.ended)
@@ -386,7 +385,7 @@ class SharedBasePPOTrainer(PPOTrainer):
 
     def _named(self, rollout: Rollout, row: int) -> str:
         prompt = rollout.examples[row].prompt[-1].content
-        return f"on the answer {shortened(rollout.answers[row])} to {shortened(prompt)}"
+        return f"on the answer {quoted(rollout.answers[row])} to {quoted(prompt)}"
 
     def _batches(self) -> Iterator[dict[str, torch.Tensor]]:
         while True:
@@ -421,6 +420,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             "kl_coef": self.args.kl_coef,
             "pass_began": self.pass_began,
             "taken": self.taken,
+            "terms": term_states(self.reward),
             "random": random_states(),
         }
 
@@ -432,6 +432,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         for name, value in state["counters"].items():
             setattr(self.state, name, value)
         self.args.kl_coef = state["kl_coef"]
+        set_term_states(self.reward, state["terms"])
         set_random_states(state["pass_began"])  # the order of a pass over the prompts is drawn when it begins
         for _ in range(state["taken"]):
             next(batches)

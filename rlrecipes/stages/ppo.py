@@ -15,7 +15,8 @@ from rlrecipes.model.loading import load_causal, prompt_window
 from rlrecipes.model.tokens import answer_length, fitting_prompts, open_tokenizer
 from rlrecipes.policy.trainer import PPOConfig, SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
-from rlrecipes.reward.model import load_score_head, open_scorer, shares_base
+from rlrecipes.reward.model import open_learned
+from rlrecipes.reward.terms import fresh
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
 from rlrecipes.run.interrupts import finishing_first
@@ -39,12 +40,12 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     check_rows("prompts", len(prompts), batch, "ppo.per_device_train_batch_size")
 
     sft, reward = job.run.stage("sft") / "adapter", job.run.stage("reward")
-    learned = bool(job.recipe.reward.learned)
-    shared = learned and shares_base(reward)
     model = load_adapter(load_causal(model_name, job.profile.model, tokenizer), sft, "policy")
     model = load_adapter(model, sft, "reference")
-    if shared:
-        model = load_adapter(model, reward / "adapter", "reward")
+    head, scorer = None, None
+    if job.recipe.reward.learned:
+        head, scorer = open_learned(reward, model, tokenizer, job.profile.model, settings.per_device_train_batch_size)
+    shared = head is not None
     if settings.value == "adapter":
         model = load_adapter(model, reward / "adapter" if shared else sft, "value")
     model.set_adapter("policy")
@@ -56,14 +57,12 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         model=model,
         tokenizer=tokenizer,
         prompts=prompts,
-        reward=job.recipe.reward,
-        head=load_score_head(reward) if shared else None,
+        reward=fresh(job.recipe.reward),
+        head=head,
         settings=settings,
         samples=fitting_prompts(tokenizer, drawn(SAMPLES, job.data.held_out), longest),
         on_samples=lambda rows, step: tracker.table("samples", rows, step),
-        scorer=open_scorer(reward, job.profile, settings.per_device_train_batch_size)
-        if learned and not shared
-        else None,
+        scorer=None if shared else scorer,
         callbacks=[progress("ppo", tracker)],
     )
     remove_printer(trainer)
