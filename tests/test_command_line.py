@@ -334,7 +334,7 @@ def test_the_makefile_knows_every_recipe():
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 def test_make_takes_0_for_no_and_hands_every_name_on_as_it_is():
-    variables = ["FORCE=0", "MERGED=0", "RUN=it's", "DATA=my data", "VENV=none", "READY=Makefile"]
+    variables = ["FORCE=0", "MERGED=0", "RUN=it's", "DATA=my data", "VENV=none", "READY=Makefile", "-oMakefile"]
     command = subprocess.run(
         ["make", "-n", "translation", *variables], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
