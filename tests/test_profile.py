@@ -191,6 +191,11 @@ def file(tmp_path, monkeypatch):
         ),
         ("[track]\nproject = true", "profile 'mine', table [track], 'project' is True; it must be a text"),
         ("[ppo]\nwhiten_rewards = 1", "profile 'mine', table [ppo], 'whiten_rewards' is 1; it must be true or false"),
+        ("[ppo]\nkl_coef = true", "profile 'mine', table [ppo], 'kl_coef' is 'True'; it must be a number"),
+        (
+            "[ppo]\nresponse_length = true",
+            "profile 'mine', table [ppo], 'response_length' is 'True'; it must be a whole number",
+        ),
         ("[ppo]\nkl_cof = 1", "profile 'mine', table [ppo]: there is no setting 'kl_cof'; did you mean 'kl_coef'?"),
         ("descripton = 'a'", "profile 'mine': there is no setting 'descripton'; did you mean 'description'?"),
         ("ppo = 5", "profile 'mine', 'ppo' is 5; it must be a table"),
