@@ -23,8 +23,6 @@ from rlrecipes.run.interrupts import finishing_first
 from rlrecipes.run.resume import check_rows, record_drops, training_arguments
 from rlrecipes.run.tracking import Tracker, progress, remove_printer
 
-OURS = {"value", "kl_target", "kl_horizon", "kl_stop", "reward_clip"}
-"""Settings of the `[ppo]` table that TRL does not know."""
 SAMPLES = 8
 
 
@@ -96,7 +94,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
 
 
 def _arguments(settings: PPOSettings, folder: Path, seed: int, length: int) -> PPOConfig:
-    arguments = training_arguments(settings, folder, seed, ours=OURS)
+    arguments = training_arguments(PPOConfig, settings, folder, seed)
     penalty = settings.missing_eos_penalty or None  # TRL wants a positive number or none
     return PPOConfig(
         **arguments
