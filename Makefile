@@ -1,5 +1,8 @@
 # rlrecipes: every target sets up what it needs; `make` alone lists them.
 
+# Where the stages' names and help stand
+TABLE := rlrecipes/run/stages.py
+STAGES := $(shell awk -F '"' '/^    "[a-z_]+": Stage/ { print $$2 }' $(TABLE))
 RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard recipes/*/recipe.py))))
 
 # One of the recipes, for the targets that take one
@@ -22,7 +25,7 @@ RUN ?=
 ARGS ?=
 # 1 makes finished stages again, with all that stands on them
 FORCE ?=
-# Of chat and export: base, sft or ppo; without it, the last that is trained
+# Of chat and export: the policy; without it, the last that is trained
 POLICY ?=
 # 1 lets export also merge the adapter into whole weights
 MERGED ?=
@@ -46,11 +49,12 @@ OPTIONS = $(if $(COLUMNS),--columns $(COLUMNS)) --profile $(PROFILE) --seed $(SE
 	$(if $(PUSH),--push $(call quoted,$(PUSH)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills lint check list bench plan-bench show plan sft reward ppo evaluate report chat export clean $(RECIPES)
+.PHONY: help setup demo test kills lint check list bench plan-bench show plan chat export clean $(RECIPES) $(STAGES)
 
 help: ## this list
 	@echo "Targets:"
 	@awk -F ':.*## ' '/^[$$a-z()A-Z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST) | sed 's/$$(RECIPES)   /<recipe>     /'
+	@awk -F '"' '/^    "[a-z_]+": Stage\(/ { name = $$2 } /[ (]help="/ { for (i = 1; i < NF; i++) if ($$i ~ /help=$$/) printf "  %-18s RECIPE=…: %s\n", name, $$(i + 1) }' $(TABLE)
 	@echo "  (<recipe> is one of: $(RECIPES))"
 	@echo "Variables:"
 	@awk '/^# / { text = substr($$0, 3) } /^[A-Z]+ \?=/ { printf "  %-18s %s\n", $$1 ($$3 == "" ? "" : "=" $$3), text }' $(MAKEFILE_LIST)
@@ -74,19 +78,7 @@ show: $(READY) ## RECIPE=…: its data, reward and metrics, without training any
 plan: $(READY) ## RECIPE=…: GPU memory of each stage from the model's config alone, the largest batches that fit CARD
 	@$(RLRECIPES) plan $(RECIPE) $(OPTIONS) $(if $(CARD),--card $(call quoted,$(CARD))) $(ARGS)
 
-sft: $(READY) ## RECIPE=…: supervised fine-tuning on the demonstrations
-	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
-
-reward: $(READY) ## RECIPE=…: the reward model; RECIPE=translation+dialogue: one for several
-	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
-
-ppo: $(READY) ## RECIPE=…: PPO against the reward
-	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
-
-evaluate: $(READY) ## RECIPE=…: base, SFT and PPO on the held-out split
-	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
-
-report: $(READY) ## RECIPE=…: one page on what came out
+$(STAGES): $(READY) # RECIPE=…; their help stands in the table
 	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
 
 chat: $(READY) ## RECIPE=…: talk to what a run has trained; or one answer for each line of standard input

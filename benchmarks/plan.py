@@ -257,7 +257,7 @@ def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
     from rlrecipes.model.adapters import add_lora
     from rlrecipes.model.loading import load_scorer
     from rlrecipes.reward.model import as_policy
-    from rlrecipes.reward.trainers import OURS, ResumableRewardTrainer
+    from rlrecipes.reward.trainers import ResumableRewardTrainer
     from rlrecipes.run.resume import lora_in_float32
     from rlrecipes.stages.sft import ResumableSFTTrainer
 
@@ -269,7 +269,9 @@ def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
         masks = [[0] * (len(ids) - work.answer) + [1] * work.answer for ids in rows]
         trainer: Any = ResumableSFTTrainer(
             model,
-            SFTConfig(**training_arguments(settings.sft, folder, 0), max_length=None, completion_only_loss=True),
+            SFTConfig(
+                **training_arguments(SFTConfig, settings.sft, folder, 0), max_length=None, completion_only_loss=True
+            ),
             train_dataset=Dataset.from_dict({"input_ids": rows, "completion_mask": masks}),
             processing_class=tokenizer,
         )
@@ -279,7 +281,7 @@ def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
         trainer = ResumableRewardTrainer(
             model,
             RewardConfig(
-                **training_arguments(settings.reward, folder, 0, ours=OURS), max_length=None, disable_dropout=False
+                **training_arguments(RewardConfig, settings.reward, folder, 0), max_length=None, disable_dropout=False
             ),
             train_dataset=Dataset.from_dict({"chosen_ids": rows, "rejected_ids": rows}),
             processing_class=tokenizer,

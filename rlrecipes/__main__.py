@@ -19,29 +19,30 @@ from rlrecipes.errors import UserError
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import PLUS, Job, make_job, weighted
 from rlrecipes.job import SHARED_STAGES as SHARED
-from rlrecipes.pipeline import end_force, run_stages
+from rlrecipes.pipeline import run_stages
 from rlrecipes.profile import LOWEST_TEMPERATURE, Profile, load_profile, profile_names
 from rlrecipes.recipe import BUILT_IN, Reward, load_recipe, recipe_names, unknown
 from rlrecipes.reward.source import reach_reward_model
 from rlrecipes.run.allocator import keep_freed_memory
 from rlrecipes.run.console import end_bars, quiet, say
-from rlrecipes.run.folder import STAGES, Run
+from rlrecipes.run.folder import Run
 from rlrecipes.run.interrupts import Interrupted, asked, handled
+from rlrecipes.run.stages import POLICIES, STAGES
+from rlrecipes.text import shortened
 
-COMMANDS = {
+BEFORE = {
     "list": "the recipes and profiles there are",
     "plan": "what each stage needs of a GPU's memory, and the largest batches that fit a card",
     "show": "a recipe's data, reward terms and metrics, without training anything",
     "run": "all stages of a recipe, those that are finished left out",
     "demo": "all recipes end to end, then one report over them",
-    "sft": "supervised fine-tuning on the demonstrations",
-    "reward": "the reward model, from comparisons or ratings; of several recipes: translation+dialogue",
-    "ppo": "PPO against the reward",
-    "evaluate": "base, SFT and PPO on the held-out split",
-    "report": "one page on what came out",
+}
+AFTER = {
     "chat": "talk to what a run has trained; or one answer for each line of standard input",
     "export": "a run's policy as PEFT and Transformers load it, with a model card",
 }
+"""Commands beside the stages."""
+
 OPTIONS = {
     "policy": ("chat", "export"),
     "temperature": ("chat",),
@@ -52,6 +53,11 @@ OPTIONS = {
 }
 """Options that some commands alone take."""
 INTERRUPTED = 75
+
+
+def commands() -> dict[str, str]:
+    """The commands there are, each with its line of help."""
+    return BEFORE | {name: stage.help for name, stage in STAGES.items()} | AFTER
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,8 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _status(argv: list[str]) -> int:
+    again = "give the same command again"
     try:
-        _command(_parse(argv))
+        arguments = _parse(argv)
+        again += " without FORCE=1" if arguments.force else ""
+        _command(arguments)
     except UserError as error:
         end_bars()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -84,17 +93,17 @@ def _status(argv: list[str]) -> int:
             raise
         end_bars()
         saved = f", {error}" if isinstance(error, Interrupted) and error.args else ""
-        print(f"\ninterrupted{saved}; give the same command again to go on", file=sys.stderr)
+        print(f"\ninterrupted{saved}; {again} to go on", file=sys.stderr)
         return INTERRUPTED
     return 0
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    commands = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
+    listed = "\n".join(f"  {name:<9} {text}" for name, text in commands().items())
     parser = _Parser(
         prog="python -m rlrecipes",
         description="Fine-tune a language model with a reward: recipes from data to an evaluated PPO policy.",
-        epilog=f"commands:\n{commands}\n\nrecipes: {', '.join(recipe_names())}\nprofiles: {', '.join(profile_names())}",
+        epilog=f"commands:\n{listed}\n\nrecipes: {', '.join(recipe_names())}\nprofiles: {', '.join(profile_names())}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", nargs="?", help="one of those below")
@@ -110,16 +119,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of everything random in training (default: 0)")
     parser.add_argument("--run", help="name of the run's folder under runs/ (default: the profile's name)")
     parser.add_argument("--force", action="store_true", help="make the stages again, with all that stands on them")
-    parser.add_argument("--policy", help="chat, export: base, sft or ppo (default: the last that is trained)")
+    parser.add_argument("--policy", help=f"chat, export: {', '.join(POLICIES)} (default: the last that is trained)")
     parser.add_argument("--temperature", type=float, help="chat: of sampling (default: 0, greedy)")
     parser.add_argument("--json", action="store_true", help="chat: prompts and answers are lines of JSON")
     parser.add_argument("--merged", action="store_true", help="export: also whole weights, merged in full precision")
     parser.add_argument("--push", metavar="org/name", help="export: upload to this repository of the Hugging Face hub")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.command is None:
-        raise UserError(f"name a command: {', '.join(COMMANDS)}; see `python -m rlrecipes --help`")
-    if arguments.command not in COMMANDS:
-        raise UserError(unknown("command", arguments.command, list(COMMANDS), f"there are {', '.join(COMMANDS)}"))
+        raise UserError(f"name a command: {', '.join(commands())}; see `python -m rlrecipes --help`")
+    if arguments.command not in commands():
+        raise UserError(unknown("command", arguments.command, list(commands()), f"there are {', '.join(commands())}"))
     for option, takers in OPTIONS.items():
         value = getattr(arguments, option)
         if value is not None and value is not False and arguments.command not in takers:
@@ -158,7 +167,7 @@ def _command(arguments: argparse.Namespace) -> None:
 
             print(show(job))
         else:
-            stages = {"run": STAGES, "reward": SHARED if PLUS in arguments.recipe else ("reward",)}
+            stages = {"run": tuple(STAGES), "reward": SHARED if PLUS in arguments.recipe else ("reward",)}
             _run(job, stages.get(arguments.command, (arguments.command,)), arguments.force)
 
 
@@ -210,7 +219,8 @@ def _export(trained: Trained, policy: str, arguments: argparse.Namespace) -> Non
     from rlrecipes.hub.push import check_push, push
 
     if policy == "base":
-        raise UserError("the base is not ours to export; choose POLICY=sft or POLICY=ppo")
+        others = " or ".join(f"POLICY={name}" for name, trained in POLICIES.items() if trained.stage)
+        raise UserError(f"the base is not ours to export; choose {others}")
     if arguments.push is not None:
         check_push(arguments.push)
     quiet()
@@ -275,7 +285,7 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 def _run_name(name: str) -> str:
     if not re.fullmatch(r"\w[\w.=+-]*", name) or len(name.encode()) > 200:
-        raise UserError(f"'{name[:50]}' cannot name a run; use letters, digits, '-' and '_', 200 at most")
+        raise UserError(f"'{shortened(name)}' cannot name a run; use letters, digits, '-' and '_', 200 at most")
     return name
 
 
@@ -288,7 +298,6 @@ def _column(text: str) -> tuple[str, str]:
 
 def _run(job: Job, stages: Sequence[str], force: bool) -> None:
     run_stages(job, stages, force)
-    end_force(job)
     if stages[-1] == "report":
         from rlrecipes.report.page import short_table
 
@@ -322,10 +331,9 @@ def _demo(arguments: argparse.Namespace) -> None:
     from rlrecipes.report.page import combine, short_table
 
     for job in jobs:
-        run_stages(job, STAGES, arguments.force)
+        run_stages(job, tuple(STAGES), arguments.force)
     for job in jobs:
-        end_force(job)
-    runs = [job.run for job in jobs]
+        runs = [job.run for job in jobs]
     page = combine(runs)
     print(f"\n{short_table(runs)}\nreport: {page}")
 

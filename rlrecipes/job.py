@@ -15,9 +15,8 @@ from rlrecipes.data.load import fingerprint, load
 from rlrecipes.errors import UserError
 from rlrecipes.profile import Profile, RewardSettings, settings_of, split_override
 from rlrecipes.recipe import BUILT_IN, HUB, Data, Example, Metric, Recipe, Reward, is_hub, load_recipe, unknown
-from rlrecipes.run.folder import STAGES, Run
-
-_TABLES = {"sft": ("model", "lora", "sft"), "reward": ("reward",), "ppo": ("ppo",), "evaluate": ("evaluate",)}
+from rlrecipes.run.folder import Run
+from rlrecipes.run.stages import STAGES, below
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,11 @@ class Job:
 
     def settings(self, stage: str) -> dict[str, Any]:
         """All that decides what `stage` leaves behind, the stages below it included; recorded in its `done.json`."""
-        tables = [table for s in STAGES[: STAGES.index(stage) + 1] for table in _TABLES.get(s, ())]
+        tables = [table for name in (*below(stage), stage) for table in STAGES[name].tables]
         if self.profile.model.name == "builtin":
             tables.append("base")
-        settings = settings_of(self.profile, *tables)
-        if stage in ("ppo", "evaluate", "report"):
+        settings = settings_of(self.profile, *(table for table in tables if table != "terms"))
+        if "terms" in tables:
             settings["terms.learned"] = self.recipe.reward.learned
             settings |= {f"terms.{term.name}": term.weight for term in self.recipe.reward.terms}
         return settings | {

@@ -17,26 +17,28 @@ from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import Job
 from rlrecipes.profile import Profile
 from rlrecipes.run.console import quiet, say
-from rlrecipes.run.folder import STAGES, Stopwatch, git_commit, locked, require_trl, versions
+from rlrecipes.run.folder import Stopwatch, git_commit, locked, require_trl, versions
+from rlrecipes.run.stages import STAGES, below
 
 
 def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
     """Runs `stages` of a job, leaving out those that are finished under the same settings.
 
     Raises:
-        UserError: a stage cannot run, or was finished under other settings and `force` is not set.
+        UserError: a stage cannot run, or was finished under other settings and `force` is not set, which first removes
+            the stages and all that stands on them.
     """
     if not any(needed(job, stage) for stage in stages):
         raise UserError("terms.learned is 0, so there is no reward model to train; give it a weight or go on with ppo")
     _check_reward_model(job)
     with locked(job.run.folder):
         job.run.recover()
-        for below in STAGES[: STAGES.index(stages[0])]:
-            if needed(job, below) and below != "report":
-                job.run.need(below)
-                job.run.is_finished(below, job.settings(below))
-        if pending := _pending(job, stages, force):
-            _run_pending(job, pending)
+        for stage in below(stages[0]):
+            if needed(job, stage):
+                job.run.need(stage)
+                job.run.is_finished(stage, job.settings(stage))
+        if pending := [stage for stage in stages if needed(job, stage)] if force else _pending(job, stages):
+            _run_pending(job, pending, force)
 
 
 def _check_reward_model(job: Job) -> None:
@@ -47,18 +49,9 @@ def _check_reward_model(job: Job) -> None:
         raise UserError(f"reward.model={name} is in this run, {job.run.folder}, itself; name another run (RUN=…)")
 
 
-def end_force(job: Job) -> None:
-    """A command with FORCE=1 has ended: given again, it makes all its stages again."""
-    job.run.forced()
-
-
-def _pending(job: Job, stages: Sequence[str], force: bool) -> list[str]:
+def _pending(job: Job, stages: Sequence[str]) -> list[str]:
     """The stages that have to run, in order; an interrupted one that cannot go on is refused before anything is loaded."""
-    asked = [stage for stage in stages if needed(job, stage)]
-    if force:
-        left = job.run.force(asked, {stage: _under(job, stage) for stage in asked})
-        return [stage for stage in asked if stage in left or not _finished(job, stage)]
-    pending = [stage for stage in asked if not _finished(job, stage)]
+    pending = [stage for stage in stages if needed(job, stage) and not _finished(job, stage)]
     for stage in pending:
         job.run.check_begun(stage, _under(job, stage))
     return pending
@@ -69,7 +62,7 @@ def _under(job: Job, stage: str) -> dict[str, Any]:
     return job.settings(stage) | {f"library.{name}": version for name, version in versions().items()}
 
 
-def _run_pending(job: Job, pending: Sequence[str]) -> None:
+def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
     for note in job.data.notes:
         say(f"{job.recipe.name}: {note}")
     for reason, count in job.data.dropped.items():
@@ -85,6 +78,9 @@ def _run_pending(job: Job, pending: Sequence[str]) -> None:
         check_device(job.profile)
     name = _base(job)
     check_model_fits(job, name, pending)
+    if force:  # from here on it is a plain run, which goes on without FORCE when it is interrupted
+        for stage in pending:
+            job.run.remove(stage)
     for stage in pending:
         _run_stage(job, name, stage)
     if command := sync_command(job.run):
@@ -93,7 +89,7 @@ def _run_pending(job: Job, pending: Sequence[str]) -> None:
 
 def needed(job: Job, stage: str) -> bool:
     """A reward of programmatic terms alone needs no reward model."""
-    return stage != "reward" or bool(job.recipe.reward.learned)
+    return bool(job.recipe.reward.learned) or not STAGES[stage].for_learned_reward
 
 
 def _finished(job: Job, stage: str) -> bool:
@@ -156,14 +152,10 @@ def _attempt(job: Job, profile: Profile, model_name: str, stage: str) -> dict[st
     set_seed(job.seed)  # adapters are drawn before a trainer sets it, and a stage alone gives what it gives in a row
     with (
         tracked(job.run, profile.track, stage, draft, job.settings(stage)) as tracker,
-        phase(_PHASES.get(stage, stage)),
+        phase([stage, *STAGES[stage].phases][-1]),
     ):
         record: dict[str, Any] = module.run(dataclasses.replace(job, profile=profile), model_name, draft, tracker)
         return {**record, "wandb": tracker.link}
-
-
-_PHASES = {"ppo": "ppo update"}
-"""What runs out of memory where a stage does not say so itself, under its name in `plan`."""
 
 
 def _run_stage(job: Job, model_name: str, stage: str) -> None:

@@ -7,20 +7,40 @@ not offered here, so every key either takes effect or is refused.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, field, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import RECIPES, unknown
 
 PROFILES = RECIPES / "profiles"
+LOWEST_TEMPERATURE = 0.01  # below it, probabilities may overflow; 0, where it is allowed, is greedy
+SMALLEST_VOCABULARY = 261  # 256 bytes and the embedded base's 5 special tokens
+SMALLEST_WHITENED = 8  # episodes in a mini-batch below which TRL does not whiten rewards
+
+# What a setting may be. Values come from TOML or, as text, from the command line. To pydantic, true is also the number 1.
+_NO_SWITCH = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)
+_NONE = BeforeValidator(lambda value: None if str(value).lower() == "none" else value)
+_TRUE_OR_FALSE = BeforeValidator(lambda value: {"true": True, "false": False}.get(str(value).lower(), value))
+Switch = Annotated[bool, Field(strict=True), _TRUE_OR_FALSE]
+Whole = Annotated[int, _NO_SWITCH]
+Count = Annotated[Whole, Field(gt=0)]
+CountOrZero = Annotated[Whole, Field(ge=0)]
+Number = Annotated[float, _NO_SWITCH, Field(allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+ZeroOrMore = Annotated[Number, Field(ge=0)]
+Share = Annotated[Positive, Field(le=1)]
+
+_CONFIG = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # `card = 24` is a text without quotes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class ModelSettings:
     """Which base model, and how it is held in memory."""
 
@@ -32,144 +52,144 @@ class ModelSettings:
     """Type of the unquantized weights and of every computation."""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
     """Transformers' `attn_implementation`; `sdpa` is PyTorch's fused one, `auto` what Transformers chooses for the model."""
-    max_length: int = 512
+    max_length: Count = 512
     """Longest prompt plus answer in tokens; longer rows are dropped and counted."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class LoraSettings:
     """Size and place of every adapter (`peft.LoraConfig`)."""
 
-    r: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.0
+    r: Count = 16
+    lora_alpha: Count = 32
+    lora_dropout: Annotated[ZeroOrMore, Field(lt=1)] = 0.0
     """Used by SFT and the reward model; PPO needs the policy's probabilities to repeat and sets it to 0."""
     target_modules: str = "all-linear"
     """`all-linear`, or module names separated by commas."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class BaseSettings:
     """The embedded base model: a Llama trained from scratch on the recipes' own documents."""
 
-    vocab_size: int = 2048
-    hidden_size: int = 160
-    intermediate_size: int = 480
-    num_hidden_layers: int = 3
-    num_attention_heads: int = 5
-    max_position_embeddings: int = 2048
-    max_steps: int = 1800
-    per_device_train_batch_size: int = 24
-    learning_rate: float = 1.5e-3
-    seed: int = 0
+    vocab_size: Annotated[Whole, Field(ge=SMALLEST_VOCABULARY)] = 2048
+    hidden_size: Count = 160
+    intermediate_size: Count = 480
+    num_hidden_layers: Count = 3
+    num_attention_heads: Count = 5
+    max_position_embeddings: Count = 2048
+    max_steps: Count = 1800
+    per_device_train_batch_size: Count = 24
+    learning_rate: Positive = 1.5e-3
+    seed: Annotated[Whole, Field(ge=0, le=2**32 - 1)] = 0
     """Of the base alone: a run's SEED leaves it as it is, as with any base model one downloads."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class TrainingSettings:
     """What SFT and the reward model share (`transformers.TrainingArguments`)."""
 
-    max_steps: int = -1
+    max_steps: Whole = -1
     """Optimizer steps; -1: `num_train_epochs` says how long."""
-    num_train_epochs: float | None = None
+    num_train_epochs: Annotated[Positive | None, _NONE] = None
     """Passes over the data; refused beside a positive `max_steps`, which would silently win."""
-    per_device_train_batch_size: int = 32
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 2e-4
+    per_device_train_batch_size: Count = 32
+    gradient_accumulation_steps: Count = 1
+    learning_rate: Positive = 2e-4
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    warmup_steps: CountOrZero = 0
+    weight_decay: ZeroOrMore = 0.0
+    max_grad_norm: Positive = 1.0
     optim: str = "adamw_torch"
-    gradient_checkpointing: bool = False
-    logging_steps: int = 10
+    gradient_checkpointing: Switch = False
+    logging_steps: Count = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class SFTSettings(TrainingSettings):
     """`trl.SFTConfig`; the loss is on the answer alone."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class RewardSettings(TrainingSettings):
     """`trl.RewardConfig`; the adapter starts from the SFT adapter, the score head from N(0, 1/(d+1)) (arXiv 2403.17031)."""
 
     objective: Literal["auto", "pairwise", "regression"] = "auto"
     """Ours. `pairwise`: Bradley-Terry on comparisons; `regression`: squared error on ratings; `auto`: regression where
     there are ratings and no comparisons."""
-    model: str | None = None
+    model: Annotated[str | None, _NONE] = None
     """Ours: a reward model to take instead of training one: a reward stage's folder, or a PEFT adapter or sequence
     classifier with one output, local or from the hub. Other settings of this table are then refused, but for
     `per_device_train_batch_size`: twice as many texts are scored together."""
-    center_rewards_coefficient: float | None = None
+    center_rewards_coefficient: Annotated[Positive | None, _NONE] = None
     """Weight of the squared sum of the two scores (arXiv 2312.09244); the scores are standardised afterwards in any case."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class PPOSettings:
     """`trl.experimental.ppo.PPOConfig`, plus what our update adds to it (marked: ours)."""
 
-    total_episodes: int = 1024
+    total_episodes: Count = 1024
     """Answers sampled in all; rounded up to whole batches, which the console then says."""
-    per_device_train_batch_size: int = 32
+    per_device_train_batch_size: Count = 32
     """Micro-batch: answers in one forward and backward."""
-    gradient_accumulation_steps: int = 2
+    gradient_accumulation_steps: Count = 2
     """Micro-batches in a batch of episodes; batch = this times `per_device_train_batch_size`."""
-    num_mini_batches: int = 1
+    num_mini_batches: Count = 1
     """Optimizer steps in one pass over a batch."""
-    num_ppo_epochs: int = 4
-    local_rollout_forward_batch_size: int = 64
+    num_ppo_epochs: Count = 4
+    local_rollout_forward_batch_size: Count = 64
     """Answers generated and scored together, without gradients."""
-    response_length: int = 0
+    response_length: CountOrZero = 0
     """Most tokens in an answer, for PPO and for evaluation; 0: as long as 99 % of the demonstrations' answers."""
-    temperature: float = 1.0
-    learning_rate: float = 1e-5
+    temperature: Annotated[Number, Field(ge=LOWEST_TEMPERATURE)] = 1.0
+    learning_rate: Positive = 1e-5
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    adam_epsilon: float = 1e-5
+    warmup_steps: CountOrZero = 0
+    weight_decay: ZeroOrMore = 0.0
+    adam_epsilon: Positive = 1e-5
     """As in the original implementation (arXiv 2403.17031)."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """TRL's PPO never clips; our update does."""
     optim: str = "adamw_torch"
-    gradient_checkpointing: bool = False
-    kl_coef: float = 0.05
+    gradient_checkpointing: Switch = False
+    kl_coef: ZeroOrMore = 0.05
     """Weight of the KL penalty against the SFT policy, per token."""
     kl_estimator: Literal["k1", "k3"] = "k1"
-    kl_target: float = 0.0
+    kl_target: ZeroOrMore = 0.0
     """Ours: KL per answer that `kl_coef` is adapted to (arXiv 1909.08593, section 2.2); 0 keeps `kl_coef` fixed."""
-    kl_horizon: int = 10000
+    kl_horizon: Count = 10000
     """Ours: episodes over which the adaptation acts; refused while `kl_target` is 0."""
-    kl_stop: float = 0.0
+    kl_stop: ZeroOrMore = 0.0
     """Ours: training ends, keeping the last policy, when a batch's mean KL per answer exceeds this; 0: never."""
     value: Literal["trunk", "adapter"] = "trunk"
     """Ours: where the value function stands. `trunk`: a head on the policy's hidden states, so that one forward and backward
     serve both; `adapter`: a LoRA adapter of its own, started from the reward model's, with its head."""
-    cliprange: float = 0.2
-    cliprange_value: float = 0.2
-    vf_coef: float = 0.1
-    gamma: float = 1.0
-    lam: float = 0.95
-    whiten_rewards: bool = False
-    missing_eos_penalty: float = 1.0
+    cliprange: Positive = 0.2
+    cliprange_value: Positive = 0.2
+    vf_coef: ZeroOrMore = 0.1
+    gamma: Share = 1.0
+    lam: Share = 0.95
+    whiten_rewards: Switch = False
+    missing_eos_penalty: ZeroOrMore = 1.0
     """Taken from the score of an answer that does not end by itself; 0: nothing."""
-    reward_clip: float = 10.0
+    reward_clip: ZeroOrMore = 10.0
     """Ours: the summed score is cut to plus or minus this; 0: not at all."""
-    num_sample_generations: int = 5
+    num_sample_generations: CountOrZero = 5
     """How often held-out samples are written to the log while training; 0: never."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class EvaluateSettings:
     """How the policies are compared on the held-out split."""
 
-    limit: int = 300
+    limit: CountOrZero = 300
     """Most held-out examples used; 0: all."""
-    batch_size: int = 100
+    batch_size: Count = 100
     """Answers generated together."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class TrackSettings:
     """Weights & Biases."""
 
@@ -178,26 +198,26 @@ class TrackSettings:
     project: str = "rlrecipes"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class CheckpointSettings:
     """How much an interruption may cost. No part of what is compared between runs: the result is the same."""
 
-    seconds: float = 30
+    seconds: ZeroOrMore = 30
     """A stage saves what it needs to go on when so many seconds have passed, after the step; 0: after every step."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class MemorySettings:
     """The device's memory. No part of what is compared between runs."""
 
     card: str = ""
     """GiB of the card, or its name (`rtx4090`), that `plan` measures against; empty: the profile is for a CPU."""
-    halve_on_oom: bool = False
+    halve_on_oom: Switch = False
     """When a stage runs out of memory it goes on once with half its micro-batch at an equal batch, and says so; results then
     differ in rounding, and PPO's answers are drawn anew where rollouts had to be halved."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class Profile:
     """A budget, whole."""
 
@@ -217,6 +237,8 @@ class Profile:
     memory: MemorySettings = field(default_factory=MemorySettings)
 
 
+_TABLES = {f.name: f.default_factory for f in fields(Profile) if callable(f.default_factory)}
+
 REFUSED = {
     "ppo.bf16": "the precision is model.dtype's",
     "ppo.fp16": "half precision overflows in QLoRA; use model.dtype=bfloat16",
@@ -232,15 +254,20 @@ REFUSED = {
 }
 """Names that people know from TRL, and why they are not offered."""
 
-LOWEST_TEMPERATURE = 0.01
-"""Below it, probabilities may overflow; 0, where it is allowed, is greedy."""
-SMALLEST_WHITENED = 8
-"""Episodes in a mini-batch below which TRL does not whiten rewards."""
-SMALLEST_VOCABULARY = 261
-"""256 bytes and the embedded base's 5 special tokens."""
-
 TAKEN = ("reward.model=", "reward.per_device_train_batch_size=")
 """Settings of the `[reward]` table that take effect where the reward model comes from elsewhere."""
+
+_MUST_BE = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a text",
+    "dataclass": "a table",
+    "literal": "one of {expected}",
+    "greater_than_equal": "{ge} or more",
+    "less_than_equal": "at most {le}",
+}
+"""What pydantic's kinds of error are called here, by their name or its first word; the others say it well themselves."""
 
 
 def profile_names() -> list[str]:
@@ -251,35 +278,25 @@ def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = N
     """The profile `recipes/profiles/<name>.toml` with `table.key=value` overrides.
 
     Raises:
-        UserError: the profile, a table or a key does not exist, a value has the wrong type, or two values contradict.
+        UserError: the profile, a table or a key does not exist, a value has the wrong type or is out of bounds, or two
+            values contradict.
     """
     if name not in profile_names():
         raise UserError(unknown("profile", name, profile_names(), f"there are {', '.join(profile_names())}"))
     tables = tomllib.loads((PROFILES / f"{name}.toml").read_text(encoding="utf-8"))
-    tables["name"] = name
     for override in overrides:
         table, key, value = split_override(override)
         check_key(table, key)
         tables.setdefault(table, {})[key] = value
     if model is not None:
         tables.setdefault("model", {})["name"] = model
-    profile: Profile = _build(Profile, tables, f"profile '{name}'")
-    _refuse_idle(profile, overrides)
-    _refuse_contradictions(profile)
+    try:
+        profile = Profile(**tables | {"name": name})
+    except ValidationError as error:
+        raise UserError(_refusal(error.errors()[0], name, overrides)) from None
+    if wrong := [*_idle(profile, overrides), *_contradictions(profile)]:
+        raise UserError(wrong[0])
     return profile
-
-
-def _refuse_idle(profile: Profile, overrides: Sequence[str]) -> None:
-    """Refuses settings of a base model or a reward model that is not going to be made."""
-    for override in overrides:
-        if override.startswith("base.") and profile.model.name != "builtin":
-            raise UserError(
-                f"{override} has no effect on the model '{profile.model.name}'; it is for the embedded base"
-            )
-        if override.startswith("reward.") and profile.reward.model is not None and not override.startswith(TAKEN):
-            raise UserError(
-                f"{override} has no effect beside reward.model={profile.reward.model}, which trains nothing"
-            )
 
 
 def split_override(override: str) -> tuple[str, str, str]:
@@ -295,137 +312,83 @@ def check_key(table: str, key: str) -> None:
     """Refuses a key that no profile has, naming the nearest one, or the reason why TRL's is not offered."""
     if reason := REFUSED.get(f"{table}.{key}"):
         raise UserError(f"{table}.{key} is not a setting: {reason}")
-    known = [f"{table.name}.{key.name}" for table in _tables() for key in dataclasses.fields(_type_of(table))]
+    known = [f"{table}.{key}" for table, kind in _TABLES.items() for key in _names(kind)]
     if f"{table}.{key}" not in known:
-        tables = ", ".join(table.name for table in _tables())
-        raise UserError(unknown("setting", f"{table}.{key}", known, f"the tables are terms, {tables}"))
+        raise UserError(unknown("setting", f"{table}.{key}", known, f"the tables are terms, {', '.join(_TABLES)}"))
 
 
 def settings_of(profile: Profile, *tables: str) -> dict[str, Any]:
     """The named tables as one flat dictionary `{"sft.max_steps": 100, …}`, as `done.json` records them."""
-    values = {table: dataclasses.asdict(getattr(profile, table)) for table in tables}
-    return {f"{table}.{key}": value for table, content in values.items() for key, value in content.items()}
+    return {f"{table}.{key}": value for table in tables for key, value in asdict(getattr(profile, table)).items()}
 
 
-def _tables() -> list[dataclasses.Field[Any]]:
-    return [f for f in dataclasses.fields(Profile) if f.default_factory is not dataclasses.MISSING]
+def _names(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
-def _type_of(table: dataclasses.Field[Any]) -> Any:
-    return get_type_hints(Profile)[table.name]
+def _refusal(error: ErrorDetails, name: str, overrides: Sequence[str]) -> str:
+    """What is wrong with a value: told of the override that gave it, else of the profile's file."""
+    *table, key = map(str, error["loc"])
+    where = ", ".join([f"profile '{name}'", *(f"table [{part}]" for part in table)])
+    if error["type"] == "unexpected_keyword_argument":
+        known = _names(_TABLES[table[0]] if table else Profile)
+        return f"{where}: " + unknown("setting", key, known, f"there are {', '.join(known)}")
+    kind = error["type"] if error["type"] in _MUST_BE else error["type"].partition("_")[0]
+    limits = {limit: str(value).replace("'", "").replace(" or ", ", ") for limit, value in error.get("ctx", {}).items()}
+    bound = _MUST_BE.get(kind, error["msg"].removeprefix("Input should be ")).format(**limits)
+    given = [override for override in overrides if override.startswith(".".join([*table, key]) + "=")]
+    return (f"{given[-1]}: " if given else f"{where}, '{key}' is {error['input']!r}; ") + f"it must be {bound}"
 
 
-def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
-    """A settings dataclass from TOML values and command-line strings, each converted to its field's type."""
-    hints = get_type_hints(kind)
-    built = {}
-    for key, value in values.items():
-        if key not in hints:
-            raise UserError(f"{where}: " + unknown("setting", key, list(hints), f"there are {', '.join(hints)}"))
-        inner = f"{where}, table [{key}]" if dataclasses.is_dataclass(hints[key]) else f"{where}, '{key}'"
-        built[key] = _build(hints[key], value, inner) if isinstance(value, dict) else _convert(value, hints[key], inner)
-    return kind(**built)
+def _idle(profile: Profile, overrides: Sequence[str]) -> Iterator[str]:
+    """Overrides that are for a base model or a reward model that is not going to be made."""
+    model, reward = profile.model.name, profile.reward.model
+    for override in overrides:
+        if override.startswith("base.") and model != "builtin":
+            yield f"{override} has no effect on the model '{model}'; it is for the embedded base"
+        if override.startswith("reward.") and reward is not None and not override.startswith(TAKEN):
+            yield f"{override} has no effect beside reward.model={reward}, which trains nothing"
 
 
-def _convert(value: Any, kind: Any, where: str) -> Any:
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise UserError(f"{where} is {value!r}; it must be one of {', '.join(map(str, get_args(kind)))}")
-        return value
-    options = [option for option in (get_args(kind) or (kind,)) if option is not type(None)]
-    target = options[0]
-    if target is bool:
-        if str(value).lower() not in ("true", "false"):
-            raise UserError(f"{where} is {value!r}; it must be true or false")
-        return str(value).lower() == "true"
-    if len(options) < len(get_args(kind)) and str(value).lower() == "none":
-        return None
-    try:
-        if isinstance(value, bool) or (target is int and isinstance(value, float) and not value.is_integer()):
-            raise ValueError
-        return target(value)
-    except ValueError:
-        word = {int: "a whole number", float: "a number"}[target]
-        raise UserError(f"{where} is {value!r}; it must be {word}") from None
-
-
-_MAY_BE_ZERO = {
-    *("lora.lora_dropout", "base.seed", "track.project"),
-    *(f"{stage}.{key}" for stage in ("sft", "reward", "ppo") for key in ("warmup_steps", "weight_decay")),
-    *("ppo.response_length", "ppo.kl_coef", "ppo.kl_target", "ppo.kl_stop", "ppo.reward_clip"),
-    *("ppo.missing_eos_penalty", "ppo.num_sample_generations", "ppo.vf_coef", "evaluate.limit"),
-    "checkpoint.seconds",
-}
-_STEPS = {"sft.max_steps", "reward.max_steps"}
-
-
-def _refuse_out_of_range(settings: Mapping[str, Any]) -> None:
-    for path, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or path in _STEPS:
-            continue
-        if not math.isfinite(value) or value < 0 or (value == 0 and path not in _MAY_BE_ZERO):
-            bound = "0 or more" if path in _MAY_BE_ZERO else "greater than 0"
-            raise UserError(f"{path} is {value}; it must be a finite number, {bound}")
-
-
-def _refuse_impossible_base(base: BaseSettings) -> None:
-    if base.vocab_size < SMALLEST_VOCABULARY:
-        raise UserError(
-            f"base.vocab_size is {base.vocab_size}; bytes and special tokens alone are {SMALLEST_VOCABULARY}"
-        )
-    if base.hidden_size % (2 * base.num_attention_heads):
-        raise UserError(
-            f"base.num_attention_heads={base.num_attention_heads} does not cut base.hidden_size={base.hidden_size} "
-            "into heads of an even width; choose others"
-        )
-    if base.seed >= 2**32:
-        raise UserError(f"base.seed is {base.seed}; it must be a whole number from 0 to {2**32 - 1}")
-
-
-def _refuse_impossible_updates(ppo: PPOSettings, batch: int) -> None:
-    if ppo.kl_target and ppo.kl_horizon <= 0.2 * batch:
-        raise UserError(
-            f"ppo.kl_horizon={ppo.kl_horizon} is so short that a batch of {batch} episodes could make ppo.kl_coef negative; "
-            f"take more than {0.2 * batch:g}"
-        )
-    if ppo.whiten_rewards and batch // ppo.num_mini_batches < SMALLEST_WHITENED:
-        raise UserError(
-            f"ppo.whiten_rewards=true needs mini-batches of {SMALLEST_WHITENED} episodes at least, and "
-            f"{batch} in {ppo.num_mini_batches} are {batch // ppo.num_mini_batches}; lower ppo.num_mini_batches"
-        )
-    for name in ("gamma", "lam"):
-        if getattr(ppo, name) > 1:
-            raise UserError(f"ppo.{name} is {getattr(ppo, name)}; it must be at most 1")
-
-
-def _refuse_contradictions(profile: Profile) -> None:
-    settings = settings_of(profile, *(table.name for table in _tables()))
-    _refuse_out_of_range(settings)
-    for stage in ("sft", "reward"):
-        steps, epochs = settings[f"{stage}.max_steps"], settings[f"{stage}.num_train_epochs"]
+def _contradictions(profile: Profile) -> Iterator[str]:
+    """Values that are each within their bounds and do not go together."""
+    for stage, settings in (("sft", profile.sft), ("reward", profile.reward)):
+        steps, epochs = settings.max_steps, settings.num_train_epochs
         if steps > 0 and epochs is not None:
-            raise UserError(
+            yield (
                 f"{stage}.num_train_epochs={epochs} would have no effect beside {stage}.max_steps={steps}; "
                 f"say {stage}.max_steps=-1 as well"
             )
         if steps == 0 or steps < -1 or (steps == -1 and epochs is None):
-            raise UserError(f"{stage}.max_steps is {steps}; give a number of steps, or {stage}.num_train_epochs")
-    if profile.lora.lora_dropout >= 1:
-        raise UserError(f"lora.lora_dropout is {profile.lora.lora_dropout}; it must be 0 or more, and less than 1")
-    if profile.ppo.temperature < LOWEST_TEMPERATURE:
-        raise UserError(f"ppo.temperature is {profile.ppo.temperature}; it must be {LOWEST_TEMPERATURE} or more")
-    if profile.ppo.response_length >= profile.model.max_length:
-        raise UserError(
-            f"ppo.response_length={profile.ppo.response_length} leaves no room for a prompt in "
-            f"model.max_length={profile.model.max_length}; lower it"
+            yield f"{stage}.max_steps is {steps}; give a number of steps, or {stage}.num_train_epochs"
+    width, heads = profile.base.hidden_size, profile.base.num_attention_heads
+    if width % (2 * heads):
+        yield (
+            f"base.num_attention_heads={heads} does not cut base.hidden_size={width} into heads of an even width; "
+            "choose others"
         )
-    _refuse_impossible_base(profile.base)
-    batch = profile.ppo.per_device_train_batch_size * profile.ppo.gradient_accumulation_steps
-    if batch % profile.ppo.num_mini_batches:
-        raise UserError(
-            f"ppo.num_mini_batches={profile.ppo.num_mini_batches} does not divide a batch of {batch} episodes "
+    yield from _ppo_contradictions(profile.ppo, profile.model.max_length)
+
+
+def _ppo_contradictions(ppo: PPOSettings, window: int) -> Iterator[str]:
+    batch = ppo.per_device_train_batch_size * ppo.gradient_accumulation_steps
+    minis, horizon = ppo.num_mini_batches, ppo.kl_horizon
+    if ppo.response_length >= window:
+        yield f"ppo.response_length={ppo.response_length} leaves no room for a prompt in model.max_length={window}; lower it"
+    if batch % minis:
+        yield (
+            f"ppo.num_mini_batches={minis} does not divide a batch of {batch} episodes "
             "(per_device_train_batch_size times gradient_accumulation_steps); choose a divisor"
         )
-    _refuse_impossible_updates(profile.ppo, batch)
-    if profile.ppo.kl_target == 0 and profile.ppo.kl_horizon != PPOSettings.kl_horizon:
-        raise UserError("ppo.kl_horizon has no effect while ppo.kl_target is 0; set ppo.kl_target as well")
+    if ppo.kl_target and horizon <= 0.2 * batch:
+        yield (
+            f"ppo.kl_horizon={horizon} is so short that a batch of {batch} episodes could make ppo.kl_coef negative; "
+            f"take more than {0.2 * batch:g}"
+        )
+    if ppo.whiten_rewards and batch // minis < SMALLEST_WHITENED:
+        yield (
+            f"ppo.whiten_rewards=true needs mini-batches of {SMALLEST_WHITENED} episodes at least, and "
+            f"{batch} in {minis} are {batch // minis}; lower ppo.num_mini_batches"
+        )
+    if ppo.kl_target == 0 and horizon != PPOSettings.kl_horizon:
+        yield "ppo.kl_horizon has no effect while ppo.kl_target is 0; set ppo.kl_target as well"

@@ -1,12 +1,13 @@
-"""String logic shared by rewards and metrics: pure, and far from the GPU."""
+"""String logic shared by rewards, metrics and sentences: pure, and far from the GPU."""
 
 from __future__ import annotations
 
+import math
 import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _TOKEN = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+(?:['’-][^\W\u3400-\u9fff]+)*")
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "。，！？；：、“”‘’（）《》…")
@@ -40,7 +41,39 @@ def overlap_f1(answer: Sequence[str], reference: Sequence[str]) -> float:
     return 2 * common / (len(answer) + len(reference))
 
 
-def shortened(text: str) -> str:
-    """A text in quotes on one line of at most 60 characters, for a sentence about it."""
+def shortened(text: str, length: int = 60) -> str:
+    """A text on one line of at most `length` characters; an ellipsis stands for what is left out.
+
+    >>> shortened("The child reads\\na book.", 12)
+    'The child r…'
+    """
     line = " ".join(text.split())
-    return f"'{line}'" if len(line) <= 60 else f"'{line[:57]}…'"
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def quoted(text: str) -> str:
+    """A text in quotes, shortened, for a sentence about it."""
+    return f"'{shortened(text)}'"
+
+
+def number(value: float, places: int = 3, signed: bool = False) -> str:
+    """A number as a person reads it, with a real minus sign; a dash for NaN and infinity.
+
+    >>> number(-1234.5, 1)
+    '−1,234.5'
+    """
+    if not math.isfinite(value):
+        return "–"
+    value = round(value, places) + 0.0  # no minus zero
+    return f"{value:{'+' if signed else ''},.{places}f}".replace("-", "−")
+
+
+def interval(estimate: Mapping[str, float], signed: bool = False) -> tuple[str, str]:
+    """The value of an estimate `{"value": …, "low": …, "high": …}` and its interval, to as many places; no interval of NaN.
+
+    >>> interval({"value": 0.8431, "low": 0.82, "high": 0.86})
+    ('0.843', '[0.820, 0.860]')
+    """
+    places = 3 if max(abs(estimate["low"]), abs(estimate["high"])) < 10 else 1
+    bounds = f"[{number(estimate['low'], places)}, {number(estimate['high'], places)}]"
+    return number(estimate["value"], places, signed), bounds if math.isfinite(estimate["value"]) else ""

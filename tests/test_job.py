@@ -52,7 +52,6 @@ def test_a_source_too_few_or_too_many_is_told(source):
 def test_where_no_data_are_named_each_recipe_has_what_the_profile_says(monkeypatch):
     jobs = []
     monkeypatch.setattr("rlrecipes.__main__.run_stages", lambda job, *rest: jobs.append(job))
-    monkeypatch.setattr("rlrecipes.__main__.end_force", lambda job: None)
     assert main(["reward", TWO]) == 0
     assert jobs[0].data.source == "built-in+built-in"
     assert jobs[0].tasks.keys() == {"translation", "dialogue"}

@@ -1,9 +1,13 @@
 """Every setting takes effect or is refused."""
 
+import ast
 import dataclasses
+import inspect
+from itertools import pairwise
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from conftest import ROOT
 
 from rlrecipes.errors import UserError
 from rlrecipes.profile import REFUSED, Profile, load_profile, profile_names, settings_of
@@ -83,16 +87,23 @@ def test_the_default_profile_is_there_and_in_4_bit():
         (["ppo.kl_horizon=5"], "no effect while ppo.kl_target is 0"),
         (["ppo.kl_target=6", "ppo.kl_horizon=12"], "could make ppo.kl_coef negative; take more than 12.8"),
         (["ppo.whiten_rewards=true", "ppo.num_mini_batches=16"], "needs mini-batches of 8 episodes at least"),
-        (["ppo.gamma=1.1"], "ppo.gamma is 1.1; it must be at most 1"),
+        (["ppo.gamma=1.1"], "^ppo.gamma=1.1: it must be at most 1$"),
         (["ppo.lam=2"], "at most 1"),
         (["sft.learning_rate=0"], "greater than 0"),
         (["sft.learning_rate=inf"], "finite"),
         (["sft.weight_decay=-1"], "0 or more"),
-        (["ppo.temperature=0"], "greater than 0"),
+        (["ppo.temperature=0"], "0.01 or more"),
         (["ppo.total_episodes=-5"], "greater than 0"),
         (["ppo.kl_coef=-0.1"], "0 or more"),
         (["sft.max_steps=1.5"], "a whole number"),
         (["evaluate.limit=1e3"], "a whole number"),
+        (["sft.max_steps=true"], "a whole number"),
+        (["sft.learning_rate=True"], "a number"),
+        (["sft.gradient_checkpointing=yes"], "true or false"),
+        (["ppo.kl_coef=nan"], "a finite number"),
+        (["lora.lora_dropout=1"], "less than 1"),
+        (["lora.lora_dropout=-0.1"], "0 or more"),
+        (["base.seed=4294967296"], "at most 4294967295"),
     ],
 )
 def test_a_contradiction_is_refused(overrides, said):
@@ -116,25 +127,106 @@ def test_settings_are_flat():
     assert {name.partition(".")[0] for name in settings} == {"sft", "reward"}
 
 
-def test_every_training_setting_is_one_that_trl_knows_or_is_ours():
+def attributes(folder):
+    """Every name that code of ours reads as an attribute."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.py"))]
+    return {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+
+def marked(table):
+    """The fields of a table whose text begins with "Ours"."""
+    body = ast.parse(inspect.getsource(type(table))).body[0].body
+    pairs = [(field, text) for field, text in pairwise(body) if isinstance(field, ast.AnnAssign)]
+    return {field.target.id for field, text in pairs if ast.unparse(text).strip("'\"").startswith("Ours")}
+
+
+def test_every_training_setting_is_one_that_trl_knows_or_is_marked_as_ours_and_read_by_us():
     from trl import RewardConfig, SFTConfig
 
     from rlrecipes.policy.trainer import PPOConfig
-    from rlrecipes.stages import ppo, reward
 
     profile = load_profile("tiny")
-    for table, config, ours in (
-        (profile.sft, SFTConfig, set()),
-        (profile.reward, RewardConfig, reward.OURS),
-        (profile.ppo, PPOConfig, ppo.OURS),
-    ):
-        known = {field.name for field in dataclasses.fields(config)}
-        assert not ours & known
-        assert {field.name for field in dataclasses.fields(table)} <= known | ours
+    for table, config in ((profile.sft, SFTConfig), (profile.reward, RewardConfig), (profile.ppo, PPOConfig)):
+        lacking = {field.name for field in dataclasses.fields(table)} - {f.name for f in dataclasses.fields(config)}
+        assert marked(table) == lacking
+        assert lacking <= attributes(ROOT / "rlrecipes")
 
 
-def test_half_a_step_is_refused_in_a_profile_file_too(tmp_path, monkeypatch):
-    (tmp_path / "mine.toml").write_text("[sft]\nmax_steps = 1.5\n[reward]\nmax_steps = 2\n")
+def test_only_what_a_configuration_of_trl_knows_is_handed_to_it(tmp_path):
+    from transformers import TrainingArguments
+    from trl import RewardConfig
+
+    from rlrecipes.policy.trainer import PPOConfig
+    from rlrecipes.run.resume import training_arguments
+
+    profile = load_profile("tiny", ["reward.center_rewards_coefficient=0.5"])
+    ppo = training_arguments(PPOConfig, profile.ppo, tmp_path, 0)
+    assert {key for key in settings_of(profile, "ppo") if key.removeprefix("ppo.") not in ppo} == {
+        *("ppo.kl_target", "ppo.kl_horizon", "ppo.kl_stop", "ppo.value", "ppo.reward_clip"),
+    }
+    assert training_arguments(RewardConfig, profile.reward, tmp_path, 0)["center_rewards_coefficient"] == 0.5
+    assert "center_rewards_coefficient" not in training_arguments(TrainingArguments, profile.reward, tmp_path, 0)
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """Loads a profile `mine` of this text."""
     monkeypatch.setattr("rlrecipes.profile.PROFILES", tmp_path)
-    with pytest.raises(UserError, match=r"max_steps.*whole number"):
-        load_profile("mine")
+
+    def load(text, overrides=()):
+        (tmp_path / "mine.toml").write_text(text + "\n[sft]\nmax_steps = 2\n[reward]\nmax_steps = 2\n")
+        return load_profile("mine", overrides)
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[ppo]\nwarmup_steps = 1.5", "profile 'mine', table [ppo], 'warmup_steps' is 1.5; it must be a whole number"),
+        ("[ppo]\nkl_coef = -1", "profile 'mine', table [ppo], 'kl_coef' is -1; it must be 0 or more"),
+        (
+            "[model]\ndtype = 'int8'",
+            "profile 'mine', table [model], 'dtype' is 'int8'; it must be one of float32, bfloat16",
+        ),
+        ("[track]\nproject = true", "profile 'mine', table [track], 'project' is True; it must be a text"),
+        ("[ppo]\nwhiten_rewards = 1", "profile 'mine', table [ppo], 'whiten_rewards' is 1; it must be true or false"),
+        ("[ppo]\nkl_coef = true", "profile 'mine', table [ppo], 'kl_coef' is 'True'; it must be a number"),
+        (
+            "[ppo]\nresponse_length = true",
+            "profile 'mine', table [ppo], 'response_length' is 'True'; it must be a whole number",
+        ),
+        ("[ppo]\nkl_cof = 1", "profile 'mine', table [ppo]: there is no setting 'kl_cof'; did you mean 'kl_coef'?"),
+        ("descripton = 'a'", "profile 'mine': there is no setting 'descripton'; did you mean 'description'?"),
+        ("ppo = 5", "profile 'mine', 'ppo' is 5; it must be a table"),
+    ],
+)
+def test_a_fault_of_a_profiles_file_names_profile_and_table(file, text, said):
+    with pytest.raises(UserError) as error:
+        file(text)
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["ppo.kl_coef=low"], "ppo.kl_coef=low: it must be a number"),
+        (["ppo.kl_coef=-1"], "ppo.kl_coef=-1: it must be 0 or more"),
+        (["ppo.kl_coef=1", "ppo.kl_coef=-2"], "ppo.kl_coef=-2: it must be 0 or more"),
+        (["model.dtype=int8"], "model.dtype=int8: it must be one of float32, bfloat16"),
+    ],
+)
+def test_a_bad_override_is_told_as_the_user_wrote_it(file, overrides, said):
+    with pytest.raises(UserError) as error:
+        file("[ppo]\nkl_coef = 0.5", overrides)
+    assert str(error.value) == said
+
+
+def test_an_override_takes_the_place_of_a_bad_value_in_the_file(file):
+    assert file("[ppo]\nkl_coef = -1", ["ppo.kl_coef=1"]).ppo.kl_coef == 1
+
+
+def test_a_file_may_write_a_whole_number_as_a_float_and_a_text_as_a_number(file):
+    profile = file("[ppo]\ntotal_episodes = 1e3\n[memory]\ncard = 24")
+    assert (profile.ppo.total_episodes, profile.memory.card) == (1000, "24")
+    assert isinstance(profile.ppo.total_episodes, int)

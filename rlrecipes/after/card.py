@@ -18,15 +18,8 @@ from rlrecipes.after.finished import Trained
 from rlrecipes.hub.reach import is_hub_id, is_local
 from rlrecipes.recipe import BUILT_IN, is_hub
 from rlrecipes.run.folder import make
-
-NAMES = {"base": "base", "sft": "SFT", "ppo": "PPO"}
-
-
-MADE = {
-    "sft": "by supervised fine-tuning (SFT) on the demonstrations",
-    "ppo": "by supervised fine-tuning (SFT) and then by PPO against the recipe's reward",
-}
-
+from rlrecipes.run.stages import POLICIES, below
+from rlrecipes.text import interval
 
 LOAD = """\
 import torch
@@ -102,8 +95,8 @@ def card(trained: Trained, policy: str, merged: Merged | None, repository: str |
     summary = trained.recipe.summary
     parts = [
         _front(trained, policy),
-        f"# {trained.recipe.name}, {NAMES[policy]} policy",
-        f"A LoRA adapter made with rlrecipes on TRL, {MADE[policy]}. The task: {summary}.",
+        f"# {trained.recipe.name}, {POLICIES[policy].title} policy",
+        f"A LoRA adapter made with rlrecipes on TRL, {POLICIES[policy].training}. The task: {summary}.",
         "## Use",
         f"```python\n{_load(trained, repository, folder)}\n```",
         *_base(trained),
@@ -125,7 +118,7 @@ def _front(trained: Trained, policy: str) -> str:
         lines.append("license: apache-2.0")
     if not trained.embedded and public(trained.model.name) == trained.model.name:
         lines.append(f"base_model: {trained.model.name}")
-    tags = ["rlrecipes", "trl", "lora", *(["ppo"] if policy == "ppo" else [])]
+    tags = ["rlrecipes", "trl", "lora", *([policy] if policy != "sft" else [])]
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 
@@ -201,17 +194,18 @@ def _results(trained: Trained, policy: str) -> list[str]:
     evaluated = trained.records.get("evaluate")
     if evaluated is None:
         return [f"Not evaluated yet; `{make('evaluate', trained.run)}`, then export again."]
-    policies = [name for name in NAMES if name in evaluated["metrics"] and (name != "ppo" or policy == "ppo")]
+    policies = [name for name in list(POLICIES)[: list(POLICIES).index(policy) + 1] if name in evaluated["metrics"]]
     names = list(evaluated["metrics"][policy])
     rows = [[f"`{name}`", *(_estimate(evaluated["metrics"][p].get(name)) for p in policies)] for name in names]
-    table = _table(["metric", *(NAMES[name] for name in policies)], rows)
+    table = _table(["metric", *(POLICIES[name].title for name in policies)], rows)
     said = [
         f"Greedy answers to {evaluated['examples']} held-out prompts, with 95 % intervals; `{evaluated['headline']}` is the "
         "headline, `_sampled` is at temperature 1, `reward` is what PPO climbed."
     ]
-    if policy == "ppo":
-        gain = evaluated["comparisons"]["ppo_over_sft"]["gain"]
-        said.append(f"PPO over SFT, in pairs: {_estimate(gain, signed=True)} `{evaluated['headline']}`.")
+    over = POLICIES[policy].over
+    if over and (pair := evaluated["comparisons"].get(f"{policy}_over_{over}")) and POLICIES[over].stage:
+        titles = f"{POLICIES[policy].title} over {POLICIES[over].title}"
+        said.append(f"{titles}, in pairs: {_estimate(pair['gain'], signed=True)} `{evaluated['headline']}`.")
     measured = trained.records.get("reward", {}).get("metrics", {})
     if accuracy := measured.get("accuracy"):
         said.append(f"The reward model's accuracy on held-out comparisons: {_estimate(accuracy)}.")
@@ -231,12 +225,11 @@ def _reward(trained: Trained) -> str:
 
 
 def _training(trained: Trained, policy: str) -> list[str]:
-    stages = [
-        name for name in ("sft", "reward", "ppo") if name in trained.records and (policy == "ppo" or name == "sft")
-    ]
-    last = trained.records[policy]
+    made = str(POLICIES[policy].stage)
+    stages = [name for name in (*below(made), made) if name in trained.records]
+    last = trained.records[made]
     facts = [
-        *([["reward model", _reward(trained)]] if policy == "ppo" else []),
+        *([["reward model", _reward(trained)]] if "reward" in below(made) else []),
         ["seed", str(last["seed"])],
         ["seconds", ", ".join(f"{stage} {trained.records[stage]['seconds']:.0f}" for stage in stages)],
         ["finished", str(last["finished"])],
@@ -268,11 +261,8 @@ def _public_data(source: str) -> str:
     return source if source == BUILT_IN or is_hub(source) else Path(source).absolute().name
 
 
-def _estimate(interval: Mapping[str, float] | None, signed: bool = False) -> str:
-    if interval is None:
-        return "–"
-    sign = "+" if signed else ""
-    return f"{interval['value']:{sign}.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+def _estimate(found: Mapping[str, float] | None, signed: bool = False) -> str:
+    return "–" if found is None else " ".join(interval(found, signed)).strip()
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> str:

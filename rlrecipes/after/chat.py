@@ -26,17 +26,14 @@ from peft import PeftModel
 
 from rlrecipes.after.finished import Trained
 from rlrecipes.errors import UserError
-from rlrecipes.model.adapters import adapter, load_adapter
+from rlrecipes.model.adapters import adapter, load_policies
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import check_model, load_causal, window
 from rlrecipes.model.sampling import sample
 from rlrecipes.model.tokens import decode, encode_prompt, open_tokenizer, pad_left
-from rlrecipes.profile import Profile, RewardSettings
 from rlrecipes.recipe import Message, Prompt
-from rlrecipes.reward.model import Scorer, load_score_head, open_scorer, score_answers, shares_base
-
-ROLES = {"base": None, "sft": "reference", "ppo": "policy"}
-
+from rlrecipes.reward.model import Scorer, open_learned
+from rlrecipes.run.stages import POLICIES
 
 COMMANDS = "/policy {}, /clear, /quit"
 
@@ -93,7 +90,7 @@ class Voice:
         pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         stream = Stream(self.tokenizer, on_text)
         query = pad_left([ids], pad).to(device())
-        with adapter(self.model, ROLES[policy]):
+        with adapter(self.model, POLICIES[policy].role):
             tokens = sample(self.model, query, pad, eos, length, self.temperature, on_tokens=stream.add).tokens[0]
         text = stream.end()
         reward = None
@@ -141,22 +138,9 @@ def load_voice(trained: Trained, temperature: float) -> Voice:
     _ = trained.prompts  # read now, so that damage is not taken for a fault of what is asked
     check_model(base)
     tokenizer = open_tokenizer(base)
-    model = load_adapter(load_causal(base, trained.model, tokenizer), run.stage("sft") / "adapter", "reference")
-    if "ppo" in trained.policies:
-        model = load_adapter(model, run.stage("ppo") / "adapter", "policy")
-    scorer = _scorer(trained, model, tokenizer) if trained.learned else None
+    model = load_policies(load_causal(base, trained.model, tokenizer), run, trained.policies)
+    scorer = open_learned(run.stage("reward"), model, tokenizer, trained.model, 1)[1] if trained.learned else None
     return Voice(trained, model.eval(), tokenizer, scorer, window(base, trained.model), temperature)
-
-
-def _scorer(trained: Trained, model: PeftModel, tokenizer: Any) -> Scorer:
-    """The reward model's scores: an adapter of the policies' base, or a model beside it."""
-    folder = trained.run.stage("reward")
-    if shares_base(folder):
-        load_adapter(model, folder / "adapter", "reward")
-        head = load_score_head(folder)
-        return lambda pairs: score_answers(model, head, tokenizer, pairs, 1)
-    settings = RewardSettings(model=trained.records["reward"]["settings"]["reward.model"])
-    return open_scorer(folder, Profile(trained.run.name, model=trained.model, reward=settings), 1)
 
 
 # In the terminal.
@@ -192,8 +176,8 @@ def opening(voice: Voice, policy: str) -> str:
     trained = voice.trained
     how = f"temperature {voice.temperature:g}" if voice.temperature else "greedy"
     lines = [f"{trained.recipe.name}: {policy} of {trained.run.folder}, {how}"]
-    if "ppo" not in trained.policies:
-        lines.append(trained.missing())
+    if missing := trained.missing():
+        lines.append(missing)
     if voice.scorer is None:
         lines.append("no reward is shown: this run has no reward model")
     if trained.prompts:

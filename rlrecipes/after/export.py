@@ -28,6 +28,7 @@ from rlrecipes.model.tokens import PLAIN_TEMPLATE, decode, encode, encode_prompt
 from rlrecipes.recipe import user
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import locked, make
+from rlrecipes.run.stages import POLICIES
 
 CHECKED = 8
 """Prompts on which logits are compared."""
@@ -90,7 +91,8 @@ def _adapter(trained: Trained, policy: str, base: str, told: str, folder: Path) 
 
     Returns the tokenizer as training had it.
     """
-    source, again = trained.run.stage(policy) / "adapter", make(policy, trained.run)
+    stage = str(POLICIES[policy].stage)
+    source, again = trained.run.stage(stage) / "adapter", make(stage, trained.run)
     config = _read(source / ADAPTER, lambda path: LoraConfig.from_pretrained(path.parent), again)
     weights = _read(source / ADAPTER_WEIGHTS, load_file, again)
     config.task_type, config.inference_mode = "CAUSAL_LM", True

@@ -17,10 +17,8 @@ from typing import Any
 from rlrecipes.errors import UserError
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import BUILT_IN, Message, Prompt, Recipe, unknown
-from rlrecipes.run.folder import STAGES, Run, make, read_json
-
-POLICIES = ("base", "sft", "ppo")
-
+from rlrecipes.run.folder import Run, make, read_json
+from rlrecipes.run.stages import POLICIES, STAGES
 
 RECORDED = ("data", "finished", "git_commit", "metrics", "seconds", "seed", "versions")
 """What every stage records."""
@@ -46,21 +44,25 @@ class Trained:
             UserError: there is no such policy, or it has not been trained; the sentence has the command that does.
         """
         if asked is None:
-            return "ppo" if "ppo" in self.records else "sft"
+            return self.policies[-1]
         if asked not in POLICIES:
-            raise UserError(unknown("policy", asked, POLICIES, f"there are {', '.join(POLICIES)}"))
+            raise UserError(unknown("policy", asked, list(POLICIES), f"there are {', '.join(POLICIES)}"))
         if asked not in self.policies:
-            raise UserError(f"{self.missing()}, or choose POLICY=sft")
+            raise UserError(f"{self._without(asked)}, or choose POLICY={self.policies[-1]}")
         return asked
 
     @property
     def policies(self) -> tuple[str, ...]:
         """Those that can answer."""
-        return tuple(policy for policy in POLICIES if policy == "base" or policy in self.records)
+        return tuple(name for name, policy in POLICIES.items() if policy.stage is None or policy.stage in self.records)
 
-    def missing(self) -> str:
-        """Which policy is not there yet, and the command that makes it."""
-        return f"PPO has not been run in {self.run.folder}; make it with `{make('ppo', self.run)}`"
+    def missing(self) -> str | None:
+        """Which policy is not there yet, and the command that makes it; None where all are."""
+        return next((self._without(name) for name in POLICIES if name not in self.policies), None)
+
+    def _without(self, policy: str) -> str:
+        title, stage = POLICIES[policy].title, str(POLICIES[policy].stage)
+        return f"{title} has not been run in {self.run.folder}; make it with `{make(stage, self.run)}`"
 
     @property
     def learned(self) -> bool:

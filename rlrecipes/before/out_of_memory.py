@@ -12,18 +12,10 @@ from typing import Any
 import torch
 
 from rlrecipes.before.decoder import read_config
-from rlrecipes.before.plan import BATCH, GIB, needs
+from rlrecipes.before.plan import GIB, needs
 from rlrecipes.errors import UserError
 from rlrecipes.profile import Profile
-
-LOWER = {
-    "sft": ("model.max_length",),
-    "reward": ("model.max_length",),
-    "ppo rollout": ("ppo.response_length", "model.max_length"),
-    "ppo update": ("ppo.response_length", "model.max_length"),
-    "evaluate": ("ppo.response_length", "model.max_length"),
-}
-"""What else a phase's need grows with, beside its batch (`plan.BATCH`)."""
+from rlrecipes.run.stages import phases
 
 
 def halved(profile: Profile, phase: str) -> tuple[Profile, dict[str, tuple[int, int]]] | None:
@@ -31,7 +23,7 @@ def halved(profile: Profile, phase: str) -> tuple[Profile, dict[str, tuple[int, 
 
     None where it cannot be halved.
     """
-    table, key = BATCH[phase].split(".")
+    table, key = phases()[phase].batch.split(".")
     settings = getattr(profile, table)
     size = getattr(settings, key)
     changes = {key: size // 2}
@@ -47,10 +39,10 @@ def halved(profile: Profile, phase: str) -> tuple[Profile, dict[str, tuple[int, 
 
 def out_of_memory(profile: Profile, phase: str, learned: bool) -> UserError:
     """The sentence for a person whose card was too small."""
-    settings = [BATCH[phase], *LOWER[phase]]
-    lower = [f"{name}={_value(profile, name)}" for name in settings]
-    if phase in ("sft", "reward", "ppo update") and not _value(profile, f"{phase.split()[0]}.gradient_checkpointing"):
-        lower.append(f"set {phase.split()[0]}.gradient_checkpointing=true")
+    table, _, key = (batch := phases()[phase].batch).partition(".")
+    lower = [f"{name}={_value(profile, name)}" for name in (batch, *phases()[phase].lower)]
+    if key == "per_device_train_batch_size" and not _value(profile, f"{table}.gradient_checkpointing"):
+        lower.append(f"set {table}.gradient_checkpointing=true")
     *others, last = lower
     return UserError(
         f"out of memory in the phase '{phase}'{_planned(profile, phase, learned)}; lower {', '.join(others)} or {last}"

@@ -20,6 +20,7 @@ from rlrecipes.errors import UserError
 from rlrecipes.profile import Profile
 from rlrecipes.recipe import unknown
 from rlrecipes.reward.source import model_beside
+from rlrecipes.run.stages import phases
 
 GIB = 1 << 30
 
@@ -86,13 +87,7 @@ class Need:
         return sum(self.roles.values())
 
 
-BATCH = {
-    "sft": "sft.per_device_train_batch_size",
-    "reward": "reward.per_device_train_batch_size",
-    "ppo rollout": "ppo.local_rollout_forward_batch_size",
-    "ppo update": "ppo.per_device_train_batch_size",
-    "evaluate": "evaluate.batch_size",
-}
+BATCH = {name: phase.batch for name, phase in phases().items()}
 """The setting that a phase's need grows with."""
 
 
@@ -142,14 +137,14 @@ def moments(
         _check_targets(shape, profile)
     sizes = _Sizes(shape, profile, longest or lengths(shape, profile), device, learned)
     sizes = dataclasses.replace(sizes, beside=_beside(sizes))
-    phases: dict[str, Callable[[_Sizes], Iterator[Need]]] = {
+    by_phase: dict[str, Callable[[_Sizes], Iterator[Need]]] = {
         "sft": _sft,
         "reward": _reward,
         "ppo rollout": _rollout,
         "ppo update": _update,
         "evaluate": _evaluate,
     }
-    return {phase: list(found(sizes)) for phase, found in phases.items() if phase != "reward" or learned}
+    return {phase: list(found(sizes)) for phase, found in by_phase.items() if phase != "reward" or learned}
 
 
 def _targets(profile: Profile) -> list[str]:

@@ -29,11 +29,12 @@ from rlrecipes.data.files import Row, read
 from rlrecipes.data.layouts import Record, hub_record, missing_column
 from rlrecipes.data.load import finished
 from rlrecipes.data.split import HELD_OUT, at_most, check_enough, one_in_five, unique, without_prompts_of
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, first_line
 from rlrecipes.hub.reach import reach_data
 from rlrecipes.recipe import HUB, Data, Example, HubSet, Recipe, Service, unknown
 from rlrecipes.run.console import bar, say
 from rlrecipes.run.folder import locked, read_json, write_json
+from rlrecipes.text import shortened
 
 TOLD = {"revision", "rows", "passed_over", "licence"}
 """What is recorded of kept rows, beside what decides which they are."""
@@ -184,7 +185,7 @@ def _write(path: Path, hub_set: HubSet, split: str, place: str, revision: str | 
     except UserError:
         raise
     except Exception as error:  # of whatever stands between the set and us
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = shortened(first_line(error), 200)
         raise UserError(
             f"cannot fetch {hub_set.id}, {split}: {reason}; give the same command again, or its files as DATA=<folder>"
         ) from error

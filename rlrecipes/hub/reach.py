@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.run.console import say
+from rlrecipes.text import shortened
 
 SECONDS = 1.2
 """That the hub has to answer; with the start of Python and the imports it stays below two."""
@@ -122,7 +123,7 @@ def _commit(kind: Kind, id: str, revision: str | None) -> str:
     except RevisionNotFoundError:
         raise UserError(f"{named} has no revision '{revision}'; name a branch, a tag or a commit after @") from None
     except Exception as error:  # whatever HTTP library there is below, and whatever stands between us and the hub
-        raise _NoAnswerError(f"the hub cannot be reached ({first_line(error)[:120]})") from error
+        raise _NoAnswerError(f"the hub cannot be reached ({shortened(first_line(error), 120)})") from error
     return str(info.sha)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from rlrecipes.errors import UserError, first_line
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.model.forward import causal
 from rlrecipes.profile import LoraSettings
+from rlrecipes.run.folder import Run
+from rlrecipes.run.stages import POLICIES
 
 
 def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
@@ -62,6 +64,18 @@ def load_adapter(model: Any, folder: Path, name: str) -> PeftModel:
         model = PeftModel(model, config, adapter_name=name)
     copy_lora(model, folder, name)
     add_in_place(model, name)
+    return model
+
+
+def load_policies(model: Any, run: Run, policies: Iterable[str]) -> PeftModel:
+    """The base with the adapter of each of a run's `policies` under its role.
+
+    Raises:
+        UserError: an adapter is damaged, or does not fit the base.
+    """
+    for policy in (POLICIES[name] for name in policies):
+        if policy.stage and policy.role:
+            model = load_adapter(model, run.stage(policy.stage) / "adapter", policy.role)
     return model
 
 

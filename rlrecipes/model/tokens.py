@@ -22,7 +22,7 @@ from rlrecipes.errors import UserError, first_line
 from rlrecipes.hub.reach import fetched_file, read_object
 from rlrecipes.model.eos import use_producible_eos
 from rlrecipes.recipe import Comparison, Example, Message, Prompt
-from rlrecipes.text import shortened
+from rlrecipes.text import quoted
 
 if TYPE_CHECKING:
     import torch
@@ -177,7 +177,7 @@ def prompt_text(tokenizer: Any, prompt: Prompt) -> str:
             return prompt_text(tokenizer, (Message("user", f"{system.content}\n\n{first.content}"), *rest))
         roles = ", ".join(message.role for message in prompt)
         raise UserError(
-            f"the model's chat template refuses the prompt {shortened(prompt[-1].content)} with the turns {roles}: "
+            f"the model's chat template refuses the prompt {quoted(prompt[-1].content)} with the turns {roles}: "
             f"{first_line(refused)}; mend or leave out such rows, or choose another model"
         ) from None
 

@@ -28,12 +28,10 @@ STEPS = (
 
 @dataclass(frozen=True)
 class Plot:
-    """A curve, laid out in the `width` times `height` units of an SVG drawing and as a line of block characters."""
+    """A curve, laid out in the `width` times `height` units of an SVG drawing."""
 
     title: str
     note: str
-    first: str
-    last: str
     words: str
     """The curve, for who cannot see it."""
     width: int
@@ -45,7 +43,6 @@ class Plot:
     rules: Sequence[tuple[float, str]]
     """Height and label of each horizontal rule."""
     steps: tuple[int, int]
-    blocks: str
 
 
 # curves
@@ -92,8 +89,6 @@ def _plot(rows: Sequence[Mapping[str, float]], key: str, title: str, note: str, 
     return Plot(
         title=title,
         note=note,
-        first=first,
-        last=last,
         words=f"{title}, {note}: from {first} to {last}, at least {min(values):.4g}, at most {max(values):.4g}",
         width=width,
         height=height,
@@ -101,7 +96,6 @@ def _plot(rows: Sequence[Mapping[str, float]], key: str, title: str, note: str, 
         trend=polyline(_moving_mean(values, window)) if window > 1 else "",
         rules=[(place(steps[0], tick)[1], label) for tick, label in _ticks(low, high, 3 if small else 5)],
         steps=(steps[0], steps[-1]),
-        blocks=_blocks(values),
     )
 
 
@@ -117,14 +111,6 @@ def _ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
 
 def _moving_mean(values: Sequence[float], window: int) -> list[float]:
     return [fmean(values[max(0, i - window) : i + window + 1]) for i in range(len(values))]
-
-
-def _blocks(values: Sequence[float], width: int = 24) -> str:
-    """A sparkline: the means of up to `width` equal parts, as block characters."""
-    parts = min(width, len(values))
-    means = [fmean(values[i * len(values) // parts : (i + 1) * len(values) // parts]) for i in range(parts)]
-    low, high = _range(means)
-    return "".join("▁▂▃▄▅▆▇█"[round((mean - low) / (high - low) * 7)] for mean in means)
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

@@ -6,10 +6,11 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlrecipes.errors import UserError
-from rlrecipes.run.folder import STAGES, Run
+from rlrecipes.run.folder import Run
+from rlrecipes.run.stages import POLICIES, STAGES, Policy
 
 Records = Mapping[str, Mapping[str, Any]]
 """The `done.json` of each finished stage."""
@@ -30,9 +31,23 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is damaged; delete the folder {path.parent} and make the stage again") from None
 
 
-def ppo_over_sft(records: Records) -> Mapping[str, Mapping[str, float]]:
-    found: Mapping[str, Any] = records.get("evaluate", {}).get("comparisons", {}).get("ppo_over_sft", {})
-    return found
+class Pair(NamedTuple):
+    """The last policy of the table that has been trained, beside the one that it is compared with."""
+
+    name: str
+    policy: Policy
+    over: Policy
+    measures: Mapping[str, Mapping[str, float]]
+    """What evaluation found of the two, such as `gain`; nothing before it."""
+
+
+def last_pair(records: Records) -> Pair:
+    """PPO over SFT, unless a later policy has been evaluated."""
+    comparisons = records.get("evaluate", {}).get("comparisons", {})
+    compared = {name: policy for name, policy in POLICIES.items() if f"{name}_over_{policy.over}" in comparisons}
+    name = [*compared, *([] if compared else POLICIES)][-1]
+    over = str(POLICIES[name].over)
+    return Pair(name, POLICIES[name], POLICIES[over], comparisons.get(f"{name}_over_{over}", {}))
 
 
 def headline_value(records: Records, policy: str) -> Mapping[str, float] | None:

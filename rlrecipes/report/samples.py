@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from rlrecipes.report.records import Pair
+
 SHOWN = 3
 """Samples in each group."""
 
@@ -13,31 +15,37 @@ SHOWN = 3
 # samples
 
 
-def gain_groups(rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[tuple[str, Sequence[Mapping[str, Any]]]]]:
-    """A tally, and the same samples every time: where PPO gained most over SFT, the middle, and where it lost most."""
+def gain_groups(
+    rows: Sequence[Mapping[str, Any]], pair: Pair
+) -> tuple[str, list[tuple[str, Sequence[Mapping[str, Any]]]]]:
+    """A tally, and the same samples every time: where the policy gained most, the middle, and where it lost most."""
+    title, over = pair.policy.title, str(pair.policy.over)
     gains = [
-        (_gain(row, "headline"), _gain(row, "reward"), row) for row in rows if {"sft", "ppo"} <= {*row["policies"]}
+        (_gain(row, pair.name, over, "headline"), _gain(row, pair.name, over, "reward"), row)
+        for row in rows
+        if {pair.name, over} <= {*row["policies"]}
     ]
     if not gains:
         return "", []
     gains.sort(key=lambda gain: gain[:2], reverse=True)
     won, lost = (sum(sign * gain[0] > 0 for gain in gains) for sign in (1, -1))
     even = len(gains) - won - lost
-    tally = f"PPO scored higher than SFT on {won} of {len(gains)} prompts, the same on {even}, lower on {lost}."
+    counts = f"on {won} of {len(gains)} prompts, the same on {even}, lower on {lost}"
+    tally = f"{title} scored higher than {pair.over.title} {counts}."
     ordered = [row for *_, row in gains]
     best, worst = min(SHOWN, won), min(SHOWN, lost)
     rest = ordered[best : len(ordered) - worst]
     start = max(0, len(rest) - SHOWN) // 2
     groups = {
-        "Where PPO gained most": ordered[:best],
+        f"Where {title} gained most": ordered[:best],
         "In the middle": rest[start : start + SHOWN],
-        "Where PPO lost most": ordered[len(ordered) - worst :][::-1],
+        f"Where {title} lost most": ordered[len(ordered) - worst :][::-1],
     }
     return tally, [(title, shown) for title, shown in groups.items() if shown]
 
 
-def _gain(row: Mapping[str, Any], score: str) -> float:
-    return float(row["policies"]["ppo"][score] - row["policies"]["sft"][score])
+def _gain(row: Mapping[str, Any], policy: str, over: str, score: str) -> float:
+    return float(row["policies"][policy][score] - row["policies"][over][score])
 
 
 def training_samples(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:

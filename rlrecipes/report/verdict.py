@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from rlrecipes.report.numbers import Cell, estimate_cell
-from rlrecipes.report.records import Records, column, headline_value, ppo_over_sft
+from rlrecipes.report.records import Records, column, headline_value, last_pair
 
 FEWEST = 10
 """Held-out prompts below which a bootstrap interval says nothing that can be relied on."""
@@ -19,22 +19,26 @@ FEWEST = 10
 
 def verdict_of(records: Records) -> tuple[str, str]:
     """One sentence, and its tone: `better`, `worse` or `open`."""
-    evaluated, gain = records.get("evaluate", {}), ppo_over_sft(records).get("gain")
+    evaluated, pair = records.get("evaluate", {}), last_pair(records)
+    gain, title, other = pair.measures.get("gain"), pair.policy.title, pair.over.title
     if gain is None or not math.isfinite(gain["value"]):
-        return "PPO has not been compared with SFT.", "open"
+        return f"{title} has not been compared with {other}.", "open"
     if evaluated["examples"] < FEWEST:
         return (
-            f"{evaluated['examples']} held-out prompts are too few to compare PPO with SFT; take {FEWEST} at least.",
+            f"{evaluated['examples']} held-out prompts are too few to compare {title} with {other}; take {FEWEST} at least.",
             "open",
         )
     size, interval = estimate_cell({key: abs(gain[key]) if key == "value" else gain[key] for key in gain})
     measured = f"{evaluated['headline']} {interval} on {evaluated['examples']} held-out prompts"
     if gain["low"] > 0:
-        return f"PPO beats SFT by +{size} {measured}.", "better"
+        return f"{title} beats {other} by +{size} {measured}.", "better"
     if gain["high"] < 0:
-        return f"PPO is worse than SFT by −{size} {measured}.", "worse"
+        return f"{title} is worse than {other} by −{size} {measured}.", "worse"
     size = estimate_cell(gain, signed=True).value
-    return f"No difference between PPO and SFT could be shown: {size} {measured}; the interval contains 0.", "open"
+    return (
+        f"No difference between {title} and {other} could be shown: {size} {measured}; the interval contains 0.",
+        "open",
+    )
 
 
 def warnings(records: Records, updates: Sequence[Mapping[str, float]]) -> list[str]:
@@ -58,16 +62,17 @@ def warnings(records: Records, updates: Sequence[Mapping[str, float]]) -> list[s
     if spearman and not spearman["low"] > 0:
         interval = " ".join(estimate_cell(spearman))
         found.append(f"The reward model is not shown to follow the ratings: held-out rank correlation {interval}.")
-    base, ppo = (headline_value(records, policy) for policy in ("base", "ppo"))
-    if base and ppo and ppo["value"] < base["value"]:
-        values = f"{' '.join(estimate_cell(ppo))} against {' '.join(estimate_cell(base))}"
-        found.append(f"For all the training, PPO stays below the untrained base model: {values}.")
+    pair = last_pair(records)
+    base, last = (headline_value(records, policy) for policy in ("base", pair.name))
+    if base and last and last["value"] < base["value"]:
+        values = f"{' '.join(estimate_cell(last))} against {' '.join(estimate_cell(base))}"
+        found.append(f"For all the training, {pair.policy.title} stays below the untrained base model: {values}.")
     return found
 
 
 def hacking(records: Records) -> list[str]:
     """The reward went up and the headline did not: down for certain, or not shown to follow."""
-    pair = ppo_over_sft(records)
+    pair = last_pair(records).measures
     if not pair or not pair["reward_gain"]["low"] > 0 or not pair["gain"]["low"] <= 0:
         return []
     headline = records["evaluate"]["headline"]
@@ -75,7 +80,7 @@ def hacking(records: Records) -> list[str]:
     if pair["gain"]["high"] < 0:
         return [
             f"Reward hacking: the reward went up ({reward}) while {headline} went down ({gain}). "
-            "PPO found answers that the reward likes and that are worse."
+            f"{last_pair(records).policy.title} found answers that the reward likes and that are worse."
         ]
     return [
         f"The reward went up ({reward}) and {headline} did not follow ({gain}): look for reward hacking in the samples."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from rlrecipes.reward.model import RewardModel
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import Run, write_json
 from rlrecipes.run.resume import record_drops
+from rlrecipes.text import interval
 
 
 def accuracy(
@@ -97,8 +98,10 @@ def measure(job: Job, model: RewardModel, metrics: dict[str, Any]) -> dict[str, 
     for name, own in found.items():
         for measure in ("accuracy", "spearman"):
             if measure in own:
-                single = f"; of its own model {_interval(alone[name][measure])}" if measure in alone[name] else ""
-                say(f"  {name}: held-out {measure} {_interval(own[measure])}{single}")
+                single = (
+                    f"; of its own model {' '.join(interval(alone[name][measure]))}" if measure in alone[name] else ""
+                )
+                say(f"  {name}: held-out {measure} {' '.join(interval(own[measure]))}{single}")
     recipes = {name: {"shared": found[name], "single": alone[name]} for name in found}
     return {"metrics": metrics, "recipes": recipes}
 
@@ -126,7 +129,3 @@ def _agreement(model: RewardModel, data: Data, at_once: int) -> dict[str, Any]:
         ),
         **correlations([rating for rating, _ in rated], model.scores([row for _, row in rated], at_once)),
     }
-
-
-def _interval(found: Mapping[str, float]) -> str:
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"

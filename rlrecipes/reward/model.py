@@ -23,13 +23,14 @@ from transformers import AutoConfig, AutoTokenizer
 
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.hub.reach import ADAPTER_WEIGHTS
-from rlrecipes.model.adapters import adapter, stage_file
+from rlrecipes.model.adapters import adapter, load_adapter, stage_file
 from rlrecipes.model.forward import device, states_at
 from rlrecipes.model.loading import load_scorer, window
 from rlrecipes.model.tokens import PLAIN_TEMPLATE, encode, pad_right
-from rlrecipes.profile import ModelSettings, Profile
+from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import Message, Prompt
 from rlrecipes.reward.source import TOKENIZERS, RewardSource, find_reward_model
+from rlrecipes.run.folder import read_json
 
 
 @dataclass(frozen=True)
@@ -164,17 +165,29 @@ def load_beside(source: RewardSource, settings: ModelSettings) -> RewardModel:
     return RewardModel(model, _reader(tokenizer), tokenizer.pad_token_id, min(positions, tokenizer.model_max_length))
 
 
-def open_scorer(folder: Path, profile: Profile, batch_size: int) -> Scorer:
-    """The scores of a model that stands beside the policy's base, as the finished reward stage in `folder` scaled them."""
-    assert profile.reward.model is not None
-    model = load_beside(find_reward_model(profile.reward.model), profile.model)
-    mean, std = load_scale(folder)
+def open_learned(
+    folder: Path, model: PeftModel, tokenizer: Any, settings: ModelSettings, batch_size: int
+) -> tuple[ScoreHead | None, Scorer]:
+    """The learned reward that the finished reward stage in `folder` left, opened beside the roles on `model`.
+
+    An adapter of the base becomes the role `reward`, and its head comes as well, for who has the hidden states already; else
+    a second model is loaded, as `settings` say.
+
+    Raises:
+        UserError: a file is damaged, or the model beside cannot be loaded.
+    """
+    if shares_base(folder):
+        load_adapter(model, folder / "adapter", "reward")
+        head = load_score_head(folder)
+        return head, lambda pairs: score_answers(model, head, tokenizer, pairs, batch_size)
+    source = find_reward_model(read_json(folder / "done.json").get("settings", {})["reward.model"])
+    beside, (mean, std) = load_beside(source, settings), load_scale(folder)
 
     def score(pairs: Sequence[tuple[Prompt, str]]) -> list[float]:
-        rows = [model.cut(model.encode(prompt, answer)) for prompt, answer in pairs]
-        return [(score - mean) / std for score in model.scores(rows, batch_size)]
+        rows = [beside.cut(beside.encode(prompt, answer)) for prompt, answer in pairs]
+        return [(score - mean) / std for score in beside.scores(rows, batch_size)]
 
-    return score
+    return None, score
 
 
 def shares_base(folder: Path) -> bool:

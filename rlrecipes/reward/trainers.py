@@ -16,9 +16,6 @@ from rlrecipes.job import Job
 from rlrecipes.model.tokens import pad_right
 from rlrecipes.run.resume import Resumable, training_arguments
 
-OURS = {"objective", "model"}
-"""Settings of the `[reward]` table that TRL does not know."""
-
 
 class ResumableRewardTrainer(Resumable, RewardTrainer):
     """TRL's, going on from our checkpoints."""
@@ -37,7 +34,7 @@ class ResumableRegressionTrainer(Resumable, Trainer):
 def pairwise_trainer(
     job: Job, model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, callbacks: list[Any]
 ) -> ResumableRewardTrainer:
-    arguments = training_arguments(job.profile.reward, folder, job.seed, ours=OURS)
+    arguments = training_arguments(RewardConfig, job.profile.reward, folder, job.seed)
     return ResumableRewardTrainer(
         model,
         RewardConfig(**arguments, max_length=None, disable_dropout=False),
@@ -55,7 +52,7 @@ def regression_trainer(
         mask = pad_right([[1] * len(row) for row in ids], 0)
         return {"ids": pad_right(ids, tokenizer.pad_token_id), "mask": mask, "score": torch.tensor(scores)}
 
-    arguments = training_arguments(job.profile.reward, folder, job.seed, ours=OURS | {"center_rewards_coefficient"})
+    arguments = training_arguments(TrainingArguments, job.profile.reward, folder, job.seed)
     return ResumableRegressionTrainer(
         model,
         TrainingArguments(**arguments, remove_unused_columns=False),

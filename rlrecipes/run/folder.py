@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,10 @@ from typing import Any
 from rlrecipes.errors import UserError
 from rlrecipes.profile import profile_names
 from rlrecipes.run.console import say
+from rlrecipes.run.stages import STAGES, above
+from rlrecipes.text import shortened
 
-STAGES = ("sft", "reward", "ppo", "evaluate", "report")
-
-
-BEGUN, CHECKPOINTS, FORCED = "begun.json", "checkpoints", ".forced.json"
+BEGUN, CHECKPOINTS = "begun.json", "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -156,8 +155,6 @@ class Run:
 
     def _place(self, stage: str) -> None:
         draft, place = self.draft(stage), self.stage(stage)
-        if told := read_json(self.folder / FORCED):
-            write_json(self.folder / FORCED, {**told, "made": [*told["made"], stage]})
         _remove(draft / CHECKPOINTS)
         _remove(draft / BEGUN)
         # First, so that nothing ever stands on a replaced stage, or on one that was taken away.
@@ -168,28 +165,15 @@ class Run:
 
     def forget_above(self, stage: str) -> None:
         """Removes everything that stands on a stage, or was about to."""
-        for later in STAGES[STAGES.index(stage) + 1 :]:
+        for later in above(stage):
             _remove(self.stage(later))
             _remove(self.draft(later))
 
-    def force(self, stages: Sequence[str], under: Mapping[str, Any]) -> list[str]:
-        """Which of `stages` a command with FORCE=1 still has to make: all, or those it had left when it was interrupted.
-
-        It is the same command if it asks for the same stages `under` the same. Drafts of another one are dropped.
-        """
-        path = self.folder / FORCED
-        asked = json.loads(json.dumps({"stages": list(stages), "under": under}))
-        told = read_json(path)
-        if told.get("asked") == asked:
-            return [stage for stage in stages if stage not in told["made"]]
-        for stage in stages:
-            _remove(self.draft(stage))
-        write_json(path, {"asked": asked, "made": []})
-        return list(stages)
-
-    def forced(self) -> None:
-        """The command with FORCE=1 is through: given again, it makes everything again."""
-        _remove(self.folder / FORCED)
+    def remove(self, stage: str) -> None:
+        """Removes a stage, finished or begun, with all that stands on it."""
+        self.forget_above(stage)
+        _remove(self.stage(stage))
+        _remove(self.draft(stage))
 
 
 def make(target: str, run: Run) -> str:
@@ -303,13 +287,12 @@ class Stopwatch:
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     changed = [key for key in [*old, *(key for key in new if key not in old)] if old.get(key) != new.get(key)]
-    shown = [f"{key} = {_short(old.get(key))} where you now have {_short(new.get(key))}" for key in changed[:3]]
+    shown = [f"{key} = {_json(old.get(key))} where you now have {_json(new.get(key))}" for key in changed[:3]]
     return ", ".join(shown) + (f" and {len(changed) - 3} more differences" if len(changed) > 3 else "")
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _json(value: Any) -> str:
+    return shortened(json.dumps(value, ensure_ascii=False))
 
 
 TRL = "1.12.0"

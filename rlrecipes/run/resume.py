@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from rlrecipes.errors import UserError
 from rlrecipes.profile import PPOSettings, TrainingSettings
@@ -21,11 +20,12 @@ from rlrecipes.run.interrupts import finishing_first
 
 
 def training_arguments(
-    settings: TrainingSettings | PPOSettings, folder: Path, seed: int, ours: Collection[str] = ()
+    config: type[TrainingArguments], settings: TrainingSettings | PPOSettings, folder: Path, seed: int
 ) -> dict[str, Any]:
-    """A stage's table as keyword arguments of its TRL configuration, without the keys that are `ours`."""
+    """A stage's table as keyword arguments of its TRL configuration, without the settings that it lacks: those are ours."""
+    known = {field.name for field in dataclasses.fields(config)}
     table = dataclasses.asdict(settings).items()
-    arguments = {key: value for key, value in table if value is not None and key not in ours}
+    arguments = {key: value for key, value in table if value is not None and key in known}
     return arguments | {
         "output_dir": str(folder),
         "seed": seed,

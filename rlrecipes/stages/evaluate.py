@@ -16,22 +16,20 @@ from peft import PeftModel
 from rlrecipes.data.split import drawn
 from rlrecipes.job import Job
 from rlrecipes.metrics import Interval, estimate, mean_interval
-from rlrecipes.model.adapters import adapter, load_adapter
+from rlrecipes.model.adapters import adapter, load_policies
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import load_causal, prompt_window
 from rlrecipes.model.sampling import sample
 from rlrecipes.model.tokens import answer_length, decode, fitting_prompts, open_tokenizer, pad_left
 from rlrecipes.recipe import Example
-from rlrecipes.reward.model import Scorer, load_score_head, open_scorer, score_answers, shares_base
-from rlrecipes.reward.terms import score_term
+from rlrecipes.reward.model import Scorer, open_learned
+from rlrecipes.reward.terms import fresh, term_values, weighted_sum
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import bar
 from rlrecipes.run.interrupts import finishing_first
 from rlrecipes.run.resume import record_drops
+from rlrecipes.run.stages import POLICIES
 from rlrecipes.run.tracking import Tracker
-
-POLICIES = {"base": None, "sft": "reference", "ppo": "policy"}
-"""Each policy and the adapter that makes it."""
 
 
 def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
@@ -44,10 +42,11 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     dropped = record_drops("held-out prompts", len(held_out), len(prompts), longest)
     examples = [example for example, _ in prompts]
 
-    model = _load(job, model_name, tokenizer)
+    model = load_policies(load_causal(model_name, job.profile.model, tokenizer), job.run, POLICIES)
+    scorer = _scorer(job, model, tokenizer)
+    model.eval()  # a resumed stage may have nothing left to sample, which is what switched dropout off
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
     answers, sampled = _answer(job, model, tokenizer, [ids for _, ids in prompts], length, checkpoints)
-    scorer = _scorer(job, model, tokenizer)
     rewards = {policy: _rewards(job, scorer, answers[policy], examples) for policy in POLICIES}
 
     headline = job.metrics[0]
@@ -68,7 +67,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     }
     comparisons = {
         f"{better}_over_{worse}": _compared(scores, sampled_scores, rewards, better, worse)
-        for better, worse in (("sft", "base"), ("ppo", "sft"))
+        for better, worse in ((name, policy.over) for name, policy in POLICIES.items() if policy.over)
     }
     rows = [
         {
@@ -85,7 +84,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
     )
     _track(tracker, metrics, comparisons, rows)
-    adapters = {"sft": "../sft/adapter", "ppo": "../ppo/adapter"}
+    adapters = {name: f"../{policy.stage}/adapter" for name, policy in POLICIES.items() if policy.stage}
     return {
         "metrics": metrics,
         "headline": headline.name,
@@ -95,16 +94,6 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "too_long": dropped,
         "resumed": checkpoints.resumed,
     }
-
-
-def _load(job: Job, model_name: str, tokenizer: Any) -> PeftModel:
-    model = load_causal(model_name, job.profile.model, tokenizer)
-    model = load_adapter(model, job.run.stage("sft") / "adapter", "reference")
-    model = load_adapter(model, job.run.stage("ppo") / "adapter", "policy")
-    if job.recipe.reward.learned and shares_base(job.run.stage("reward")):
-        model = load_adapter(model, job.run.stage("reward") / "adapter", "reward")
-    model.set_adapter("policy")
-    return model.eval()  # a resumed stage may have nothing left to sample, which is what switched dropout off
 
 
 def _answer(
@@ -130,7 +119,7 @@ def _answer(
             torch.manual_seed(job.seed + start)  # the batch's own, so that no answer depends on what ran before it
             places = order[start : start + size]
             queries = pad_left([prompts[i] for i in places], pad).to(device())
-            with adapter(model, POLICIES[policy]):
+            with adapter(model, POLICIES[policy].role):
                 for kind, temperature in (("greedy", 0.0), ("sampled", 1.0)):
                     rows = sample(model, queries, pad, eos, length, temperature).tokens
                     for i, row in zip(places, rows, strict=True):
@@ -142,25 +131,22 @@ def _answer(
 
 
 def _scorer(job: Job, model: PeftModel, tokenizer: Any) -> Scorer | None:
-    """The learned part of the reward: from an adapter of the base, or from a model beside it."""
-    folder, size = job.run.stage("reward"), job.profile.evaluate.batch_size
+    """The learned part of the reward; None where it has none."""
     if not job.recipe.reward.learned:
         return None
-    if not shares_base(folder):
-        return open_scorer(folder, job.profile, size)
-    head = load_score_head(folder)
-    return lambda pairs: score_answers(model, head, tokenizer, pairs, size)
+    settings = job.profile
+    return open_learned(job.run.stage("reward"), model, tokenizer, settings.model, settings.evaluate.batch_size)[1]
 
 
 def _rewards(job: Job, scorer: Scorer | None, answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
     """The whole reward that PPO climbed, of each greedy answer (before clipping and the missing-EOS penalty)."""
-    total = [0.0] * len(answers)
-    for term in job.recipe.reward.terms:
-        total = [t + term.weight * v for t, v in zip(total, score_term(term, answers, examples), strict=True)]
+    reward = fresh(job.recipe.reward)
+    values = term_values(reward, answers, examples)
     if scorer is not None:
-        learned = scorer([(example.prompt, answer) for example, answer in zip(examples, answers, strict=True)])
-        total = [t + job.recipe.reward.learned * v for t, v in zip(total, learned, strict=True)]
-    return total
+        values["learned"] = scorer(
+            [(example.prompt, answer) for example, answer in zip(examples, answers, strict=True)]
+        )
+    return [weighted_sum(reward, dict(zip(values, row, strict=True))) for row in zip(*values.values(), strict=True)]
 
 
 def _compared(

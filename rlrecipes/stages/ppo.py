@@ -15,15 +15,14 @@ from rlrecipes.model.loading import load_causal, prompt_window
 from rlrecipes.model.tokens import answer_length, fitting_prompts, open_tokenizer
 from rlrecipes.policy.trainer import PPOConfig, SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
-from rlrecipes.reward.model import load_score_head, open_scorer, shares_base
+from rlrecipes.reward.model import open_learned
+from rlrecipes.reward.terms import fresh
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
 from rlrecipes.run.interrupts import finishing_first
 from rlrecipes.run.resume import check_rows, record_drops, training_arguments
 from rlrecipes.run.tracking import Tracker, progress, remove_printer
 
-OURS = {"value", "kl_target", "kl_horizon", "kl_stop", "reward_clip"}
-"""Settings of the `[ppo]` table that TRL does not know."""
 SAMPLES = 8
 
 
@@ -39,12 +38,12 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     check_rows("prompts", len(prompts), batch, "ppo.per_device_train_batch_size")
 
     sft, reward = job.run.stage("sft") / "adapter", job.run.stage("reward")
-    learned = bool(job.recipe.reward.learned)
-    shared = learned and shares_base(reward)
     model = load_adapter(load_causal(model_name, job.profile.model, tokenizer), sft, "policy")
     model = load_adapter(model, sft, "reference")
-    if shared:
-        model = load_adapter(model, reward / "adapter", "reward")
+    head, scorer = None, None
+    if job.recipe.reward.learned:
+        head, scorer = open_learned(reward, model, tokenizer, job.profile.model, settings.per_device_train_batch_size)
+    shared = head is not None
     if settings.value == "adapter":
         model = load_adapter(model, reward / "adapter" if shared else sft, "value")
     model.set_adapter("policy")
@@ -56,14 +55,12 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         model=model,
         tokenizer=tokenizer,
         prompts=prompts,
-        reward=job.recipe.reward,
-        head=load_score_head(reward) if shared else None,
+        reward=fresh(job.recipe.reward),
+        head=head,
         settings=settings,
         samples=fitting_prompts(tokenizer, drawn(SAMPLES, job.data.held_out), longest),
         on_samples=lambda rows, step: tracker.table("samples", rows, step),
-        scorer=open_scorer(reward, job.profile, settings.per_device_train_batch_size)
-        if learned and not shared
-        else None,
+        scorer=None if shared else scorer,
         callbacks=[progress("ppo", tracker)],
     )
     remove_printer(trainer)
@@ -97,7 +94,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
 
 
 def _arguments(settings: PPOSettings, folder: Path, seed: int, length: int) -> PPOConfig:
-    arguments = training_arguments(settings, folder, seed, ours=OURS)
+    arguments = training_arguments(PPOConfig, settings, folder, seed)
     penalty = settings.missing_eos_penalty or None  # TRL wants a positive number or none
     return PPOConfig(
         **arguments

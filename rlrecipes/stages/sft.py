@@ -45,7 +45,9 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     model = add_lora(load_causal(model_name, job.profile.model, tokenizer), job.profile.lora, "CAUSAL_LM")
     trainer = ResumableSFTTrainer(
         model,
-        SFTConfig(**training_arguments(settings, folder, job.seed), max_length=None, completion_only_loss=True),
+        SFTConfig(
+            **training_arguments(SFTConfig, settings, folder, job.seed), max_length=None, completion_only_loss=True
+        ),
         train_dataset=dataset,
         processing_class=tokenizer,
         callbacks=[progress("sft", tracker)],

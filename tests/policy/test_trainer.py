@@ -598,6 +598,40 @@ def test_an_interrupted_run_ends_exactly_as_an_uninterrupted_one(
     assert state == expected_state
 
 
+class Novelty:
+    """A term with state: 1 for an answer that has not been given before."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, prompt, answer, example):
+        new = answer not in self.seen
+        self.seen.append(answer)
+        return float(new)
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = list(state["seen"])
+
+
+def test_a_term_with_state_goes_on_from_what_it_knew(make, tmp_path):
+    def trainer():
+        return make(reward=Reward(learned=0.0, terms=(Term("novelty", Novelty(), weight=1.0),)), **RESUMABLE)
+
+    whole = trainer()
+    whole.train()
+    with pytest.raises(BreakError):
+        trainer().train(breaking_after(3)(tmp_path, 0))
+    resumed = trainer()
+    resumed.train(Checkpoints(tmp_path, 0))
+    known = [t.reward.terms[0].score.seen for t in (whole, resumed)]
+    assert known[0] == known[1]
+    assert len(known[0]) == RESUMABLE["total_episodes"]
+    assert logged(resumed, "terms/novelty") == logged(whole, "terms/novelty")
+
+
 def end_of(trainer):
     """Weights, logs without the speed, and all else that would decide a further update."""
     logs = [{key: value for key, value in row.items() if key != "eps"} for row in trainer.state.log_history]

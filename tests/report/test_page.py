@@ -207,7 +207,6 @@ def test_a_healthy_run_has_no_warning(tmp_path: Path) -> None:
 def test_an_unhealthy_run_is_called_so(tmp_path: Path, unhealthy: dict[str, Any], warning: str) -> None:
     run = fake_run(tmp_path, **unhealthy)
     assert warning in Page(page_of(run)).text
-    assert warning in page_of(run, "report.md")
 
 
 def test_a_policy_below_the_untrained_base_is_called_so_even_if_it_beats_sft(tmp_path: Path) -> None:
@@ -226,11 +225,6 @@ def test_text_of_models_is_shown_as_text_and_never_as_markup(tmp_path: Path) -> 
     page = Page(page_of(run))
     assert HOSTILE in page.text
     assert "script" not in {tag for tag, _ in page.tags}
-    told = page_of(run, "report.md")
-    assert "<script" not in told
-    assert "![i](" not in told
-    assert r"\| \*\*bold\*\*" in told
-    assert "<br>second line |" in told
 
 
 def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
@@ -250,10 +244,8 @@ def test_every_plot_and_table_can_be_read_without_seeing_it(tmp_path: Path) -> N
     assert sum(tag == "caption" for tag, _ in tags) == sum(tag == "table" for tag, _ in tags)
 
 
-def test_chinese_text_stands_in_both_files(tmp_path: Path) -> None:
-    run = fake_run(tmp_path)
-    assert "孩子在读书。" in page_of(run)
-    assert "孩子在读书。" in page_of(run, "report.md")
+def test_chinese_text_stands_as_it_is(tmp_path: Path) -> None:
+    assert "孩子在读书。" in page_of(fake_run(tmp_path))
 
 
 def test_samples_are_the_largest_gains_the_middle_and_the_largest_losses(tmp_path: Path) -> None:
@@ -270,9 +262,9 @@ def test_a_sample_is_shown_once_and_no_loss_is_made_up(tmp_path: Path) -> None:
 
 
 def test_training_answers_that_stay_the_same_are_told_once(tmp_path: Path) -> None:
-    told = page_of(fake_run(tmp_path), "report.md")
-    assert told.count("| 1–21 | answer 0 |") == 2
-    assert told.count("| 41 | answer 1 |") == 2
+    page = page_of(fake_run(tmp_path))
+    assert page.count('<th scope="row">1–21</th><td>answer 0</td>') == 2
+    assert page.count('<th scope="row">41</th><td>answer 1</td>') == 2
 
 
 def test_without_a_learned_reward_there_is_no_section_about_its_model(tmp_path: Path) -> None:
@@ -302,21 +294,21 @@ def test_a_constant_curve_can_be_drawn(tmp_path: Path) -> None:
     assert "KL weight, per token: from 0.05 to 0.05" in page_of(fake_run(tmp_path))
 
 
-def test_the_stage_writes_both_files_into_its_folder_and_keeps_the_notes(tmp_path: Path) -> None:
+def test_the_stage_writes_the_page_into_its_folder_and_keeps_the_notes(tmp_path: Path) -> None:
     run = fake_run(tmp_path)
     job = SimpleNamespace(recipe=SimpleNamespace(name="translation"), run=run, data=SimpleNamespace(notes=["a note"]))
     record = stage.run(cast(Job, job), "builtin", tmp_path, cast(Any, None))
     assert record["notes"] == ["a note"]
     assert "a note" in (tmp_path / record["page"]).read_text(encoding="utf-8")
     close(run, "report", **record)
-    assert "a note" in page_of(run, "report.md")
+    assert "a note" in page_of(run)
 
 
 def test_the_page_over_several_recipes_starts_with_their_headline_numbers(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path), fake_run(tmp_path, "dialogue", gain=interval(-0.2))]
     page = report.combine(runs)
     assert page == tmp_path / "tiny" / "report" / "index.html"
-    assert sorted(path.name for path in page.parent.iterdir()) == ["index.html", "report.md"]
+    assert sorted(path.name for path in page.parent.iterdir()) == ["index.html"]
     text = Page(page.read_text(encoding="utf-8")).text
     assert text.index("All recipes") < text.index("PPO beats SFT") < text.index("PPO is worse")
     assert "0.843 [of 0.900]" in text

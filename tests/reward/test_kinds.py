@@ -59,7 +59,7 @@ def test_ratings_alone_go_all_the_way_and_an_interrupted_regression_ends_with_th
         found = done["metrics"][name]
         assert -1 <= found["low"] <= found["value"] <= found["high"] <= 1
     assert "accuracy" not in done["metrics"]
-    assert "Spearman" in (folder / "report" / "report.md").read_text(encoding="utf-8")
+    assert "Spearman" in (folder / "report" / "index.html").read_text(encoding="utf-8")
 
     interrupted(monkeypatch, "reward", *road, "--run", "rated-again")
     capsys.readouterr()
@@ -249,12 +249,12 @@ def test_scores_of_a_model_beside_are_standardised_over_the_demonstrations(home,
 
     from rlrecipes.job import make_job
     from rlrecipes.profile import load_profile
-    from rlrecipes.reward.model import open_scorer
+    from rlrecipes.reward.model import open_learned
     from rlrecipes.run.folder import Run
 
     profile = load_profile("tiny", [f"reward.model={model}"])
     data = make_job("translation", profile, Run("scaled", "translation"), source="pairs.jsonl").data
-    score = open_scorer(home / "runs" / "scaled" / "translation" / "reward", profile, 8)
+    _, score = open_learned(home / "runs" / "scaled" / "translation" / "reward", None, None, profile.model, 8)
     found = score([(example.prompt, example.answers[0]) for example in data.demonstrations])
     assert statistics.fmean(found) == pytest.approx(0, abs=1e-3)
     assert statistics.pstdev(found) == pytest.approx(1, abs=1e-3)

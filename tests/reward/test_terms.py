@@ -5,8 +5,8 @@ import pytest
 from rlrecipes.errors import UserError
 from rlrecipes.job import make_job
 from rlrecipes.profile import load_profile
-from rlrecipes.recipe import Example, Term, user
-from rlrecipes.reward.terms import score_term
+from rlrecipes.recipe import Example, Reward, Term, user
+from rlrecipes.reward.terms import fresh, score_term, term_values, weighted_sum
 from rlrecipes.run.folder import Run
 
 EXAMPLES = [Example(user("first question"), ("one",)), Example(user("second question"), ("two",))]
@@ -54,3 +54,24 @@ def test_weights_of_the_command_line_replace_the_recipes():
 
 def test_a_term_of_weight_zero_is_never_called():
     assert job("terms.chrf=0").recipe.reward.terms == ()
+
+
+class Counter:
+    """A term that gives how often it has been called."""
+
+    calls = 0
+
+    def __call__(self, prompt, answer, example):
+        self.calls += 1
+        return self.calls
+
+
+def test_a_fresh_reward_forgets_what_another_knew():
+    reward = Reward(terms=(Term("calls", Counter(), weight=1.0),))
+    for _ in range(2):
+        assert term_values(fresh(reward), ["a", "b"], [Example(user("?"))] * 2) == {"calls": [1.0, 2.0]}
+
+
+def test_the_sum_is_weighted_and_the_learned_score_is_one_of_its_terms():
+    reward = Reward(learned=2.0, terms=(Term("polite", lambda *_: 1.0, weight=0.5),))
+    assert weighted_sum(reward, {"polite": 3.0, "learned": 10.0}) == 21.5

@@ -9,7 +9,8 @@ import pytest
 from kills import Moment, counted, forked
 
 from rlrecipes.errors import UserError
-from rlrecipes.run.folder import STAGES, Run, Stopwatch, locked, write_json
+from rlrecipes.run.folder import Run, Stopwatch, locked, write_json
+from rlrecipes.run.stages import STAGES
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ def test_forgetting_takes_what_stands_above_and_nothing_else(run):
 
 
 def test_a_stage_that_is_replaced_takes_down_what_stood_or_was_about_to_stand_on_it(run):
-    for stage in STAGES[:3]:
+    for stage in list(STAGES)[:3]:
         close(run, stage)
     interrupted(run, "evaluate", {})
     close(run, "reward", content="new")
@@ -184,7 +185,7 @@ def test_a_stage_that_is_replaced_takes_down_what_stood_or_was_about_to_stand_on
 
 
 def test_a_stage_made_anew_where_its_folder_was_taken_away_takes_down_what_stood_on_it(run):
-    for stage in STAGES[:3]:
+    for stage in list(STAGES)[:3]:
         close(run, stage)
     shutil.rmtree(run.stage("sft"))
     close(run, "sft", content="new")
@@ -253,39 +254,13 @@ def test_recovery_may_be_killed_as_well(tmp_path):
         assert [stage for stage in STAGES if run.done(stage)] == ["sft", "reward"]
 
 
-# FORCE=1.
-
-
-def test_a_forced_command_given_again_after_an_interruption_makes_what_it_had_left(run):
-    under = {"sft": {"a": 1}, "reward": {"a": 1}}
-    assert run.force(["sft", "reward"], under) == ["sft", "reward"]
+def test_removing_a_stage_takes_what_was_begun_and_what_stands_on_it(run):
     close(run, "sft")
-    interrupted(run, "reward", {"a": 1})
-    assert run.force(["sft", "reward"], under) == ["reward"]
-    assert run.begun("reward") == {"a": 1}
     close(run, "reward")
-    assert run.force(["sft", "reward"], under) == []
-
-
-def test_a_forced_command_that_is_through_makes_everything_again(run):
-    run.force(["sft"], {})
-    close(run, "sft")
-    run.forced()
-    assert run.force(["sft"], {}) == ["sft"]
-
-
-@pytest.mark.parametrize(("stages", "under"), [(["sft"], {"sft": 2}), (["sft", "reward"], {"sft": 1})])
-def test_another_forced_command_begins_anew(run, stages, under):
-    run.force(["sft"], {"sft": 1})
-    interrupted(run, "sft", {})
-    assert run.force(stages, under) == stages
-    assert not run.draft("sft").exists()
-
-
-def test_a_forced_command_drops_what_another_had_begun(run):
-    interrupted(run, "sft", {"a": 1})
-    run.force(["sft"], {})
-    assert not run.draft("sft").exists()
+    interrupted(run, "ppo", {"a": 1})
+    run.remove("reward")
+    assert run.done("sft")
+    assert not any(path.exists() for path in (run.stage("reward"), run.draft("ppo")))
 
 
 # Two processes.

@@ -1,0 +1,121 @@
+"""The stages of a recipe and the policies that they make: a row each, which all that knows of stages or policies reads.
+
+    STAGES["ppo"].stands_on -> ("sft", "reward")
+    POLICIES["ppo"].over -> "sft"
+
+A new stage is a row here and `stages/<name>.py`; a new policy is a row here and the stage that makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Something that answers prompts."""
+
+    title: str
+    """For tables and sentences."""
+    stage: str | None = None
+    """The stage that leaves its adapter; None: the base as it is."""
+    role: str | None = None
+    """Its adapter's name on the shared base."""
+    over: str | None = None
+    """The policy that evaluation compares it with."""
+    training: str = ""
+    """How it came to be, for the model card."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a stage in which the device's memory may run out."""
+
+    batch: str
+    """The setting of how many rows it holds at once."""
+    lower: tuple[str, ...] = ("model.max_length",)
+    """What else its need grows with."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the road, which leaves a folder behind."""
+
+    help: str
+    stands_on: tuple[str, ...] = ()
+    """The stages whose folders it reads."""
+    tables: tuple[str, ...] = ()
+    """The profile's tables that decide what it leaves, beside those of the stages below; `terms` are the reward's weights."""
+    phases: Mapping[str, Phase] = field(default_factory=dict)
+    """By name, as `plan` lists them; what the stage does outside its named phases counts as the last."""
+    for_learned_reward: bool = False
+    """Left out where the reward is of programmatic terms alone."""
+
+
+POLICIES: dict[str, Policy] = {
+    "base": Policy("base"),
+    "sft": Policy(
+        "SFT", "sft", "reference", over="base", training="by supervised fine-tuning (SFT) on the demonstrations"
+    ),
+    "ppo": Policy(
+        "PPO",
+        "ppo",
+        "policy",
+        over="sft",
+        training="by supervised fine-tuning (SFT) and then by PPO against the recipe's reward",
+    ),
+}
+
+_SAMPLING = ("ppo.response_length", "model.max_length")
+
+STAGES: dict[str, Stage] = {
+    "sft": Stage(
+        help="supervised fine-tuning on the demonstrations",
+        tables=("model", "lora", "sft"),
+        phases={"sft": Phase("sft.per_device_train_batch_size")},
+    ),
+    "reward": Stage(
+        help="the reward model, from comparisons or ratings; one for several recipes: translation+dialogue",
+        stands_on=("sft",),
+        tables=("reward",),
+        phases={"reward": Phase("reward.per_device_train_batch_size")},
+        for_learned_reward=True,
+    ),
+    "ppo": Stage(
+        help="PPO against the reward",
+        stands_on=("sft", "reward"),
+        tables=("ppo", "terms"),
+        phases={
+            "ppo rollout": Phase("ppo.local_rollout_forward_batch_size", _SAMPLING),
+            "ppo update": Phase("ppo.per_device_train_batch_size", _SAMPLING),
+        },
+    ),
+    "evaluate": Stage(
+        help="every policy on the held-out split",
+        stands_on=tuple(policy.stage for policy in POLICIES.values() if policy.stage),
+        tables=("evaluate",),
+        phases={"evaluate": Phase("evaluate.batch_size", _SAMPLING)},
+    ),
+    "report": Stage(help="one page on what came out", stands_on=("evaluate",)),
+}
+"""In the order in which they run."""
+
+
+def below(stage: str) -> list[str]:
+    """The stages that a stage stands on, and those that these stand on, in order."""
+    needed = set(STAGES[stage].stands_on)
+    for name in reversed(STAGES):
+        if name in needed:
+            needed |= set(STAGES[name].stands_on)
+    return [name for name in STAGES if name in needed]
+
+
+def above(stage: str) -> list[str]:
+    """The stages that stand on a stage, in order."""
+    return [name for name in STAGES if stage in below(name)]
+
+
+def phases() -> dict[str, Phase]:
+    """The phases of all stages, by name."""
+    return {name: phase for stage in STAGES.values() for name, phase in stage.phases.items()}
