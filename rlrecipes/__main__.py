@@ -332,8 +332,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     for job in jobs:
         run_stages(job, tuple(STAGES), arguments.force)
-    for job in jobs:
-        runs = [job.run for job in jobs]
+    runs = [job.run for job in jobs]
     page = combine(runs)
     print(f"\n{short_table(runs)}\nreport: {page}")
 

@@ -116,7 +116,6 @@ def demonstrated(monkeypatch):
     """The recipes that `demo` would have run."""
     names = []
     monkeypatch.setattr("rlrecipes.__main__.run_stages", lambda job, *rest: names.append(job.recipe.name))
-    monkeypatch.setattr("rlrecipes.__main__.end_force", lambda job: None)
     monkeypatch.setattr("rlrecipes.report.page.combine", lambda runs: "page")
     monkeypatch.setattr("rlrecipes.report.page.short_table", lambda runs: "table")
     return names
