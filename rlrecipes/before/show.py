@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from rlrecipes.before.decoder import language_part, whole_number
@@ -93,24 +92,15 @@ class _Model:
     eos_note: str | None
     """What was changed of its EOS token, if its weights are here to tell."""
     weights_known: bool
-
-    @cached_property
-    def longest(self) -> int | None:
-        """The model's own window in tokens, as its `config.json` says.
-
-        Raises:
-            UserError: that file is damaged.
-        """
-        path = fetched_file(self.name, "config.json")
-        config = language_part(read_object(path), self.name) if path else {}
-        return whole_number(config, "max_position_embeddings", self.name)
+    longest: int | None
+    """The model's own window in tokens, as its `config.json` says."""
 
 
 def _model(job: Job) -> tuple[_Model | None, str]:
     """The base model as far as it can be had without its weights; else None, and what is lacking.
 
     Raises:
-        UserError: a folder that is named holds no model.
+        UserError: a folder that is named holds no model, or the model's configuration is damaged.
     """
     name = job.profile.model.name
     if name == "builtin":
@@ -122,11 +112,15 @@ def _model(job: Job) -> tuple[_Model | None, str]:
         reach_model(name)
     try:
         place = _place(name)
+    except UserError as error:
+        return None, str(error)
+    longest = _longest(place)
+    try:
         tokenizer, note = open_with_note(place, cached_file)  # nobody fetches weights to look
     except UserError as error:
         return None, str(error)
-    files = ("model.safetensors", "model.safetensors.index.json")
-    return _Model(name, tokenizer, note, any(cached_file(place, file) for file in files)), ""
+    weights = any(cached_file(place, file) for file in ("model.safetensors", "model.safetensors.index.json"))
+    return _Model(name, tokenizer, note, weights, longest), ""
 
 
 def _place(name: str) -> str:
@@ -145,6 +139,12 @@ def _place(name: str) -> str:
             raise
         return str(cached.parent)
     return name
+
+
+def _longest(name: str) -> int | None:
+    path = fetched_file(name, "config.json")
+    config = language_part(read_object(path), name) if path else {}
+    return whole_number(config, "max_position_embeddings", name)
 
 
 def _templated(job: Job, seen: _Model) -> list[str]:
