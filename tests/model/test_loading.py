@@ -23,9 +23,9 @@ from rlrecipes.model.tokens import (
     answer_length,
     encode,
     encode_prompt,
-    eos_note,
     load_tokenizer,
     open_tokenizer,
+    open_with_note,
     pad_right,
 )
 from rlrecipes.profile import LoraSettings, ModelSettings
@@ -255,7 +255,7 @@ def test_weights_that_are_missing_or_damaged_are_told(damaged, tokenizer, load, 
     assert sentence(load, str(damaged), PLAIN, tokenizer).startswith(f"cannot load the model '{damaged}': ")
 
 
-@pytest.mark.parametrize("call", [open_tokenizer, eos_note])
+@pytest.mark.parametrize("call", [open_tokenizer, open_with_note])
 @pytest.mark.parametrize(
     ("file", "content"),
     [
