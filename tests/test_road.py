@@ -266,7 +266,7 @@ def test_an_interrupted_stage_goes_on_and_ends_with_the_same_bytes(cut, finished
     assert f"going on after step {step}" in capsys.readouterr().out
     resumed = record(folder, stage)["resumed"]
     assert resumed["step"] == step
-    for name in STAGES[:-1]:
+    for name in list(STAGES)[:-1]:
         made, whole = record(folder, name), record(finished, name)
         assert made["metrics"] == whole["metrics"]
         assert sorted(path.name for path in (folder / name).iterdir()) == sorted(

@@ -107,15 +107,6 @@ def micro_batch(rollout: Rollout, advantages: torch.Tensor, returns: torch.Tenso
     )
 
 
-def whiten(values: torch.Tensor, mask: torch.Tensor, keep_mean: bool = False) -> torch.Tensor:
-    """Values `[B, T]` with mean 0 (unless kept) and variance 1 over `mask`, 0 elsewhere."""
-    count = mask.sum()
-    mean = (values * mask).sum() / count
-    variance = ((values - mean) ** 2 * mask).sum() / (count - 1).clamp(min=1)
-    whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
-    return ((whitened + mean) if keep_mean else whitened) * mask
-
-
 def broken_row(values: torch.Tensor) -> int | None:
     """The first row of `[B, t]` that holds NaN or infinity."""
     broken = (~torch.isfinite(values)).any(1)

@@ -1,7 +1,6 @@
 """PPO on one shared base: TRL's `PPOTrainer` with its `train()` written as four named steps.
 
-TRL's: the configuration, the optimizer and schedule, the data loader, callbacks and logging, and the algorithm, formula for
-formula (KL penalty per token, generalised advantages, clipped policy and value losses; arXiv 1707.06347, 1909.08593).
+TRL's: the configuration, the optimizer and schedule, the data loader, callbacks and logging, and the algorithm (`ppo`).
 
 Ours, because TRL 1.12's loop ignores or breaks on them, or takes memory for them:
 
@@ -16,8 +15,8 @@ Ours, because TRL 1.12's loop ignores or breaks on them, or takes memory for the
 - prompts of like length are answered together, a micro-batch is cut to its longest row, and the last layer's feed-forward
   network runs on the states that are read (`models.read_at`)
 
-TRL's `train()` is one function of 300 lines. Its seams (module globals such as `generate` and `forward`) could carry half of
-this list; a reader would then have to know both files at once, so the loop is written anew and the rest inherited.
+TRL's `train()` is one function of 300 lines. Its seams could carry half of this list; a reader would then have to know both
+files at once, so the loop is written anew and the rest inherited.
 
 Shapes are those of `rollout`.
 """
@@ -38,12 +37,19 @@ from trl.experimental.ppo import PPOConfig as PPOConfig
 from trl.experimental.ppo import PPOTrainer
 
 from rlrecipes.errors import UserError
-from rlrecipes.model.adapters import adapter
-from rlrecipes.model.forward import causal, next_token_logits, states_at
-from rlrecipes.model.likelihood import token_logprobs
+from rlrecipes.model.forward import causal, states_at
 from rlrecipes.model.sampling import sample
-from rlrecipes.model.tokens import decode, pad_left, pad_right
-from rlrecipes.policy.rollout import MicroBatch, Rollout, broken_row, joined, micro_batch, places_before, whiten
+from rlrecipes.model.tokens import decode, pad_left
+from rlrecipes.policy.ppo import (
+    Advantages,
+    generalised_advantages,
+    policy_losses,
+    token_rewards,
+    value_losses,
+    whiten,
+)
+from rlrecipes.policy.rollout import MicroBatch, Rollout, broken_row, micro_batch
+from rlrecipes.policy.sampler import Sampler, ValueHead
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward
 from rlrecipes.reward.model import ScoreHead, Scorer
@@ -52,19 +58,6 @@ from rlrecipes.run.checkpoint import Checkpoint, Checkpoints, random_states, set
 from rlrecipes.run.console import say
 from rlrecipes.run.out_of_memory import phase
 from rlrecipes.text import quoted
-
-
-class ValueHead(nn.Module):
-    """A linear value of hidden states; it starts at 0, so that the first advantages are the rewards."""
-
-    base_model_prefix = "trunk"  # PPOTrainer looks here for a critic's transformer; ours is the policy itself
-
-    def __init__(self, trunk: nn.Module, hidden_size: int) -> None:
-        super().__init__()
-        self.trunk = trunk
-        self.score = nn.Linear(hidden_size, 1)
-        nn.init.zeros_(self.score.weight)
-        nn.init.zeros_(self.score.bias)
 
 
 class SharedBasePPOTrainer(PPOTrainer):
@@ -113,6 +106,17 @@ class SharedBasePPOTrainer(PPOTrainer):
             data_collator=lambda rows: {"index": torch.tensor([row["index"] for row in rows])},
             callbacks=callbacks,
         )
+        self.sampler = Sampler(
+            model=self.policy,
+            tokenizer=tokenizer,
+            response_length=args.response_length,
+            temperature=args.temperature,
+            rollout_batch_size=args.local_rollout_forward_batch_size,
+            micro_batch_size=args.per_device_train_batch_size,
+            value=self.model.value_model,
+            value_adapter=settings.value == "adapter",
+            scored=head is not None,
+        )
 
     @property
     def policy(self) -> PeftModel:
@@ -148,89 +152,10 @@ class SharedBasePPOTrainer(PPOTrainer):
 
     # 1. rollout
 
-    @torch.no_grad()
     def roll_out(self, batch: dict[str, torch.Tensor]) -> Rollout:
         """Samples an answer to each prompt and takes all that the update needs from the adapters."""
-        rows = sorted(batch["index"].tolist(), key=lambda i: len(self.prompts[i]))
-        size = self.args.local_rollout_forward_batch_size
-        parts = [self._answer(rows[start : start + size]) for start in range(0, len(rows), size)]
-        pad = self.processing_class.pad_token_id
-        tensors = {
-            key: joined([part[key] for part in parts], pad if key in ("ids", "response") else 0) for key in parts[0]
-        }
-        ended, lengths = tensors.pop("ended"), tensors.pop("lengths")
-        places = torch.arange(tensors["response"].shape[1], device=lengths.device)[None]
-        padding, states_padding = places >= lengths[:, None], places > lengths[:, None]
-        return Rollout(
-            examples=[self.examples[i] for i in rows],
-            answers=[decode(self.processing_class, row) for row in tensors["response"]],
-            padding=padding,
-            states_padding=states_padding,
-            ended=ended,
-            **tensors | {"values": tensors["values"].masked_fill(states_padding, 0)},
-        )
-
-    def _answer(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """The tensors of `Rollout` for the prompts at `rows`, and the answers' `lengths` `[b]`."""
-        pad, eos = self.processing_class.pad_token_id, self.processing_class.eos_token_id
-        device, prompts = self.accelerator.device, [self.prompts[i] for i in rows]
-        shared = self.settings.value == "trunk"
-        sampled = sample(
-            self.policy,
-            pad_left(prompts, pad).to(device),
-            pad,
-            eos,
-            self.args.response_length,
-            self.args.temperature,
-            self._value if shared else None,
-        )
-        is_eos = sampled.tokens == eos
-        ended, steps = is_eos.any(1), sampled.tokens.shape[1]
-        lengths = torch.where(ended, is_eos.int().argmax(1) + 1, steps)
-        answers = [row[:length] for row, length in zip(sampled.tokens.tolist(), lengths.tolist(), strict=True)]
-        ids = pad_right([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)], pad).to(device)
-        prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        places = places_before(prompt_lengths, steps, ids.shape[1])
-        mask = torch.arange(steps, device=device)[None] < lengths[:, None]
-
-        with adapter(self.policy, "reference"):
-            states = self._states(ids, places)
-            reference = self._logprobs(states, sampled.tokens, mask)
-        values = sampled.values
-        if not shared:
-            with adapter(self.policy, "value"):
-                values = self._value(self._states(ids, places))
-        last_states = states[:, 0, :0]
-        if self.head is not None:
-            with adapter(self.policy, "reward"):
-                last_states = self._states(ids, (prompt_lengths + lengths - 1)[:, None]).squeeze(1)
-        return {
-            "ids": ids,
-            "prompt_lengths": prompt_lengths,
-            "response": sampled.tokens,
-            "logprobs": sampled.logprobs,
-            "reference_logprobs": reference,
-            "values": values,
-            "entropy": sampled.entropy,
-            "last_states": last_states,
-            "lengths": lengths,
-            "ended": ended,
-        }
-
-    def _states(self, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Hidden states `[b, t, H]` at `places` `[b, t]`, made in micro-batches: so much memory the update takes anyway."""
-        size = self.args.per_device_train_batch_size
-        parts = zip(ids.split(size), places.split(size), strict=True)
-        return torch.cat([states_at(self.policy, row_ids, at) for row_ids, at in parts])
-
-    def _logprobs(self, states: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities `[b, t]` of `tokens` after `states` `[b, t, H]` at the training temperature; 0 outside `mask`."""
-        found = token_logprobs(states[mask], tokens[mask], self._logits)
-        return torch.zeros_like(states[..., 0], dtype=found.dtype).masked_scatter(mask, found)
-
-    def _logits(self, states: torch.Tensor) -> torch.Tensor:
-        logits, temperature = next_token_logits(self.policy, states), self.args.temperature
-        return logits if temperature == 1 else logits / temperature
+        rows = batch["index"].tolist()
+        return self.sampler.roll_out([self.examples[i] for i in rows], [self.prompts[i] for i in rows])
 
     # 2. score
 
@@ -265,28 +190,14 @@ class SharedBasePPOTrainer(PPOTrainer):
 
     # 3. advantages
 
-    def estimate_advantages(
-        self, rollout: Rollout, scores: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Whitened advantages, returns and KL penalties, each `[B, T]` (GAE, arXiv 1506.02438)."""
-        log_ratio = rollout.reference_logprobs - rollout.logprobs
-        kl = -log_ratio if self.args.kl_estimator == "k1" else log_ratio.exp() - 1 - log_ratio
-        penalty = -self.args.kl_coef * kl
-        rewards = penalty.clone()
-        # As in TRL, the score is paid on the state after EOS where there is one, so that EOS itself is credited by GAE.
-        steps = rewards.shape[1]
-        paid_at = torch.where(rollout.lengths < steps, rollout.lengths, rollout.lengths - 1)
-        rewards[torch.arange(len(rewards), device=rewards.device), paid_at] += scores
-        if self.args.whiten_rewards:
+    def estimate_advantages(self, rollout: Rollout, scores: torch.Tensor) -> Advantages:
+        """What the update climbs, from the scores `[B]`."""
+        args = self.args
+        rewards, penalty = token_rewards(rollout, scores, kl_coef=args.kl_coef, kl_estimator=args.kl_estimator)
+        if args.whiten_rewards:
             rewards = whiten(rewards, ~rollout.states_padding, keep_mean=True)
-        advantages = torch.zeros_like(rewards)
-        following = torch.zeros_like(scores)
-        for t in reversed(range(steps)):
-            next_value = rollout.values[:, t + 1] if t + 1 < steps else 0.0
-            delta = rewards[:, t] + self.args.gamma * next_value - rollout.values[:, t]
-            following = delta + self.args.gamma * self.args.lam * following
-            advantages[:, t] = following
-        return whiten(advantages, ~rollout.padding), advantages + rollout.values, penalty
+        advantages = generalised_advantages(rewards, rollout.values, args.gamma, args.lam)
+        return Advantages(whiten(advantages, ~rollout.padding), advantages + rollout.values, penalty)
 
     # 4. update
 
@@ -324,44 +235,25 @@ class SharedBasePPOTrainer(PPOTrainer):
         for rows in by_length.split(self.args.per_device_train_batch_size):
             micro = micro_batch(rollout, advantages, returns, rows)
             hidden = states_at(self.policy, micro.ids, micro.places)
-            policy_losses, statistics = self._policy_losses(micro, hidden, tokens)
+            logprobs = self.sampler.logprobs(hidden, micro.response, micro.mask)
+            of_policy, statistics = policy_losses(micro, logprobs, tokens, self.args.cliprange)
             if self.settings.value == "trunk":
-                value_losses = self._value_losses(micro, hidden, states)
-                self._backward(rollout, micro, policy_losses + self.args.vf_coef * value_losses)
+                of_value = self._value_losses(micro, hidden, states)
+                self._backward(rollout, micro, of_policy + self.args.vf_coef * of_value)
             else:
-                self._backward(rollout, micro, policy_losses)
+                self._backward(rollout, micro, of_policy)
                 with _training(self.policy, "value"):
                     hidden = states_at(self.policy, micro.ids, micro.places)
-                    value_losses = self._value_losses(micro, hidden, states)
-                    self._backward(rollout, micro, self.args.vf_coef * value_losses)
-            statistics["loss/policy_avg"] = policy_losses.detach().sum()
-            statistics["loss/value_avg"] = value_losses.detach().sum()
+                    of_value = self._value_losses(micro, hidden, states)
+                    self._backward(rollout, micro, self.args.vf_coef * of_value)
+            statistics["loss/policy_avg"] = of_policy.detach().sum()
+            statistics["loss/value_avg"] = of_value.detach().sum()
             sums = {key: sums.get(key, 0) + value for key, value in statistics.items()}
         return sums
 
-    def _policy_losses(
-        self, micro: MicroBatch, hidden: torch.Tensor, tokens: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Each token's share `[b, t]` of the mini-batch's clipped loss, and this micro-batch's share of its statistics."""
-        clip, mask = self.args.cliprange, micro.mask
-        log_ratio = (self._logprobs(hidden, micro.response, mask) - micro.logprobs).masked_fill(~mask, 0)
-        ratio = log_ratio.exp()
-        losses = torch.max(-micro.advantages * ratio, -micro.advantages * ratio.clamp(1 - clip, 1 + clip))
-        with torch.no_grad():
-            clipped = ((ratio - 1).abs() > clip) & mask
-            statistics = {
-                "policy/approxkl_avg": 0.5 * (log_ratio**2).sum() / tokens,
-                "policy/clipfrac_avg": clipped.sum() / tokens,
-                "val/ratio": (ratio * mask).sum() / tokens,
-            }
-        return losses.masked_fill(~mask, 0) / tokens, statistics
-
     def _value_losses(self, micro: MicroBatch, hidden: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """Each state's share `[b, t]` of half the mini-batch's clipped squared error."""
-        value, clip = self._value(hidden), self.args.cliprange_value
-        clipped = torch.clamp(value, micro.values - clip, micro.values + clip)
-        losses = torch.max((value - micro.returns) ** 2, (clipped - micro.returns) ** 2)
-        return 0.5 * losses.masked_fill(~micro.states_mask, 0) / states
+        values: torch.Tensor = self.model.value_model(hidden)
+        return value_losses(micro, values, states, self.args.cliprange_value)
 
     def _backward(self, rollout: Rollout, micro: MicroBatch, losses: torch.Tensor) -> None:
         if (row := broken_row(losses)) is not None:
@@ -374,11 +266,6 @@ class SharedBasePPOTrainer(PPOTrainer):
         self.accelerator.backward(losses.sum() * self.accelerator.gradient_accumulation_steps)
 
     # around the steps
-
-    def _value(self, states: torch.Tensor) -> torch.Tensor:
-        score = self.model.value_model.score
-        values: torch.Tensor = score(states.to(score.weight.dtype)).squeeze(-1)
-        return values
 
     def _trainable(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

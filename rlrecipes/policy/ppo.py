@@ -1,0 +1,88 @@
+"""The arithmetic of PPO: advantages, and the losses of policy and value function; no model in sight.
+
+Formula for formula TRL's (arXiv 1707.06347, 1909.08593). Shapes are those of `rollout`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from rlrecipes.policy.rollout import MicroBatch, Rollout
+
+
+class Advantages(NamedTuple):
+    """What an update climbs, each `[B, T]`."""
+
+    advantages: torch.Tensor
+    """Whitened."""
+    returns: torch.Tensor
+    """What values are regressed on."""
+    penalty: torch.Tensor
+    """The KL penalty that was paid on each token, 0 or less for k3."""
+
+
+def token_rewards(
+    rollout: Rollout, scores: torch.Tensor, *, kl_coef: float, kl_estimator: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The reward of each token `[B, T]` (its KL penalty, and the score `[B]` at the end), and the penalty alone."""
+    log_ratio = rollout.reference_logprobs - rollout.logprobs
+    kl = -log_ratio if kl_estimator == "k1" else log_ratio.exp() - 1 - log_ratio
+    penalty = -kl_coef * kl
+    rewards = penalty.clone()
+    # As in TRL, the score is paid on the state after EOS where there is one, so that EOS itself is credited by GAE.
+    steps = rewards.shape[1]
+    paid_at = torch.where(rollout.lengths < steps, rollout.lengths, rollout.lengths - 1)
+    rewards[torch.arange(len(rewards), device=rewards.device), paid_at] += scores
+    return rewards, penalty
+
+
+def generalised_advantages(rewards: torch.Tensor, values: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
+    """Advantages `[B, T]` of rewards and values `[B, T]` (GAE, arXiv 1506.02438)."""
+    steps = rewards.shape[1]
+    advantages = torch.zeros_like(rewards)
+    following = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(steps)):
+        next_value = values[:, t + 1] if t + 1 < steps else 0.0
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        following = delta + gamma * lam * following
+        advantages[:, t] = following
+    return advantages
+
+
+def policy_losses(
+    micro: MicroBatch, logprobs: torch.Tensor, tokens: torch.Tensor, clip: float
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Each token's share `[b, t]` of the mini-batch's clipped loss, and this micro-batch's share of its statistics.
+
+    `logprobs` `[b, t]` are those of the policy that learns; `tokens` is how many the whole mini-batch has.
+    """
+    mask = micro.mask
+    log_ratio = (logprobs - micro.logprobs).masked_fill(~mask, 0)
+    ratio = log_ratio.exp()
+    losses = torch.max(-micro.advantages * ratio, -micro.advantages * ratio.clamp(1 - clip, 1 + clip))
+    with torch.no_grad():
+        clipped = ((ratio - 1).abs() > clip) & mask
+        statistics = {
+            "policy/approxkl_avg": 0.5 * (log_ratio**2).sum() / tokens,
+            "policy/clipfrac_avg": clipped.sum() / tokens,
+            "val/ratio": (ratio * mask).sum() / tokens,
+        }
+    return losses.masked_fill(~mask, 0) / tokens, statistics
+
+
+def value_losses(micro: MicroBatch, values: torch.Tensor, states: torch.Tensor, clip: float) -> torch.Tensor:
+    """Each state's share `[b, t]` of half the mini-batch's clipped squared error; `states` is how many it has in all."""
+    clipped = torch.clamp(values, micro.values - clip, micro.values + clip)
+    losses = torch.max((values - micro.returns) ** 2, (clipped - micro.returns) ** 2)
+    return 0.5 * losses.masked_fill(~micro.states_mask, 0) / states
+
+
+def whiten(values: torch.Tensor, mask: torch.Tensor, keep_mean: bool = False) -> torch.Tensor:
+    """Values `[B, T]` with mean 0 (unless kept) and variance 1 over `mask`, 0 elsewhere."""
+    count = mask.sum()
+    mean = (values * mask).sum() / count
+    variance = ((values - mean) ** 2 * mask).sum() / (count - 1).clamp(min=1)
+    whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
+    return ((whitened + mean) if keep_mean else whitened) * mask

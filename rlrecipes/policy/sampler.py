@@ -1,0 +1,144 @@
+"""Answers of the policy to a batch of prompts, with all that an update needs of the other roles.
+
+PPO reads values as well; an algorithm without a value function gives none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from rlrecipes.model.adapters import adapter
+from rlrecipes.model.forward import next_token_logits, states_at
+from rlrecipes.model.likelihood import token_logprobs
+from rlrecipes.model.sampling import sample
+from rlrecipes.model.tokens import decode, pad_left, pad_right
+from rlrecipes.policy.rollout import Rollout, joined, places_before
+from rlrecipes.recipe import Example
+
+
+class ValueHead(nn.Module):
+    """A linear value of hidden states; it starts at 0, so that the first advantages are the rewards."""
+
+    base_model_prefix = "trunk"  # PPOTrainer looks here for a critic's transformer; ours is the policy itself
+
+    def __init__(self, trunk: nn.Module, hidden_size: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.score = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Values `[…]` of hidden states `[…, H]`."""
+        values: torch.Tensor = self.score(states.to(self.score.weight.dtype)).squeeze(-1)
+        return values
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The roles on one base, and how many rows they take at once."""
+
+    model: PeftModel
+    """With the adapters `policy`, which is active outside of its methods, and `reference`; others as below."""
+    tokenizer: Any
+    response_length: int
+    temperature: float
+    rollout_batch_size: int
+    """Prompts that are answered together."""
+    micro_batch_size: int
+    """Rows whose hidden states are made together: so much memory the update takes anyway."""
+    value: Callable[[torch.Tensor], torch.Tensor]
+    """Values `[…]` of hidden states `[…, H]`."""
+    value_adapter: bool
+    """Values are read under the adapter `value`, rather than from the policy's own states while it samples."""
+    scored: bool
+    """The adapter `reward` reads the answers' last tokens."""
+
+    @torch.no_grad()
+    def roll_out(self, examples: Sequence[Example], prompts: Sequence[Sequence[int]]) -> Rollout:
+        """Samples an answer to each prompt; prompts of like length are answered together, and come out in that order."""
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        chunks = [
+            order[start : start + self.rollout_batch_size] for start in range(0, len(order), self.rollout_batch_size)
+        ]
+        parts = [self._answers([prompts[i] for i in chunk]) for chunk in chunks]
+        pad = self.tokenizer.pad_token_id
+        tensors = {
+            key: joined([part[key] for part in parts], pad if key in ("ids", "response") else 0) for key in parts[0]
+        }
+        ended, lengths = tensors.pop("ended"), tensors.pop("lengths")
+        places = torch.arange(tensors["response"].shape[1], device=lengths.device)[None]
+        padding, states_padding = places >= lengths[:, None], places > lengths[:, None]
+        return Rollout(
+            examples=[examples[i] for i in order],
+            answers=[decode(self.tokenizer, row) for row in tensors["response"]],
+            padding=padding,
+            states_padding=states_padding,
+            ended=ended,
+            **tensors | {"values": tensors["values"].masked_fill(states_padding, 0)},
+        )
+
+    def _answers(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """The tensors of `Rollout` for some prompts, and the answers' `lengths` `[b]`."""
+        pad, eos, device = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, self.model.device
+        sampled = sample(
+            self.model,
+            pad_left(prompts, pad).to(device),
+            pad,
+            eos,
+            self.response_length,
+            self.temperature,
+            None if self.value_adapter else self.value,
+        )
+        is_eos = sampled.tokens == eos
+        ended, steps = is_eos.any(1), sampled.tokens.shape[1]
+        lengths = torch.where(ended, is_eos.int().argmax(1) + 1, steps)
+        answers = [row[:length] for row, length in zip(sampled.tokens.tolist(), lengths.tolist(), strict=True)]
+        ids = pad_right([[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)], pad).to(device)
+        prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        places = places_before(prompt_lengths, steps, ids.shape[1])
+        mask = torch.arange(steps, device=device)[None] < lengths[:, None]
+
+        with adapter(self.model, "reference"):
+            states = self._states(ids, places)
+            reference = self.logprobs(states, sampled.tokens, mask)
+        values = sampled.values
+        if self.value_adapter:
+            with adapter(self.model, "value"):
+                values = self.value(self._states(ids, places))
+        last_states = states[:, 0, :0]
+        if self.scored:
+            with adapter(self.model, "reward"):
+                last_states = self._states(ids, (prompt_lengths + lengths - 1)[:, None]).squeeze(1)
+        return {
+            "ids": ids,
+            "prompt_lengths": prompt_lengths,
+            "response": sampled.tokens,
+            "logprobs": sampled.logprobs,
+            "reference_logprobs": reference,
+            "values": values,
+            "entropy": sampled.entropy,
+            "last_states": last_states,
+            "lengths": lengths,
+            "ended": ended,
+        }
+
+    def _states(self, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Hidden states `[b, t, H]` at `places` `[b, t]` of right-padded `ids` `[b, w]`."""
+        parts = zip(ids.split(self.micro_batch_size), places.split(self.micro_batch_size), strict=True)
+        return torch.cat([states_at(self.model, rows, at) for rows, at in parts])
+
+    def logprobs(self, states: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities `[b, t]` of `tokens` after `states` `[b, t, H]` at the sampling temperature; 0 outside `mask`."""
+        found = token_logprobs(states[mask], tokens[mask], self._logits)
+        return torch.zeros_like(states[..., 0], dtype=found.dtype).masked_scatter(mask, found)
+
+    def _logits(self, states: torch.Tensor) -> torch.Tensor:
+        logits = next_token_logits(self.model, states)
+        return logits if self.temperature == 1 else logits / self.temperature
