@@ -298,7 +298,7 @@ def test_a_damaged_file_beside_a_tokenizer_is_told(tmp_path, file, content, said
 def test_a_broken_template_of_a_model_that_names_its_ends_is_told(tmp_path):
     tiny_tokenizer(chat_template="{{ m }").save_pretrained(tmp_path)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
-    with pytest.raises(UserError, match="^cannot read the tokenizer of"):
+    with pytest.raises(UserError, match=r"^cannot read the tokenizer of"):
         open_tokenizer(str(tmp_path))
 
 
