@@ -102,12 +102,13 @@ def _finished(job: Job, stage: str) -> bool:
 def _base(job: Job) -> str:
     from rlrecipes.model.loading import check_model
     from rlrecipes.model.pretrain import embedded_base
-    from rlrecipes.model.tokens import eos_note
+    from rlrecipes.model.tokens import open_with_note
 
     if job.profile.model.name == "builtin":
         return str(embedded_base(job.profile.base, job.run.root, job.profile.checkpoint.seconds, job.recipe.name))
     check_model(job.profile.model.name)
-    if note := eos_note(job.profile.model.name):
+    _, note = open_with_note(job.profile.model.name)
+    if note:
         say(f"{job.recipe.name}: {note}")
     return job.profile.model.name
 

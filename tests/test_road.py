@@ -116,6 +116,21 @@ def test_the_stages_leave_small_adapters_and_a_page(finished):
     assert not list(finished.glob("wandb"))
 
 
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def test_every_adapter_brings_the_tokenizer_that_asked(finished, home, stage):
+    from transformers import AutoTokenizer
+
+    from rlrecipes.model.tokens import FIXED, encode_prompt, open_tokenizer
+    from rlrecipes.recipe import user
+
+    (base,) = (home / "runs" / ".base").glob("[!.]*")
+    brought = AutoTokenizer.from_pretrained(finished / stage / "adapter")
+    assert brought.chat_template.startswith(FIXED)
+    assert "strftime_now" not in AutoTokenizer.from_pretrained(base).chat_template, "a base stays as it was made"
+    asked = brought.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True)["input_ids"]
+    assert asked == encode_prompt(open_tokenizer(str(base)), user("Hi"))
+
+
 def test_ppo_logs_every_update(finished):
     lines = [json.loads(line) for line in (finished / "ppo" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from rlrecipes.before.decoder import language_part, whole_number
-from rlrecipes.before.light_tokenizer import open_light_tokenizer
 from rlrecipes.errors import UserError
 from rlrecipes.hub.reach import cached_file, fetched_file, is_local, reach_model, read_object
 from rlrecipes.job import Job
 from rlrecipes.model.embedded import find_base
-from rlrecipes.model.eos import use_producible_eos
-from rlrecipes.model.tokens import answer_length, encode, encode_prompt, prompt_text
+from rlrecipes.model.tokens import answer_length, encode, encode_prompt, open_with_note, prompt_text
 from rlrecipes.recipe import Example, Prompt, user
 from rlrecipes.reward.terms import score_term
 from rlrecipes.run.folder import make
@@ -29,6 +26,10 @@ SHOWN = 3
 
 SAMPLED = 500
 """Rows that are counted for a distribution, drawn evenly."""
+
+
+TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
+"""Either is enough to know that a model's tokenizer is in the cache."""
 
 
 BOUNDARY = "▌"
@@ -91,47 +92,59 @@ class _Model:
     eos_note: str | None
     """What was changed of its EOS token, if its weights are here to tell."""
     weights_known: bool
-
-    @cached_property
-    def longest(self) -> int | None:
-        """The model's own window in tokens, as its `config.json` says.
-
-        Raises:
-            UserError: that file is damaged.
-        """
-        path = fetched_file(self.name, "config.json")
-        config = language_part(read_object(path), self.name) if path else {}
-        return whole_number(config, "max_position_embeddings", self.name)
+    longest: int | None
+    """The model's own window in tokens, as its `config.json` says."""
 
 
 def _model(job: Job) -> tuple[_Model | None, str]:
-    """The base model as far as it can be had without a heavy library; else None, and what is lacking.
+    """The base model as far as it can be had without its weights; else None, and what is lacking.
 
     Raises:
-        UserError: a folder that is named holds no model.
+        UserError: a folder that is named holds no model, or the model's configuration is damaged.
     """
     name = job.profile.model.name
     if name == "builtin":
         if (folder := find_base(job.run.root, job.profile.base, job.recipe.name)) is None:
             stage = make("sft", job.run)
             return None, f"the embedded base model is not there yet; `{stage}` makes it, or name a model with MODEL=…"
-        return _Model(str(folder), open_light_tokenizer(str(folder)), None, True), ""
+        name = str(folder)
     elif is_local(name):
         reach_model(name)
     try:
-        if not is_local(name) and not cached_file(name, "tokenizer.json"):
-            reach_model(name)
-        tokenizer = open_light_tokenizer(name)
-        if tokenizer.eos_token_id is None:
-            return (
-                None,
-                f"the tokenizer of '{name}' has no EOS token, so no answer could ever end; choose another model",
-            )
-        note = use_producible_eos(tokenizer, name, cached_file)
+        place = _place(name)
     except UserError as error:
         return None, str(error)
-    files = ("model.safetensors", "model.safetensors.index.json")
-    return _Model(name, tokenizer, note, any(cached_file(name, file) for file in files)), ""
+    longest = _longest(place)
+    try:
+        tokenizer, note = open_with_note(place, cached_file)  # nobody fetches weights to look
+    except UserError as error:
+        return None, str(error)
+    weights = any(cached_file(place, file) for file in ("model.safetensors", "model.safetensors.index.json"))
+    return _Model(name, tokenizer, note, weights, longest), ""
+
+
+def _place(name: str) -> str:
+    """Where a model's small files are: its folder, the hub, or, where that is out of reach, the hub's cache.
+
+    Raises:
+        UserError: it is in none of them.
+    """
+    if is_local(name):
+        return name
+    try:
+        reach_model(name)
+    except UserError:
+        cached = next((path for file in TOKENIZERS if (path := cached_file(name, file))), None)
+        if cached is None:
+            raise
+        return str(cached.parent)
+    return name
+
+
+def _longest(name: str) -> int | None:
+    path = fetched_file(name, "config.json")
+    config = language_part(read_object(path), name) if path else {}
+    return whole_number(config, "max_position_embeddings", name)
 
 
 def _templated(job: Job, seen: _Model) -> list[str]:

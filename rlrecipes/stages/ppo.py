@@ -77,6 +77,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     model.save_pretrained(folder, selected_adapters=list(trained))
     for role, name in trained.items():
         shutil.move(folder / role, folder / name)
+    tokenizer.save_pretrained(folder / "adapter")
     (folder / "README.md").unlink(missing_ok=True)
     save_file(trainer.model.value_model.score.state_dict(), folder / "value_head.safetensors")
     last = {key: value for key, value in trainer.state.log_history[-1].items() if "/" in key}

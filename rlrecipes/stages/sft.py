@@ -59,6 +59,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     loss = trainer.train_from(checkpoints)
     check_finite(loss, "SFT", "sft.learning_rate", checkpoints)
     model.save_pretrained(folder / "adapter")
+    tokenizer.save_pretrained(folder / "adapter")
     return {
         "metrics": {"train_loss": loss},
         "adapters": {"sft": "adapter"},

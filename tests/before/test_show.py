@@ -1,6 +1,7 @@
-"""`show` prints rows as the model sees them, counts their tokens, and says what will be left out, without torch."""
+"""`show` prints rows as the model sees them, counts their tokens, and says what will be left out."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -157,13 +158,40 @@ def test_a_folder_without_a_model_is_refused(tmp_path, monkeypatch, capsys):
     assert "no config.json" in capsys.readouterr().err
 
 
-def test_tokens_are_shown_without_torch_and_transformers(checkpoint, tmp_path):
-    arguments = ["show", "dialogue", "--model", str(checkpoint.model)]
+def test_a_model_out_of_reach_is_told_before_torch_is_imported(tmp_path):
+    arguments = ["show", "dialogue", "--model", "nobody/nothing"]
     given = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     assert given.returncode == 0, given.stderr
-    assert "▌" in given.stdout
+    assert "hf download nobody/nothing" in given.stdout
+
+
+def test_a_tokenizer_that_the_hubs_cache_alone_has_is_shown(shown, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "cache" / "models--someone--llm"
+    shutil.copytree(checkpoint.model, folder / "snapshots" / "abc", ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    out = shown("--model", "someone/llm", "--data", "pairs.jsonl")
+    assert "tokenizer of someone/llm; EOS '<end>'" in out
+    assert "whether the model was taught this EOS is seen once its weights are here" in out
+
+
+def test_a_tokenizer_in_older_files_is_shown_as_training_reads_it(shown, checkpoint, tmp_path):
+    """Without `tokenizer.json`: Transformers makes it of a vocabulary and its merges."""
+    folder = shutil.copytree(checkpoint.model, tmp_path / "older")
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    changed(folder / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+    out = shown("--model", str(folder), "--data", "pairs.jsonl")
+    assert re.search(r"→ <user>Translate: Das \d+. Kind liest.<assistant>▌Child number \d+ reads.<end>", out)
 
 
 def test_long_texts_are_shown_from_both_ends(shown, tmp_path):

@@ -23,7 +23,6 @@ from rlrecipes.model.tokens import (
     answer_length,
     encode,
     encode_prompt,
-    eos_note,
     load_tokenizer,
     open_tokenizer,
     pad_right,
@@ -253,22 +252,6 @@ def test_weights_that_are_missing_or_damaged_are_told(damaged, tokenizer, load, 
     path = damaged / "model.safetensors"
     path.unlink() if weights is None else path.write_bytes(weights)
     assert sentence(load, str(damaged), PLAIN, tokenizer).startswith(f"cannot load the model '{damaged}': ")
-
-
-@pytest.mark.parametrize("call", [open_tokenizer, eos_note])
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("tokenizer.json", b"{}"),
-        ("tokenizer.json", b"{"),
-        ("tokenizer_config.json", b"[1]"),
-        ("tokenizer_config.json", b'{"eos_token": 3}'),
-        ("chat_template.jinja", b"\xff"),
-    ],
-)
-def test_a_damaged_tokenizer_is_told(damaged, call, file, content):
-    (damaged / file).write_bytes(content)
-    assert sentence(call, str(damaged)).startswith(f"cannot read the tokenizer of '{damaged}': ")
 
 
 def test_memory_that_runs_out_is_no_damage(checkpoint, tokenizer, monkeypatch):
