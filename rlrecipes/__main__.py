@@ -234,7 +234,10 @@ def _export(trained: Trained, policy: str, arguments: argparse.Namespace) -> Non
 
 def _list() -> None:
     for name in recipe_names():
-        print(f"{name:<20} {load_recipe(name).summary}")
+        try:
+            print(f"{name:<20} {load_recipe(name).summary}")
+        except UserError as error:  # the others can be used all the same
+            print(f"{name:<20} {error}")
     print(f"\nprofiles: {', '.join(profile_names())}")
 
 
@@ -301,17 +304,35 @@ def _run(job: Job, stages: Sequence[str], force: bool) -> None:
         print(f"\n{short_table([job.run])}\nreport: {job.run.stage('report') / 'index.html'}")
 
 
+def _demonstrable() -> list[str]:
+    """The recipes that have a world; which ones have not, or cannot be used, is said.
+
+    Raises:
+        UserError: no recipe has one.
+    """
+    worlds = []
+    for name in recipe_names():
+        try:
+            if load_recipe(name).builtin is None:
+                raise UserError(f"{name} has no built-in data")
+            worlds.append(name)
+        except UserError as error:
+            say(f"left out: {error}")
+    if not worlds:
+        raise UserError("no recipe has built-in data to demonstrate; run one on your own, as `run <recipe> --data …`")
+    return worlds
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     if arguments.recipe or arguments.data or arguments.columns:
         raise UserError("`demo` runs all recipes on their built-in data; name no recipe and no data")
     arguments.data = BUILT_IN
-    jobs = [_job(arguments, name) for name in recipe_names()]
+    jobs = [_job(arguments, name) for name in _demonstrable()]
     from rlrecipes.report.page import combine, short_table
 
     for job in jobs:
         run_stages(job, tuple(STAGES), arguments.force)
-    for job in jobs:
-        runs = [job.run for job in jobs]
+    runs = [job.run for job in jobs]
     page = combine(runs)
     print(f"\n{short_table(runs)}\nreport: {page}")
 
