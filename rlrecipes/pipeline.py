@@ -17,7 +17,7 @@ from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import Job
 from rlrecipes.profile import Profile
 from rlrecipes.run.console import quiet, say
-from rlrecipes.run.folder import Stopwatch, git_commit, locked, require_trl, versions
+from rlrecipes.run.folder import Stopwatch, git_commit, locked, machine, require_trl, versions
 from rlrecipes.run.stages import STAGES, below
 
 
@@ -177,6 +177,7 @@ def _run_stage(job: Job, model_name: str, stage: str) -> None:
             "seed": job.seed,
             "data": job.described_data(),
             "versions": versions(),
+            "machine": machine(),
             "git_commit": git_commit(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": seconds,

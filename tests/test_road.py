@@ -50,6 +50,7 @@ def test_every_stage_records_what_it_did_and_under_what(finished, stage):
     assert kept["held_out_comparisons"]
     assert done["data"]["dropped"] == {}
     assert set(done["versions"]) == set(LIBRARIES)
+    assert done["machine"].keys() == {"cpu", "cores", "threads"}
     assert "git_commit" in done
     assert done["seconds"] >= 0
     assert done["peak_memory_mb"] > 0
