@@ -146,15 +146,15 @@ def drawn(draw: random.Random, changes: int, seconds: float) -> Moment:
 
 def survive(folder: Path, kills: int, seed: int) -> list[str]:
     """Runs the road once whole, then again and again until all `kills` are used up; returns the files that differ."""
+    import rlrecipes.model.embedded
     import rlrecipes.model.pretrain  # and all that the children shall inherit
     import rlrecipes.stages.evaluate
     import rlrecipes.stages.ppo
     import rlrecipes.stages.reward
     import rlrecipes.stages.sft
 
-    rlrecipes.embedded.recipe_names = lambda: [
-        "translation"
-    ]  # reading all recipes' documents takes longer than the road
+    # Reading all recipes' documents takes longer than the road.
+    rlrecipes.model.embedded.recipe_names = lambda: ["translation"]
     whole = made(folder, "whole")
     started = time.monotonic()
     changes = counted(lambda: road(whole))
