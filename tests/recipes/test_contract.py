@@ -1,10 +1,13 @@
 """What every recipe promises, whatever its task: a new folder under `recipes/` is held to this at once."""
 
 import importlib
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from functools import cache
+from hashlib import sha256
 from random import Random
 
 import pytest
@@ -20,6 +23,26 @@ ELSEWHERE = {"text_generation": {"form": {"text": POEM}}}
 @cache
 def data_of(name: str) -> Data:
     return load_recipe(name).builtin()
+
+
+MAKE_ALL = """
+import json, sys
+from hashlib import sha256
+from rlrecipes.recipe import load_recipe, recipe_names
+recipes = [load_recipe(name) for name in recipe_names()]
+worlds = {r.name: sha256(repr((r.builtin(), list(r.documents()))).encode()).hexdigest() for r in recipes}
+heavy = [name for name in ("torch", "transformers", "datasets", "trl", "pandas", "numpy") if name in sys.modules]
+print(json.dumps({"worlds": worlds, "heavy": heavy}))
+"""
+
+
+@cache
+def another_process() -> dict:
+    """The worlds that a process with another order of sets makes, and the heavy libraries that it imports for them."""
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    command = [sys.executable, "-c", MAKE_ALL]
+    made = subprocess.run(command, cwd=RECIPES.parent, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(made.stdout)
 
 
 @pytest.fixture(params=recipe_names())
@@ -61,7 +84,9 @@ def test_a_recipe_has_a_card(recipe):
 
 def test_generation_is_deterministic(recipe, data):
     assert recipe.builtin() == data
-    assert list(recipe.documents()) == list(recipe.documents())
+    documents = list(recipe.documents())
+    assert list(recipe.documents()) == documents
+    assert another_process()["worlds"][recipe.name] == sha256(repr((data, documents)).encode()).hexdigest()
 
 
 def test_no_held_out_prompt_occurs_in_training(recipe, data):
@@ -158,10 +183,4 @@ def test_a_made_comparison_prefers_a_reference_to_something_else(recipe, data):
 
 
 def test_recipes_are_imported_without_the_heavy_libraries():
-    code = (
-        "import sys; from rlrecipes.recipe import load_recipe, recipe_names\n"
-        "for name in recipe_names(): load_recipe(name).builtin()\n"
-        "print([name for name in ('torch', 'transformers', 'datasets', 'trl', 'pandas', 'numpy') if name in sys.modules])"
-    )
-    found = subprocess.run([sys.executable, "-c", code], cwd=RECIPES.parent, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    assert another_process()["heavy"] == []
