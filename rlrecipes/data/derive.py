@@ -109,8 +109,6 @@ def merged(examples: Sequence[Example]) -> list[Example]:
     for example in examples:
         groups.setdefault(canonical([example.prompt, example.truth]), []).append(example)
     return [
-        Example(
-            first.prompt, tuple(dict.fromkeys([*first.answers, *(a for e in others for a in e.answers)])), first.truth
-        )
-        for first, *others in groups.values()
+        Example(group[0].prompt, tuple(dict.fromkeys(text for one in group for text in one.answers)), group[0].truth)
+        for group in groups.values()
     ]

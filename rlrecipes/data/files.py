@@ -22,10 +22,8 @@ from rlrecipes.recipe import unknown
 
 Numbered = Iterator[tuple[int, Any]]
 
-
 LONGEST_CELL = 2**31 - 1
 """Characters; the csv module's own limit of 128 Ki is less than a long document."""
-
 
 TEST = re.compile(r"(?<![a-z])(test|eval)(set|s|uation)?(?![a-z])")
 VALIDATION = re.compile(r"(?<![a-z])(val|valid|validation|dev)(set)?(?![a-z])")
@@ -63,11 +61,7 @@ def find(source: str) -> list[Path]:
 
 
 def find_splits(source: str) -> tuple[list[Path], list[Path], list[str]]:
-    """Files of the training split, files of the held-out split (none where no name says so), and notes.
-
-    Raises:
-        UserError: nothing is there, or nothing that can be read.
-    """
+    """Files of the training split, files of the held-out split (none where no name says so), and notes."""
     paths = find(source)
     if not Path(source).expanduser().is_dir():
         return paths, [], []
@@ -119,8 +113,8 @@ def kind_of(value: Any) -> str:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and _kind(path) in READERS]
-    files = [path for path in files if not path.name.startswith(".")]
+    there = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in there if _kind(path) in READERS]
     if not files:
         raise UserError(f"the folder {folder} holds no data files; put files into it that end in {_kinds()}")
     return files

@@ -18,12 +18,11 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlrecipes.data.files import Row, read
 from rlrecipes.data.layouts import Readable, Record, hub_record, missing_column, readable
@@ -37,7 +36,6 @@ from rlrecipes.text import shortened
 
 TOLD = {"revision", "rows", "passed_over", "licence"}
 """What is recorded of kept rows, beside what decides which they are."""
-
 
 COMPARED = {"preferences", "ratings"}
 """What teaches the reward model."""
@@ -89,8 +87,7 @@ def chosen_sets(recipe: Recipe, source: str) -> list[HubSet]:
 # Rows, from the hub or from where they were kept.
 
 
-@dataclass(frozen=True)
-class _Kept:
+class _Kept(NamedTuple):
     """One split of a set on the disk: `<name>.jsonl.gz` with its rows, and `<name>.json` with where they came from.
 
     Where either is missing or says too little, nothing is kept.
@@ -98,10 +95,6 @@ class _Kept:
 
     path: Path
     told: Mapping[str, Any]
-
-    @property
-    def rows(self) -> list[Row]:
-        return read(self.path)
 
 
 def _fetched(hub_set: HubSet, root: Path) -> list[_Kept]:
@@ -118,13 +111,8 @@ def _fetched(hub_set: HubSet, root: Path) -> list[_Kept]:
 
 def _asked(hub_set: HubSet, split: str) -> dict[str, Any]:
     """What decides which rows are kept, the revision aside."""
-    return {
-        "id": hub_set.id,
-        "config": hub_set.config,
-        "split": split,
-        "take": hub_set.take,
-        "where": dict(hub_set.where),
-    }
+    where = dict(hub_set.where)
+    return {"id": hub_set.id, "config": hub_set.config, "split": split, "take": hub_set.take, "where": where}
 
 
 def _find(folder: Path, hub_set: HubSet, split: str) -> _Kept | None:
@@ -248,8 +236,7 @@ def _read(hub_set: HubSet, root: Path, divided: bool) -> Source:
 
 
 def _records(hub_set: HubSet, kept: _Kept) -> Readable:
-    read = readable(partial(_record, hub_set), kept.rows)
-    rows, dropped = different(read, f"{hub_set.id}: ")
+    rows, dropped = different(readable(partial(_record, hub_set), read(kept.path)), f"{hub_set.id}: ")
     if not rows:
         raise UserError(
             f"{hub_set.id}: no row of {kept.path} can be used ({next(iter(dropped))}); name another revision"

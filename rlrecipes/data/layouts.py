@@ -21,7 +21,6 @@ from rlrecipes.recipe import Columns, Comparison, Example, HubSet, Message, Prom
 
 ROLES = ("system", "user", "assistant")
 
-
 WRONG_KIND = (TypeError, AttributeError, KeyError, IndexError)
 """What a recipe's reader raises on a value that it does not expect."""
 
@@ -37,7 +36,6 @@ class Record(NamedTuple):
 
 Reader = Callable[[Row], Record]
 """Raises `ValueError` with the reason when a row is to be left out, `UserError` when a value is of the wrong type."""
-
 
 Readable = tuple[list[Record], Counter[str]]
 """What rows say, and how many were left out, by reason."""
@@ -112,11 +110,7 @@ def _reader(recipe: Recipe, rows: list[Row]) -> Reader:
 
 
 def _checked(record: Record) -> Record:
-    """The record itself, if it can be trained on.
-
-    Raises:
-        ValueError: with the reason why it cannot.
-    """
+    """The record itself; raises `ValueError` with the reason where it cannot be trained on."""
     prompt, example, comparison, rating = record
     answers = list(example.answers[:1] or [""]) if example else []
     answers += [comparison.chosen, comparison.rejected] if comparison else []
@@ -157,11 +151,7 @@ def _has(values: Any, name: str) -> bool:
 
 
 def hub_record(hub_set: HubSet, row: Row) -> Record:
-    """What a row of a data set of the hub says.
-
-    Raises:
-        ValueError: with the reason why it is left out.
-    """
+    """What a row of a data set of the hub says; raises `ValueError` with the reason when it is to be left out."""
     if other := next((name for name, value in hub_set.where.items() if row.values.get(name) != value), None):
         raise ValueError(f"'{other}' is not {hub_set.where[other]}")
     try:

@@ -20,7 +20,6 @@ from rlrecipes.recipe import Example, Metric, Prompt, Service
 HELD_OUT = 1000
 """Held-out prompts of a source that are kept: more make evaluation slow and its interval hardly narrower."""
 
-
 AS_READ: tuple[Service, ...] = ("demonstrations", "preferences", "ratings")
 """What rows of files serve as: whatever their layout says."""
 
@@ -61,9 +60,8 @@ def hold_out_fifth(source: Source) -> Source:
         return source
     held_out = [row for row in source.train if draw(row.prompt) % 5 == 0]
     train = [row for row in source.train if draw(row.prompt) % 5 != 0]
-    why = "It has no held-out split" if source.prefix else "No file is named as held out"
-    counts = f"{len(held_out):,} of {len(source.train):,} rows are"
-    note = f"{source.prefix}{why}, so {counts}, drawn by their prompts."
+    why = source.prefix + ("It has no held-out split" if source.prefix else "No file is named as held out")
+    note = f"{why}, so {len(held_out):,} of {len(source.train):,} rows are, drawn by their prompts."
     return dataclasses.replace(source, train=train, held_out=held_out, notes=[*source.notes, note])
 
 
@@ -80,11 +78,7 @@ def without_held_out_prompts(sources: Sequence[Source]) -> tuple[list[Source], i
 
 
 def check_enough(name: str, sources: Sequence[Source], dropped: Counter[str]) -> None:
-    """Refuses what leaves fewer than two rows to train on, or none to judge by.
-
-    Raises:
-        UserError: with what was left out, and why.
-    """
+    """Refuses what leaves fewer than two rows to train on, or none to judge by, with what was left out."""
     train = sum(len(source.train) for source in sources)
     left_out = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
     why = f" (left out: {left_out})" if left_out else ""
