@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import SMALLEST, WITHOUT_TORCH, changed, sentences, write_rows
@@ -47,12 +48,13 @@ def test_what_will_be_too_long_is_counted_as_the_stages_count_it(shown, checkpoi
     out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl", f"model.max_length={longest}")
     tokenizer = load_tokenizer(checkpoint.model)
     data = load(load_recipe("translation"), "pairs.jsonl", {})
-    length = answer_length(tokenizer, data.demonstrations, 0)
+    train, held_out = data.train, data.held_out.prompts
+    length = answer_length(tokenizer, train.demonstrations, 0)
     for name, rows, fit in (
-        ("demonstrations", data.demonstrations, fitting_examples(tokenizer, data.demonstrations, longest)),
-        ("comparisons", data.comparisons, fitting_comparisons(tokenizer, data.comparisons, longest)),
-        ("prompts", data.prompts, fitting_prompts(tokenizer, data.prompts, longest - length)),
-        ("held-out prompts", data.held_out, fitting_prompts(tokenizer, data.held_out, longest - length)),
+        ("demonstrations", train.demonstrations, fitting_examples(tokenizer, train.demonstrations, longest)),
+        ("comparisons", train.comparisons, fitting_comparisons(tokenizer, train.comparisons, longest)),
+        ("prompts", train.prompts, fitting_prompts(tokenizer, train.prompts, longest - length)),
+        ("held-out prompts", held_out, fitting_prompts(tokenizer, held_out, longest - length)),
     ):
         assert f"  {len(rows) - len(fit)} of {len(rows)} {name}: more than " in out
 
@@ -60,7 +62,7 @@ def test_what_will_be_too_long_is_counted_as_the_stages_count_it(shown, checkpoi
 def test_lengths_are_those_of_the_tokens(shown, checkpoint):
     out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl", "ppo.response_length=7")
     tokenizer = load_tokenizer(checkpoint.model)
-    rows = load(load_recipe("translation"), "pairs.jsonl", {}).demonstrations
+    rows = load(load_recipe("translation"), "pairs.jsonl", {}, Path("runs")).train.demonstrations
     counts = sorted(len(ids.prompt) for _, ids in fitting_examples(tokenizer, rows, 1000))
     (told,) = re.findall(r"demonstrations, prompt +([\d /]+)", out)
     assert [int(count) for count in told.split(" / ")] == [

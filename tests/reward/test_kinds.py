@@ -277,6 +277,6 @@ def test_scores_of_a_model_beside_are_standardised_over_the_demonstrations(home,
     profile = load_profile("tiny", [f"reward.model={model}"])
     data = make_job("translation", profile, Run("scaled", "translation"), source="pairs.jsonl").data
     _, score = open_learned(home / "runs" / "scaled" / "translation" / "reward", None, None, profile.model, 8)
-    found = score([(example.prompt, example.answers[0]) for example in data.demonstrations])
+    found = score([(example.prompt, example.answers[0]) for example in data.train.demonstrations])
     assert statistics.fmean(found) == pytest.approx(0, abs=1e-3)
     assert statistics.pstdev(found) == pytest.approx(1, abs=1e-3)
