@@ -226,9 +226,7 @@ def _reader(tokenizer: Any) -> Callable[[Prompt, str], Row]:
     def transcript(prompt: Prompt, answer: str) -> Row:
         return {"input_ids": encode(tokenizer, prompt, answer).ids}
 
-    if is_fixed(
-        tokenizer.chat_template
-    ):  # it comes with an adapter of ours, which read answers as the policy writes them
+    if is_fixed(tokenizer.chat_template):  # an adapter of ours brought it, and reads answers as the policy writes them
         return transcript
     fix_template(tokenizer)
     if tokenizer.chat_template is not None:
