@@ -211,15 +211,15 @@ def test_forcing_one_stage_takes_down_what_stood_on_it(home):
 
 
 def test_an_interrupted_stage_leaves_nothing_and_the_next_call_goes_on_there(home, monkeypatch, capsys):
-    folder = home / "runs" / "broken" / "translation"
+    folder = home / "runs" / "cut-short" / "translation"
     with monkeypatch.context() as patch:
         patch.setattr("rlrecipes.stages.ppo.run", interrupt)
-        assert run("broken", *OWN) == 75
+        assert run("cut-short", *OWN) == 75
     assert "give the same command again" in capsys.readouterr().err
     assert sorted(path.name for path in folder.iterdir()) == ["reward", "sft"]
     before = times(folder)
 
-    assert run("broken", *OWN) == 0
+    assert run("cut-short", *OWN) == 0
     after = times(folder)
     assert after.keys() == set(STAGES)
     assert {stage: after[stage] for stage in before} == before
