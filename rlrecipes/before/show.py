@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rlrecipes.before.decoder import language_part, whole_number
+from rlrecipes.before.config import language_part, whole_number
 from rlrecipes.before.light_tokenizer import open_light_tokenizer
 from rlrecipes.errors import UserError
 from rlrecipes.hub.reach import cached_file, fetched_file, is_local, reach_model, read_object
