@@ -23,7 +23,8 @@ from typing import Any
 
 from benchmarks.measure import machine, measure, peak, require_linux, reset_peak, settle
 from benchmarks.work import Model, Work, prompts
-from rlrecipes.before.plan import Lengths, moments
+from rlrecipes.before.needs import Lengths, fullest, moments
+from rlrecipes.before.shape import shape_of
 from rlrecipes.errors import UserError
 from rlrecipes.profile import (
     EvaluateSettings,
@@ -146,7 +147,7 @@ def row(shape: Shape, measured_mb: float) -> dict[str, Any]:
 
 
 def planned_mb(shape: Shape, device: str = "cpu") -> float:
-    """What `rlrecipes.before.plan` says, from the model's configuration alone."""
+    """What `rlrecipes.before` says, from the model's configuration alone."""
     work, model = shape.work, shape.work.model
     heads = model.heads or max(1, model.hidden // 32)
     config = {
@@ -157,12 +158,13 @@ def planned_mb(shape: Shape, device: str = "cpu") -> float:
         "num_hidden_layers": model.layers,
         "num_attention_heads": heads,
         "num_key_value_heads": model.kv_heads or heads,
+        "head_dim": model.hidden // heads,
         "max_position_embeddings": work.longest + work.answer,
         "tie_word_embeddings": False,
     }
     lengths = Lengths(work.longest, work.answer, padded=work.shortest < work.longest)
-    found = moments(config, profile(work), lengths, device)[shape.phase]
-    return max(need.total for need in found) / 1e6
+    settings = profile(work)
+    return fullest(moments(shape_of(config, settings), settings, lengths, device)[shape.phase]).total / 1e6
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -260,12 +260,6 @@ def test_list_names_every_recipe_and_profile_without_torch():
         assert name in given.stdout
 
 
-def test_a_plan_is_made_without_torch():
-    given = answer("plan", "translation", "--profile", "single_gpu_80gb")
-    assert given.returncode == 0, given.stderr
-    assert "ppo rollout" in given.stdout
-
-
 def test_help_names_every_command_and_recipe_without_torch():
     given = answer("--help")
     assert given.returncode == 0, given.stderr

@@ -101,7 +101,15 @@ def test_one_file_imports_trls_experimental_ppo():
 
 @pytest.mark.parametrize(
     "argv",
-    [["list"], ["--help"], ["show", "dialogue"], ["sft", "dialogu"], ["sft", "dialogue", "sft.max_step=1"], ["report"]],
+    [
+        ["list"],
+        ["--help"],
+        ["show", "dialogue"],
+        ["sft", "dialogu"],
+        ["sft", "dialogue", "sft.max_step=1"],
+        ["report"],
+        ["plan", "dialogue", "--card", "rtx4091"],
+    ],
     ids=" ".join,
 )
 def test_listing_showing_and_usage_errors_never_wait_for_torch(argv, tmp_path):

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from rlrecipes.before.decoder import read_config
-from rlrecipes.before.plan import GIB, needs
+from rlrecipes.before.needs import GIB, fullest, moments
+from rlrecipes.before.shape import read_shape
 from rlrecipes.errors import UserError
 from rlrecipes.profile import Profile
 from rlrecipes.run.stages import phases
@@ -53,10 +53,10 @@ def _planned(profile: Profile, phase: str, learned: bool) -> str:
     """What the plan says, where it can read the model's configuration."""
     try:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        found = needs(read_config(profile), profile, device=device, learned=learned)
+        needs = moments(read_shape(profile, learned), profile, device=device, learned=learned)[phase]
     except UserError:
         return ""
-    need = next(need.total for need in found if need.phase == phase) / GIB
+    need = fullest(needs).total / GIB
     return f", which needs {need:.1f} GiB by the plan{_card()}"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlrecipes.before.decoder import language_part, whole_number
+from rlrecipes.before.config import language_part, whole_number
 from rlrecipes.errors import UserError
 from rlrecipes.hub.reach import cached_file, fetched_file, is_local, reach_model, read_object
 from rlrecipes.job import Job

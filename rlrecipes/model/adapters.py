@@ -38,7 +38,13 @@ def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
     try:
         wrapped = get_peft_model(model, config)
     except ValueError as error:
-        raise UserError(f"lora.target_modules={settings.target_modules} does not fit this model: {error}") from None
+        experts = "ParamWrapper" in str(error)  # PEFT has no dropout there
+        why = (
+            "its experts take adapters with lora.lora_dropout=0 alone; set that, or name other layers"
+            if experts
+            else error
+        )
+        raise UserError(f"lora.target_modules={settings.target_modules} does not fit this model: {why}") from None
     if isinstance(causal(wrapped).get_output_embeddings(), LoraLayer):
         raise UserError(
             f"lora.target_modules={settings.target_modules} names the output layer, which PPO does not train; leave it out"

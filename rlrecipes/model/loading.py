@@ -20,6 +20,9 @@ from rlrecipes.profile import ModelSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
+HEADS = ("lm_head", "embed_out", "score", "classifier")
+"""Layers that stay in full precision whatever is quantized, by the ends of their names."""
+
 
 def check_model(name: str) -> None:
     """Refuses a model that cannot be had, or one that is no decoder, before anything is trained.
@@ -131,7 +134,7 @@ def _loading(settings: ModelSettings) -> dict[str, Any]:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=DTYPES[settings.dtype],
-            llm_int8_skip_modules=["lm_head", "embed_out", "score", "classifier"],  # heads stay in full precision
+            llm_int8_skip_modules=list(HEADS),
         )
         kwargs["device_map"] = {"": device()}
     return kwargs

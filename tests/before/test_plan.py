@@ -1,9 +1,8 @@
 """The plan: what the models' shapes give, what is alive on a device, and what the person asking is told."""
 
+import copy
 import dataclasses
 import json
-import math
-import re
 import weakref
 
 import pytest
@@ -13,7 +12,8 @@ from families import FAMILIES, gpt2
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
+from transformers.integrations import replace_with_bnb_linear
 from transformers.pytorch_utils import Conv1D
 from trl.trainer import sft_trainer
 
@@ -21,8 +21,8 @@ from benchmarks import models, ours
 from benchmarks.plan import Shape, planned_mb, profile
 from benchmarks.work import Model, Work
 from rlrecipes.__main__ import main
-from rlrecipes.before.decoder import _EXPERTS, _GATED, _PLAIN, _TIED, KNOWN, decoder, read_config
-from rlrecipes.before.plan import (
+from rlrecipes.before.config import KNOWN, read_config
+from rlrecipes.before.needs import (
     AT_ONCE,
     GIB,
     RESERVE,
@@ -30,11 +30,13 @@ from rlrecipes.before.plan import (
     SFT_AT_ONCE,
     Lengths,
     _Sizes,
+    fullest,
     largest_batch,
     moments,
-    needs,
 )
+from rlrecipes.before.shape import read_shape, shape_of
 from rlrecipes.model import likelihood
+from rlrecipes.model.loading import HEADS
 from rlrecipes.profile import load_profile, profile_names
 
 SIZED = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -56,44 +58,82 @@ COUNTED = [
 ]
 """Kinds with sizes at which every linear layer has a shape of its own."""
 
+MIXTURES = {
+    "mixtral": {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {**GROUPED, "moe_intermediate_size": 128, "num_experts": 8, "num_experts_per_tok": 4},
+    "qwen2_moe": {**GROUPED, "moe_intermediate_size": 128, "shared_expert_intermediate_size": 320, "num_experts": 8},
+    "gpt_oss": {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "olmoe": {**GROUPED, "num_experts": 8},
+}
+"""Mixtures of experts, which lie together in one tensor for each half of their network."""
+
 GPU_PROFILES = [name for name in profile_names() if name != "tiny"]
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-LARGER = {"hidden_size": 256, "n_embd": 256, "intermediate_size": 512, "ffn_dim": 512, "word_embed_proj_dim": 128}
-"""Sizes at which biases and positions are a small part."""
+PLAIN = ["model.quantization=none", "lora.lora_dropout=0"]
+ATTENTION = "lora.target_modules=q_proj,k_proj,v_proj,o_proj"
 
 
-def sizes(config, profile=None, device="cpu"):
-    profile = profile or load_profile("tiny", ["model.quantization=none"])
-    return _Sizes(decoder(config, "a model"), profile, Lengths(8, 8), device, True)
+def plain(config):
+    """A configuration as its file has it."""
+    return json.loads(config.to_json_string(use_diff=False))
+
+
+def shape(config, *settings):
+    return shape_of(config, load_profile("tiny", [*PLAIN, *settings], "a/model"))
+
+
+def sizes(config, settings=PLAIN):
+    settings = load_profile("tiny", settings, "a/model")
+    return _Sizes(shape_of(config, settings), settings, Lengths(8, 8), "cpu", True)
 
 
 # Sizes.
 
 
+@pytest.mark.parametrize(("family", "settings"), [*COUNTED, *MIXTURES.items()])
+def test_weights_are_those_of_a_built_model(family, settings):
+    config = AutoConfig.for_model(family, vocab_size=1000, **SPECIAL, **settings)
+    found = sizes(plain(config))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert found.base() == 4 * sum(weight.numel() for weight in model.parameters())
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert found.base() - found.base(head=False) == (0 if tied else 4 * model.get_output_embeddings().weight.numel())
+    four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    replace_with_bnb_linear(model, [*HEADS, *(model._keep_in_fp32_modules or ())], four_bit)
+    linears = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
+    assert found.shape.linear == sum(layer.in_features * layer.out_features for layer in linears)
+
+
 @pytest.mark.parametrize(("family", "settings"), COUNTED)
-def test_weights_and_adapters_are_counted_in_every_family(family, settings):
-    settings = {key: LARGER.get(key, value) for key, value in settings.items()}
-    settings |= {"head_dim": 128} if "head_dim" in settings else {}
+def test_adapters_are_on_every_linear_layer_but_the_output(family, settings):
     config = AutoConfig.for_model(family, vocab_size=1000, **SPECIAL, **settings)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    found = sizes(json.loads(config.to_json_string(use_diff=False)))
-    weights = 4 * sum(parameter.numel() for parameter in model.parameters())
-    assert found.base() == pytest.approx(weights, rel=0.05 if family not in ("gpt2", "opt", "gpt_bigcode") else 0.4)
-    linears = [
-        module.weight.shape
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and re.search(r"\.(layers|h)\.\d", name)
-    ]
-    r = load_profile("tiny").lora.r
-    assert found.adapter == sum(r * sum(shape) for shape in linears)
-    assert found.shape.layers * found.shape.linear == sum(math.prod(shape) for shape in linears)
-    assert found.shape.known
+    linears = [module.weight.shape for module in model.modules() if isinstance(module, nn.Linear | Conv1D)]
+    head = model.get_output_embeddings().weight.shape
+    assert shape(plain(config)).adapter == load_profile("tiny").lora.r * (sum(map(sum, linears)) - sum(head))
 
 
-def test_every_kind_that_counts_as_known_is_compared_with_a_built_model():
-    assert {*_GATED, *_PLAIN} == {family for family, _ in COUNTED}
-    assert set(_TIED) == {kind for kind in (*_GATED, *_PLAIN) if AutoConfig.for_model(kind).tie_word_embeddings}
+@pytest.mark.parametrize(("family", "settings"), [*COUNTED[:-1], *MIXTURES.items()])
+def test_keys_and_values_are_those_that_the_cache_holds(family, settings):
+    config = AutoConfig.for_model(family, vocab_size=50, **SPECIAL, **settings)
+    with torch.no_grad():
+        held = AutoModelForCausalLM.from_config(config)(torch.ones(1, 3, dtype=torch.long), use_cache=True)
+    planned = sizes(plain(config)).cache(1, 3)  # all but Falcon's last, which keeps its keys once for every query
+    assert planned == 4 * sum(layer.keys.numel() + layer.values.numel() for layer in held.past_key_values.layers)
+
+
+def test_experts_stay_in_the_models_precision_and_have_adapters_where_peft_puts_them():
+    config = {"model_type": "mixtral", "vocab_size": 1000, **MIXTURES["mixtral"]}
+    experts = 2 * 4 * 3 * 256 * 512  # layers, experts, matrices
+    found = shape(config)
+    assert found.other > experts > found.linear
+    assert found.blocks[0].networks[-1].stack == experts / 2
+    assert shape(config, ATTENTION).blocks[0].networks[-1].stack == 0
+    assert shape(config, ATTENTION).adapter < found.adapter
+    dense = shape({**LLAMA, "vocab_size": 1000}, ATTENTION)
+    assert shape(config, ATTENTION).adapter == dense.adapter
 
 
 def test_the_embedded_base_is_planned_as_it_is_trained(finished):
@@ -108,10 +148,9 @@ def test_the_embedded_base_is_planned_as_it_is_trained(finished):
     [("Qwen/Qwen3-1.7B", 1.26, 17.4), ("Qwen/Qwen3-4B-Instruct-2507", 2.47, 33.0), ("Qwen/Qwen3-8B", 5.66, 43.7)],
 )
 def test_4_bit_bases_have_the_sizes_that_building_them_gives(name, base_gib, lora_millions):
-    settings = load_profile("tiny", ["model.quantization=nf4", "model.dtype=bfloat16"])
-    found = sizes(KNOWN[name], settings)
+    found = sizes(KNOWN[name], ["model.quantization=nf4", "model.dtype=bfloat16"])
     assert found.base() / GIB == pytest.approx(base_gib, abs=0.01)
-    assert found.adapter / 1e6 == pytest.approx(lora_millions, abs=0.1)
+    assert found.shape.adapter / 1e6 == pytest.approx(lora_millions, abs=0.1)
 
 
 def test_what_is_held_at_a_time_is_what_the_code_holds():
@@ -144,22 +183,11 @@ class Alive(TorchDispatchMode):
 TINY = Model(vocabulary=512, hidden=128, layers=3, heads=4, kv_heads=2, intermediate=384)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    ("phase", "step", "changes"),
-    [
-        ("ppo rollout", "roll_out", {}),
-        ("ppo update", "update", {}),
-        ("ppo update", "update", {"gradient_checkpointing": True}),
-        ("ppo update", "update", {"value": "adapter"}),
-    ],
-)
-def test_the_plan_is_what_is_alive_at_the_peak(phase, step, changes, dtype, tmp_path):
-    model = dataclasses.replace(TINY, dtype=dtype)
-    work = Work("t", model, 80, 80, 16, batch=16, micro_batch=8, epochs=1, updates=2, lora_rank=4, **changes)
+def peak(work, step, folder, base=None):
+    """The most bytes alive at once in a step of PPO."""
     peaks = []
     with Alive() as alive:
-        trainer = ours.build(work, models.tokenizer(model), tmp_path)
+        trainer = ours.build(work, models.tokenizer(work.model), folder, base() if base else None)
         inner = getattr(trainer, step)
 
         def watched(*arguments):
@@ -170,8 +198,49 @@ def test_the_plan_is_what_is_alive_at_the_peak(phase, step, changes, dtype, tmp_
 
         setattr(trainer, step, watched)
         trainer.train()
-    planned = planned_mb(Shape(phase, work), "cuda") - RESERVE["cuda"] / 1e6
-    assert planned == pytest.approx(max(peaks) / 1e6, rel=0.1)
+    return max(peaks)
+
+
+STEPS = [
+    ("ppo rollout", "roll_out", {}),
+    ("ppo update", "update", {}),
+    ("ppo update", "update", {"gradient_checkpointing": True}),
+    ("ppo update", "update", {"value": "adapter"}),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("phase", "step", "changes"), STEPS)
+def test_the_plan_is_what_is_alive_at_the_peak(phase, step, changes, dtype, tmp_path):
+    model = dataclasses.replace(TINY, dtype=dtype)
+    work = Work("t", model, 80, 80, 16, batch=16, micro_batch=8, epochs=1, updates=2, lora_rank=4, **changes)
+    planned = planned_mb(Shape(phase, work), "cuda") * 1e6 - RESERVE["cuda"]
+    assert planned == pytest.approx(peak(work, step, tmp_path), rel=0.1)
+
+
+@pytest.mark.parametrize("targets", ["q_proj,k_proj,v_proj,o_proj", "all-linear"])
+@pytest.mark.parametrize(("phase", "step", "changes"), STEPS[:3])
+def test_so_it_is_of_a_mixture_of_experts(phase, step, changes, targets, tmp_path, monkeypatch):
+    work = Work("t", TINY, 80, 80, 16, batch=16, micro_batch=8, epochs=1, updates=2, lora_rank=4, **changes)
+    settings = profile(work)
+    settings = dataclasses.replace(settings, lora=dataclasses.replace(settings.lora, target_modules=targets))
+    config = {
+        **{"vocab_size": 512, "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4},
+        **{"num_key_value_heads": 2, "intermediate_size": 96, "num_local_experts": 8, "num_experts_per_tok": 4},
+    }
+
+    def base():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **config, **SPECIAL))
+        models._never_pad(model)
+        return model
+
+    lora = models.lora(work)
+    lora.target_modules = targets if targets == "all-linear" else targets.split(",")
+    monkeypatch.setattr(models, "lora", lambda work: copy.deepcopy(lora))
+    found = moments(shape_of({"model_type": "mixtral", **config}, settings), settings, Lengths(80, 16, False))[phase]
+    planned = fullest(found).total - RESERVE["cuda"]
+    assert planned == pytest.approx(peak(work, step, tmp_path, base), rel=0.1)
 
 
 # What fits.
@@ -180,31 +249,38 @@ def test_the_plan_is_what_is_alive_at_the_peak(phase, step, changes, dtype, tmp_
 @pytest.mark.parametrize("name", GPU_PROFILES)
 def test_a_gpu_profile_fits_its_card_with_room_to_spare(name):
     settings = load_profile(name)
-    for need in needs(read_config(settings), settings):
-        assert need.total < 0.85 * float(settings.memory.card) * GIB, need.phase
+    for phase, found in moments(read_shape(settings), settings).items():
+        assert fullest(found).total < 0.85 * float(settings.memory.card) * GIB, phase
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return load_profile("single_gpu_24gb")
+
+
+@pytest.fixture(scope="module")
+def planned(settings):
+    return read_shape(settings)
 
 
 @pytest.mark.parametrize("phase", ["sft", "reward", "ppo update", "evaluate"])
-def test_the_largest_batch_is_the_largest_that_fits(phase):
-    settings, config = load_profile("single_gpu_24gb"), KNOWN["Qwen/Qwen3-4B-Instruct-2507"]
-    found = largest_batch(config, settings, phase, 24 * GIB)
+def test_the_largest_batch_is_the_largest_that_fits(phase, settings, planned):
+    found = largest_batch(planned, settings, phase, 24 * GIB)
     table, key = {"ppo update": ("ppo", "per_device_train_batch_size"), "evaluate": ("evaluate", "batch_size")}.get(
         phase, (phase, "per_device_train_batch_size")
     )
 
     def need(batch):
         changed = dataclasses.replace(getattr(settings, table), **{key: batch})
-        rows = needs(config, dataclasses.replace(settings, **{table: changed}))
-        return next(row.total for row in rows if row.phase == phase)
+        return fullest(moments(planned, dataclasses.replace(settings, **{table: changed}))[phase]).total
 
     assert need(found) <= 24 * GIB < need(found + 1)
-    assert largest_batch(config, settings, phase, 1 * GIB) == 0
+    assert largest_batch(planned, settings, phase, 1 * GIB) == 0
 
 
-def test_a_rollout_is_never_larger_than_a_batch():
-    settings, config = load_profile("single_gpu_24gb"), KNOWN["Qwen/Qwen3-4B-Instruct-2507"]
+def test_a_rollout_is_never_larger_than_a_batch(settings, planned):
     batch = settings.ppo.per_device_train_batch_size * settings.ppo.gradient_accumulation_steps
-    assert largest_batch(config, settings, "ppo rollout", 1000 * GIB) == batch
+    assert largest_batch(planned, settings, "ppo rollout", 1000 * GIB) == batch
 
 
 @pytest.mark.parametrize(
@@ -225,19 +301,16 @@ def test_a_rollout_is_never_larger_than_a_batch():
         ("model.attention=eager", "sft", "activations"),
     ],
 )
-def test_a_setting_moves_what_it_governs(setting, phase, role):
-    config = KNOWN["Qwen/Qwen3-4B-Instruct-2507"]
-    before, after = (
-        moments(config, load_profile("single_gpu_24gb", overrides))[phase] for overrides in ([], [setting])
-    )
+def test_a_setting_moves_what_it_governs(setting, phase, role, settings, planned):
+    changed = load_profile("single_gpu_24gb", [setting])
+    before, after = moments(planned, settings)[phase], moments(read_shape(changed), changed)[phase]
     assert [need.roles.get(role) for need in before] != [need.roles.get(role) for need in after]
 
 
-def test_without_a_learned_reward_there_is_no_reward_stage():
-    settings, config = load_profile("single_gpu_24gb"), KNOWN["Qwen/Qwen3-4B-Instruct-2507"]
-    with_one, without = needs(config, settings), needs(config, settings, learned=False)
-    assert "reward" not in [need.phase for need in without]
-    assert without[-1].roles["adapters"] < with_one[-1].roles["adapters"]
+def test_without_a_learned_reward_there_is_no_reward_stage(settings, planned):
+    with_one, without = moments(planned, settings), moments(planned, settings, learned=False)
+    assert without.keys() == with_one.keys() - {"reward"}
+    assert without["evaluate"][0].roles["adapters"] < with_one["evaluate"][0].roles["adapters"]
 
 
 # What is said.
@@ -267,24 +340,29 @@ def test_a_local_model_is_planned_from_its_config_alone(checkpoint: Checkpoint, 
 LLAMA = {**GROUPED, "model_type": "llama", "vocab_size": 1000, "max_position_embeddings": 128}
 
 
-@pytest.mark.parametrize("kind", ["banana", "bert"])
-def test_a_kind_that_is_not_known_is_said_to_be_taken_for_a_llama(kind, tmp_path, capsys):
-    for name, told in ((kind, True), ("llama", False)):
-        (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "model_type": name}))
-        assert main(["plan", "translation", "--model", str(tmp_path)]) == 0
-        assert (f"taken for a Llama: how '{kind}' is built" in capsys.readouterr().out) == told
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_a_mixture_of_experts_is_planned(kind, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA, **MIXTURES[kind], "model_type": kind}))
+    assert main(["plan", "translation", "--model", str(tmp_path)]) == 0
+    assert f", {kind}, nf4," in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("key", ["head_dim", "num_key_value_heads", "intermediate_size", "tie_word_embeddings"])
+@pytest.mark.parametrize("key", ["head_dim", "num_key_value_heads"])
 def test_null_stands_for_what_is_left_to_the_kind(key):
     left = {name: value for name, value in LLAMA.items() if name != key}
-    assert decoder({**LLAMA, key: None}, "a model") == decoder(left, "a model")
+    assert shape({**LLAMA, key: None}) == shape({**left, "num_key_value_heads": 4} if key[0] == "n" else left)
 
 
 @pytest.mark.parametrize(
     ("config", "arguments", "said"),
     [
-        *(({**LLAMA, experts: 8}, [], f"a mixture of experts ({experts} 8)") for experts in _EXPERTS),
+        ({**LLAMA, "model_type": "banana"}, [], "Transformers knows no model_type 'banana'"),
+        ({**LLAMA, "model_type": "vit"}, [], "its config.json makes no vit (Unrecognized configuration class"),
+        (
+            {**LLAMA, **MIXTURES["mixtral"], "model_type": "mixtral"},
+            ["lora.lora_dropout=0.1"],
+            "its experts take adapters with lora.lora_dropout=0 alone",
+        ),
         ({**LLAMA, "quantization_config": {"quant_method": "awq"}}, [], "its weights are quantized already"),
         *(({**LLAMA, "model_type": kind}, [], "no model_type that is a text") for kind in (None, ["llama"], 3)),
         *(
@@ -293,14 +371,21 @@ def test_null_stands_for_what_is_left_to_the_kind(key):
             for value in (0, -4, True, "32", 4.5, [], 10**400)
         ),
         ({**LLAMA, "max_position_embeddings": -1}, [], "has max_position_embeddings -1"),
-        ({**LLAMA, "num_attention_heads": 512}, [], "no head_dim"),
+        ({**LLAMA, "num_attention_heads": 512}, [], "(256) is not a multiple of the number of attention heads (512)"),
+        ({**LLAMA, "num_hidden_layers": 10**9}, [], "has 1000000000 layers, and 1000 are the most"),
+        ({**LLAMA, "hidden_size": 1 << 40, "intermediate_size": 1 << 40}, [], "its config.json makes no llama"),
+        ({**LLAMA, "intermediate_size": None}, [], "its config.json makes no llama"),
         ({**LLAMA, "text_config": [1]}, [], "has text_config [1] where an object belongs"),
         ({**LLAMA, "text_config": "llama"}, [], 'has text_config "llama" where an object belongs'),
         ({**LLAMA, "max_position_embeddings": 1}, [], "the model's max_position_embeddings is 1"),
         (LLAMA, ["model.max_length=1"], "model.max_length is 1"),
         ("[" * 100_000, [], "config.json is no JSON object"),
         ({"model_type": "t5", "is_encoder_decoder": True}, [], "is an encoder-decoder (t5)"),
-        ({"model_type": "mamba"}, [], "its config.json has no hidden_size"),
+        (
+            {"model_type": "mamba", "num_hidden_layers": 2},
+            [],
+            "(mamba): its layers have no attention that can be counted",
+        ),
         ("[1]", [], "config.json is no JSON object"),
         (None, [], "no config.json"),
         ({}, ["--model", "a b/c d"], "neither a folder nor a hub id"),
@@ -337,13 +422,13 @@ def test_a_reward_model_beside_the_base_is_counted_from_the_reward_stage_on(chec
     settings = load_profile("tiny", ["model.quantization=none", f"reward.model={beside}"], str(checkpoint.model))
     weights = AutoModelForSequenceClassification.from_pretrained(beside)
     size = sum(4 * parameter.numel() for parameter in weights.parameters())
-    planned = moments(read_config(settings), settings)
+    planned = moments(read_shape(settings), settings)
     (scoring,) = planned["reward"]  # nothing is trained there, and the policy's base is not loaded
     assert scoring.at == "scoring"
     assert "base" not in scoring.roles
     assert any(need.at == "scoring" for need in planned["ppo update"])
-    found = {need.phase: need.roles.get("beside", 0) for need in needs(read_config(settings), settings)}
+    found = {phase: fullest(needs).roles.get("beside", 0) for phase, needs in planned.items()}
     assert found["sft"] == 0
-    assert found["reward"] == found["ppo update"] == found["evaluate"] == pytest.approx(size, rel=0.15)
+    assert found["reward"] == found["ppo update"] == found["evaluate"] == size
     assert main(given) == 0
     assert "beside" not in capsys.readouterr().out

@@ -1,0 +1,391 @@
+"""What each phase of a stage holds on the device at the moments that may be its fullest, role by role.
+
+    Need("sft", at="loss", roles={"base": 2.7e9, "adapters": 1.3e8, …, "logits": 7.8e8})
+
+It is arithmetic over what this project's stages hold. The tensors counted are those that were seen to be alive there,
+operation by operation, on Llama, Qwen3 and Mixtral models; other decoders are taken to run alike with their own widths.
+Sizes are in bytes unless said otherwise; `docs/memory.md` has them beside measured peaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rlrecipes.before.shape import Block, Input, Network, Shape
+from rlrecipes.errors import UserError
+from rlrecipes.profile import Profile
+from rlrecipes.run.stages import phases
+
+GIB = 1 << 30
+
+ROLES = ("base", "beside", "adapters", "optimizer", "KV cache", "activations", "logits", "reserve")
+"""What the memory is for. `beside` is a reward model that is no adapter of the base; `optimizer` holds gradients too;
+`reserve` is what is not a tensor."""
+
+RESERVE = {"cpu": 0, "cuda": int(0.75 * GIB)}
+"""CUDA context, cuBLAS workspaces and rounding of the allocator: a usual size, not measured by us."""
+
+AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 27}
+"""Logits that `likelihood` holds at a time."""
+
+SFT_AT_ONCE = 256
+"""Tokens whose logits `trl.SFTTrainer` (`chunked_nll`) holds at a time."""
+
+SMALL = 4096
+"""Numbers in a tensor below which bitsandbytes' 8-bit optimizers keep it in 32 bits."""
+
+NF4 = 0.5 + 1 / 64 + 4 / 64 / 256
+"""Bytes a weight: 4 bits; per 64 weights a scale of 8 bits, per 256 scales one of 32 (QLoRA, arXiv 2305.14314, section 3)."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the longest row."""
+
+    prompt: int
+    answer: int
+    padded: bool = True
+    """Rows differ in length, so attention needs a mask."""
+
+    @property
+    def whole(self) -> int:
+        return self.prompt + self.answer
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one phase of a stage holds at one moment."""
+
+    phase: str
+    """A phase of the table of stages."""
+    at: str
+    """The moment."""
+    roles: Mapping[str, float]
+    """Bytes by the names of `ROLES`."""
+
+    @property
+    def total(self) -> float:
+        return sum(self.roles.values())
+
+
+def lengths(shape: Shape, profile: Profile) -> Lengths:
+    """The longest rows that the profile lets through; where it leaves the answers' length to the data, half of a row.
+
+    Raises:
+        UserError: there is no room for a prompt and an answer.
+    """
+    window = min(profile.model.max_length, shape.positions)
+    if window < 2:
+        limit = "model.max_length" if profile.model.max_length < 2 else "the model's max_position_embeddings"
+        raise UserError(f"{limit} is {window}, which leaves no room for a prompt and an answer; take 2 at least")
+    answer = min(profile.ppo.response_length or window // 2, window - 1)
+    return Lengths(window - answer, answer)
+
+
+def moments(
+    shape: Shape, profile: Profile, longest: Lengths | None = None, device: str = "cuda", learned: bool = True
+) -> dict[str, list[Need]]:
+    """The moments of each phase that may be its fullest, in order; without a learned reward there is no reward stage.
+
+    Raises:
+        UserError: the rows have no room for a prompt and an answer.
+    """
+    sizes = _Sizes(shape, profile, longest or lengths(shape, profile), device, learned)
+    by_phase: dict[str, Callable[[_Sizes], Iterator[Need]]] = {
+        "sft": _sft,
+        "reward": _reward,
+        "ppo rollout": _rollout,
+        "ppo update": _update,
+        "evaluate": _evaluate,
+    }
+    return {phase: list(found(sizes)) for phase, found in by_phase.items() if phase != "reward" or learned}
+
+
+def fullest(needs: list[Need]) -> Need:
+    return max(needs, key=lambda need: need.total)
+
+
+def largest_batch(
+    shape: Shape, profile: Profile, phase: str, card: float, learned: bool = True, most: int = 4096
+) -> int:
+    """The largest value of the phase's batch setting whose need is at most `card` bytes; 0 if not even 1 is.
+
+    A rollout is never larger than a batch of episodes.
+    """
+    table, key = phases()[phase].batch.split(".")
+    if phase == "ppo rollout":
+        most = profile.ppo.per_device_train_batch_size * profile.ppo.gradient_accumulation_steps
+
+    def fits(batch: int) -> bool:
+        settings = replace(getattr(profile, table), **{key: batch})
+        return fullest(moments(shape, replace(profile, **{table: settings}), learned=learned)[phase]).total <= card
+
+    low, high = 0, most + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+# The parts.
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Sizes of the parts, from which the moments are put together."""
+
+    shape: Shape
+    profile: Profile
+    longest: Lengths
+    device: str
+    learned: bool
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number in the base's precision; adapters are in float32 whatever it is."""
+        return {"float32": 4, "bfloat16": 2}[self.profile.model.dtype]
+
+    @property
+    def scorer(self) -> _Sizes:
+        """What scores: the reward model beside the base, held and read as the base is; else the base."""
+        return replace(self, shape=self.shape.beside or self.shape)
+
+    def base(self, head: bool = True) -> float:
+        """The frozen weights; a reward model has no language-model head."""
+        linear = NF4 if self.profile.model.quantization == "nf4" else self.width
+        return self.shape.linear * linear + self.width * (self.shape.other - (0 if head else self.shape.head))
+
+    def optimizer(self, settings: Any, adapters: int) -> dict[str, float]:
+        """Gradients and moments of the trained adapters: 4 bytes a number, and two moments of 4 each by default."""
+        moments = 8.0
+        if "8bit" in settings.optim and self.profile.lora.r * self.shape.hidden >= SMALL:
+            moments = 2 * (1 + 4 / 256)  # a byte, and per 256 of them a scale in float32
+        elif settings.optim == "sgd":
+            moments = 0.0
+        elif settings.optim == "adafactor":
+            moments = 4 / self.profile.lora.r  # a mean for each row and column of a matrix of r columns
+        return {"optimizer": adapters * self.shape.adapter * (4 + moments)}
+
+    # One token in one block, in bytes.
+
+    def attention(self, block: Block, per_sequence: int, padded: bool, dropout: bool) -> float:
+        """Kept by a block's norms and attention for the way back."""
+        shape, width, keys = self.shape, self.width, block.cached / 2
+        kept = 2 * 4.0 * shape.hidden  # the norms' inputs, in float32
+        kept += (4 if block.normed else 0) * (block.queries + keys)
+        keys = block.queries if padded else keys  # repeated for every query head where there is a mask
+        kept += width * (2 * block.queries + 2 * keys) + 4 * shape.heads
+        kept += width * per_sequence if padded else 0  # the mask as numbers, anew in every layer
+        if shape.eager:  # attention's weights, and what their softmax keeps
+            kept += (width + 4) * shape.heads * per_sequence
+        if width == 4 and not dropout and block.out.adapted:
+            kept -= 4 * block.out.width  # what LoRA reads there is attention's output itself
+        return kept + sum(self.input(read, dropout) for read in (*block.inputs, block.out))
+
+    def mlp(self, block: Block, dropout: bool) -> float:
+        """Kept by a block's feed-forward networks for the way back."""
+        return sum(self.network(network, dropout) for network in block.networks)
+
+    def network(self, network: Network, dropout: bool) -> float:
+        middle = self.width * network.middle * (3 if network.gated else 2)
+        if network.experts:  # each expert's output too, for the gradient of its weight in the sum
+            middle = network.experts * (middle + self.width * self.shape.hidden)
+            if network.stack:  # and what each half reads, for the gradient of its adapter
+                middle += network.experts * self.width * (network.middle + self.shape.hidden)
+        return middle + sum(self.input(read, dropout) for read in network.inputs)
+
+    def input(self, read: Input, dropout: bool) -> float:
+        """Kept by LoRA: what it reads, in float32, and its narrow middle. A frozen linear layer keeps nothing."""
+        count = read.adapted
+        copies = count if self.width != 4 or dropout else min(1, count)  # one for all where nothing is cast or dropped
+        masks = count * (4 if self.device == "cpu" else 1) if dropout else 0
+        return float((4 * copies + masks) * read.width + 4 * self.profile.lora.r * count)
+
+    def backward(self, network: Network) -> float:
+        """Added at the fullest moment of a block whose activations are kept, where this is its widest network.
+
+        In float32 that is on the way back: the middle's gradient by both paths and their sum, one saved tensor gone, so
+        2 × 4 bytes. In bfloat16 it is on the way there: LoRA's product twice in float32, less what is kept by then, so 4
+        bytes; and two states, 4 bytes. Experts have two such gradients too, or three of their outputs, if those are wider.
+        """
+        states = 0.0 if self.width == 4 else 4.0 * self.shape.hidden
+        if network.experts:
+            return self.width * network.experts * max(2 * network.middle, 3 * self.shape.hidden) + states
+        return (8 if self.width == 4 else 4 + self.mixed) * network.middle + states
+
+    def forward(self, network: Network) -> float:
+        """Alive at the fullest moment of a block without gradients, where this is its widest network.
+
+        The middle is there three times: gate, other product, and the product of both; of states, four are. LoRA on
+        bfloat16 adds its own product in float32, twice, to one of two that are there by then: 2 × 4 + 2 × 2 bytes; and
+        of states it reads one in float32. Experts hold both products in one piece, the gate, the product of all, and
+        what they read; or at the end four of their outputs, if those are wider.
+        """
+        middle, hidden = network.middle, self.shape.hidden
+        if network.experts:
+            whole = (4 if network.gated else 2) * middle + hidden
+            return float(self.width * (network.experts * max(whole, 4 * hidden) + 4 * hidden))
+        if self.width == 4 or not any(read.adapted for read in network.inputs):
+            return float(self.width * (3 * middle + 4 * hidden))
+        return (12.0 + self.mixed) * middle + 12.0 * hidden
+
+    @property
+    def mixed(self) -> int:
+        """A CPU adds float32 to bfloat16 by way of a float32 copy; a GPU does without."""
+        return 4 if self.device == "cpu" and self.width != 4 else 0
+
+    # Passes, in bytes.
+
+    @property
+    def dequantized(self) -> float:
+        """The largest linear layer in the base's precision, as bitsandbytes makes it for a product."""
+        return float(self.width * self.shape.largest) if self.profile.model.quantization == "nf4" else 0.0
+
+    def stack(self, block: Block) -> float:
+        """A block's experts with the adapter added to them, as long as a pass needs them."""
+        return float(self.width * sum(network.stack for network in block.networks))
+
+    def trained(
+        self, rows: int, tokens: int, padded: bool, checkpointed: bool, dropout: float = 0.0, read: float = 1.0
+    ) -> tuple[float, float]:
+        """Activations of a forward pass with gradients, and what the way back through a block adds to them.
+
+        `read` is the share of tokens whose last states are read: the last MLP runs on those alone (`forward.read_at`).
+        """
+        shape, number = self.shape, rows * tokens
+        blocks = [
+            number * (self.attention(block, tokens, padded, dropout > 0) + self.mlp(block, dropout > 0))
+            + self.stack(block)
+            for block in shape.blocks
+        ]
+        backs = [number * max(map(self.backward, block.networks), default=0.0) for block in shape.blocks]
+        ends = number * shape.hidden * (4 + self.width)  # the last norm's input, and its output
+        ends += rows * tokens * tokens if padded else 0  # the mask
+        if checkpointed:
+            kept = len(blocks) * number * shape.hidden * self.width
+            return kept + ends, max(block + back for block, back in zip(blocks, backs, strict=True))
+        last = blocks[-1] - (1 - read) * number * self.mlp(shape.blocks[-1], dropout > 0)
+        # Either the last MLP is gone through, or one before it, when the last block's activations are gone.
+        return sum(blocks[:-1]) + last + ends, max(read * backs[-1], max(backs[:-1], default=0) - last)
+
+    def cache(self, rows: int, tokens: int) -> float:
+        return float(sum(block.cached for block in self.shape.blocks) * self.width * rows * tokens)
+
+    def passed(self, number: int) -> float:
+        """Activations of a pass of so many tokens without gradients."""
+        blocks = (
+            number * max(map(self.forward, block.networks), default=0.0) + self.stack(block)
+            for block in self.shape.blocks
+        )
+        return max(blocks) + self.dequantized
+
+    def scoring(self, rows: int) -> float:
+        """Activations of a pass of whole rows through what scores."""
+        return self.scorer.passed(rows * self.longest.whole)
+
+    # What is there in every moment of a phase.
+
+    def static(self, adapters: int, head: bool = True) -> dict[str, float]:
+        adapted = 4.0 * adapters * self.shape.adapter
+        return {"base": self.base(head), "adapters": adapted, "reserve": RESERVE[self.device]}
+
+    def rewarded(self, adapters: int) -> dict[str, float]:
+        """The base with so many adapters, and the learned reward: one more adapter, or a model beside."""
+        if self.shape.beside is None:
+            return self.static(adapters + self.learned)
+        return self.static(adapters) | {"beside": self.scorer.base(head=False)}
+
+
+# The moments of each phase.
+
+
+def _sft(sizes: _Sizes) -> Iterator[Need]:
+    settings, shape = sizes.profile.sft, sizes.shape
+    rows, tokens = settings.per_device_train_batch_size, sizes.longest.whole
+    fixed = sizes.static(1) | sizes.optimizer(settings, 1)
+    kept, back = sizes.trained(
+        rows, tokens, sizes.longest.padded, settings.gradient_checkpointing, sizes.profile.lora.lora_dropout
+    )
+    picked = 2 * rows * tokens * shape.hidden * sizes.width  # the answers' states, put first
+    logits = 4 * 4 * min(SFT_AT_ONCE, rows * tokens) * shape.vocabulary
+    if sizes.width != 4:
+        logits += 4 * shape.vocabulary * shape.hidden  # TRL takes the whole output layer in float32
+    yield Need("sft", "loss", fixed | {"activations": kept + picked, "logits": logits})
+    yield Need("sft", "backward", fixed | {"activations": kept + back})
+
+
+def _reward(sizes: _Sizes) -> Iterator[Need]:
+    settings = sizes.profile.reward
+    rows, tokens = 2 * settings.per_device_train_batch_size, sizes.longest.whole
+    scoring = {"activations": sizes.scoring(rows)}
+    if sizes.shape.beside is not None:
+        fixed = {"beside": sizes.scorer.base(head=False), "reserve": RESERVE[sizes.device]}
+        yield Need("reward", "scoring", fixed | scoring)
+        return
+    fixed = sizes.static(1, head=False)
+    if settings.model is None:
+        fixed |= sizes.optimizer(settings, 1)
+        kept, back = sizes.trained(
+            rows, tokens, sizes.longest.padded, settings.gradient_checkpointing, sizes.profile.lora.lora_dropout
+        )
+        yield Need("reward", "backward", fixed | {"activations": kept + back})
+    yield Need("reward", "scoring", fixed | scoring)
+
+
+def _generation(sizes: _Sizes, phase: str, fixed: Mapping[str, float], rows: int) -> Iterator[Need]:
+    """`sampling.sample` on `rows` prompts: reading them, and drawing the last token."""
+    longest = sizes.longest
+    room = sizes.cache(rows, longest.whole)
+    # Memory that nobody has written to is not resident on a CPU.
+    written = sizes.cache(rows, longest.prompt) if sizes.device == "cpu" else room
+    reading = sizes.passed(rows * longest.prompt)
+    if longest.padded:
+        reading += rows * longest.prompt**2 * (1 + sizes.width)
+    yield Need(phase, "reading prompts", {**fixed, "KV cache": written, "activations": reading})
+    # Logits, probabilities and a copy in float32, beside those in the base's type where it is another.
+    drawing = rows * sizes.shape.vocabulary * (3 * 4 + (2 if sizes.width == 2 else 0))
+    yield Need(
+        phase, "drawing tokens", {**fixed, "KV cache": room, "activations": sizes.passed(rows), "logits": drawing}
+    )
+
+
+def _rollout(sizes: _Sizes) -> Iterator[Need]:
+    settings, shape, longest = sizes.profile.ppo, sizes.shape, sizes.longest
+    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    rows = min(settings.local_rollout_forward_batch_size, batch)
+    micro = min(settings.per_device_train_batch_size, rows)
+    trained = 1 + (settings.value == "adapter")
+    fixed = sizes.rewarded(1 + trained) | sizes.optimizer(settings, trained)
+    yield from _generation(sizes, "ppo rollout", fixed, rows)
+    states = rows * longest.answer * shape.hidden * sizes.width
+    reading = states + sizes.passed(micro * longest.whole)
+    yield Need("ppo rollout", "reading answers", fixed | {"activations": reading})
+    logits = 2 * 4 * min(AT_ONCE[sizes.device], rows * longest.answer * shape.vocabulary)
+    yield Need("ppo rollout", "log-probabilities", fixed | {"activations": 2 * states, "logits": logits})
+
+
+def _update(sizes: _Sizes) -> Iterator[Need]:
+    settings, shape, longest = sizes.profile.ppo, sizes.shape, sizes.longest
+    rows, tokens = settings.per_device_train_batch_size, longest.whole - 1
+    trained = 1 + (settings.value == "adapter")
+    fixed = sizes.rewarded(1 + trained) | sizes.optimizer(settings, trained)
+    kept, back = sizes.trained(rows, tokens, False, settings.gradient_checkpointing, read=longest.answer / tokens)
+    states = rows * longest.answer * shape.hidden * sizes.width
+    at_once = min(AT_ONCE[sizes.device], rows * longest.answer * shape.vocabulary)
+    # The logits, in float32, and their gradient, in the base's type as well where it is another; once more where the
+    # temperature divides them.
+    logits = at_once * (8 + sizes.width % 4 + 4 * (settings.temperature != 1))
+    yield Need("ppo update", "log-probabilities", fixed | {"activations": kept + 3 * states, "logits": logits})
+    yield Need("ppo update", "backward", fixed | {"activations": kept + back})
+    if shape.beside is not None:
+        yield Need("ppo update", "scoring", fixed | {"activations": sizes.scoring(rows)})
+
+
+def _evaluate(sizes: _Sizes) -> Iterator[Need]:
+    rows = sizes.profile.evaluate.batch_size
+    fixed = sizes.rewarded(2)
+    yield from _generation(sizes, "evaluate", fixed, rows)
+    if sizes.learned:
+        yield Need("evaluate", "scoring", fixed | {"activations": sizes.scoring(rows)})
