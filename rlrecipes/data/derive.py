@@ -29,13 +29,13 @@ def derive(recipe: Recipe, parts: Sequence[Part]) -> tuple[Split, Counts]:
     ratings = [row.rating for row in _serving(parts, "ratings") if row.rating]
     if examples and comparisons and (alone := len(preferences) - len(comparisons)):
         counts["Rows that bring no rejected answer, or the right one as such, give no comparison"] = alone
-    # Graded answers are used beside others in files, where any row may be of any kind; a set of ratings fills gaps alone.
-    beside = any({"demonstrations", "ratings"} <= set(services) for services, _ in parts)
-    if ratings and (beside or not (examples and comparisons)):
+    # Files mix rows of all kinds, and their graded answers stand beside the others; a set of ratings only fills a gap.
+    mixed = any({"demonstrations", "ratings"} <= set(services) for services, _ in parts)
+    if ratings and (mixed or not (examples and comparisons)):
         groups = _by_prompt(ratings)
-        best = _good_answers(groups, counts) if beside or not examples else []
+        best = _good_answers(groups, counts) if mixed or not examples else []
         pairs = _best_against_worst(groups, counts)
-        examples, comparisons = examples + best, comparisons + pairs if beside else comparisons or pairs
+        examples, comparisons = examples + best, comparisons + pairs if mixed else comparisons or pairs
     if ratings and not comparisons:
         counts["Ratings that make no pairs teach the reward model by regression"] = len(ratings)
     if not examples:

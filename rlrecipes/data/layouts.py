@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from rlrecipes.data.files import Row, column_names, kind_of, read, rename
 from rlrecipes.errors import UserError, first_line
+from rlrecipes.hub.fetch import missing_column
 from rlrecipes.recipe import Columns, Comparison, Example, HubSet, Message, Prompt, Rating, Recipe, unknown, user
 
 ROLES = ("system", "user", "assistant")
@@ -37,7 +38,7 @@ class Record(NamedTuple):
 Reader = Callable[[Row], Record]
 """Raises `ValueError` with the reason when a row is to be left out, `UserError` when a value is of the wrong type."""
 
-Readable = tuple[list[Record], Counter[str]]
+Records = tuple[list[Record], Counter[str]]
 """What rows say, and how many were left out, by reason."""
 
 
@@ -53,21 +54,21 @@ def _formats(own: Columns) -> list[tuple[tuple[str, ...], Reader]]:
     ]
 
 
-def records(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> Readable:
+def records(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> Records:
     """What the rows of a file say.
 
     Raises:
         UserError: the file is in no known layout, a value is of the wrong type, or no row can be used.
     """
     rows = rename(read(path), columns)
-    kept, reasons = readable(_reader(recipe, rows), rows)
+    kept, reasons = read_rows(_reader(recipe, rows), rows)
     if not kept:
         where = f"{path}, row {rows[0].number}: {next(iter(reasons))}"
         raise UserError(f"{where}, and no other row can be used either; mend the rows, or map columns with --columns")
     return kept, reasons
 
 
-def readable(reader: Reader, rows: Iterable[Row]) -> Readable:
+def read_rows(reader: Reader, rows: Iterable[Row]) -> Records:
     """What the rows say that can be trained on; the reasons of the others stand in the order in which they turn up."""
     kept: list[Record] = []
     reasons: Counter[str] = Counter()
@@ -138,16 +139,6 @@ def _encodable(text: str) -> bool:
 
 
 # One reader for each layout.
-
-
-def missing_column(hub_set: HubSet, values: Mapping[str, Any]) -> str | None:
-    """The first column of a data set that a row of it does not have; None if it has all."""
-    return next((name for name in hub_set.columns if not _has(values, name)), None)
-
-
-def _has(values: Any, name: str) -> bool:
-    outer, dot, inner = name.partition(".")
-    return isinstance(values, Mapping) and outer in values and (not dot or _has(values[outer], inner))
 
 
 def hub_record(hub_set: HubSet, row: Row) -> Record:

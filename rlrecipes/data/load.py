@@ -18,14 +18,14 @@ from typing import Any
 from rlrecipes.data.derive import derivation_notes, derive
 from rlrecipes.data.files import find_splits
 from rlrecipes.data.hub_sets import read_sets
-from rlrecipes.data.layouts import Readable, check_names, records
+from rlrecipes.data.layouts import Records, check_names, records
 from rlrecipes.data.split import (
     HELD_OUT,
     Source,
     at_most,
     canonical,
     check_enough,
-    different,
+    drop_duplicates,
     hold_out_fifth,
     without_held_out_prompts,
 )
@@ -71,13 +71,15 @@ def _world(recipe: Recipe) -> Data:
 
 
 def _read_files(recipe: Recipe, source: str, columns: Mapping[str, str]) -> Source:
-    def gathered(paths: Sequence[Path]) -> Readable:
+    def read_all(paths: Sequence[Path]) -> Records:
         found = [records(recipe, path, columns) for path in paths]
-        return different(([row for rows, _ in found for row in rows], sum((left for _, left in found), Counter())))
+        return drop_duplicates(
+            ([row for rows, _ in found for row in rows], sum((left for _, left in found), Counter()))
+        )
 
     train_paths, held_out_paths, notes = find_splits(source)
-    train, dropped = gathered(train_paths)
-    held_out, dropped_there = gathered(held_out_paths)
+    train, dropped = read_all(train_paths)
+    held_out, dropped_there = read_all(held_out_paths)
     return Source(source, train, held_out, dropped + dropped_there, notes, undivided=not held_out_paths)
 
 
@@ -87,18 +89,18 @@ def _data(recipe: Recipe, name: str, sources: Sequence[Source]) -> Data:
     dropped = sum((source.dropped for source in sources), Counter[str]()) + Counter({"prompt is held out": clashes})
     check_enough(name, sources, dropped)
     notes = [note for source in sources for note in source.notes]
-    few = [at_most(HELD_OUT, source) for source in sources]
-    notes += [note for _, cut in few for note in cut]
-    train, made = derive(recipe, [(source.serves, source.train) for source in sources])
-    judged, made_there = derive(recipe, [(source.serves, source.held_out) for source, _ in few])
-    judge = recipe.judge(judged.prompts) if recipe.judge else None
+    cut = [at_most(HELD_OUT, source) for source in sources]
+    notes += [note for _, cuts in cut for note in cuts]
+    train, counts = derive(recipe, [(source.serves, source.train) for source in sources])
+    held_out, held_out_counts = derive(recipe, [(source.serves, source.held_out) for source, _ in cut])
+    judge = recipe.judge(held_out.prompts) if recipe.judge else None
     if judge:
         notes.append(f"The metric {judge.name} is a judge fitted to the held-out rows alone.")
     return Data(
         source=name,
         train=train,
-        held_out=dataclasses.replace(judged, demonstrations=()),
-        notes=notes + derivation_notes(made, made_there),
+        held_out=dataclasses.replace(held_out, demonstrations=()),
+        notes=notes + derivation_notes(counts, held_out_counts),
         dropped=dict(dropped),
         metrics=(*([judge] if judge else []), *(m for source in sources if source.held_out for m in source.metrics)),
         hub=[source.recorded for source in sources if source.recorded],

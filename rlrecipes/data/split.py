@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlrecipes.data.layouts import Readable, Record
+from rlrecipes.data.layouts import Record, Records
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import Example, Metric, Prompt, Service
 
@@ -46,7 +46,7 @@ class Source:
     """What `done.json` keeps of a public set."""
 
 
-def different(read: Readable, prefix: str = "") -> Readable:
+def drop_duplicates(read: Records, prefix: str = "") -> Records:
     """The records in their order, each only where it first stands; the others are counted, all reasons behind `prefix`."""
     rows, reasons = read
     kept = list(reversed({canonical(row): row for row in reversed(rows)}.values()))

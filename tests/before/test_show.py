@@ -47,7 +47,7 @@ def test_rows_are_shown_with_special_tokens_and_the_boundary(shown, checkpoint):
 def test_what_will_be_too_long_is_counted_as_the_stages_count_it(shown, checkpoint, longest):
     out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl", f"model.max_length={longest}")
     tokenizer = load_tokenizer(checkpoint.model)
-    data = load(load_recipe("translation"), "pairs.jsonl", {})
+    data = load(load_recipe("translation"), "pairs.jsonl", {}, Path("runs"))
     train, held_out = data.train, data.held_out.prompts
     length = answer_length(tokenizer, train.demonstrations, 0)
     for name, rows, fit in (

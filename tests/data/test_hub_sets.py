@@ -9,9 +9,10 @@ import pytest
 from hub_rows import COMMIT, ROWS, put_in_cache
 
 from rlrecipes.__main__ import main
-from rlrecipes.data import hub_sets as hub
+from rlrecipes.data import hub_sets
 from rlrecipes.data.load import load
 from rlrecipes.errors import UserError
+from rlrecipes.hub import fetch as hub_fetch
 from rlrecipes.recipe import RECIPES, Comparison, Data, Example, HubSet, Rating, is_hub, load_recipe, recipe_names, user
 
 SETS = [(name, hub_set) for name in recipe_names() for hub_set in load_recipe(name).hub]
@@ -28,7 +29,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def loaded(recipe: str, source: str, cache: Path, **options) -> Data:
-    for hub_set in hub.chosen_sets(load_recipe(recipe), source):
+    for hub_set in hub_sets.chosen_sets(load_recipe(recipe), source):
         put_in_cache(cache, hub_set, **options)
     return load(load_recipe(recipe), source, {}, Path("runs"))
 
@@ -230,7 +231,7 @@ def test_only_rows_that_are_wanted_are_taken_and_the_others_are_counted(cache):
 
 def test_every_file_of_a_large_set_gives_its_share(cache, monkeypatch):
     few = dataclasses.replace(set_of("wmt/wmt14"), take=10)
-    monkeypatch.setattr(hub, "chosen_sets", lambda recipe, source: [few])
+    monkeypatch.setattr(hub_sets, "chosen_sets", lambda recipe, source: [few])
     put_in_cache(cache, few, count=20, files=3)
     data = load(load_recipe("translation"), "hub", {}, Path("runs"))
     numbers = sorted(int(example.answers[0].split()[2]) for example in data.train.demonstrations)
@@ -247,14 +248,14 @@ def test_an_alternative_brings_its_own_headline(cache):
 
 def test_rows_are_kept_so_that_the_second_time_needs_neither_network_nor_cache(cache, monkeypatch):
     first = loaded("dialogue", "hub", cache)
-    monkeypatch.setattr(hub, "reach_data", lambda *arguments: pytest.fail("it looked for the set again"))
+    monkeypatch.setattr(hub_fetch, "reach_data", lambda *arguments: pytest.fail("it looked for the set again"))
     second = load(load_recipe("dialogue"), "hub", {}, Path("runs"))
     assert second == dataclasses.replace(first, metrics=second.metrics)
 
 
 def test_the_source_that_is_recorded_gives_the_same_rows_again(cache, monkeypatch):
     first = loaded("dialogue", "hub", cache)
-    monkeypatch.setattr(hub, "reach_data", lambda *arguments: pytest.fail("it looked for the set again"))
+    monkeypatch.setattr(hub_fetch, "reach_data", lambda *arguments: pytest.fail("it looked for the set again"))
     again = load(load_recipe("dialogue"), first.source, {}, Path("runs"))
     assert again.train.demonstrations == first.train.demonstrations
     assert again.source == first.source
@@ -300,14 +301,14 @@ def test_another_revision_is_other_data(cache):
 
 def test_a_fetch_that_breaks_off_leaves_nothing_half(cache, monkeypatch):
     put_in_cache(cache, set_of("nvidia/HelpSteer2"))
-    whole = hub._wanted
+    whole = hub_fetch._wanted
 
     def broken(*arguments):
         rows = whole(*arguments)
         yield next(rows)
         raise ConnectionError("the line is gone")
 
-    monkeypatch.setattr(hub, "_wanted", broken)
+    monkeypatch.setattr(hub_fetch, "_wanted", broken)
     with pytest.raises(UserError, match="cannot fetch nvidia/HelpSteer2, train: the line is gone"):
         load(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", {}, Path("runs"))
     assert not Path("runs").exists() or not [path for path in Path("runs").rglob("*") if path.is_file()]

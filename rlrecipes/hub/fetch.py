@@ -1,0 +1,167 @@
+"""Rows of public data sets: read once, as a stream, and kept in `runs/.hub/`.
+
+    runs/.hub/wmt--wmt14-train-1f0c3a5e.jsonl.gz    the rows, one JSON object a line
+    runs/.hub/wmt--wmt14-train-1f0c3a5e.json        {"id": "wmt/wmt14", "revision": "b199e406…", "rows": 20000, …}
+
+What was trained on can so be looked at, is the same in every stage and needs no network the second time.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlrecipes.errors import UserError, first_line
+from rlrecipes.hub.reach import reach_data
+from rlrecipes.recipe import HubSet
+from rlrecipes.run.console import bar, say
+from rlrecipes.run.folder import locked, read_json, write_json
+from rlrecipes.text import shortened
+
+RECORD = {"revision", "rows", "passed_over", "licence"}
+"""What is recorded of kept rows, beside what decides which they are."""
+
+
+class Kept(NamedTuple):
+    """One split of a set on the disk: `<name>.jsonl.gz` with its rows, and `<name>.json` with where they came from.
+
+    Where either is missing or says too little, nothing is kept.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+
+
+def fetch(hub_set: HubSet, root: Path) -> list[Kept]:
+    """The set's training split, and its held-out split if it has one, from `root/.hub` if they are there.
+
+    Raises:
+        UserError: a set can be had neither from the hub nor from its cache, or its columns are not those expected.
+    """
+    folder = root.absolute() / ".hub"
+    splits = [hub_set.split, *([hub_set.test] if hub_set.test else [])]
+    kept = [found for split in splits if (found := _find(folder, hub_set, split))]
+    if len(kept) == len(splits):
+        return kept
+    place, commit = reach_data(hub_set.id, hub_set.revision)
+    with locked(folder, wait=True):
+        return [_find(folder, hub_set, split) or _stream(folder, hub_set, split, place, commit) for split in splits]
+
+
+def _identity(hub_set: HubSet, split: str) -> dict[str, Any]:
+    """What decides which rows are kept, the revision aside."""
+    where = dict(hub_set.where)
+    return {"id": hub_set.id, "config": hub_set.config, "split": split, "take": hub_set.take, "where": where}
+
+
+def _find(folder: Path, hub_set: HubSet, split: str) -> Kept | None:
+    for path in sorted(folder.glob(f"{hub_set.id.replace('/', '--')}-*.json")):
+        record = read_json(path)
+        rows = path.with_suffix(".jsonl.gz")
+        same = {key: record.get(key) for key in _identity(hub_set, split)} == _identity(hub_set, split)
+        whole = rows.is_file() and record.keys() >= RECORD
+        if same and whole and hub_set.revision in (record.get("asked"), record.get("revision")):
+            return Kept(rows, record)
+    return None
+
+
+def _stream(folder: Path, hub_set: HubSet, split: str, place: str, commit: str | None) -> Kept:
+    """Streams one split to the disk; the file that says so is written last."""
+    asked = {**_identity(hub_set, split), "asked": hub_set.revision}
+    key = hashlib.sha256(json.dumps([asked, commit]).encode()).hexdigest()[:8]
+    path = folder / f"{hub_set.id.replace('/', '--')}-{split}-{key}.jsonl.gz"
+    say(f"fetching {hub_set.id}, {split}" + (f", at most {hub_set.take:,} rows" if hub_set.take else ""))
+    count = _write(path, hub_set, split, place, commit if place == hub_set.id else None)
+    record = {
+        **asked,
+        "revision": commit,
+        "rows": count["kept"],
+        "passed_over": count["passed over"],
+        "licence": hub_set.licence,
+        "fetched": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_json(path.with_name(path.name.replace(".jsonl.gz", ".json")), record)
+    return Kept(path, record)
+
+
+def _write(path: Path, hub_set: HubSet, split: str, place: str, revision: str | None) -> Counter[str]:
+    """How many rows were kept, and how many were passed over because `where` asks for others."""
+    aside = path.with_name(path.name + ".part")
+    count: Counter[str] = Counter()
+    try:
+        with (
+            gzip.open(aside, "wt", encoding="utf-8", compresslevel=3) as file,
+            bar("fetch", hub_set.take or 0) as shown,
+        ):
+            for row in _rows(hub_set, split, place, revision, count):
+                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                count["kept"] += 1
+                shown.update(1)
+        if not count["kept"]:
+            raise UserError(f"{hub_set.id}, {split} has no row that is wanted; name another revision after @")
+        os.replace(aside, path)
+    except UserError:
+        raise
+    except Exception as error:  # of whatever stands between the set and us
+        reason = shortened(first_line(error), 200)
+        raise UserError(
+            f"cannot fetch {hub_set.id}, {split}: {reason}; give the same command again, or its files as DATA=<folder>"
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return count
+
+
+def _rows(
+    hub_set: HubSet, split: str, place: str, revision: str | None, count: Counter[str]
+) -> Iterator[dict[str, Any]]:
+    """The rows wanted of a split: of each of its files the same share, since files are often sorted by what they hold."""
+    import logging
+
+    import datasets
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    datasets.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    stream = datasets.load_dataset(place, hub_set.config, split=split, revision=revision, streaming=True)
+    for row in islice(stream, 1):
+        _check_columns(hub_set, split, row)
+    files = stream.num_shards
+    for number in range(files):
+        left = hub_set.take and hub_set.take - count["kept"]
+        share = left and -(-left // (files - number))
+        yield from islice(_wanted(hub_set, stream.shard(files, number), count), share)
+
+
+def _wanted(hub_set: HubSet, rows: Iterable[dict[str, Any]], count: Counter[str]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        if all(row[name] == value for name, value in hub_set.where.items()):
+            yield row
+        else:
+            count["passed over"] += 1
+
+
+def _check_columns(hub_set: HubSet, split: str, row: Mapping[str, Any]) -> None:
+    if missing := missing_column(hub_set, row):
+        raise UserError(
+            f"{hub_set.id}, {split} has the columns {', '.join(row)}, but '{missing}' was expected; "
+            f"pin a revision that has it (DATA=hub:{hub_set.id}@<commit>)"
+        )
+
+
+def missing_column(hub_set: HubSet, values: Mapping[str, Any]) -> str | None:
+    """The first column of a data set that a row of it does not have; None if it has all."""
+    return next((name for name in hub_set.columns if not _has(values, name)), None)
+
+
+def _has(values: Any, name: str) -> bool:
+    outer, dot, inner = name.partition(".")
+    return isinstance(values, Mapping) and outer in values and (not dot or _has(values[outer], inner))
