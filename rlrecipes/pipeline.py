@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import Job
 from rlrecipes.profile import Profile
@@ -46,7 +46,7 @@ def _check_reward_model(job: Job) -> None:
     if (name := job.profile.reward.model) and Path(name).expanduser().resolve().is_relative_to(
         job.run.folder.resolve()
     ):
-        raise UserError(f"reward.model={name} is in this run, {job.run.folder}, itself; name another run (RUN=…)")
+        raise UserError(f"reward.model={name} is in this run, {job.run.folder}, itself; name another run ({option('run')})")
 
 
 def _pending(job: Job, stages: Sequence[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """A profile says how big a run is: base model, quantization, LoRA, and each stage's training arguments.
 
-Profiles are the TOML files of `recipes/profiles/`; any value can be overridden as `table.key=value`. The training tables
+Profiles are the TOML files of `recipes/profiles/`, the working directory's first and then the package's; any value can be overridden as `table.key=value`. The training tables
 hold TRL's and Transformers' own argument names and are passed on verbatim; a name that TRL would accept and then ignore is
 not offered here, so every key either takes effect or is refused.
 """
@@ -10,16 +10,16 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, field, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from rlrecipes.errors import UserError
-from rlrecipes.recipe import RECIPES, unknown
+from rlrecipes.errors import UserError, first_line
+from rlrecipes.recipe import recipe_roots, unknown
 
-PROFILES = RECIPES / "profiles"
 LOWEST_TEMPERATURE = 0.01  # below it, probabilities may overflow; 0, where it is allowed, is greedy
 SMALLEST_VOCABULARY = 261  # 256 bytes and the embedded base's 5 special tokens
 SMALLEST_WHITENED = 8  # episodes in a mini-batch below which TRL does not whiten rewards
@@ -271,25 +271,24 @@ _MUST_BE = {
 
 
 def profile_names() -> list[str]:
-    return sorted(path.stem for path in PROFILES.glob("*.toml"))
+    return sorted(_files())
 
 
 def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = None) -> Profile:
-    """The profile `recipes/profiles/<name>.toml` with `table.key=value` overrides.
+    """The profile `recipes/profiles/<name>.toml` with `table.key=value` overrides; `model` is a hub id or a local folder.
 
     Raises:
-        UserError: the profile, a table or a key does not exist, a value has the wrong type or is out of bounds, or two
+        UserError: its file is not TOML, the profile, a table or a key does not exist, a value has the wrong type or is out of bounds, or two
             values contradict.
     """
     if name not in profile_names():
         raise UserError(unknown("profile", name, profile_names(), f"there are {', '.join(profile_names())}"))
-    tables = tomllib.loads((PROFILES / f"{name}.toml").read_text(encoding="utf-8"))
-    for override in overrides:
+    tables = _read(_files()[name])
+    for override in [*overrides, *([f"model.name={model}"] if model is not None else [])]:
         table, key, value = split_override(override)
         check_key(table, key)
-        tables.setdefault(table, {})[key] = value
-    if model is not None:
-        tables.setdefault("model", {})["name"] = model
+        if isinstance(tables.setdefault(table, {}), dict):  # what is no table is refused below
+            tables[table][key] = value
     try:
         profile = Profile(**tables | {"name": name})
     except ValidationError as error:
@@ -297,6 +296,17 @@ def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = N
     if wrong := [*_idle(profile, overrides), *_contradictions(profile)]:
         raise UserError(wrong[0])
     return profile
+
+
+def _files() -> dict[str, Path]:
+    return {path.stem: path for root in reversed(recipe_roots()) for path in (root / "profiles").glob("*.toml")}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not TOML: {first_line(error)}; mend it") from None
 
 
 def split_override(override: str) -> tuple[str, str, str]:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, program
 
 BUILT_IN = "built-in"
 """The source of an embedded world's data."""
@@ -24,6 +25,7 @@ BUILT_IN = "built-in"
 HUB = "hub"
 """The source that is a recipe's own choice of public sets; `hub:<id>,…` names some."""
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+"""The package's own."""
 
 
 def is_hub(source: str | None) -> bool:
@@ -229,9 +231,14 @@ class Recipe:
     """What the recipe's prompts begin with, such as "Translate: "; `chat` puts it before what a person types."""
 
 
+def recipe_roots() -> list[Path]:
+    """Where recipes and profiles stand: `recipes/` in the working directory, whose names go first, and the package's own."""
+    return list(dict.fromkeys([Path("recipes").resolve(), RECIPES]))
+
+
 def recipe_names() -> list[str]:
     """The folders under `recipes/` that hold a `recipe.py`: the folder is the registry."""
-    return sorted(path.parent.name for path in RECIPES.glob("*/recipe.py"))
+    return sorted({path.parent.name for root in recipe_roots() for path in root.glob("*/recipe.py")})
 
 
 def load_recipe(name: str) -> Recipe:
@@ -241,9 +248,26 @@ def load_recipe(name: str) -> Recipe:
         UserError: there is no such recipe.
     """
     if name not in recipe_names():
-        raise UserError(unknown("recipe", name, recipe_names(), "see `python -m rlrecipes list`"))
-    recipe: Recipe = importlib.import_module(f"recipes.{name}.recipe").RECIPE
+        raise UserError(unknown("recipe", name, recipe_names(), f"see `{program()} list`"))
+    recipe: Recipe = _module(name).RECIPE
     return recipe
+
+
+def _module(name: str) -> ModuleType:
+    """Imports `recipes.<name>.recipe` from the first root that has it.
+
+    Raises:
+        UserError: Python would take another of that name.
+    """
+    importlib.import_module("recipes").__path__ = [str(root) for root in recipe_roots()]
+    path = next(path for root in recipe_roots() if (path := root / name / "recipe.py").is_file())
+    module = importlib.import_module(f"recipes.{name}.recipe")
+    if module.__file__ is None or Path(module.__file__).resolve() != path.resolve():
+        raise UserError(
+            f"{path} is hidden by {module.__file__}; put an empty __init__.py beside it, and start Python anew if it has "
+            "changed its working directory"
+        )
+    return module
 
 
 def unknown(kind: str, name: str, known: Sequence[str], otherwise: str) -> str:

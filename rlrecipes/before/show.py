@@ -14,7 +14,7 @@ from typing import Any
 
 from rlrecipes.before.decoder import language_part, whole_number
 from rlrecipes.before.light_tokenizer import open_light_tokenizer
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import cached_file, fetched_file, is_local, reach_model, read_object
 from rlrecipes.job import Job
 from rlrecipes.model.embedded import find_base
@@ -114,7 +114,7 @@ def _model(job: Job) -> tuple[_Model | None, str]:
     if name == "builtin":
         if (folder := find_base(job.run.root, job.profile.base, job.recipe.name)) is None:
             stage = make("sft", job.run)
-            return None, f"the embedded base model is not there yet; `{stage}` makes it, or name a model with MODEL=…"
+            return None, f"the embedded base model is not there yet; `{stage}` makes it, or name a model with {option('model')}"
         return _Model(str(folder), open_light_tokenizer(str(folder)), None, True), ""
     elif is_local(name):
         reach_model(name)

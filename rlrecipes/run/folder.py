@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, has_make, option, program, switch
 from rlrecipes.profile import profile_names
 from rlrecipes.run.console import say
 from rlrecipes.run.stages import STAGES, above
@@ -82,7 +82,7 @@ class Run:
         if difference := _difference(record["settings"], json.loads(json.dumps(settings))):
             raise UserError(
                 f"{self.stage(stage)} was made with {difference}; "
-                "name another run (RUN=…) or say FORCE=1 to make it again"
+                f"name another run ({option('run')}) or say {switch('force')} to make it again"
             )
         return True
 
@@ -114,7 +114,7 @@ class Run:
         if begun is not None and (difference := _difference(begun, json.loads(json.dumps(under)))):
             raise UserError(
                 f"the interrupted {stage} stage in {self.draft(stage)} was begun with {difference}; name another run "
-                f"(RUN=…) or begin it again with the same options (`{make(stage, self)} FORCE=1`)"
+                f"({option('run')}) or begin it again with the same options (`{make(stage, self)} {switch('force')}`)"
             )
 
     def open(self, stage: str, under: Mapping[str, Any]) -> Path:
@@ -177,10 +177,11 @@ class Run:
 
 
 def make(target: str, run: Run) -> str:
-    """The command that makes a stage of this run."""
-    recipe = "" if target == run.recipe else f" RECIPE={run.recipe}"
-    named = f" PROFILE={run.name}" if run.name in profile_names() else f" RUN={run.name}"
-    return f"make {target}{recipe}{'' if run.name == 'tiny' else named}"
+    """The command that makes a stage of this run, or all of them where the target is its recipe."""
+    named = [] if run.name == "tiny" else [option("profile" if run.name in profile_names() else "run", run.name)]
+    if has_make():
+        return " ".join(["make", target, *([] if target == run.recipe else [f"RECIPE={run.recipe}"]), *named])
+    return " ".join([program(), "run" if target == run.recipe else target, run.recipe, *named])
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -222,7 +223,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
         if not wait:
             os.close(handle)
             raise UserError(
-                f"another process is at work in {folder}; wait for it or name another run (RUN=…)"
+                f"another process is at work in {folder}; wait for it or name another run ({option('run')})"
             ) from None
         say(f"waiting for another process that is at work in {folder}")
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -37,8 +37,8 @@ def refused(capsys, *arguments):
 def test_nothing_trained_yet_names_the_command_that_begins(tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
     error = refused(capsys, command, "translation")
-    assert "nothing has been trained in runs/tiny/translation; begin with `make sft RECIPE=translation`" in error
-    assert "`make sft RECIPE=translation RUN=mine`" in refused(capsys, command, "translation", "--run", "mine")
+    assert "nothing has been trained in runs/tiny/translation; begin with `python -m rlrecipes sft translation`" in error
+    assert "`python -m rlrecipes sft translation --run mine`" in refused(capsys, command, "translation", "--run", "mine")
     assert not (tmp_path / "runs").exists()
 
 
@@ -46,7 +46,7 @@ def test_nothing_trained_yet_names_the_command_that_begins(tmp_path, monkeypatch
 def test_a_policy_that_is_not_there_yet_names_the_command_that_makes_it(copy, capsys, command):
     shutil.rmtree(copy / "ppo")
     error = refused(capsys, command, "translation", "--run", "copy", "--policy", "ppo")
-    assert "make it with `make ppo RECIPE=translation RUN=copy`, or choose POLICY=sft" in error
+    assert "make it with `python -m rlrecipes ppo translation --run copy`, or choose --policy sft" in error
 
 
 def test_without_a_wish_the_policy_that_was_trained_last_is_taken(copy):
@@ -62,7 +62,7 @@ def test_an_embedded_base_that_is_gone_is_told(copy, capsys, command):
     path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "runs/.base/gone"}))
     error = refused(capsys, command, "translation", "--run", "copy")
     assert "is gone (runs/.base/gone); put it back" in error
-    assert "`make translation RUN=copy FORCE=1` and the run's options" in error
+    assert "`python -m rlrecipes run translation --run copy --force` and the run's options" in error
     path.write_text("{")
     assert f"{path.relative_to(copy.parents[2])} is damaged" in refused(capsys, command, "translation", "--run", "copy")
 
@@ -75,7 +75,7 @@ def test_a_base_that_cannot_be_had_is_told_with_the_way_without_a_network(copy, 
         path.write_text(json.dumps({**done, "settings": {**done["settings"], "model.name": name}}))
         error = refused(capsys, command, "translation", "--run", "copy")
         assert said in error
-        assert "MODEL=" not in error  # which both would refuse
+        assert "--model" not in error  # which both would refuse
 
 
 @pytest.mark.parametrize(
