@@ -2,7 +2,7 @@
 
     UserError("runs/tiny/translation/sft was made with …; name another run (RUN=…) or say FORCE=1 to make it again")
 
-That is how it reads where `make` is at hand, in the folder of the project itself. Elsewhere it advises `--run …` and `--force`.
+That is how it reads in the project's own folder, where `make` is at hand. Elsewhere it advises `--run …` and `--force`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A profile says how big a run is: base model, quantization, LoRA, and each stage's training arguments.
 
-Profiles are the TOML files of `recipes/profiles/`, the working directory's first and then the package's; any value can be overridden as `table.key=value`. The training tables
+Profiles are the TOML files of `recipes/profiles/`; any value can be overridden as `table.key=value`. The training tables
 hold TRL's and Transformers' own argument names and are passed on verbatim; a name that TRL would accept and then ignore is
 not offered here, so every key either takes effect or is refused.
 """
@@ -274,16 +274,23 @@ def profile_names() -> list[str]:
     return sorted(_files())
 
 
+def _files() -> dict[str, Path]:
+    return {path.stem: path for root in reversed(recipe_roots()) for path in (root / "profiles").glob("*.toml")}
+
+
 def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = None) -> Profile:
     """The profile `recipes/profiles/<name>.toml` with `table.key=value` overrides; `model` is a hub id or a local folder.
 
     Raises:
-        UserError: its file is not TOML, the profile, a table or a key does not exist, a value has the wrong type or is out of bounds, or two
-            values contradict.
+        UserError: the profile, a table or a key does not exist, its file is not TOML, a value has the wrong type or is out of
+            bounds, or two values contradict.
     """
-    if name not in profile_names():
-        raise UserError(unknown("profile", name, profile_names(), f"there are {', '.join(profile_names())}"))
-    tables = _read(_files()[name])
+    if name not in (files := _files()):
+        raise UserError(unknown("profile", name, list(files), f"there are {', '.join(sorted(files))}"))
+    try:
+        tables = tomllib.loads(files[name].read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{files[name]} is not TOML: {first_line(error)}; mend it") from None
     for override in [*overrides, *([f"model.name={model}"] if model is not None else [])]:
         table, key, value = split_override(override)
         check_key(table, key)
@@ -296,17 +303,6 @@ def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = N
     if wrong := [*_idle(profile, overrides), *_contradictions(profile)]:
         raise UserError(wrong[0])
     return profile
-
-
-def _files() -> dict[str, Path]:
-    return {path.stem: path for root in reversed(recipe_roots()) for path in (root / "profiles").glob("*.toml")}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not TOML: {first_line(error)}; mend it") from None
 
 
 def split_override(override: str) -> tuple[str, str, str]:

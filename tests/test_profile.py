@@ -171,10 +171,12 @@ def test_only_what_a_configuration_of_trl_knows_is_handed_to_it(tmp_path):
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     """Loads a profile `mine` of this text."""
-    monkeypatch.setattr("rlrecipes.profile.PROFILES", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "recipes" / "profiles"
+    folder.mkdir(parents=True)
 
     def load(text, overrides=()):
-        (tmp_path / "mine.toml").write_text(text + "\n[sft]\nmax_steps = 2\n[reward]\nmax_steps = 2\n")
+        (folder / "mine.toml").write_text(text + "\n[sft]\nmax_steps = 2\n[reward]\nmax_steps = 2\n")
         return load_profile("mine", overrides)
 
     return load

@@ -170,7 +170,9 @@ def _unquantized(base: str, tokenizer: Any) -> Any:
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"the weights of '{base}' cannot be had ({reason}); export without {switch('merged')}") from None
+        raise UserError(
+            f"the weights of '{base}' cannot be had ({reason}); export without {switch('merged')}"
+        ) from None
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return model

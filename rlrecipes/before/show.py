@@ -114,7 +114,10 @@ def _model(job: Job) -> tuple[_Model | None, str]:
     if name == "builtin":
         if (folder := find_base(job.run.root, job.profile.base, job.recipe.name)) is None:
             stage = make("sft", job.run)
-            return None, f"the embedded base model is not there yet; `{stage}` makes it, or name a model with {option('model')}"
+            return (
+                None,
+                f"the embedded base model is not there yet; `{stage}` makes it, or name a model with {option('model')}",
+            )
         return _Model(str(folder), open_light_tokenizer(str(folder)), None, True), ""
     elif is_local(name):
         reach_model(name)

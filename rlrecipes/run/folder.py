@@ -12,6 +12,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -31,11 +32,22 @@ BEGUN, CHECKPOINTS = "begun.json", "checkpoints"
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a run of one recipe, and what is finished in it."""
+    """The folder of a run of one recipe, and what is finished in it.
+
+    Raises:
+        UserError: a name that is no folder's, or would lead out of `root`.
+    """
 
     name: str
     recipe: str
     root: Path = Path("runs")
+
+    def __post_init__(self) -> None:
+        for kind, name in (("run", self.name), ("recipe", self.recipe)):
+            if not re.fullmatch(r"\w[\w.=+-]*", name) or len(name.encode()) > 200:
+                raise UserError(
+                    f"'{shortened(name)}' cannot name a {kind}; use letters, digits, '-' and '_', 200 at most"
+                )
 
     @property
     def folder(self) -> Path:
@@ -254,13 +266,20 @@ def _remove(path: Path) -> None:
 
 
 def git_commit() -> str | None:
-    """The project's commit, with `+changes` where files differ from it; None outside a git checkout."""
-    here = Path(__file__).resolve().parent
+    """The project's commit, with `+changes` where files differ from it; None where git does not keep the project's files.
+
+    An installed package may lie within another project's checkout, whose commit says nothing about it.
+    """
     try:
-        command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
-        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        return _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(*command: str) -> str:
+    here = Path(__file__).resolve().parent
+    return subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
 
 class Stopwatch:

@@ -247,7 +247,10 @@ def test_damaged_samples_are_told_before_the_work(spoilt, monkeypatch, capsys):
     (spoilt / "evaluate" / "samples.jsonl").write_text("{")
     monkeypatch.setattr("rlrecipes.after.export._adapter", lambda *_: pytest.fail("it began"))
     assert main(["export", "translation", "--run", "spoilt"]) == 2
-    assert "evaluate/samples.jsonl is damaged or missing; make its stage again with `python -m rl" in capsys.readouterr().err
+    assert (
+        "evaluate/samples.jsonl is damaged or missing; make its stage again with `python -m rl"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_file_in_the_exports_place_is_told_and_left_alone(spoilt, capsys):

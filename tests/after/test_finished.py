@@ -37,8 +37,12 @@ def refused(capsys, *arguments):
 def test_nothing_trained_yet_names_the_command_that_begins(tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
     error = refused(capsys, command, "translation")
-    assert "nothing has been trained in runs/tiny/translation; begin with `python -m rlrecipes sft translation`" in error
-    assert "`python -m rlrecipes sft translation --run mine`" in refused(capsys, command, "translation", "--run", "mine")
+    assert (
+        "nothing has been trained in runs/tiny/translation; begin with `python -m rlrecipes sft translation`" in error
+    )
+    assert "`python -m rlrecipes sft translation --run mine`" in refused(
+        capsys, command, "translation", "--run", "mine"
+    )
     assert not (tmp_path / "runs").exists()
 
 
@@ -87,17 +91,20 @@ def test_a_base_that_cannot_be_had_is_told_with_the_way_without_a_network(copy, 
         (["chat", "translation", "--data", "a.jsonl"], "leave --data out"),
         (["chat", "translation", "--force"], "leave --force out"),
         (["chat", "translation", "sft.max_steps=5"], "leave sft.max_steps=5 out"),
-        (["chat", "translation", "--merged"], "--merged belongs to `export`"),
+        (["chat", "translation", "--merged"], "`chat` does not take --merged; leave --merged out"),
         (["chat", "translation", "--temperature", "-1"], "0, which is greedy"),
         (["chat", "translation", "--temperature", "1e-40"], "from 0.01 on"),
         (["chat", "translation", "--temperature", "nan"], "finite"),
-        (["export", "translation", "--temperature", "1"], "--temperature belongs to `chat`"),
+        (
+            ["export", "translation", "--temperature", "1"],
+            "`export` does not take --temperature; leave --temperature out",
+        ),
         (["export", "translation", "--policy", "base"], "the base is not ours to export"),
         (["export", "translation", "--push", "policy"], "write it as org/name"),
         (["export", "translation", "--push", "a/b/c"], "write it as org/name"),
         (["export", "translation", "--push"], "--push"),
-        (["ppo", "translation", "--policy", "sft"], "--policy belongs to `chat` and `export`"),
-        (["run", "translation", "--json"], "--json belongs to `chat`"),
+        (["ppo", "translation", "--policy", "sft"], "`ppo` does not take --policy; leave --policy out"),
+        (["run", "translation", "--json"], "`run` does not take --json; leave --json out"),
     ],
 )
 def test_a_usage_error_is_one_sentence(home, apart, capsys, arguments, said):
