@@ -218,7 +218,10 @@ def _check(command: Command, arguments: argparse.Namespace) -> None:
 
 def _list(arguments: argparse.Namespace) -> None:
     for name in recipe_names():
-        print(f"{name:<20} {load_recipe(name).summary}")
+        try:
+            print(f"{name:<20} {load_recipe(name).summary}")
+        except UserError as error:  # the others can be used all the same
+            print(f"{name:<20} {error}")
     print(f"\nprofiles: {', '.join(profile_names())}")
 
 
@@ -247,11 +250,30 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"\n{short_table([job.run])}\nreport: {job.run.stage('report') / 'index.html'}")
 
 
+def _demonstrable() -> list[str]:
+    """The recipes that have a world; which ones have not, or cannot be used, is said.
+
+    Raises:
+        UserError: no recipe has one.
+    """
+    worlds = []
+    for name in recipe_names():
+        try:
+            if load_recipe(name).builtin is None:
+                raise UserError(f"{name} has no built-in data")
+            worlds.append(name)
+        except UserError as error:
+            say(f"left out: {error}")
+    if not worlds:
+        raise UserError("no recipe has built-in data to demonstrate; run one on your own, as `run <recipe> --data …`")
+    return worlds
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     if any("=" not in setting for setting in arguments.settings):
         raise UserError("`demo` runs all recipes on their built-in data; name no recipe and no data")
     arguments.data = BUILT_IN
-    jobs = [_job(arguments, name) for name in recipe_names()]
+    jobs = [_job(arguments, name) for name in _demonstrable()]
     from rlrecipes.report.page import combine, short_table
 
     for job in jobs:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlrecipes.data.hub_sets import load_hub
 from rlrecipes.data.load import fingerprint, load
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, option
 from rlrecipes.profile import Profile, RewardSettings, settings_of, split_override
 from rlrecipes.recipe import (
     BUILT_IN,
@@ -133,12 +133,39 @@ def make_job(
         asked = {split_override(weight)[1] for weight in weights}
         unserved = [term for term in unserved if term.name in asked]
     notes = [f"the reward term '{term.name}' is left out: the data have no '{term.needs}'" for term in unserved]
+    if recipe.documents is None and profile.model.name == "builtin":
+        notes.append(
+            "the embedded base has read no texts of this task, and learns little of it; "
+            f"name a model with {option('model')}"
+        )
     if not served and not recipe.reward.learned:
         raise UserError(
             f"every reward term of {recipe.name} has weight 0; give at least one a weight, as terms.learned=1"
         )
     recipe = dataclasses.replace(recipe, reward=dataclasses.replace(recipe.reward, terms=served))
-    return Job(recipe, profile, run, dataclasses.replace(data, notes=[*data.notes, *notes]), seed)
+    job = Job(recipe, profile, run, dataclasses.replace(data, notes=[*data.notes, *notes]), seed)
+    _check_headline(job)
+    return job
+
+
+def _check_headline(job: Job) -> None:
+    """Refuses what evaluation could not judge by, three stages before it would.
+
+    Raises:
+        UserError: no metric applies to the data, or the first that does cannot score answers one by one.
+    """
+    if not job.metrics:
+        needs = ", ".join(f"'{metric.needs}' for {metric.name}" for metric in job.recipe.evaluation.metrics)
+        lacking = f"{job.data.source} lacks {needs}" if needs else "it has none at all"
+        raise UserError(
+            f"no metric of {job.recipe.name} applies: {lacking}; bring such data, or give the recipe a metric that needs "
+            "the reference answers alone, such as metrics.mean_of('overlap', metrics.f1)"
+        )
+    if (headline := job.metrics[0]).score is None:
+        raise UserError(
+            f"the headline of {job.recipe.name} is '{headline.name}', which cannot score answers one by one; "
+            "put a metric that can before it, such as metrics.mean_of('overlap', metrics.f1)"
+        )
 
 
 def check_seed(seed: int) -> None:
@@ -167,10 +194,10 @@ def _shared(
 ) -> Job:
     """The job of several recipes that share a reward model."""
     recipes = recipes_of(name)
-    for given, option in ((weights, "terms.…"), (columns, "--columns"), (profile.reward.model, "reward.model")):
+    for given, named in ((weights, "terms.…"), (columns, "--columns"), (profile.reward.model, "reward.model")):
         if given:
             raise UserError(
-                f"{option} is for one recipe, not for {name}; leave it out, and use it with each recipe alone"
+                f"{named} is for one recipe, not for {name}; leave it out, and use it with each recipe alone"
             )
     sources = sources_of(recipes, source)
     parts = {recipe.name: _data(recipe, part, {}, run) for recipe, part in zip(recipes, sources, strict=True)}
@@ -294,6 +321,11 @@ def _objective(settings: RewardSettings, name: str, data: Data) -> str:
     asked = settings.objective
     rated = bool(data.ratings) and not data.comparisons
     kind = ("regression" if rated else "pairwise") if asked == "auto" else asked
+    if not data.comparisons and not data.ratings:
+        raise UserError(
+            f"the reward model of {name} learns from preferences, but {data.source} brings none; bring rows with prompt, "
+            "chosen and rejected, give the recipe a `compare`, or do without the model (terms.learned=0)"
+        )
     if kind == "pairwise" and not data.comparisons:
         raise UserError(
             f"reward.objective=pairwise needs comparisons, but {data.source} brings {len(data.ratings)} ratings, hardly two "

@@ -9,14 +9,14 @@ A recipe is a value. It says what the task is (data, reward, evaluation) and not
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
-from rlrecipes.errors import UserError, program
+from rlrecipes.errors import UserError, first_line, program
 
 BUILT_IN = "built-in"
 """The source of an embedded world's data."""
@@ -158,12 +158,12 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Native:
+class Columns:
     """The columns in which people keep this task's data, and how one such row is read."""
 
     required: tuple[str, ...]
     example: Callable[[Mapping[str, Any]], Example]
-    """Reads a row; raises `ValueError` with the field's name and what was expected when a value is of the wrong kind."""
+    """Reads a row; may raise `ValueError` with the field's name and what was expected, and the row is then left out."""
     optional: tuple[str, ...] = ()
 
 
@@ -204,24 +204,28 @@ class HubSet:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A task, whole: its data, its reward and its evaluation."""
+    """A task, whole: its data, its reward and its evaluation.
+
+    What has a default is optional. Without a world a recipe is trained on the user's data or on public sets.
+    """
 
     name: str
+    """That of its folder."""
     summary: str
     """One line, for `list`."""
-    builtin: Callable[[], Data]
-    """The embedded world: small, generated, with known truth."""
-    documents: Callable[[], Sequence[Example]]
-    """Text of the same world, for training the embedded base model; nothing in it comes from the held-out split."""
-    native: Native
+    columns: Columns
     reward: Reward
     evaluation: Evaluation
-    compare: Callable[[Example, Sequence[Example], Random], Comparison | None]
+    builtin: Callable[[], Data] | None = None
+    """The embedded world: small, generated, with known truth."""
+    documents: Callable[[], Sequence[Example]] | None = None
+    """Text of the same world, for training the embedded base model; nothing in it comes from the held-out split."""
+    compare: Callable[[Example, Sequence[Example], Random], Comparison | None] | None = None
     """Makes a comparison where data bring no preferences, with the help of other examples of the same data.
 
     The rejected answer is plausible but worse, and no reference; None when this example cannot give a pair.
     """
-    compared: str
+    compared: str = "the recipe makes the rejected answers"
     """What `compare` does, as the console states it: "the rejected answer is …"."""
     judge: Callable[[Sequence[Example]], Metric | None] | None = None
     """A metric fitted to the held-out rows alone, for data whose truth is a label rather than an answer."""
@@ -245,29 +249,35 @@ def load_recipe(name: str) -> Recipe:
     """The `RECIPE` of `recipes/<name>/recipe.py`.
 
     Raises:
-        UserError: there is no such recipe.
+        UserError: there is no such recipe, it cannot be imported, or it is not named after its folder.
     """
     if name not in recipe_names():
         raise UserError(unknown("recipe", name, recipe_names(), f"see `{program()} list`"))
-    recipe: Recipe = _module(name).RECIPE
+    file = f"recipes/{name}/recipe.py"
+    path = next(path for root in recipe_roots() if (path := root / name / "recipe.py").is_file())
+    importlib.import_module("recipes").__path__ = [str(root) for root in recipe_roots()]
+    try:
+        module = importlib.import_module(f"recipes.{name}.recipe")
+    except Exception as error:  # whatever a person's own code raises
+        said = f"{type(error).__name__}: {first_line(error)}{_place(error, path.parent)}"
+        raise UserError(f"{file} cannot be imported: {said}; mend it") from error
+    if Path(str(module.__file__)).resolve() != path.resolve():
+        raise UserError(
+            f"{path} is hidden by {module.__file__}; put an empty __init__.py beside it, or start Python anew if the "
+            "working directory has changed"
+        )
+    recipe = getattr(module, "RECIPE", None)
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{file} has no RECIPE; give the name to its `rlrecipes.recipe.Recipe`")
+    if recipe.name != name:
+        raise UserError(f"{file} names its recipe '{recipe.name}'; give it the name of its folder, '{name}'")
     return recipe
 
 
-def _module(name: str) -> ModuleType:
-    """Imports `recipes.<name>.recipe` from the first root that has it.
-
-    Raises:
-        UserError: Python would take another of that name.
-    """
-    importlib.import_module("recipes").__path__ = [str(root) for root in recipe_roots()]
-    path = next(path for root in recipe_roots() if (path := root / name / "recipe.py").is_file())
-    module = importlib.import_module(f"recipes.{name}.recipe")
-    if module.__file__ is None or Path(module.__file__).resolve() != path.resolve():
-        raise UserError(
-            f"{path} is hidden by {module.__file__}; put an empty __init__.py beside it, and start Python anew if it has "
-            "changed its working directory"
-        )
-    return module
+def _place(error: Exception, folder: Path) -> str:
+    """Where in a folder's code an error was raised; nothing where it was not, as a syntax error, which says so itself."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == folder]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def unknown(kind: str, name: str, known: Sequence[str], otherwise: str) -> str:

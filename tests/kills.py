@@ -152,9 +152,8 @@ def survive(folder: Path, kills: int, seed: int) -> list[str]:
     import rlrecipes.stages.reward
     import rlrecipes.stages.sft
 
-    rlrecipes.embedded.recipe_names = lambda: [
-        "translation"
-    ]  # reading all recipes' documents takes longer than the road
+    # Reading all recipes' documents takes longer than the road.
+    rlrecipes.model.embedded.recipe_names = lambda: ["translation"]
     whole = made(folder, "whole")
     started = time.monotonic()
     changes = counted(lambda: road(whole))

@@ -1,29 +1,37 @@
-"""The fifth task of docs/adding-a-recipe.md: copied to `recipes/`, it is a recipe like the others, and changes none."""
+"""The fifth task of docs/adding-a-recipe.md, with a world and without: in `recipes/` it is a recipe like the others."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SMALLEST
+from conftest import ROOT, SMALLEST, smallest, write_rows
 
 from rlrecipes.model import embedded
 from rlrecipes.recipe import load_recipe, recipe_names
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """The project with the example's folder copied to where the guide says."""
-    folder = tmp_path_factory.mktemp("checkout")
+def with_example(folder, example):
+    """The project in `folder`, with an example copied to where its README says."""
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("rlrecipes", "recipes", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("pyproject.toml", "Makefile"):
         shutil.copy(ROOT / name, folder / name)
-    example = ROOT / "examples" / "summary"
-    shutil.copytree(example, folder / "recipes" / "summary", ignore=ignored, dirs_exist_ok=True)
+    shutil.copytree(ROOT / "examples" / example, folder / "recipes" / "summary", ignore=ignored)
     return folder
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    return with_example(tmp_path_factory.mktemp("world"), "summary")
+
+
+@pytest.fixture(scope="module")
+def without_world(tmp_path_factory):
+    return with_example(tmp_path_factory.mktemp("short"), "summary_short")
 
 
 def python(checkout, *arguments):
@@ -49,6 +57,36 @@ def test_it_gets_through_the_smallest_road(checkout):
     done = json.loads((checkout / "runs" / "tiny" / "summary" / "evaluate" / "done.json").read_text())
     assert done["headline"] == "facts"
     assert done["metrics"].keys() == {"base", "sft", "ppo"}
+
+
+def test_the_guides_recipe_is_the_short_example_and_has_less_than_40_lines():
+    code = (ROOT / "examples" / "summary_short" / "recipe.py").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "adding-a-recipe.md").read_text(encoding="utf-8")
+    assert re.findall(r"```python\n(.*?)```", guide, re.DOTALL)[0] == code
+    assert len(code.splitlines()) < 40
+    assert f"One file of {len(code.splitlines())} lines" in guide
+
+
+def test_without_a_world_the_contract_and_the_types_hold_as_well(without_world):
+    out = python(
+        *(without_world, "pytest", "-q", "tests/recipes/test_contract.py", "tests/test_layers.py", "-k", "summary"),
+        *("-p", "no:cacheprovider"),
+    )
+    assert "." in out
+    python(without_world, "mypy", "--cache-dir", "none", "-p", "recipes.summary")
+
+
+def test_without_a_world_it_gets_through_the_smallest_road_on_data_and_a_model_of_ones_own(without_world, checkpoint):
+    rows = [{"text": f"Anna met Ben {i}. They bought {i}.", "summary": f"They bought {i} things."} for i in range(60)]
+    own = ("--data", write_rows(without_world / "rows.jsonl", rows).name, "--model", str(checkpoint.model))
+    python(without_world, "rlrecipes", "run", "summary", *own, *smallest(["--model"]))
+    done = json.loads((without_world / "runs" / "tiny" / "summary" / "evaluate" / "done.json").read_text())
+    assert done["headline"] == "overlap"
+    assert done["metrics"].keys() == {"base", "sft", "ppo"}
+    policy = ("--policy", "sft", "--json")
+    chat = [sys.executable, "-m", "rlrecipes", "chat", "summary", *policy]
+    given = subprocess.run(chat, cwd=without_world, input='{"prompt": "Hello"}\n', capture_output=True, text=True)
+    assert given.returncode == 0, given.stderr
 
 
 def test_a_recipe_that_is_added_leaves_the_shared_base_as_it_is_and_has_its_own(monkeypatch):

@@ -13,7 +13,7 @@ from typing import Any
 from recipes.summary import builtin
 
 from rlrecipes import metrics
-from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term, user
+from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import words
 
 TASK = "Summarise: "
@@ -59,15 +59,15 @@ def prompt_text(prompt: Prompt) -> str:
 RECIPE = Recipe(
     name="summary",
     summary="say in one sentence what minutes of a meeting decided",
-    builtin=lambda: builtin.generate(ask),
-    documents=lambda: builtin.documents(ask),
-    native=Native(required=("text", "summary"), example=read),
+    columns=Columns(required=("text", "summary"), example=read),
     reward=Reward(terms=(Term("short", short, weight=0.2),)),
     evaluation=Evaluation((
         metrics.mean_of("facts", facts, needs="facts"),
         metrics.mean_of("overlap", metrics.f1),
         metrics.mean_of("length", metrics.length),
     )),
+    builtin=lambda: builtin.generate(ask),
+    documents=lambda: builtin.documents(ask),
     compare=compare,
     compared="the rejected answer is the text's own first sentence",
     prefix=TASK,

@@ -16,7 +16,7 @@ from typing import Any
 from recipes.dialogue import hub
 from recipes.dialogue.builtin import SLOTS, documents, generate
 from rlrecipes import metrics
-from rlrecipes.recipe import Comparison, Evaluation, Example, Message, Native, Prompt, Recipe, Reward, Term
+from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Message, Prompt, Recipe, Reward, Term
 from rlrecipes.text import words
 
 COURTESY = frozenset(
@@ -63,9 +63,7 @@ def compare(example: Example, others: Sequence[Example], rng: Random) -> Compari
 RECIPE = Recipe(
     name="dialogue",
     summary="answer the last turn of a dialogue, true to the turns before and politely",
-    builtin=generate,
-    documents=documents,
-    native=Native(required=("dialog",), example=read),
+    columns=Columns(required=("dialog",), example=read),
     reward=Reward(terms=(Term("polite", polite, weight=0.2),)),
     evaluation=Evaluation(
         metrics=(
@@ -75,6 +73,8 @@ RECIPE = Recipe(
             metrics.mean_of("length", metrics.length),
         )
     ),
+    builtin=generate,
+    documents=documents,
     compare=compare,
     compared="the rejected answer is the reply to another prompt of the same data",
     hub=hub.SETS,

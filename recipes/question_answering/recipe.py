@@ -14,7 +14,7 @@ from typing import Any
 
 from recipes.question_answering import builtin, hub
 from rlrecipes import metrics
-from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term, user
+from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import normalize_answer, words
 
 
@@ -71,11 +71,11 @@ def compare(example: Example, others: Sequence[Example], rng: Random) -> Compari
 RECIPE = Recipe(
     name="question_answering",
     summary="answer a question in the words of a passage",
-    builtin=lambda: builtin.generate(ask),
-    documents=lambda: builtin.documents(ask),
-    native=Native(required=("context", "question", "answers"), example=read),
+    columns=Columns(required=("context", "question", "answers"), example=read),
     reward=Reward(terms=(Term("extractive", extractive, weight=0.3),)),
     evaluation=Evaluation((metrics.mean_of("f1", metrics.f1), metrics.mean_of("exact_match", metrics.exact_match))),
+    builtin=lambda: builtin.generate(ask),
+    documents=lambda: builtin.documents(ask),
     compare=compare,
     compared="the rejected answer is another span of the same passage, about as long as the reference",
     hub=hub.sets(ask, read),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from recipes.text_generation.native import cut, label_of
+from recipes.text_generation.texts import cut, label_of
 from rlrecipes import metrics
 from rlrecipes.recipe import Comparison, Example, HubSet, Prompt, user
 

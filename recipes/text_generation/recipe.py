@@ -11,9 +11,9 @@ from random import Random
 from typing import Any
 
 from recipes.text_generation import builtin, hub, judge
-from recipes.text_generation.native import cut, disordered, form_of, in_form, label_of, verses
+from recipes.text_generation.texts import cut, disordered, form_of, in_form, label_of, verses
 from rlrecipes import metrics
-from rlrecipes.recipe import Comparison, Evaluation, Example, Metric, Native, Prompt, Recipe, Reward, Term, user
+from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Metric, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import words
 
 TASK = "Continue: "
@@ -71,9 +71,7 @@ def fitted_judge(held_out: Sequence[Example]) -> Metric | None:
 RECIPE = Recipe(
     name="text_generation",
     summary="continue a review or a story so that it is fluent and positive; English and Chinese",
-    builtin=lambda: builtin.generate(ask),
-    documents=lambda: builtin.documents(ask),
-    native=Native(required=("text",), example=read, optional=("label",)),
+    columns=Columns(required=("text",), example=read, optional=("label",)),
     reward=Reward(terms=(Term("fluent", fluent, weight=0.3), Term("form", form, weight=1.0, needs="form"))),
     evaluation=Evaluation((
         metrics.mean_of("well_formed", lambda answer, example: float(form((), answer, example) == 1), needs="form"),
@@ -82,6 +80,8 @@ RECIPE = Recipe(
         metrics.distinct(2),
         metrics.mean_of("length", metrics.length),
     )),
+    builtin=lambda: builtin.generate(ask),
+    documents=lambda: builtin.documents(ask),
     compare=compare,
     compared="the rejected answer is a negative text's continuation or, without labels, the answer's words in disorder",
     judge=fitted_judge,

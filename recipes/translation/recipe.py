@@ -12,7 +12,7 @@ from typing import Any
 
 from recipes.translation import builtin, hub
 from rlrecipes import metrics
-from rlrecipes.recipe import Comparison, Evaluation, Example, Native, Prompt, Recipe, Reward, Term, user
+from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import words
 
 TASK = "Translate: "
@@ -57,15 +57,15 @@ def closeness(prompt: Prompt, answer: str, example: Example) -> float:
 RECIPE = Recipe(
     name="translation",
     summary="translate a sentence; the embedded world is German to English",
-    builtin=lambda: builtin.generate(ask),
-    documents=lambda: builtin.documents(ask),
-    native=Native(required=("source", "target"), example=read, optional=("rejected",)),
+    columns=Columns(required=("source", "target"), example=read, optional=("rejected",)),
     reward=Reward(terms=(Term("chrf", closeness, weight=0.3),)),
     evaluation=Evaluation((
         metrics.mean_of("chrf", metrics.chrf),
         metrics.bleu(),
         metrics.mean_of("exact_match", metrics.same_words),
     )),
+    builtin=lambda: builtin.generate(ask),
+    documents=lambda: builtin.documents(ask),
     compare=compare,
     compared="the rejected answer is another sentence's translation or the right words garbled",
     hub=hub.SETS,

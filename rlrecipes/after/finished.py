@@ -134,7 +134,7 @@ class Trained:
         """Some prompts as training had them; none where only the user's data, not evaluated yet, could tell."""
         if self.samples:
             return [tuple(row["prompt"]) for row in self.samples]
-        if self.records["sft"]["data"]["source"] != BUILT_IN:
+        if self.records["sft"]["data"]["source"] != BUILT_IN or self.recipe.builtin is None:
             return ()
         return [example.prompt for example in self.recipe.builtin().held_out[:SHOWN]]
 

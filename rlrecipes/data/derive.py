@@ -55,7 +55,7 @@ def completed(
         examples = [Example(pair.prompt, (pair.chosen,)) for pair in comparisons]
         told["Demonstrations are the chosen answers of the comparisons"] = len(examples)
     prompts = merged(examples)
-    if not comparisons and not ratings:
+    if recipe.compare and not comparisons and not ratings:
         rng = Random(0)
         comparisons = [pair for example in prompts if (pair := recipe.compare(example, prompts, rng))]
         told[f"The data bring no preferences: {recipe.compared.rstrip('.')}"] = len(comparisons)

@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlrecipes.data.files import Row, column_names, kind_of, read, rename
-from rlrecipes.errors import UserError
-from rlrecipes.recipe import Comparison, Example, HubSet, Message, Native, Prompt, Rating, Recipe, unknown, user
+from rlrecipes.errors import UserError, first_line
+from rlrecipes.recipe import Columns, Comparison, Example, HubSet, Message, Prompt, Rating, Recipe, unknown, user
 
 ROLES = ("system", "user", "assistant")
+
+
+WRONG_KIND = (TypeError, AttributeError, KeyError, IndexError)
+"""What a recipe's reader raises on a value that it does not expect."""
 
 
 class Record(NamedTuple):
@@ -35,10 +39,10 @@ Reader = Callable[[Row], Record]
 """Raises `ValueError` with the reason when a row is to be left out, `UserError` when a value is of the wrong type."""
 
 
-def _formats(native: Native) -> list[tuple[tuple[str, ...], Reader]]:
-    """The layouts by the columns that mark them; the first that fits a file is taken."""
+def _formats(own: Columns) -> list[tuple[tuple[str, ...], Reader]]:
+    """The layouts by the columns that mark them, the recipe's own first; the first that fits a file is taken."""
     return [
-        (native.required, partial(_native, native)),
+        (own.required, partial(_own, own)),
         (("prompt", "chosen", "rejected"), _pair),
         (("chosen", "rejected"), _pair_of_chats),
         (("messages",), _chat),
@@ -74,7 +78,7 @@ def check_names(recipe: Recipe, columns: Mapping[str, str]) -> None:
     Raises:
         UserError: with the nearest name that is known.
     """
-    known = [name for names, _ in _formats(recipe.native) for name in names] + [*recipe.native.optional, "margin"]
+    known = [name for names, _ in _formats(recipe.columns) for name in names] + [*recipe.columns.optional, "margin"]
     for name in columns:
         if name not in known:
             names = ", ".join(dict.fromkeys(known))
@@ -83,15 +87,15 @@ def check_names(recipe: Recipe, columns: Mapping[str, str]) -> None:
 
 def _reader(recipe: Recipe, rows: list[Row]) -> Reader:
     found = column_names(rows)
-    usual = {name for names, _ in _formats(recipe.native) for name in names} | set(recipe.native.optional)
+    usual = {name for names, _ in _formats(recipe.columns) for name in names} | set(recipe.columns.optional)
     for hub_set in recipe.hub:  # first: what has columns of its own is no other layout, whatever else it has
         if not set(hub_set.columns) <= usual and not missing_column(hub_set, rows[0].values):
             return partial(hub_record, hub_set)
-    for columns, reader in _formats(recipe.native):
+    for columns, reader in _formats(recipe.columns):
         if set(columns) <= set(found):
             return reader
-    lacking = next(name for name in recipe.native.required if name not in found)
-    layouts = ", or ".join("+".join(columns) for columns, _ in _formats(recipe.native))
+    lacking = next(name for name in recipe.columns.required if name not in found)
+    layouts = ", or ".join("+".join(columns) for columns, _ in _formats(recipe.columns))
     raise UserError(
         f"{rows[0].file} has the columns {', '.join(found)}, but {recipe.name} reads {layouts}; "
         f"map names with COLUMNS='{lacking}=<a column>' or --columns {lacking}=<a column>"
@@ -108,6 +112,8 @@ def checked(record: Record) -> Record:
     answers = list(example.answers[:1] or [""]) if example else []
     answers += [comparison.chosen, comparison.rejected] if comparison else []
     answers += [rating.answer] if rating else []
+    if not all(isinstance(text, str) for text in [*(message.content for message in prompt), *answers]):
+        raise ValueError("a value is no text")
     if not prompt or not prompt[-1].content.strip():
         raise ValueError("empty prompt")
     if not all(answer.strip() for answer in answers):
@@ -151,7 +157,7 @@ def hub_record(hub_set: HubSet, row: Row) -> Record:
         raise ValueError(f"'{other}' is not {hub_set.where[other]}")
     try:
         item = hub_set.read(row.values)
-    except (TypeError, AttributeError, KeyError, IndexError):
+    except WRONG_KIND:
         raise ValueError("a value is missing or of another type") from None
     if isinstance(item, Example):
         return checked(Record(item.prompt, example=item))
@@ -160,13 +166,16 @@ def hub_record(hub_set: HubSet, row: Row) -> Record:
     return checked(Record(item.prompt, rating=item))
 
 
-def _native(native: Native, row: Row) -> Record:
+def _own(own: Columns, row: Row) -> Record:
     values = {name: value for name, value in row.values.items() if value is not None}
-    for name in native.required:
+    for name in own.required:
         if name not in values:
             raise ValueError(f"no value in '{name}'")
-    example = native.example(values)
-    if "rejected" not in native.optional or not values.get("rejected"):
+    try:
+        example = own.example(values)
+    except WRONG_KIND as error:
+        raise ValueError(f"the recipe's reader raised {type(error).__name__}: {first_line(error)}") from None
+    if "rejected" not in own.optional or not values.get("rejected"):
         return Record(example.prompt, example)
     rejected = _answer(row, "rejected", example.prompt)
     # A draft that was right already, as post-edited translations often are, is a demonstration and no comparison.

@@ -1,4 +1,4 @@
-"""A recipe's data: the built-in world, or files of the user's own (`hub` has the public data sets).
+"""A recipe's data: the built-in world where it has one, or files of the user's own (`hub` has the public data sets).
 
     data/train.jsonl, row 1: {"prompt": "Hello!", "completion": "Hello, what can I do for you?", "score": 0.9}
 
@@ -24,17 +24,28 @@ def load(recipe: Recipe, source: str | None, columns: Mapping[str, str]) -> Data
     `columns` says which column of the files is read under which name: `{"target": "post_edit"}`.
 
     Raises:
-        UserError: whatever is wrong with the files, in one sentence.
+        UserError: no file is named and the recipe has no world, or whatever is wrong with the files, in one sentence.
     """
     if source in (None, BUILT_IN):
         if columns:
             raise UserError(
                 "--columns maps the columns of a file, but no file is named; name one with DATA=… or --data"
             )
-        return recipe.builtin()
+        return _world(recipe)
     check_names(recipe, columns)
     train, held_out, dropped, notes = split(recipe, source, columns)
     return finished(recipe, source, complete(recipe, train), complete(recipe, held_out), notes, dropped)
+
+
+def _world(recipe: Recipe) -> Data:
+    if recipe.builtin is None:
+        hub = "DATA=hub, or " if recipe.hub else ""
+        raise UserError(
+            f"{recipe.name} has no built-in data; bring your own as {hub}DATA=<file> with the columns "
+            f"{', '.join(recipe.columns.required)} (or --data; docs/own-data.md has other layouts), "
+            "and with PROFILE=tiny a base model as MODEL=…"
+        )
+    return recipe.builtin()
 
 
 def finished(

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rlrecipes.errors import UserError
 from rlrecipes.profile import BaseSettings
 from rlrecipes.recipe import Example, load_recipe, recipe_names
 from rlrecipes.run.folder import read_json
@@ -32,13 +33,21 @@ SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention
 
 
 def sources(recipe: str) -> list[str]:
-    """The recipes whose documents a recipe's base reads."""
-    return [name for name in recipe_names() if name in (*SHARING, recipe)]
+    """The recipes whose documents a recipe's base reads; one without documents of its own stands on the shared base."""
+    return [name for name in recipe_names() if name in SHARING or (name == recipe and load_recipe(name).documents)]
 
 
 def documents(recipe: str) -> list[Example]:
-    """What a recipe's base reads."""
-    return [document for name in sources(recipe) for document in load_recipe(name).documents()]
+    """What a recipe's base reads.
+
+    Raises:
+        UserError: there is nothing to read, or one of the recipes whose documents it reads cannot be imported.
+    """
+    makers = [load_recipe(name).documents for name in sources(recipe)]
+    read = [document for make in makers if make for document in make()]
+    if not read:
+        raise UserError("no recipe has documents for it; give one of them documents")
+    return read
 
 
 def key(settings: BaseSettings, documents: Sequence[Example]) -> str:

@@ -20,7 +20,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
 
-from rlrecipes.model.embedded import FOLDER, MADE_OF, documents, key, made_of
+from rlrecipes.errors import UserError, option
+from rlrecipes.model.embedded import FOLDER, MADE_OF, documents, find_base, key, made_of
 from rlrecipes.model.forward import hidden_states, next_token_logits, read_at
 from rlrecipes.model.tokens import PAD, encode, pad_right
 from rlrecipes.profile import BaseSettings
@@ -58,9 +59,20 @@ class ResumableTrainer(Resumable, Trainer):
 def embedded_base(settings: BaseSettings, root: Path, seconds: float, recipe: str = "") -> Path:
     """The folder of a recipe's embedded base, trained now if it is not there yet, saved every `seconds` meanwhile.
 
-    A second process that wants the same one waits for it.
+    A second process that wants the same one waits for it. Where a recipe whose documents it reads cannot be imported, the
+    one that was made before serves.
+
+    Raises:
+        UserError: it is to be trained, and not all of its documents can be read.
     """
-    read = documents(recipe)
+    try:
+        read = documents(recipe)
+    except UserError as error:
+        if (made_before := find_base(root, settings, recipe)) is None:
+            raise UserError(
+                f"the embedded base cannot be trained: {error}, or name a model with {option('model')}"
+            ) from error
+        return made_before
     folder = root / FOLDER / key(settings, read)
     with locked(folder.parent, wait=True):
         draft = folder.with_name("." + folder.name)

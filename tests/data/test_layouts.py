@@ -13,12 +13,12 @@ from rlrecipes.data.layouts import Record, check_names, records
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import exact_match, mean_of
 from rlrecipes.recipe import (
+    Columns,
     Comparison,
     Data,
     Evaluation,
     Example,
     Message,
-    Native,
     Prompt,
     Rating,
     Recipe,
@@ -46,7 +46,7 @@ RECIPE = Recipe(
     summary="",
     builtin=lambda: Data("built-in", (), (), (), (), ()),
     documents=lambda: (),
-    native=Native(("source", "target"), translation, optional=("rejected",)),
+    columns=Columns(("source", "target"), translation, optional=("rejected",)),
     reward=Reward(),
     evaluation=Evaluation((mean_of("exact", exact_match),)),
     compare=lambda example, others, rng: None,

@@ -17,7 +17,7 @@ from rlrecipes.data.load import fingerprint, load
 from rlrecipes.data.split import HELD_OUT, canonical, drawn
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import exact_match, mean_of
-from rlrecipes.recipe import Comparison, Data, Evaluation, Example, Native, Rating, Recipe, Reward, user
+from rlrecipes.recipe import Columns, Comparison, Data, Evaluation, Example, Rating, Recipe, Reward, user
 
 BUILTIN = Data("built-in", [Example(user("a"), ("b",))], (), (), (), ())
 
@@ -33,7 +33,7 @@ RECIPE = Recipe(
     summary="",
     builtin=lambda: BUILTIN,
     documents=lambda: (),
-    native=Native(
+    columns=Columns(
         required=("source", "target"),
         example=lambda row: Example(user(row["source"]), (row["target"],), {"level": row["level"]} if "level" in row else {}),
         optional=("rejected", "level"),

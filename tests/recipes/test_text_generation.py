@@ -4,8 +4,8 @@ from random import Random
 import pytest
 
 from recipes.text_generation import builtin, judge
-from recipes.text_generation.native import cut, disordered, form_of, label_of
 from recipes.text_generation.recipe import RECIPE, ask, compare, fitted_judge, fluent, form, read
+from recipes.text_generation.texts import cut, disordered, form_of, label_of
 from rlrecipes.metrics import distinct, estimate
 from rlrecipes.recipe import Data, Example
 from rlrecipes.text import words

@@ -1,0 +1,243 @@
+"""A recipe that a person writes: what it may leave out, and how one that does not work is told without harm to the others."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SMALLEST, smallest, write_rows
+
+import recipes
+from rlrecipes.__main__ import main
+from rlrecipes.model import embedded
+from rlrecipes.recipe import load_recipe, recipe_names
+
+OTHERS = recipe_names()
+LIGHT = """
+from rlrecipes import metrics
+from rlrecipes.recipe import Columns, Comparison, Data, Evaluation, Example, Recipe, Reward, Term, user
+
+def read(row):
+    return Example(user(row["ask"]), (row["say"],))
+
+def brief(prompt, answer, example):
+    return 1 / (1 + len(answer))
+
+RECIPE = Recipe(
+    name="fifth",
+    summary="a task of one's own",
+    columns=Columns(("ask", "say"), read),
+    reward=Reward(terms=(Term("brief", brief, 0.5),)),
+    evaluation=Evaluation((metrics.mean_of("f1", metrics.f1),)),
+)
+"""
+"""All that a recipe has to say."""
+COMPARED = LIGHT.replace(
+    "    reward=",
+    "    compare=lambda example, *rest: Comparison(example.prompt, example.answers[0], 'No'),\n    reward=",
+)
+"""And what it needs where data bring no preferences."""
+ROWS = [{"ask": f"Say {i}", "say": f"It is {i}"} for i in range(60)]
+PAIRS = [{"prompt": f"Say {i}", "chosen": f"It is {i}", "rejected": "No"} for i in range(60)]
+
+
+@pytest.fixture
+def fifth(tmp_path, monkeypatch):
+    """Writes `recipes/fifth/recipe.py` in the working directory; the project's own recipes are there too."""
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "rows.jsonl", ROWS)
+    write_rows(tmp_path / "pairs.jsonl", PAIRS)
+
+    def write(code):
+        (folder / "fifth").mkdir()
+        (folder / "fifth" / "recipe.py").write_text(code, encoding="utf-8")
+        importlib.invalidate_caches()
+
+    yield write
+    for name in [name for name in sys.modules if name.startswith("recipes.fifth")]:
+        del sys.modules[name]
+    vars(recipes).pop("fifth", None)
+
+
+@pytest.fixture
+def said(capsys):
+    """Runs a command and returns what it prints; `refused` when it must fail, in one sentence and before it trains."""
+
+    def run(*arguments, refused=False):
+        status = main(arguments)
+        out, err = capsys.readouterr()
+        assert status == (2 if refused else 0), err
+        assert not refused or (err.startswith("error: ") and err.count("\n") == 1)
+        return err if refused else out
+
+    return run
+
+
+# One that does not work.
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (
+            "\nimport nothing_like_it",
+            "cannot be imported: ModuleNotFoundError: No module named 'nothing_like_it' (recipe.py, line 2)",
+        ),
+        ("RECIPE = (", "cannot be imported: SyntaxError: '(' was never closed (recipe.py, line 1)"),
+        (LIGHT.replace("    evaluation=", "    # "), "missing 1 required positional argument: 'evaluation'"),
+        ("raise ValueError('two\\nlines')", "cannot be imported: ValueError: two (recipe.py, line 1)"),
+        ("recipe = 1", "has no RECIPE"),
+        ("RECIPE = 1", "has no RECIPE"),
+        (LIGHT.replace('"fifth"', '"another"'), "names its recipe 'another'; give it the name of its folder, 'fifth'"),
+    ],
+)
+def test_a_recipe_that_does_not_work_is_told_in_one_line_and_the_others_work(fifth, said, code, sentence):
+    fifth(code)
+    lines = said("list").splitlines()
+    (line,) = [line for line in lines if line.startswith("fifth ")]
+    assert "recipes/fifth/recipe.py" in line
+    assert sentence in line
+    assert {line.split()[0] for line in lines if line} == {*OTHERS, "fifth", "profiles:"}
+    for command in ("show", "run", "sft", "plan", "chat"):
+        assert sentence in said(command, "fifth", refused=True)
+    assert sentence in said("reward", "translation+fifth", refused=True)
+    assert "what SFT imitates" in said("show", "translation")
+    assert embedded.sources("translation") == OTHERS
+
+
+@pytest.fixture
+def demonstrated(monkeypatch):
+    """The recipes that `demo` would have run."""
+    names = []
+    monkeypatch.setattr("rlrecipes.__main__.run_stages", lambda job, *rest: names.append(job.recipe.name))
+    monkeypatch.setattr("rlrecipes.report.page.combine", lambda runs: "page")
+    monkeypatch.setattr("rlrecipes.report.page.short_table", lambda runs: "table")
+    return names
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (LIGHT, "left out: fifth has no built-in data"),
+        ("1 / 0", "left out: recipes/fifth/recipe.py cannot be imported"),
+    ],
+)
+def test_the_demo_leaves_out_aloud_what_has_no_world_or_does_not_work(fifth, said, demonstrated, code, sentence):
+    fifth(code)
+    assert sentence in said("demo")
+    assert demonstrated == OTHERS
+
+
+def test_a_demo_of_nothing_is_refused(fifth, monkeypatch, capsys):
+    fifth(LIGHT)
+    monkeypatch.setattr("rlrecipes.__main__.recipe_names", lambda: ["fifth"])
+    assert main(["demo"]) == 2
+    assert "error: no recipe has built-in data" in capsys.readouterr().err
+
+
+# One without a world.
+
+
+def test_without_data_a_recipe_without_a_world_says_what_to_bring(fifth, said):
+    fifth(LIGHT)
+    for arguments in (["run", "fifth"], ["show", "fifth"], ["show", "fifth", "--data", "built-in"]):
+        sentence = said(*arguments, refused=True)
+        assert "fifth has no built-in data; bring your own as DATA=<file> with the columns ask, say" in sentence
+        assert "MODEL=" in sentence
+
+
+def test_with_data_it_is_shown_and_told_that_the_embedded_base_knows_nothing_of_it(fifth, said, checkpoint):
+    fifth(COMPARED)
+    note = "the embedded base has read no texts of this task"
+    out = said("show", "fifth", "--data", "rows.jsonl")
+    assert "comparisons (4" in out
+    assert "the recipe makes the rejected answers (4" in out
+    assert note in out
+    assert note not in said("show", "fifth", "--data", "rows.jsonl", "--model", str(checkpoint.model))
+    assert note not in said("show", "translation")
+
+
+def test_without_documents_it_stands_on_the_base_that_the_others_share(fifth):
+    fifth(LIGHT)
+    assert embedded.sources("fifth") == embedded.sources("translation") == OTHERS
+
+
+def test_where_no_recipe_has_documents_there_is_no_base(fifth, monkeypatch, capsys):
+    fifth(COMPARED)
+    monkeypatch.setattr(embedded, "SHARING", ())
+    assert main(["sft", "fifth", "--data", "rows.jsonl", *SMALLEST]) == 2
+    assert "the embedded base cannot be trained: no recipe has documents" in capsys.readouterr().err
+
+
+def test_a_base_that_was_made_serves_while_a_recipe_that_it_has_read_is_broken(fifth, monkeypatch, capsys):
+    fifth(
+        LIGHT.replace(
+            "    reward=", "    documents=lambda: [read({'ask': 'Say 1', 'say': 'It is 1'})] * 9,\n    reward="
+        )
+    )
+    assert load_recipe("fifth").documents
+    monkeypatch.setattr(embedded, "SHARING", ("fifth",))
+    data = ("--data", "pairs.jsonl", *SMALLEST)
+    assert main(["sft", "translation", "--run", "before", *data]) == 0
+    (made,) = bases()
+    del sys.modules["recipes.fifth.recipe"]
+    Path("recipes/fifth/recipe.py").write_text("1 / 0  # as while it is written", encoding="utf-8")
+    assert main(["sft", "translation", "--run", "after", *data]) == 0
+    assert bases() == [made]
+    capsys.readouterr()
+    assert main(["sft", "translation", "--run", "other", *data, "base.max_steps=2"]) == 2
+    assert "cannot be trained: recipes/fifth/recipe.py cannot be imported: ZeroDivisionError" in capsys.readouterr().err
+
+
+def bases():
+    return sorted(Path("runs", embedded.FOLDER).glob("[!.]*/"))
+
+
+# What its data and its metrics must bring.
+
+
+def test_without_preferences_and_without_a_way_to_make_them_it_is_refused(fifth, said):
+    fifth(LIGHT)
+    sentence = said("run", "fifth", "--data", "rows.jsonl", refused=True)
+    assert "the reward model of fifth learns from preferences, but rows.jsonl brings none" in sentence
+    assert "terms.learned=0" in sentence
+    assert "comparisons (4" in said("show", "fifth", "--data", "pairs.jsonl")
+
+
+def test_a_reward_of_terms_alone_needs_no_preferences(fifth, checkpoint):
+    fifth(LIGHT.replace("Reward(", "Reward(learned=0, "))
+    settings = smallest(["--model", "terms.learned=0"])
+    assert main(["run", "fifth", "--data", "rows.jsonl", "--model", str(checkpoint.model), *settings]) == 0
+    stages = {path.name for path in Path("runs/tiny/fifth").iterdir()}
+    assert {"sft", "ppo", "evaluate", "report"} <= stages
+    assert "reward" not in stages
+
+
+@pytest.mark.parametrize(
+    ("metrics", "sentence"),
+    [
+        ("metrics.distinct(2),", "the headline of fifth is 'distinct_2', which cannot score answers one by one"),
+        (
+            "metrics.mean_of('facts', None, needs='facts'),",
+            "no metric of fifth applies: rows.jsonl lacks 'facts' for facts",
+        ),
+        ("", "no metric of fifth applies: it has none at all"),
+    ],
+)
+def test_a_headline_that_could_not_be_measured_is_refused_before_anything_is_trained(fifth, said, metrics, sentence):
+    fifth(COMPARED.replace('metrics.mean_of("f1", metrics.f1),', metrics))
+    for command in ("run", "sft", "show"):
+        assert sentence in said(command, "fifth", "--data", "rows.jsonl", refused=True)
+
+
+def test_a_row_that_the_recipes_reader_cannot_read_is_left_out_with_its_reason(fifth, said, tmp_path):
+    fifth(COMPARED)
+    write_rows(tmp_path / "odd.jsonl", [*ROWS, {"ask": "Say it", "say": 5}, {"ask": ["Say"], "say": "It"}])
+    assert "2 rows left out: a value is no text" in said("show", "fifth", "--data", "odd.jsonl")
+
+
+def test_a_reader_that_fails_on_every_row_is_told_with_its_error(fifth, said):
+    fifth(COMPARED.replace('row["say"]', 'row["sya"]'))
+    assert "reader raised KeyError: no 'sya'" in said("show", "fifth", "--data", "rows.jsonl", refused=True)
