@@ -1,11 +1,13 @@
 """A recipe that a person writes: what it may leave out, and how one that does not work is told without harm to the others."""
 
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import SMALLEST, smallest, write_rows
+from conftest import ROOT, SMALLEST, smallest, write_rows
 
 import recipes
 from rlrecipes.__main__ import main
@@ -135,6 +137,34 @@ def test_a_demo_of_nothing_is_refused(fifth, monkeypatch, capsys):
     monkeypatch.setattr("rlrecipes.__main__.recipe_names", lambda: ["fifth"])
     assert main(["demo"]) == 2
     assert "error: no recipe has built-in data" in capsys.readouterr().err
+
+
+# Where it stands.
+
+
+def test_a_recipe_in_the_working_directory_hides_the_packages(tmp_path):
+    for name in ("translation", "dialogue"):
+        (tmp_path / "recipes" / name).mkdir(parents=True)
+    mine, other = (tmp_path / "recipes" / name / "recipe.py" for name in ("translation", "dialogue"))
+    mine.write_text(LIGHT.replace("fifth", "translation"), encoding="utf-8")
+    mine.with_name("__init__.py").touch()
+    code = "from recipes.translation.recipe import RECIPE as mine\n"
+    other.write_text(code + LIGHT.replace("fifth", "dialogue"), encoding="utf-8")  # and it has no __init__.py
+
+    def told(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "rlrecipes", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+
+    listed = told("list").stdout.splitlines()
+    assert sorted(line.split()[0] for line in listed if line) == sorted([*OTHERS, "profiles:"])
+    assert "a task of one's own" in next(line for line in listed if line.startswith("translation "))
+    error = told("show", "dialogue").stderr
+    assert error.startswith(f"error: {other} is hidden by {ROOT / 'recipes' / 'dialogue' / 'recipe.py'}; put an empty")
 
 
 # One without a world.

@@ -4,9 +4,11 @@ import json
 import shutil
 
 import pytest
+from conftest import ROOT
 
 from rlrecipes.__main__ import main
 from rlrecipes.after.finished import find_trained
+from rlrecipes.errors import option, switch
 from rlrecipes.recipe import load_recipe
 from rlrecipes.run.folder import Run, make
 
@@ -123,10 +125,48 @@ def test_a_record_that_lacks_a_part_is_told(copy, capsys):
     assert "done.json lacks 'seed'" in refused(capsys, "export", "translation", "--run", "copy")
 
 
-def test_the_commands_name_the_run_or_its_profile():
-    assert make("ppo", Run("tiny", "dialogue")) == "make ppo RECIPE=dialogue"
-    assert make("ppo", Run("mine", "dialogue")) == "make ppo RECIPE=dialogue RUN=mine"
-    assert make("dialogue", Run("mine", "dialogue")) == "make dialogue RUN=mine"
+@pytest.mark.parametrize(
+    ("folder", "called", "commands"),
+    [
+        (
+            ROOT,
+            "rlrecipes/__main__.py",
+            ["make ppo RECIPE=dialogue", "make ppo RECIPE=dialogue RUN=mine", "make dialogue PROFILE=single_gpu_16gb"],
+        ),
+        (
+            "/",
+            "bin/rlrecipes",
+            [
+                "rlrecipes ppo dialogue",
+                "rlrecipes ppo dialogue --run mine",
+                "rlrecipes run dialogue --profile single_gpu_16gb",
+            ],
+        ),
+        (
+            "/",
+            "notebook.py",
+            [
+                "python -m rlrecipes ppo dialogue",
+                "python -m rlrecipes ppo dialogue --run mine",
+                "python -m rlrecipes run dialogue --profile single_gpu_16gb",
+            ],
+        ),
+    ],
+)
+def test_the_commands_name_the_run_or_its_profile_in_the_way_that_works_here(monkeypatch, folder, called, commands):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", [called])
+    targets = (("ppo", "tiny"), ("ppo", "mine"), ("dialogue", "single_gpu_16gb"))
+    assert [make(target, Run(run, "dialogue")) for target, run in targets] == commands
+
+
+def test_options_are_named_as_make_takes_them_where_it_is_at_hand(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    assert (option("policy", "sft"), option("run"), switch("force")) == ("POLICY=sft", "RUN=…", "FORCE=1")
+    monkeypatch.chdir(tmp_path)
+    assert (option("policy", "sft"), option("run"), switch("force")) == ("--policy sft", "--run …", "--force")
+    (tmp_path / "Makefile").touch()  # of another project
+    assert switch("force") == "--force"
 
 
 def test_the_prompts_form_is_seen_in_the_evaluation_or_else_in_the_built_in_data(copy):
