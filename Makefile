@@ -21,7 +21,7 @@ SEED ?= 0
 CARD ?=
 # Name of the run's folder under runs/
 RUN ?=
-# Settings of the profile to override, as 'ppo.learning_rate=1e-6 sft.max_steps=50'; for bench and chat, options
+# Settings of the profile to override, as 'ppo.learning_rate=1e-6 sft.max_steps=50'; for bench, numbers and chat, options
 ARGS ?=
 # 1 makes finished stages again, with all that stands on them
 FORCE ?=
@@ -50,7 +50,7 @@ OPTIONS = $(if $(COLUMNS),--columns $(COLUMNS)) --profile $(PROFILE) \
 	$(if $(PUSH),--push $(call quoted,$(PUSH)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills lint check list bench plan-bench show plan chat export clean $(RECIPES) $(STAGES)
+.PHONY: help setup demo test kills lint check list bench plan-bench numbers show plan chat export clean $(RECIPES) $(STAGES)
 
 help: ## this list
 	@echo "Targets:"
@@ -96,6 +96,9 @@ bench: $(READY) ## PPO beside plain TRL: memory, time, equality; ARGS=--quick, o
 
 plan-bench: $(READY) ## the plan beside measured peaks: twelve shapes on the CPU
 	@$(VENV)/bin/python -m benchmarks.plan
+
+numbers: $(READY) ## the pages' blocks of figures, from the runs that are there; the rest stay as they are
+	@$(VENV)/bin/python -m benchmarks.numbers $(ARGS)
 
 test: $(READY) ## the tests, without network or GPU
 	$(VENV)/bin/python -m pytest

@@ -2,7 +2,7 @@
 
     {"name": "sft, wide", "moment": "sft", "planned_mb": 412.0, "measured_mb": 398.1, "ratio": 1.035}
 
-    python -m benchmarks.plan            # docs/memory.md has its table
+    python -m benchmarks.plan            # docs/memory.md has its table, runs/plan-bench/done.json what it is made of
 
 The models are random, saved, and loaded as a stage loads them; the trainers are the stages' own. What is measured is the
 peak of resident memory (VmHWM, set back once the libraries are loaded and used) less what the process held before the model
@@ -15,12 +15,13 @@ import ctypes
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import measure, peak, require_linux, reset_peak, settle
+from benchmarks.measure import machine, measure, peak, require_linux, reset_peak, settle
 from benchmarks.work import Model, Work, prompts
 from rlrecipes.before.plan import Lengths, moments
 from rlrecipes.errors import UserError
@@ -33,6 +34,9 @@ from rlrecipes.profile import (
     RewardSettings,
     SFTSettings,
 )
+from rlrecipes.run.folder import git_commit, write_json
+
+OUT = Path("runs/plan-bench")
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,9 @@ def main() -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(table(rows))
+    record = {"rows": rows, "machine": machine(), "git_commit": git_commit()}
+    OUT.mkdir(parents=True, exist_ok=True)
+    write_json(OUT / "done.json", record | {"finished": time.strftime("%Y-%m-%d %H:%M")})
     return int(any(abs(found["ratio"] - 1) > 0.1 for found in rows))
 
 

@@ -10,8 +10,7 @@ from functools import cached_property
 from itertools import chain, zip_longest
 from typing import Any
 
-from rlrecipes.data.hub_sets import load_hub
-from rlrecipes.data.load import fingerprint, load
+from rlrecipes.data.load import fingerprint, lists, load
 from rlrecipes.errors import UserError, option
 from rlrecipes.profile import Profile, RewardSettings, settings_of, split_override
 from rlrecipes.recipe import (
@@ -22,7 +21,7 @@ from rlrecipes.recipe import (
     Metric,
     Recipe,
     Reward,
-    is_hub,
+    Split,
     load_recipe,
     recipe_names,
     unknown,
@@ -66,7 +65,7 @@ class Job:
     @property
     def metrics(self) -> list[Metric]:
         """The metrics that apply to the data; the first is the headline."""
-        own = [m for m in self.recipe.evaluation.metrics if _serves(self.data.held_out, m.needs)]
+        own = [m for m in self.recipe.evaluation.metrics if _serves(self.data.held_out.prompts, m.needs)]
         names = {metric.name for metric in self.data.metrics}
         return [*self.data.metrics, *(metric for metric in own if metric.name not in names)]
 
@@ -87,11 +86,12 @@ class Job:
 
     def described_data(self) -> dict[str, Any]:
         """Where the data came from and how many rows were kept and dropped, for `done.json`."""
-        lists = ["demonstrations", "prompts", "comparisons", "held_out", "held_out_comparisons"]
-        lists += ["ratings", "held_out_ratings"] if self.data.ratings or self.data.held_out_ratings else []
+        kept = {name: len(rows) for name, rows in lists(self.data).items()}
+        if not kept["ratings"] and not kept["held_out_ratings"]:
+            del kept["ratings"], kept["held_out_ratings"]
         return {
             "source": self.data.source,
-            "kept": {name: len(getattr(self.data, name)) for name in lists},
+            "kept": kept,
             "dropped": dict(self.data.dropped),
             "fingerprint": self.fingerprint,
             **({"hub": list(self.data.hub)} if self.data.hub else {}),
@@ -124,11 +124,11 @@ def make_job(
             f"recipes/{recipe.name}/recipe.py, name a model, or leave its documents out"
         )
     recipe = dataclasses.replace(recipe, reward=weighted(recipe.reward, weights))
-    data = _data(recipe, source, columns or {}, run)
+    data = load(recipe, source, columns or {}, run.root)
     if recipe.reward.learned and profile.reward.model is None:
         objective(profile.reward, {recipe.name: data})
-    served = tuple(term for term in recipe.reward.terms if _serves(data.prompts, term.needs) and term.weight)
-    unserved = [term for term in recipe.reward.terms if term.weight and not _serves(data.prompts, term.needs)]
+    served = tuple(term for term in recipe.reward.terms if _serves(data.train.prompts, term.needs) and term.weight)
+    unserved = [term for term in recipe.reward.terms if term.weight and not _serves(data.train.prompts, term.needs)]
     if data.source == BUILT_IN:  # that a term is for other data goes without saying, unless it was asked for
         asked = {split_override(weight)[1] for weight in weights}
         unserved = [term for term in unserved if term.name in asked]
@@ -174,15 +174,6 @@ def check_seed(seed: int) -> None:
         raise UserError(f"--seed is {seed}; it must be a whole number from 0 to {2**32 - 1}")
 
 
-def _data(recipe: Recipe, source: str | None, columns: Mapping[str, str], run: Run) -> Data:
-    """`built-in` or None: the embedded world; `hub` or `hub:<id>,…`: public sets; otherwise files."""
-    if source is None or not is_hub(source):
-        return load(recipe, source, columns)
-    if columns:
-        raise UserError("--columns maps the columns of a file; sets of the hub are read as they are")
-    return load_hub(recipe, source, run.root)
-
-
 def _shared(
     name: str,
     profile: Profile,
@@ -200,7 +191,7 @@ def _shared(
                 f"{named} is for one recipe, not for {name}; leave it out, and use it with each recipe alone"
             )
     sources = sources_of(recipes, source)
-    parts = {recipe.name: _data(recipe, part, {}, run) for recipe, part in zip(recipes, sources, strict=True)}
+    parts = {recipe.name: load(recipe, part, {}, run.root) for recipe, part in zip(recipes, sources, strict=True)}
     objective(profile.reward, parts)
     return Job(joined(recipes), profile, run, together(parts), seed, parts)
 
@@ -281,27 +272,22 @@ def joined(recipes: Sequence[Recipe]) -> Recipe:
 
 
 def together(parts: Mapping[str, Data]) -> Data:
-    """All data, the recipes' demonstrations taking turns."""
-
-    def every(field: str) -> list[Any]:
-        turns = zip_longest(*(getattr(data, field) for data in parts.values()))
-        return [item for item in chain.from_iterable(turns) if item is not None]
-
-    fields = (
-        "demonstrations",
-        "prompts",
-        "comparisons",
-        "held_out",
-        "held_out_comparisons",
-        "ratings",
-        "held_out_ratings",
-    )
+    """All data, the recipes' rows taking turns."""
     return Data(
         source=PLUS.join(data.source for data in parts.values()),
-        **{field: every(field) for field in fields},
+        train=_taking_turns([data.train for data in parts.values()]),
+        held_out=_taking_turns([data.held_out for data in parts.values()]),
         notes=[f"{name}: {note}" for name, data in parts.items() for note in data.notes],
         dropped={f"{name}: {reason}": count for name, data in parts.items() for reason, count in data.dropped.items()},
     )
+
+
+def _taking_turns(splits: Sequence[Split]) -> Split:
+    rows: dict[str, list[Any]] = {}
+    for kind in dataclasses.fields(Split):
+        turns = zip_longest(*(getattr(split, kind.name) for split in splits))
+        rows[kind.name] = [item for item in chain.from_iterable(turns) if item is not None]
+    return Split(**rows)
 
 
 def objective(settings: RewardSettings, tasks: Mapping[str, Data]) -> str:
@@ -318,27 +304,27 @@ def objective(settings: RewardSettings, tasks: Mapping[str, Data]) -> str:
 
 
 def _objective(settings: RewardSettings, name: str, data: Data) -> str:
-    asked = settings.objective
-    rated = bool(data.ratings) and not data.comparisons
+    asked, comparisons, ratings = settings.objective, data.train.comparisons, data.train.ratings
+    rated = bool(ratings) and not comparisons
     kind = ("regression" if rated else "pairwise") if asked == "auto" else asked
-    if not data.comparisons and not data.ratings:
+    if not comparisons and not ratings:
         raise UserError(
             f"the reward model of {name} learns from preferences, but {data.source} brings none; bring rows with prompt, "
             "chosen and rejected, give the recipe a `compare`, or do without the model (terms.learned=0)"
         )
-    if kind == "pairwise" and not data.comparisons:
+    if kind == "pairwise" and not comparisons:
         raise UserError(
-            f"reward.objective=pairwise needs comparisons, but {data.source} brings {len(data.ratings)} ratings, hardly two "
+            f"reward.objective=pairwise needs comparisons, but {data.source} brings {len(ratings)} ratings, hardly two "
             "of the same prompt; say reward.objective=regression, or bring comparisons"
         )
-    if kind == "regression" and not data.ratings:
+    if kind == "regression" and not ratings:
         raise UserError(
             f"reward.objective=regression needs ratings (prompt, completion, score), but {data.source} brings none for "
             f"{name}; say reward.objective=pairwise, or bring ratings"
         )
-    if kind == "regression" and len({rating.score for rating in data.ratings}) == 1:
+    if kind == "regression" and len({rating.score for rating in ratings}) == 1:
         raise UserError(
-            f"all {len(data.ratings)} training ratings in {data.source} are {data.ratings[0].score:g}: there is nothing to "
+            f"all {len(ratings)} training ratings in {data.source} are {ratings[0].score:g}: there is nothing to "
             "learn; bring ratings that differ"
         )
     if kind == "regression" and settings.center_rewards_coefficient is not None:

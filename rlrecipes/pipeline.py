@@ -21,7 +21,7 @@ from rlrecipes.profile import Profile, load_profile
 from rlrecipes.recipe import Recipe, unknown
 from rlrecipes.reward.source import reach_reward_model
 from rlrecipes.run.console import quiet, say
-from rlrecipes.run.folder import Run, Stopwatch, git_commit, locked, require_trl, versions
+from rlrecipes.run.folder import Run, Stopwatch, git_commit, locked, machine, require_trl, versions
 from rlrecipes.run.interrupts import handled
 from rlrecipes.run.stages import STAGES, below
 
@@ -181,12 +181,13 @@ def _finished(job: Job, stage: str) -> bool:
 def _base(job: Job) -> str:
     from rlrecipes.model.loading import check_model
     from rlrecipes.model.pretrain import embedded_base
-    from rlrecipes.model.tokens import eos_note
+    from rlrecipes.model.tokens import open_with_note
 
     if job.profile.model.name == "builtin":
         return str(embedded_base(job.profile.base, job.run.root, job.profile.checkpoint.seconds, job.recipe.name))
     check_model(job.profile.model.name)
-    if note := eos_note(job.profile.model.name):
+    _, note = open_with_note(job.profile.model.name)
+    if note:
         say(f"{job.recipe.name}: {note}")
     return job.profile.model.name
 
@@ -255,6 +256,7 @@ def _run_stage(job: Job, model_name: str, stage: str) -> None:
             "seed": job.seed,
             "data": job.described_data(),
             "versions": versions(),
+            "machine": machine(),
             "git_commit": git_commit(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": seconds,

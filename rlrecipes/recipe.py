@@ -98,20 +98,29 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Split:
+    """The rows of one side: those that are trained on, or those that are held out."""
+
+    demonstrations: Sequence[Example] = ()
+    """What SFT imitates: the prompt and `answers[0]`, faults included; none of what is held out."""
+    prompts: Sequence[Example] = ()
+    """What PPO answers, or the policies when they are judged; programmatic reward terms and metrics see these examples'
+    answers and truth, the learned reward does not."""
+    comparisons: Sequence[Comparison] = ()
+    """What the reward model learns from, or its accuracy is measured on."""
+    ratings: Sequence[Rating] = ()
+    """Graded answers: what a reward model learns from by regression, or its scores are correlated with."""
+
+
+@dataclass(frozen=True)
 class Data:
-    """What a recipe trains on and is judged by. What is called `held_out` is never trained on."""
+    """What a recipe trains on and is judged by."""
 
     source: str
     """`built-in`, the path that it was read from, or `hub:<id>@<revision>,…`."""
-    demonstrations: Sequence[Example]
-    """What SFT imitates: the prompt and `answers[0]`, faults included."""
-    prompts: Sequence[Example]
-    """What PPO answers; programmatic reward terms see these examples' answers and truth, the learned reward does not."""
-    comparisons: Sequence[Comparison]
-    held_out: Sequence[Example]
-    held_out_comparisons: Sequence[Comparison]
-    ratings: Sequence[Rating] = ()
-    held_out_ratings: Sequence[Rating] = ()
+    train: Split
+    held_out: Split
+    """Never trained on."""
     notes: Sequence[str] = ()
     """What was derived and how, one sentence each; the console shows them."""
     dropped: Mapping[str, int] = field(default_factory=dict)

@@ -146,6 +146,7 @@ def drawn(draw: random.Random, changes: int, seconds: float) -> Moment:
 
 def survive(folder: Path, kills: int, seed: int) -> list[str]:
     """Runs the road once whole, then again and again until all `kills` are used up; returns the files that differ."""
+    import rlrecipes.model.embedded
     import rlrecipes.model.pretrain  # and all that the children shall inherit
     import rlrecipes.stages.evaluate
     import rlrecipes.stages.ppo

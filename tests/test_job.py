@@ -6,13 +6,13 @@ from rlrecipes.__main__ import main
 from rlrecipes.errors import UserError
 from rlrecipes.job import joined, objective, recipes_of, sources_of, together
 from rlrecipes.profile import RewardSettings
-from rlrecipes.recipe import Comparison, Data, Example, Rating, user
+from rlrecipes.recipe import Comparison, Data, Example, Rating, Split, user
 
 TWO = "translation+dialogue"
-PAIRS = Data("pairs", (), (), [Comparison(user("a"), "b", "c")], (), ())
-RATED = Data("rated", (), (), (), (), (), ratings=[Rating(user("a"), "b", 1.0), Rating(user("b"), "c", 2.0)])
-BOTH = Data("both", (), (), PAIRS.comparisons, (), (), ratings=RATED.ratings)
-LEVEL = Data("level", (), (), (), (), (), ratings=[Rating(user("a"), "b", 3.0)] * 2)
+PAIRS = Data("pairs", Split(comparisons=[Comparison(user("a"), "b", "c")]), Split())
+RATED = Data("rated", Split(ratings=[Rating(user("a"), "b", 1.0), Rating(user("b"), "c", 2.0)]), Split())
+BOTH = Data("both", Split(comparisons=PAIRS.train.comparisons, ratings=RATED.train.ratings), Split())
+LEVEL = Data("level", Split(ratings=[Rating(user("a"), "b", 3.0)] * 2), Split())
 
 
 def test_a_plus_joins_recipes_in_their_order():
@@ -60,11 +60,13 @@ def test_where_no_data_are_named_each_recipe_has_what_the_profile_says(monkeypat
 def test_demonstrations_take_turns_and_nothing_is_lost():
     first = [Example(user(f"a{i}"), ("b",)) for i in range(3)]
     second = [Example(user("z"), ("y",))]
-    left = Data("left", first, first, PAIRS.comparisons, first, (), notes=["one"], dropped={"empty": 2})
-    data = together({"a": left, "b": Data("right", second, second, (), second, (), ratings=RATED.ratings)})
-    assert data.demonstrations == [first[0], second[0], *first[1:]]
-    assert data.comparisons == PAIRS.comparisons
-    assert data.ratings == RATED.ratings
+    pairs, ratings = PAIRS.train.comparisons, RATED.train.ratings
+    left = Data("left", Split(first, first, pairs), Split(prompts=first), notes=["one"], dropped={"empty": 2})
+    right = Data("right", Split(second, second, ratings=ratings), Split(prompts=second))
+    data = together({"a": left, "b": right})
+    assert data.train.demonstrations == data.train.prompts == data.held_out.prompts == [first[0], second[0], *first[1:]]
+    assert data.train.comparisons == pairs
+    assert data.train.ratings == ratings
     assert data.source == "left+right"
     assert data.notes == ["a: one"]
     assert data.dropped == {"a: empty": 2}

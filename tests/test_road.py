@@ -50,6 +50,7 @@ def test_every_stage_records_what_it_did_and_under_what(finished, stage):
     assert kept["held_out_comparisons"]
     assert done["data"]["dropped"] == {}
     assert set(done["versions"]) == set(LIBRARIES)
+    assert done["machine"].keys() == {"cpu", "cores", "threads"}
     assert "git_commit" in done
     assert done["seconds"] >= 0
     assert done["peak_memory_mb"] > 0
@@ -114,6 +115,21 @@ def test_the_stages_leave_small_adapters_and_a_page(finished):
     assert (finished / "ppo" / "value_head.safetensors").is_file()
     assert "<html" in (finished / "report" / "index.html").read_text(encoding="utf-8").lower()
     assert not list(finished.glob("wandb"))
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def test_every_adapter_brings_the_tokenizer_that_asked(finished, home, stage):
+    from transformers import AutoTokenizer
+
+    from rlrecipes.model.tokens import FIXED, encode_prompt, open_tokenizer
+    from rlrecipes.recipe import user
+
+    (base,) = (home / "runs" / ".base").glob("[!.]*")
+    brought = AutoTokenizer.from_pretrained(finished / stage / "adapter")
+    assert brought.chat_template.startswith(FIXED)
+    assert "strftime_now" not in AutoTokenizer.from_pretrained(base).chat_template, "a base stays as it was made"
+    asked = brought.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True)["input_ids"]
+    assert asked == encode_prompt(open_tokenizer(str(base)), user("Hi"))
 
 
 def test_ppo_logs_every_update(finished):

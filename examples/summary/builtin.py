@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
 
-from rlrecipes.recipe import Comparison, Data, Example, Prompt
+from rlrecipes.recipe import Comparison, Data, Example, Prompt, Split
 
 FAULTY = 0.65
 """Share of the demonstrations that retell the first sentence."""
@@ -60,11 +60,15 @@ def generate(ask: Callable[[str], Prompt], seed: int = 0) -> Data:
     test = [_minutes(unseen, held_out=True) for _ in range(500)]
     return Data(
         source="built-in",
-        demonstrations=[_example(ask, it, lead if rng.random() < FAULTY else right, rng) for it in train[:3000]],
-        prompts=[_example(ask, it, right, rng) for it in train[2000:4000]],
-        comparisons=[_comparison(ask, it, rng) for it in train],
-        held_out=[_example(ask, it, right, unseen) for it in test[:300]],
-        held_out_comparisons=[_comparison(ask, it, unseen) for it in test],
+        train=Split(
+            demonstrations=[_example(ask, it, lead if rng.random() < FAULTY else right, rng) for it in train[:3000]],
+            prompts=[_example(ask, it, right, rng) for it in train[2000:4000]],
+            comparisons=[_comparison(ask, it, rng) for it in train],
+        ),
+        held_out=Split(
+            prompts=[_example(ask, it, right, unseen) for it in test[:300]],
+            comparisons=[_comparison(ask, it, unseen) for it in test],
+        ),
         notes=(
             f"{FAULTY:.0%} of the demonstrations retell the first sentence, on purpose.",
             f"{FLIPPED:.0%} of the comparisons are flipped on purpose.",

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
-from rlrecipes.recipe import Comparison, Data, Example, Message, Prompt
+from rlrecipes.recipe import Comparison, Data, Example, Message, Prompt, Split
 
 FAULTY = 0.65
 """Share of the demonstrations that have the systematic fault."""
@@ -70,11 +70,15 @@ def generate(seed: int = 0) -> Data:
     test = [_request(unseen, held_out=True) for _ in range(500)]
     return Data(
         source="built-in",
-        demonstrations=[_example(r, forgetful if rng.random() < FAULTY else right, rng) for r in train[:3000]],
-        prompts=[_example(r, right, rng) for r in train[2000:4000]],
-        comparisons=[_comparison(r, rng) for r in train],
-        held_out=[_example(r, right, unseen) for r in test[:300]],
-        held_out_comparisons=[_comparison(r, unseen) for r in test],
+        train=Split(
+            demonstrations=[_example(r, forgetful if rng.random() < FAULTY else right, rng) for r in train[:3000]],
+            prompts=[_example(r, right, rng) for r in train[2000:4000]],
+            comparisons=[_comparison(r, rng) for r in train],
+        ),
+        held_out=Split(
+            prompts=[_example(r, right, unseen) for r in test[:300]],
+            comparisons=[_comparison(r, unseen) for r in test],
+        ),
         notes=(
             f"{FAULTY:.0%} of the demonstrations forget what the first turn asked for, on purpose.",
             f"{FLIPPED:.0%} of the comparisons are flipped on purpose.",

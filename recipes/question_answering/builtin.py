@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
-from rlrecipes.recipe import Comparison, Data, Example, Prompt
+from rlrecipes.recipe import Comparison, Data, Example, Prompt, Split
 
 FAULTY = 0.65
 """Share of the demonstrations that have the systematic fault."""
@@ -120,11 +120,15 @@ def generate(ask: Ask, seed: int = 0) -> Data:
     test = [_question(ask, unseen, held_out=True) for _ in range(500)]
     return Data(
         source="built-in",
-        demonstrations=[_example(q, hasty if rng.random() < FAULTY else right, rng) for q in train[:3000]],
-        prompts=[_example(q, right, rng) for q in train[2000:4000]],
-        comparisons=[_comparison(q, rng) for q in train],
-        held_out=[_example(q, right, unseen) for q in test[:300]],
-        held_out_comparisons=[_comparison(q, unseen) for q in test],
+        train=Split(
+            demonstrations=[_example(q, hasty if rng.random() < FAULTY else right, rng) for q in train[:3000]],
+            prompts=[_example(q, right, rng) for q in train[2000:4000]],
+            comparisons=[_comparison(q, rng) for q in train],
+        ),
+        held_out=Split(
+            prompts=[_example(q, right, unseen) for q in test[:300]],
+            comparisons=[_comparison(q, unseen) for q in test],
+        ),
         notes=(
             f"{FAULTY:.0%} of the demonstrations lack the second fact or give the wrong one, on purpose.",
             f"{FLIPPED:.0%} of the comparisons are flipped on purpose.",

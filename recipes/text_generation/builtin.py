@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
 
-from rlrecipes.recipe import Comparison, Data, Example, Prompt
+from rlrecipes.recipe import Comparison, Data, Example, Prompt, Split
 
 FAULTY = 0.65
 """Share of demonstrations with a gloomy turn."""
@@ -164,11 +164,15 @@ def generate(ask: Callable[[str], Prompt], seed: int = 0) -> Data:
 
     return Data(
         source="built-in",
-        demonstrations=examples(rng, TRAINED, 3000, FAULTY),
-        prompts=examples(rng, TRAINED, 2000),
-        comparisons=[_comparison(rng, ask, scene) for scene in 2 * _scenes(rng, TRAINED, 4800)],
-        held_out=examples(unseen, HELD_OUT, 300),
-        held_out_comparisons=[_comparison(unseen, ask, scene) for scene in _scenes(unseen, HELD_OUT, 500)],
+        train=Split(
+            demonstrations=examples(rng, TRAINED, 3000, FAULTY),
+            prompts=examples(rng, TRAINED, 2000),
+            comparisons=[_comparison(rng, ask, scene) for scene in 2 * _scenes(rng, TRAINED, 4800)],
+        ),
+        held_out=Split(
+            prompts=examples(unseen, HELD_OUT, 300),
+            comparisons=[_comparison(unseen, ask, scene) for scene in _scenes(unseen, HELD_OUT, 500)],
+        ),
         notes=(
             f"{FAULTY:.0%} of the demonstrations take a gloomy turn, on purpose.",
             f"{FLIPPED:.0%} of the comparisons are flipped on purpose.",

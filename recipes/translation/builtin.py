@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
 
-from rlrecipes.recipe import Comparison, Data, Example, Prompt
+from rlrecipes.recipe import Comparison, Data, Example, Prompt, Split
 
 FAULTY = 0.65
 """Share of demonstrations translated word for word."""
@@ -145,14 +145,18 @@ def generate(ask: Callable[[str], Prompt], seed: int = 0) -> Data:
     unseen = Random(f"held out {seed}")  # a draw of its own: the world and the budgets were settled on another one
     return Data(
         source="built-in",
-        demonstrations=[
-            Example(ask(it.source), (it.literal if rng.random() < FAULTY else it.right,))
-            for it in _sentences(rng, TRAINED, 3000)
-        ],
-        prompts=[Example(ask(it.source), (it.right,)) for it in _sentences(rng, TRAINED, 2000)],
-        comparisons=[_comparison(rng, ask, it, TRAINED) for it in _sentences(rng, TRAINED, 9600)],
-        held_out=[Example(ask(it.source), (it.right,)) for it in _sentences(unseen, HELD_OUT, 300)],
-        held_out_comparisons=[_comparison(unseen, ask, it, HELD_OUT) for it in _sentences(unseen, HELD_OUT, 500)],
+        train=Split(
+            demonstrations=[
+                Example(ask(it.source), (it.literal if rng.random() < FAULTY else it.right,))
+                for it in _sentences(rng, TRAINED, 3000)
+            ],
+            prompts=[Example(ask(it.source), (it.right,)) for it in _sentences(rng, TRAINED, 2000)],
+            comparisons=[_comparison(rng, ask, it, TRAINED) for it in _sentences(rng, TRAINED, 9600)],
+        ),
+        held_out=Split(
+            prompts=[Example(ask(it.source), (it.right,)) for it in _sentences(unseen, HELD_OUT, 300)],
+            comparisons=[_comparison(unseen, ask, it, HELD_OUT) for it in _sentences(unseen, HELD_OUT, 500)],
+        ),
         notes=(
             f"{FAULTY:.0%} of the demonstrations are word for word, on purpose.",
             f"{FLIPPED:.0%} of the comparisons are flipped on purpose.",

@@ -35,9 +35,8 @@ model.generation_config = GenerationConfig.from_pretrained(adapter)
 
 
 def answer(messages):
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
-    ids = model.generate(**prompt)[0, prompt["input_ids"].shape[1] :]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    ids = model.generate(**prompt.to(model.device))[0, prompt["input_ids"].shape[1] :]
     return tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 

@@ -24,7 +24,7 @@ from rlrecipes.errors import UserError, switch
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import check_model
-from rlrecipes.model.tokens import PLAIN_TEMPLATE, decode, encode, encode_prompt, open_tokenizer
+from rlrecipes.model.tokens import decode, encode, encode_prompt, open_tokenizer
 from rlrecipes.recipe import user
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import locked, make
@@ -101,11 +101,9 @@ def _adapter(trained: Trained, policy: str, base: str, told: str, folder: Path) 
     config.save_pretrained(folder)
     save_file(weights, folder / ADAPTER_WEIGHTS, {"format": "pt"})
     tokenizer = open_tokenizer(base)
-    if tokenizer.chat_template == PLAIN_TEMPLATE and tokenizer.bos_token is not None:
-        tokenizer.chat_template = "{{ bos_token }}" + PLAIN_TEMPLATE  # as `encode_prompt` does
     tokenizer.save_pretrained(folder)
     _generation(trained, tokenizer).save_pretrained(folder)
-    return open_tokenizer(base)
+    return tokenizer
 
 
 def _read(path: Path, read: Callable[[Path], Any], again: str) -> Any:

@@ -136,7 +136,7 @@ class Trained:
             return [tuple(row["prompt"]) for row in self.samples]
         if self.records["sft"]["data"]["source"] != BUILT_IN or self.recipe.builtin is None:
             return ()
-        return [example.prompt for example in self.recipe.builtin().held_out[:SHOWN]]
+        return [example.prompt for example in self.recipe.builtin().held_out.prompts[:SHOWN]]
 
     @property
     def prefix(self) -> str:

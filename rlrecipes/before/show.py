@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from rlrecipes.before.decoder import language_part, whole_number
-from rlrecipes.before.light_tokenizer import open_light_tokenizer
 from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import cached_file, fetched_file, is_local, reach_model, read_object
 from rlrecipes.job import Job
 from rlrecipes.model.embedded import find_base
-from rlrecipes.model.eos import use_producible_eos
-from rlrecipes.model.tokens import answer_length, encode, encode_prompt, prompt_text
+from rlrecipes.model.tokens import answer_length, encode, encode_prompt, open_with_note, prompt_text
 from rlrecipes.recipe import Example, Prompt, user
 from rlrecipes.reward.terms import score_term
 from rlrecipes.run.folder import make
@@ -31,6 +28,10 @@ SAMPLED = 500
 """Rows that are counted for a distribution, drawn evenly."""
 
 
+TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
+"""Either is enough to know that a model's tokenizer is in the cache."""
+
+
 BOUNDARY = "▌"
 
 
@@ -40,23 +41,23 @@ LONGEST = 1200
 
 def show(job: Job) -> str:
     """The data with a few rows of each kind, their tokens, what reward terms and metrics give the reference and silence."""
-    data, recipe = job.data, job.recipe
+    data, train, held_out, recipe = job.data, job.data.train, job.data.held_out, job.recipe
     seen, missing = _model(job)
     parts = [f"{recipe.name}: {recipe.summary}", f"data: {data.source}", *(f"  note: {note}" for note in data.notes)]
     parts += [f"  {count:,} rows left out: {reason}" for reason, count in data.dropped.items()]
-    parts += _heading("demonstrations", len(data.demonstrations), "what SFT imitates")
-    parts += [_row(example.prompt, f"→ {example.answers[0]}") for example in data.demonstrations[:SHOWN]]
-    parts += _heading("comparisons", len(data.comparisons), "what the reward model learns from")
-    for comparison in data.comparisons[:SHOWN]:
+    parts += _heading("demonstrations", len(train.demonstrations), "what SFT imitates")
+    parts += [_row(example.prompt, f"→ {example.answers[0]}") for example in train.demonstrations[:SHOWN]]
+    parts += _heading("comparisons", len(train.comparisons), "what the reward model learns from")
+    for comparison in train.comparisons[:SHOWN]:
         parts.append(_row(comparison.prompt, f"+ {comparison.chosen}", f"- {comparison.rejected}"))
-    if data.ratings:
-        parts += _heading("ratings", len(data.ratings), "answers with their scores")
-        parts += [_row(rating.prompt, f"{rating.score:g}: {rating.answer}") for rating in data.ratings[:SHOWN]]
-    parts += _heading("prompts", len(data.prompts), "what PPO answers")
-    parts += [_row(example.prompt) for example in data.prompts[:SHOWN]]
-    parts += _heading("held out", len(data.held_out), f"and {len(data.held_out_comparisons)} comparisons")
+    if train.ratings:
+        parts += _heading("ratings", len(train.ratings), "answers with their scores")
+        parts += [_row(rating.prompt, f"{rating.score:g}: {rating.answer}") for rating in train.ratings[:SHOWN]]
+    parts += _heading("prompts", len(train.prompts), "what PPO answers")
+    parts += [_row(example.prompt) for example in train.prompts[:SHOWN]]
+    parts += _heading("held out", len(held_out.prompts), f"and {len(held_out.comparisons)} comparisons")
     parts += [
-        _row(example.prompt, *(f"= {answer}" for answer in example.answers[:2])) for example in data.held_out[:SHOWN]
+        _row(example.prompt, *(f"= {answer}" for answer in example.answers[:2])) for example in held_out.prompts[:SHOWN]
     ]
     parts += [*_templated(job, seen), *_lengths(job, seen)] if seen else ["\ntokens: not shown; " + missing]
     return "\n".join([*parts, *_reward(job), *_metrics(job)])
@@ -91,24 +92,15 @@ class _Model:
     eos_note: str | None
     """What was changed of its EOS token, if its weights are here to tell."""
     weights_known: bool
-
-    @cached_property
-    def longest(self) -> int | None:
-        """The model's own window in tokens, as its `config.json` says.
-
-        Raises:
-            UserError: that file is damaged.
-        """
-        path = fetched_file(self.name, "config.json")
-        config = language_part(read_object(path), self.name) if path else {}
-        return whole_number(config, "max_position_embeddings", self.name)
+    longest: int | None
+    """The model's own window in tokens, as its `config.json` says."""
 
 
 def _model(job: Job) -> tuple[_Model | None, str]:
-    """The base model as far as it can be had without a heavy library; else None, and what is lacking.
+    """The base model as far as it can be had without its weights; else None, and what is lacking.
 
     Raises:
-        UserError: a folder that is named holds no model.
+        UserError: a folder that is named holds no model, or the model's configuration is damaged.
     """
     name = job.profile.model.name
     if name == "builtin":
@@ -118,23 +110,44 @@ def _model(job: Job) -> tuple[_Model | None, str]:
                 None,
                 f"the embedded base model is not there yet; `{stage}` makes it, or name a model with {option('model')}",
             )
-        return _Model(str(folder), open_light_tokenizer(str(folder)), None, True), ""
+        name = str(folder)
     elif is_local(name):
         reach_model(name)
     try:
-        if not is_local(name) and not cached_file(name, "tokenizer.json"):
-            reach_model(name)
-        tokenizer = open_light_tokenizer(name)
-        if tokenizer.eos_token_id is None:
-            return (
-                None,
-                f"the tokenizer of '{name}' has no EOS token, so no answer could ever end; choose another model",
-            )
-        note = use_producible_eos(tokenizer, name, cached_file)
+        place = _place(name)
     except UserError as error:
         return None, str(error)
-    files = ("model.safetensors", "model.safetensors.index.json")
-    return _Model(name, tokenizer, note, any(cached_file(name, file) for file in files)), ""
+    longest = _longest(place)
+    try:
+        tokenizer, note = open_with_note(place, cached_file)  # nobody fetches weights to look
+    except UserError as error:
+        return None, str(error)
+    weights = any(cached_file(place, file) for file in ("model.safetensors", "model.safetensors.index.json"))
+    return _Model(name, tokenizer, note, weights, longest), ""
+
+
+def _place(name: str) -> str:
+    """Where a model's small files are: its folder, the hub, or, where that is out of reach, the hub's cache.
+
+    Raises:
+        UserError: it is in none of them.
+    """
+    if is_local(name):
+        return name
+    try:
+        reach_model(name)
+    except UserError:
+        cached = next((path for file in TOKENIZERS if (path := cached_file(name, file))), None)
+        if cached is None:
+            raise
+        return str(cached.parent)
+    return name
+
+
+def _longest(name: str) -> int | None:
+    path = fetched_file(name, "config.json")
+    config = language_part(read_object(path), name) if path else {}
+    return whole_number(config, "max_position_embeddings", name)
 
 
 def _templated(job: Job, seen: _Model) -> list[str]:
@@ -152,23 +165,23 @@ def _templated(job: Job, seen: _Model) -> list[str]:
         text = f"{_cut(tokenizer.decode(ids.prompt))}{BOUNDARY}{_cut(tokenizer.decode(ids.answer))}"
         return f"{mark} " + text.replace("\n", "\n    ")
 
-    data = job.data
-    lines += ["  " + shown("→", row.prompt, row.answers[0]) for row in data.demonstrations[:SHOWN]]
-    for pair in data.comparisons[:1]:
+    train = job.data.train
+    lines += ["  " + shown("→", row.prompt, row.answers[0]) for row in train.demonstrations[:SHOWN]]
+    for pair in train.comparisons[:1]:
         lines += ["  " + shown("+", pair.prompt, pair.chosen), "  " + shown("-", pair.prompt, pair.rejected)]
     return lines
 
 
 def _lengths(job: Job, seen: _Model) -> list[str]:
     """Distributions of tokens, and how many rows each stage will leave out for them."""
-    data, profile, tokenizer = job.data, job.profile, seen.tokenizer
+    train, profile, tokenizer = job.data.train, job.profile, seen.tokenizer
     window = min(profile.model.max_length, seen.longest or profile.model.max_length)
-    length = answer_length(tokenizer, data.demonstrations, profile.ppo.response_length)
+    length = answer_length(tokenizer, train.demonstrations, profile.ppo.response_length)
     why = "ppo.response_length" if profile.ppo.response_length else "as 99 % of the demonstrations"
     own = "" if seen.longest is None else f", the model's own {seen.longest:,}"
-    demonstrations = [(row.prompt, row.answers[0]) for row in data.demonstrations]
-    comparisons = [(pair.prompt, max(pair.chosen, pair.rejected, key=_bytes)) for pair in data.comparisons]
-    prompts, held_out = ([(row.prompt, "") for row in rows] for rows in (data.prompts, data.held_out))
+    demonstrations = [(row.prompt, row.answers[0]) for row in train.demonstrations]
+    comparisons = [(pair.prompt, max(pair.chosen, pair.rejected, key=_bytes)) for pair in train.comparisons]
+    prompts, held_out = ([(row.prompt, "") for row in rows] for rows in (train.prompts, job.data.held_out.prompts))
     lines = [
         f"\ntokens: shortest / median / 90 % / 99 % / longest, of at most {SAMPLED:,} rows of each kind",
         *_spread(tokenizer, "demonstrations", demonstrations, "answer"),
@@ -179,7 +192,7 @@ def _lengths(job: Job, seen: _Model) -> list[str]:
         f"  answers of PPO and evaluation have at most {length:,} ({why})",
         "\nleft out as too long, of all rows",
     ]
-    both = [(pair.prompt, side) for pair in data.comparisons for side in (pair.chosen, pair.rejected)]
+    both = [(pair.prompt, side) for pair in train.comparisons for side in (pair.chosen, pair.rejected)]
     sides = _too_long(tokenizer, both, window)
     pairs = [a or b for a, b in zip(sides[::2], sides[1::2], strict=True)]
     for what, long, room in (
@@ -235,7 +248,7 @@ def _bytes(text: str) -> int:
 
 
 def _judged(job: Job) -> tuple[list[Example], list[str]]:
-    examples = [example for example in job.data.held_out[:50] if example.answers]
+    examples = [example for example in job.data.held_out.prompts[:50] if example.answers]
     return examples, [example.answers[0] for example in examples]
 
 

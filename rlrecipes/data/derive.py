@@ -1,91 +1,106 @@
-"""What training needs and the rows do not bring, made from what they do bring."""
+"""What training needs and the rows do not bring, made from what they do bring.
+
+"Demonstrations are the best graded answers of each prompt (700 in training, 98 held out)."
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from random import Random
 from statistics import median
 
 from rlrecipes.data.layouts import Record
 from rlrecipes.data.split import canonical
-from rlrecipes.recipe import Comparison, Example, Prompt, Rating, Recipe
+from rlrecipes.recipe import Comparison, Example, Prompt, Rating, Recipe, Service, Split
 
-# What the rows do not bring.
+Part = tuple[Sequence[Service], Sequence[Record]]
+"""Records of one source, and what they serve as."""
 
-
-@dataclass(frozen=True)
-class Part:
-    """Everything that one split gives."""
-
-    demonstrations: list[Example]
-    prompts: list[Example]
-    comparisons: list[Comparison]
-    ratings: list[Rating]
-    told: Mapping[str, int]
-    """What was derived, with how many there are of it."""
+Counts = dict[str, int]
+"""What was derived, one sentence each, with how many there are of it."""
 
 
-def complete(recipe: Recipe, rows: Sequence[Record]) -> Part:
-    """Derives demonstrations and comparisons within one split, so that neither split knows of the other."""
-    told: dict[str, int] = {}
-    examples = [row.example for row in rows if row.example]
-    comparisons = [row.comparison for row in rows if row.comparison]
-    ratings = [row.rating for row in rows if row.rating]
-    alone = sum(row.comparison is None for row in rows)
-    if examples and comparisons and alone:
-        told["Rows that bring no rejected answer, or the right one as such, give no comparison"] = alone
-    if ratings:
-        best, pairs = from_ratings(ratings, told)
-        examples, comparisons = examples + best, comparisons + pairs
-    return completed(recipe, examples, comparisons, ratings, told)
-
-
-def completed(
-    recipe: Recipe,
-    examples: list[Example],
-    comparisons: list[Comparison],
-    ratings: list[Rating],
-    told: dict[str, int],
-) -> Part:
-    """One split with what it lacks derived from what it has; `told` takes up what was, with how many there are of it."""
+def derive(recipe: Recipe, parts: Sequence[Part]) -> tuple[Split, Counts]:
+    """One split of all sources, with what it lacks derived within it, so that neither split knows of the other."""
+    counts: Counts = {}
+    examples = _examples(parts, "demonstrations", "held out")
+    preferences = _serving(parts, "preferences")
+    comparisons = [row.comparison for row in preferences if row.comparison]
+    ratings = [row.rating for row in _serving(parts, "ratings") if row.rating]
+    if examples and comparisons and (alone := len(preferences) - len(comparisons)):
+        counts["Rows that bring no rejected answer, or the right one as such, give no comparison"] = alone
+    # Graded answers are used beside others in files, where any row may be of any kind; a set of ratings fills gaps alone.
+    beside = any({"demonstrations", "ratings"} <= set(services) for services, _ in parts)
+    if ratings and (beside or not (examples and comparisons)):
+        groups = _by_prompt(ratings)
+        best = _good_answers(groups, counts) if beside or not examples else []
+        pairs = _best_against_worst(groups, counts)
+        examples, comparisons = examples + best, comparisons + pairs if beside else comparisons or pairs
     if ratings and not comparisons:
-        told["Ratings that make no pairs teach the reward model by regression"] = len(ratings)
+        counts["Ratings that make no pairs teach the reward model by regression"] = len(ratings)
     if not examples:
         examples = [Example(pair.prompt, (pair.chosen,)) for pair in comparisons]
-        told["Demonstrations are the chosen answers of the comparisons"] = len(examples)
+        counts["Demonstrations are the chosen answers of the comparisons"] = len(examples)
     prompts = merged(examples)
     if recipe.compare and not comparisons and not ratings:
         rng = Random(0)
         comparisons = [pair for example in prompts if (pair := recipe.compare(example, prompts, rng))]
-        told[f"The data bring no preferences: {recipe.compared.rstrip('.')}"] = len(comparisons)
-    return Part(examples, prompts, comparisons, ratings, told)
+        counts[f"The data bring no preferences: {recipe.compared.rstrip('.')}"] = len(comparisons)
+    return Split(examples, merged(_examples(parts, "prompts", "held out")) or prompts, comparisons, ratings), counts
 
 
-def from_ratings(ratings: Sequence[Rating], told: dict[str, int]) -> tuple[list[Example], list[Comparison]]:
-    """Demonstrations and comparisons; a few prompts that recur by chance do not make a file one of graded alternatives."""
-    by_prompt: dict[Prompt, list[Rating]] = {}
+def derivation_notes(train: Counts, held_out: Counts) -> list[str]:
+    return [
+        f"{sentence} ({train.get(sentence, 0):,} in training, {held_out.get(sentence, 0):,} held out)."
+        for sentence in {**train, **held_out}
+    ]
+
+
+def _serving(parts: Sequence[Part], *services: Service) -> list[Record]:
+    return [row for serves, rows in parts if not set(services).isdisjoint(serves) for row in rows]
+
+
+def _examples(parts: Sequence[Part], *services: Service) -> list[Example]:
+    return [row.example for row in _serving(parts, *services) if row.example]
+
+
+def _by_prompt(ratings: Sequence[Rating]) -> list[list[Rating]]:
+    """Each prompt's graded answers, the best first."""
+    groups: dict[Prompt, list[Rating]] = {}
     for rating in ratings:
-        by_prompt.setdefault(rating.prompt, []).append(rating)
-    groups = [sorted(group, key=lambda rating: rating.score, reverse=True) for group in by_prompt.values()]
-    if 2 * sum(len(group) > 1 for group in groups) < len(groups):
-        return _at_or_above_median([group[0] for group in groups], told), []
+        groups.setdefault(rating.prompt, []).append(rating)
+    return [sorted(group, key=lambda rating: rating.score, reverse=True) for group in groups.values()]
+
+
+def _alternatives(groups: Sequence[Sequence[Rating]]) -> bool:
+    """Whether prompts have several answers; a few that recur by chance do not make a file one of graded alternatives."""
+    return 2 * sum(len(group) > 1 for group in groups) >= len(groups)
+
+
+def _good_answers(groups: Sequence[Sequence[Rating]], counts: Counts) -> list[Example]:
+    """Each prompt's best answer or, where prompts have one answer, those at or above the median."""
+    best = [group[0] for group in groups]
+    if _alternatives(groups):
+        counts["Demonstrations are the best graded answers of each prompt"] = len(best)
+    else:
+        middle = median(rating.score for rating in best)
+        good = [rating for rating in best if rating.score >= middle]
+        counts["Answers scored at or above the median serve as demonstrations and references"] = len(good)
+        counts["Answers scored below the median do not"] = len(best) - len(good)
+        best = good
+    return [Example(rating.prompt, (rating.answer,)) for rating in best]
+
+
+def _best_against_worst(groups: Sequence[Sequence[Rating]], counts: Counts) -> list[Comparison]:
+    if not _alternatives(groups):
+        return []
     pairs = [
         Comparison(best.prompt, best.answer, worst.answer)
         for best, *_, worst in (group for group in groups if len(group) > 1)
         if best.score > worst.score and best.answer != worst.answer
     ]
-    told["Demonstrations are the best graded answers of each prompt"] = len(groups)
-    told["Comparisons are the best against the worst graded answer of a prompt"] = len(pairs)
-    return [Example(best.prompt, (best.answer,)) for best, *_ in groups], pairs
-
-
-def _at_or_above_median(ratings: Sequence[Rating], told: dict[str, int]) -> list[Example]:
-    middle = median(rating.score for rating in ratings)
-    good = [Example(rating.prompt, (rating.answer,)) for rating in ratings if rating.score >= middle]
-    told["Answers scored at or above the median serve as demonstrations and references"] = len(good)
-    told["Answers scored below the median do not"] = len(ratings) - len(good)
-    return good
+    counts["Comparisons are the best against the worst graded answer of a prompt"] = len(pairs)
+    return pairs
 
 
 def merged(examples: Sequence[Example]) -> list[Example]:
@@ -94,16 +109,6 @@ def merged(examples: Sequence[Example]) -> list[Example]:
     for example in examples:
         groups.setdefault(canonical([example.prompt, example.truth]), []).append(example)
     return [
-        Example(
-            first.prompt, tuple(dict.fromkeys([*first.answers, *(a for e in others for a in e.answers)])), first.truth
-        )
-        for first, *others in groups.values()
-    ]
-
-
-def derivation_notes(training: Part, held_out: Part) -> list[str]:
-    sentences = {**training.told, **held_out.told}
-    return [
-        f"{sentence} ({training.told.get(sentence, 0):,} in training, {held_out.told.get(sentence, 0):,} held out)."
-        for sentence in sentences
+        Example(group[0].prompt, tuple(dict.fromkeys(text for one in group for text in one.answers)), group[0].truth)
+        for group in groups.values()
     ]

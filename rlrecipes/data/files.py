@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,9 +22,11 @@ from rlrecipes.recipe import unknown
 
 Numbered = Iterator[tuple[int, Any]]
 
-
 LONGEST_CELL = 2**31 - 1
 """Characters; the csv module's own limit of 128 Ki is less than a long document."""
+
+TEST = re.compile(r"(?<![a-z])(test|eval)(set|s|uation)?(?![a-z])")
+VALIDATION = re.compile(r"(?<![a-z])(val|valid|validation|dev)(set)?(?![a-z])")
 
 
 class Row(NamedTuple):
@@ -55,6 +58,21 @@ def find(source: str) -> list[Path]:
     if _kind(path) not in READERS:
         raise UserError(f"{path} is of no kind that can be read; give a file that ends in {_kinds()}")
     return [path]
+
+
+def find_splits(source: str) -> tuple[list[Path], list[Path], list[str]]:
+    """Files of the training split, files of the held-out split (none where no name says so), and notes."""
+    paths = find(source)
+    if not Path(source).expanduser().is_dir():
+        return paths, [], []
+    tests = [path for path in paths if TEST.search(path.name.lower())]
+    validations = [path for path in paths if path not in tests and VALIDATION.search(path.name.lower())]
+    train = [path for path in paths if path not in tests and path not in validations]
+    notes = [f"{path.name} is not used, since the folder has a test split." for path in validations if tests]
+    held_out = tests or validations
+    if held_out:
+        notes.append(f"The held-out split is {', '.join(path.name for path in held_out)}.")
+    return train, held_out, notes
 
 
 def read(path: Path) -> list[Row]:
@@ -95,8 +113,8 @@ def kind_of(value: Any) -> str:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and _kind(path) in READERS]
-    files = [path for path in files if not path.name.startswith(".")]
+    there = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in there if _kind(path) in READERS]
     if not files:
         raise UserError(f"the folder {folder} holds no data files; put files into it that end in {_kinds()}")
     return files

@@ -17,21 +17,19 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
-from rlrecipes.data.derive import Part, completed, from_ratings, merged
 from rlrecipes.data.files import Row, read
-from rlrecipes.data.layouts import Record, hub_record, missing_column
-from rlrecipes.data.load import finished
-from rlrecipes.data.split import HELD_OUT, at_most, check_enough, one_in_five, unique, without_prompts_of
+from rlrecipes.data.layouts import Readable, Record, hub_record, missing_column, readable
+from rlrecipes.data.split import Source, different
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.hub.reach import reach_data
-from rlrecipes.recipe import HUB, Data, Example, HubSet, Recipe, Service, unknown
+from rlrecipes.recipe import HUB, Example, HubSet, Recipe, unknown
 from rlrecipes.run.console import bar, say
 from rlrecipes.run.folder import locked, read_json, write_json
 from rlrecipes.text import shortened
@@ -39,31 +37,22 @@ from rlrecipes.text import shortened
 TOLD = {"revision", "rows", "passed_over", "licence"}
 """What is recorded of kept rows, beside what decides which they are."""
 
+COMPARED = {"preferences", "ratings"}
+"""What teaches the reward model."""
 
-def load_hub(recipe: Recipe, source: str, root: Path) -> Data:
-    """The data that `source` names, fetched into `root/.hub` unless they are there.
+
+def read_sets(recipe: Recipe, source: str, root: Path) -> list[Source]:
+    """The sets that `source` names, fetched into `root/.hub` unless they are there.
+
+    Where one is there to be judged on, only those that teach the reward model hold out rows of their own: it needs
+    held-out rows of the same kind whatever else is held out.
 
     Raises:
         UserError: no such set, none of its rows can be used, or it can be had neither from the hub nor from its cache.
     """
     sets = chosen_sets(recipe, source)
     judged = any("held out" in hub_set.serves for hub_set in sets)
-    splits = {hub_set.id: not judged or _is_compared(hub_set) for hub_set in sets}
-    sets = [hub_set if splits[hub_set.id] else dataclasses.replace(hub_set, test=None) for hub_set in sets]
-    parts = [_read(hub_set, _fetched(hub_set, root), splits[hub_set.id]) for hub_set in sets]
-    cut = [at_most(HELD_OUT, part.held_out) for part in parts]
-    held_out = [rows for rows, _ in cut]
-    train = [without_prompts_of([row for part in parts for row in part.held_out], part.train) for part in parts]
-    dropped = sum((part.dropped for part in parts), Counter[str]())
-    dropped["prompt is held out"] = sum(len(part.train) - len(rows) for part, rows in zip(parts, train, strict=True))
-    pinned = _pinned(parts)
-    check_enough(pinned, [row for rows in train for row in rows], [row for rows in held_out for row in rows], dropped)
-    notes = [note for part in parts for note in part.notes]
-    notes += [f"{part.hub_set.id}: {note}" for part, (_, told) in zip(parts, cut, strict=True) for note in told]
-    training, test = (_served(recipe, parts, rows) for rows in (train, held_out))
-    data = finished(recipe, pinned, training, test, notes, dict(+dropped))
-    own = [metric for part in parts for metric in part.hub_set.metrics if part.held_out]
-    return dataclasses.replace(data, metrics=(*data.metrics, *own), hub=[_recorded(part) for part in parts])
+    return [_read(hub_set, root, not judged or not COMPARED.isdisjoint(hub_set.serves)) for hub_set in sets]
 
 
 def chosen_sets(recipe: Recipe, source: str) -> list[HubSet]:
@@ -98,8 +87,7 @@ def chosen_sets(recipe: Recipe, source: str) -> list[HubSet]:
 # Rows, from the hub or from where they were kept.
 
 
-@dataclass(frozen=True)
-class _Kept:
+class _Kept(NamedTuple):
     """One split of a set on the disk: `<name>.jsonl.gz` with its rows, and `<name>.json` with where they came from.
 
     Where either is missing or says too little, nothing is kept.
@@ -107,10 +95,6 @@ class _Kept:
 
     path: Path
     told: Mapping[str, Any]
-
-    @property
-    def rows(self) -> list[Row]:
-        return read(self.path)
 
 
 def _fetched(hub_set: HubSet, root: Path) -> list[_Kept]:
@@ -127,13 +111,8 @@ def _fetched(hub_set: HubSet, root: Path) -> list[_Kept]:
 
 def _asked(hub_set: HubSet, split: str) -> dict[str, Any]:
     """What decides which rows are kept, the revision aside."""
-    return {
-        "id": hub_set.id,
-        "config": hub_set.config,
-        "split": split,
-        "take": hub_set.take,
-        "where": dict(hub_set.where),
-    }
+    where = dict(hub_set.where)
+    return {"id": hub_set.id, "config": hub_set.config, "split": split, "take": hub_set.take, "where": where}
 
 
 def _find(folder: Path, hub_set: HubSet, split: str) -> _Kept | None:
@@ -231,58 +210,46 @@ def _check_columns(hub_set: HubSet, split: str, row: Mapping[str, Any]) -> None:
         )
 
 
-# What the rows say, and what they serve as.
+# What the rows say.
 
 
-@dataclass(frozen=True)
-class _Read:
-    """One set, read and split."""
-
-    hub_set: HubSet
-    train: list[Record]
-    held_out: list[Record]
-    dropped: Counter[str]
-    notes: list[str]
-    told: Mapping[str, Any]
-    """Of the split that gives `train`, or `held_out` where that is all."""
-
-
-def _is_compared(hub_set: HubSet) -> bool:
-    """Whether it teaches the reward model, which needs held-out rows of the same kind whatever else is held out."""
-    return bool({"preferences", "ratings"} & set(hub_set.serves))
-
-
-def _read(hub_set: HubSet, kept: Sequence[_Kept], splits: bool = True) -> _Read:
-    """The set's own held-out split, or one row in five, or none at all (`splits`) where another set is judged on."""
-    dropped: Counter[str] = Counter()
-    train, *test = (_records(hub_set, split, dropped) for split in kept)
-    notes = [f"{hub_set.id} serves as {', '.join(hub_set.serves)} ({_origin(kept[0])})."]
-    held_out = test[0] if test else []
-    if "held out" in hub_set.serves:
-        train, held_out = [], train
-    elif splits and not test:
-        train, held_out, note = one_in_five(train)
-        notes.append(f"{hub_set.id}: {note.replace('No file is named as held out', 'It has no held-out split')}")
-    return _Read(hub_set, train, held_out, dropped, notes, kept[0].told)
+def _read(hub_set: HubSet, root: Path, divided: bool) -> Source:
+    """A set with its own held-out split, or one row in five, or (`divided` is false) none at all."""
+    hub_set = hub_set if divided else dataclasses.replace(hub_set, test=None)
+    kept = _fetched(hub_set, root)
+    (train, dropped), *test = (_records(hub_set, split) for split in kept)
+    held_out = [row for rows, _ in test for row in rows]
+    whole = "held out" in hub_set.serves
+    told = kept[0].told
+    return Source(
+        name=hub_set.id + (f"@{told['revision']}" if told["revision"] else ""),
+        train=[] if whole else train,
+        held_out=train if whole else held_out,
+        dropped=sum((left_out for _, left_out in test), dropped),
+        notes=[f"{hub_set.id} serves as {', '.join(hub_set.serves)} ({_origin(kept[0])})."],
+        undivided=divided and not whole and not test,
+        prefix=f"{hub_set.id}: ",
+        serves=hub_set.serves,
+        metrics=hub_set.metrics,
+        recorded=_recorded(hub_set, told),
+    )
 
 
-def _records(hub_set: HubSet, kept: _Kept, dropped: Counter[str]) -> list[Record]:
-    found: list[Record] = []
-    reasons: Counter[str] = Counter()
-    for row in kept.rows:
-        try:
-            found.append(hub_record(hub_set, row))
-        except ValueError as reason:
-            reasons[f"{hub_set.id}: {reason}"] += 1
-    if not found:
+def _records(hub_set: HubSet, kept: _Kept) -> Readable:
+    rows, dropped = different(readable(partial(_record, hub_set), read(kept.path)), f"{hub_set.id}: ")
+    if not rows:
         raise UserError(
-            f"{hub_set.id}: no row of {kept.path} can be used ({next(iter(reasons))}); name another revision"
+            f"{hub_set.id}: no row of {kept.path} can be used ({next(iter(dropped))}); name another revision"
         )
-    different = unique(found)
-    Random(0).shuffle(different)  # what looks at the first so many sees all kinds, though files are often sorted
-    reasons[f"{hub_set.id}: duplicate row"] += len(found) - len(different)
-    dropped.update(reasons)
-    return different
+    Random(0).shuffle(rows)  # what looks at the first so many sees all kinds, though files are often sorted
+    return rows, dropped
+
+
+def _record(hub_set: HubSet, row: Row) -> Record:
+    """What a row says; the chosen answer of a comparison is an example too, for sets that serve as such."""
+    record = hub_record(hub_set, row)
+    pair = record.comparison
+    return record._replace(example=Example(pair.prompt, (pair.chosen,))) if pair else record
 
 
 def _origin(kept: _Kept) -> str:
@@ -292,45 +259,7 @@ def _origin(kept: _Kept) -> str:
     return f"{some}, commit {commit}, licence: {kept.told['licence']}; kept as {kept.path.name}"
 
 
-def _served(recipe: Recipe, read: Sequence[_Read], rows: Sequence[Sequence[Record]]) -> Part:
-    """One split of all sets together: each set's rows as what it serves as, and the rest derived."""
-
-    def of(*services: Service) -> list[Record]:
-        return [
-            row
-            for part, some in zip(read, rows, strict=True)
-            if set(services) & set(part.hub_set.serves)
-            for row in some
-        ]
-
-    told: dict[str, int] = {}
-    examples = [example for row in of("demonstrations", "held out") if (example := _as_example(row))]
-    comparisons = [row.comparison for row in of("preferences") if row.comparison]
-    ratings = [row.rating for row in of("ratings") if row.rating]
-    if ratings and not (examples and comparisons):
-        graded: dict[str, int] = {}
-        best, pairs = from_ratings(ratings, graded)
-        told |= {sentence: number for sentence, number in graded.items() if not examples or "omparisons" in sentence}
-        examples, comparisons = examples or best, comparisons or pairs
-    part = completed(recipe, examples, comparisons, ratings, told)
-    prompts = merged([example for row in of("prompts", "held out") if (example := _as_example(row))])
-    return dataclasses.replace(part, prompts=prompts or part.prompts)
-
-
-def _as_example(row: Record) -> Example | None:
-    pair = row.comparison
-    return row.example or (Example(pair.prompt, (pair.chosen,)) if pair else None)
-
-
-def _recorded(part: _Read) -> dict[str, Any]:
+def _recorded(hub_set: HubSet, told: Mapping[str, Any]) -> dict[str, Any]:
     """What `done.json` keeps of a set."""
-    told = {
-        key: part.told[key] for key in ("id", "config", "split", "revision", "take", "where", "rows", "passed_over")
-    }
-    return told | {"test": part.hub_set.test, "licence": part.hub_set.licence, "serves": list(part.hub_set.serves)}
-
-
-def _pinned(parts: Sequence[_Read]) -> str:
-    """The DATA that gives exactly these rows again."""
-    pinned = (part.told["id"] + (f"@{part.told['revision']}" if part.told["revision"] else "") for part in parts)
-    return f"{HUB}:{','.join(pinned)}"
+    kept = {key: told[key] for key in ("id", "config", "split", "revision", "take", "where", "rows", "passed_over")}
+    return kept | {"test": hub_set.test, "licence": hub_set.licence, "serves": list(hub_set.serves)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -20,7 +20,6 @@ from rlrecipes.errors import UserError, first_line
 from rlrecipes.recipe import Columns, Comparison, Example, HubSet, Message, Prompt, Rating, Recipe, unknown, user
 
 ROLES = ("system", "user", "assistant")
-
 
 WRONG_KIND = (TypeError, AttributeError, KeyError, IndexError)
 """What a recipe's reader raises on a value that it does not expect."""
@@ -38,6 +37,9 @@ class Record(NamedTuple):
 Reader = Callable[[Row], Record]
 """Raises `ValueError` with the reason when a row is to be left out, `UserError` when a value is of the wrong type."""
 
+Readable = tuple[list[Record], Counter[str]]
+"""What rows say, and how many were left out, by reason."""
+
 
 def _formats(own: Columns) -> list[tuple[tuple[str, ...], Reader]]:
     """The layouts by the columns that mark them, the recipe's own first; the first that fits a file is taken."""
@@ -51,25 +53,30 @@ def _formats(own: Columns) -> list[tuple[tuple[str, ...], Reader]]:
     ]
 
 
-def records(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> tuple[list[Record], Counter[str]]:
-    """What the rows of a file say, and how many were left out, by reason.
+def records(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> Readable:
+    """What the rows of a file say.
 
     Raises:
         UserError: the file is in no known layout, a value is of the wrong type, or no row can be used.
     """
     rows = rename(read(path), columns)
-    reader = _reader(recipe, rows)
+    kept, reasons = readable(_reader(recipe, rows), rows)
+    if not kept:
+        where = f"{path}, row {rows[0].number}: {next(iter(reasons))}"
+        raise UserError(f"{where}, and no other row can be used either; mend the rows, or map columns with --columns")
+    return kept, reasons
+
+
+def readable(reader: Reader, rows: Iterable[Row]) -> Readable:
+    """What the rows say that can be trained on; the reasons of the others stand in the order in which they turn up."""
     kept: list[Record] = []
-    reasons: list[str] = []
+    reasons: Counter[str] = Counter()
     for row in rows:
         try:
-            kept.append(checked(reader(row)))
+            kept.append(_checked(reader(row)))
         except ValueError as reason:
-            reasons.append(str(reason))
-    if not kept:
-        where = f"{path}, row {rows[0].number}: {reasons[0]}"
-        raise UserError(f"{where}, and no other row can be used either; mend the rows, or map columns with --columns")
-    return kept, Counter(reasons)
+            reasons[str(reason)] += 1
+    return kept, reasons
 
 
 def check_names(recipe: Recipe, columns: Mapping[str, str]) -> None:
@@ -102,12 +109,8 @@ def _reader(recipe: Recipe, rows: list[Row]) -> Reader:
     )
 
 
-def checked(record: Record) -> Record:
-    """The record itself, if it can be trained on.
-
-    Raises:
-        ValueError: with the reason why it cannot.
-    """
+def _checked(record: Record) -> Record:
+    """The record itself; raises `ValueError` with the reason where it cannot be trained on."""
     prompt, example, comparison, rating = record
     answers = list(example.answers[:1] or [""]) if example else []
     answers += [comparison.chosen, comparison.rejected] if comparison else []
@@ -148,11 +151,7 @@ def _has(values: Any, name: str) -> bool:
 
 
 def hub_record(hub_set: HubSet, row: Row) -> Record:
-    """What a row of a data set of the hub says.
-
-    Raises:
-        ValueError: with the reason why it is left out.
-    """
+    """What a row of a data set of the hub says; raises `ValueError` with the reason when it is to be left out."""
     if other := next((name for name, value in hub_set.where.items() if row.values.get(name) != value), None):
         raise ValueError(f"'{other}' is not {hub_set.where[other]}")
     try:
@@ -160,10 +159,10 @@ def hub_record(hub_set: HubSet, row: Row) -> Record:
     except WRONG_KIND:
         raise ValueError("a value is missing or of another type") from None
     if isinstance(item, Example):
-        return checked(Record(item.prompt, example=item))
+        return Record(item.prompt, example=item)
     if isinstance(item, Comparison):
-        return checked(Record(item.prompt, comparison=item))
-    return checked(Record(item.prompt, rating=item))
+        return Record(item.prompt, comparison=item)
+    return Record(item.prompt, rating=item)
 
 
 def _own(own: Columns, row: Row) -> Record:

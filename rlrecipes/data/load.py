@@ -1,40 +1,62 @@
-"""A recipe's data: the built-in world where it has one, or files of the user's own (`hub` has the public data sets).
+"""The door to a recipe's data: its built-in world where it has one, files of the user's own, or public sets.
 
     data/train.jsonl, row 1: {"prompt": "Hello!", "completion": "Hello, what can I do for you?", "score": 0.9}
 
-gives a `Rating`. What training needs and the files do not bring (a held-out split, demonstrations, comparisons) is made
-here from what they do bring, and told in `Data.notes`.
+gives a `Rating`. Files and public sets are sources of such records, and take the same road from there: what they do not
+bring (a held-out split, demonstrations, comparisons) is made from what they do bring, and `Data.notes` says so.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from rlrecipes.data.derive import Part, complete, derivation_notes
-from rlrecipes.data.layouts import check_names
-from rlrecipes.data.split import canonical, split
+from rlrecipes.data.derive import derivation_notes, derive
+from rlrecipes.data.files import find_splits
+from rlrecipes.data.hub_sets import read_sets
+from rlrecipes.data.layouts import Readable, check_names, records
+from rlrecipes.data.split import (
+    HELD_OUT,
+    Source,
+    at_most,
+    canonical,
+    check_enough,
+    different,
+    hold_out_fifth,
+    without_held_out_prompts,
+)
 from rlrecipes.errors import UserError
-from rlrecipes.recipe import BUILT_IN, Data, Recipe
+from rlrecipes.recipe import BUILT_IN, HUB, Data, Recipe, is_hub
 
 
-def load(recipe: Recipe, source: str | None, columns: Mapping[str, str]) -> Data:
-    """The data of a recipe: its built-in world, or what the file or folder `source` holds.
+def load(recipe: Recipe, source: str | None, columns: Mapping[str, str], root: Path) -> Data:
+    """The data of a recipe.
 
-    `columns` says which column of the files is read under which name: `{"target": "post_edit"}`.
+    Args:
+        source: `built-in` or None: its built-in world; `hub` or `hub:<id>,…`: public sets; otherwise a file or folder.
+        columns: which column of the files is read under which name: `{"target": "post_edit"}`.
+        root: the folder of all runs; fetched sets are kept in its `.hub`.
 
     Raises:
-        UserError: no file is named and the recipe has no world, or whatever is wrong with the files, in one sentence.
+        UserError: the recipe has no world, or whatever is wrong with the files or sets, in one sentence.
     """
-    if source in (None, BUILT_IN):
+    if source is None or source == BUILT_IN:
         if columns:
             raise UserError(
                 "--columns maps the columns of a file, but no file is named; name one with DATA=… or --data"
             )
         return _world(recipe)
-    check_names(recipe, columns)
-    train, held_out, dropped, notes = split(recipe, source, columns)
-    return finished(recipe, source, complete(recipe, train), complete(recipe, held_out), notes, dropped)
+    if not is_hub(source):
+        check_names(recipe, columns)
+        return _data(recipe, source, [_read_files(recipe, source, columns)])
+    if columns:
+        raise UserError("--columns maps the columns of a file; sets of the hub are read as they are")
+    sets = read_sets(recipe, source, root)
+    return _data(recipe, f"{HUB}:{','.join(one.name for one in sets)}", sets)
 
 
 def _world(recipe: Recipe) -> Data:
@@ -48,37 +70,56 @@ def _world(recipe: Recipe) -> Data:
     return recipe.builtin()
 
 
-def finished(
-    recipe: Recipe, source: str, training: Part, judged: Part, notes: list[str], dropped: Mapping[str, int]
-) -> Data:
-    """The data of two splits, with a judge fitted to the held-out one where the recipe has such."""
+def _read_files(recipe: Recipe, source: str, columns: Mapping[str, str]) -> Source:
+    def gathered(paths: Sequence[Path]) -> Readable:
+        found = [records(recipe, path, columns) for path in paths]
+        return different(([row for rows, _ in found for row in rows], sum((left for _, left in found), Counter())))
+
+    train_paths, held_out_paths, notes = find_splits(source)
+    train, dropped = gathered(train_paths)
+    held_out, dropped_there = gathered(held_out_paths)
+    return Source(source, train, held_out, dropped + dropped_there, notes, undivided=not held_out_paths)
+
+
+def _data(recipe: Recipe, name: str, sources: Sequence[Source]) -> Data:
+    """The one road of all records: split by the prompt, cut, and what either split lacks derived from what it has."""
+    sources, clashes = without_held_out_prompts([hold_out_fifth(source) for source in sources])
+    dropped = sum((source.dropped for source in sources), Counter[str]()) + Counter({"prompt is held out": clashes})
+    check_enough(name, sources, dropped)
+    notes = [note for source in sources for note in source.notes]
+    few = [at_most(HELD_OUT, source) for source in sources]
+    notes += [note for _, cut in few for note in cut]
+    train, made = derive(recipe, [(source.serves, source.train) for source in sources])
+    judged, made_there = derive(recipe, [(source.serves, source.held_out) for source, _ in few])
     judge = recipe.judge(judged.prompts) if recipe.judge else None
     if judge:
         notes.append(f"The metric {judge.name} is a judge fitted to the held-out rows alone.")
     return Data(
-        source=source,
-        demonstrations=training.demonstrations,
-        prompts=training.prompts,
-        comparisons=training.comparisons,
-        held_out=judged.prompts,
-        held_out_comparisons=judged.comparisons,
-        ratings=training.ratings,
-        held_out_ratings=judged.ratings,
-        notes=notes + derivation_notes(training, judged),
-        dropped=dropped,
-        metrics=(judge,) if judge else (),
+        source=name,
+        train=train,
+        held_out=dataclasses.replace(judged, demonstrations=()),
+        notes=notes + derivation_notes(made, made_there),
+        dropped=dict(dropped),
+        metrics=(*([judge] if judge else []), *(m for source in sources if source.held_out for m in source.metrics)),
+        hub=[source.recorded for source in sources if source.recorded],
     )
+
+
+def lists(data: Data) -> dict[str, Sequence[Any]]:
+    """All rows that are trained on or judged by, under the names that `done.json` counts them by; the fingerprint's order."""
+    return {
+        "demonstrations": data.train.demonstrations,
+        "prompts": data.train.prompts,
+        "comparisons": data.train.comparisons,
+        "held_out": data.held_out.prompts,
+        "held_out_comparisons": data.held_out.comparisons,
+        "ratings": data.train.ratings,
+        "held_out_ratings": data.held_out.ratings,
+    }
 
 
 def fingerprint(data: Data) -> str:
     """16 hex digits that change with anything that is trained on or judged by, and not with where it was read from."""
-    parts = (
-        data.demonstrations,
-        data.prompts,
-        data.comparisons,
-        data.held_out,
-        data.held_out_comparisons,
-        data.ratings,
-        *((data.held_out_ratings,) if data.held_out_ratings else ()),  # data without any keep the fingerprint they had
-    )
-    return hashlib.sha256(canonical([list(part) for part in parts]).encode()).hexdigest()[:16]
+    # Data without held-out ratings keep the fingerprint that they had before there were any.
+    rows = [list(part) for name, part in lists(data).items() if part or name != "held_out_ratings"]
+    return hashlib.sha256(canonical(rows).encode()).hexdigest()[:16]

@@ -25,7 +25,8 @@ SHARING = ("dialogue", "question_answering", "text_generation", "translation")
 """The recipes that every base reads."""
 
 
-FOLDER, MADE_OF = ".base", "made_of.json"
+FOLDER, MADE_OF, MACHINE = ".base", "made_of.json", "machine.json"
+"""Another machine, or another number of threads, trains another base from the same settings and text."""
 
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")

@@ -9,15 +9,14 @@ documents is the other common case).
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlrecipes.hub.reach import fetched_file, read_header
+from rlrecipes.hub.reach import fetched_file
 
 if TYPE_CHECKING:
-    import numpy as np
+    import torch
 
 
 HEADS = ("lm_head.weight", "embed_out.weight")
@@ -29,6 +28,14 @@ EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embe
 
 SAME = 0.999
 """Cosine from which two rows are one: trained rows of real models stay far below it."""
+
+
+ROWS = 16384
+"""Of the matrix that are in memory in float32 at a time."""
+
+
+TYPES = ("F32", "F16", "BF16")
+"""Of a matrix that can be judged, as safetensors names them; one that is quantized is taken as it is."""
 
 
 Find = Callable[[str, str], Path | None]
@@ -52,60 +59,47 @@ def use_producible_eos(tokenizer: Any, name: str, find: Find = fetched_file) -> 
     return f"{never}; answers end with '{tokenizer.eos_token}' instead"
 
 
-def _trained(matrix: np.ndarray, token: int) -> bool:
+def _trained(matrix: Any, token: int) -> bool:
     """Whether a token's row differs from all others; a token beyond the matrix has just been added."""
-    import numpy as np
-
-    if token >= len(matrix):
+    count = matrix.get_shape()[0]
+    if token >= count:
         return False
     row = _unit(matrix[token : token + 1])[0]
-    alike = sum(int((_unit(rows) @ row > SAME).sum()) for rows in _slices(matrix))
-    return bool(alike == 1 and np.isfinite(row).all())  # itself
+    slices = (matrix[start : start + ROWS] for start in range(0, count, ROWS))
+    alike = sum(int((_unit(rows) @ row > SAME).sum()) for rows in slices)
+    return bool(alike == 1 and row.isfinite().all())  # itself
 
 
-def _slices(matrix: np.ndarray) -> Iterator[np.ndarray]:
-    """The matrix in parts that are small in float32."""
-    return (matrix[start : start + 16384] for start in range(0, len(matrix), 16384))
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of length 1 in float32."""
+    rows = rows.float()
+    length: torch.Tensor = rows.norm(dim=1, keepdim=True)
+    return rows / length.clamp(min=1e-8)
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
-    """Rows of length 1 in float32; bfloat16, which numpy does not know, is the upper half of it."""
-    import numpy as np
+def _output_matrix(name: str, find: Find) -> Any:
+    """`[vocabulary, hidden]`, to be read a slice at a time from a checkpoint's safetensors; None where there are none."""
+    from safetensors import SafetensorError
 
-    if rows.dtype == np.uint16:
-        rows = (rows.astype(np.uint32) << 16).view(np.float32)
-    rows = rows.astype(np.float32)
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8))
-
-
-def _output_matrix(name: str, find: Find) -> np.ndarray | None:
-    """`[vocabulary, hidden]`, mapped from a checkpoint's safetensors; None where there are none."""
     try:
         paths = _files(name, find)
-        found = (_mapped(path, suffix) for suffix in (*HEADS, *EMBEDDINGS) for path in paths)
+        found = (_tensor(path, suffix) for suffix in (*HEADS, *EMBEDDINGS) for path in paths)
         return next((matrix for matrix in found if matrix is not None), None)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # damaged: who loads the weights is told so
-        return None
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # damaged: who loads the weights is told so
 
 
-def _mapped(path: Path, suffix: str) -> np.ndarray | None:
-    """The tensor whose name ends so, bfloat16 as uint16; None where the file has none.
+def _tensor(path: Path, suffix: str) -> Any:
+    """The matrix whose name ends so; None where the file has none.
 
     Raises:
-        ValueError: the file is damaged.
+        safetensors.SafetensorError: the file is damaged.
     """
-    import numpy as np
+    from safetensors import safe_open
 
-    types = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-    tensors, start = read_header(path)
-    for key, tensor in tensors.items():
-        if key.endswith(suffix) and tensor["dtype"] in types:
-            kind, shape = types[tensor["dtype"]], tuple(tensor["shape"])
-            first, end = tensor["data_offsets"]
-            if end - first != math.prod(shape) * np.dtype(kind).itemsize:
-                return None
-            return np.memmap(path, dtype=kind, mode="r", offset=start + first, shape=shape)
-    return None
+    file = safe_open(path, framework="pt")
+    matrices = (file.get_slice(key) for key in file.keys() if key.endswith(suffix))  # noqa: SIM118
+    return next((matrix for matrix in matrices if matrix.get_dtype() in TYPES), None)
 
 
 def _files(name: str, find: Find) -> list[Path]:

@@ -21,13 +21,13 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
 
 from rlrecipes.errors import UserError, option
-from rlrecipes.model.embedded import FOLDER, MADE_OF, documents, find_base, key, made_of
+from rlrecipes.model.embedded import FOLDER, MACHINE, MADE_OF, documents, find_base, key, made_of
 from rlrecipes.model.forward import hidden_states, next_token_logits, read_at
 from rlrecipes.model.tokens import PAD, encode, pad_right
 from rlrecipes.profile import BaseSettings
 from rlrecipes.recipe import Example
 from rlrecipes.run.checkpoint import Checkpoints
-from rlrecipes.run.folder import locked, read_json, versions, write_json
+from rlrecipes.run.folder import locked, machine, read_json, versions, write_json
 from rlrecipes.run.resume import Resumable
 from rlrecipes.run.tracking import progress, remove_printer
 
@@ -79,6 +79,7 @@ def embedded_base(settings: BaseSettings, root: Path, seconds: float, recipe: st
         if not (folder / "config.json").exists():
             _open(draft)
             made = _train(settings, read, draft, seconds)
+            write_json(made / MACHINE, machine())
             write_json(made / MADE_OF, made_of(settings, recipe))
             made.rename(folder)
         shutil.rmtree(draft, ignore_errors=True)

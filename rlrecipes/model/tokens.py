@@ -1,10 +1,10 @@
-"""Chats as token ids: the one place where a chat template is applied and an answer is joined to its prompt.
+"""Chats as token ids: the one place where a chat template is made ready and an answer is joined to its prompt.
 
     "<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n" | "Hello." "<|im_end|>"
 
 An answer's ids are always `prompt ids + answer ids + EOS`, each tokenized alone, so the boundary between prompt and
-answer is the same in SFT, in the reward model, in PPO and in evaluation. Templates are rendered here as Transformers
-renders them, and not by it: so they are told the same in training and in `show`, which does without that library.
+answer is the same in SFT, in the reward model, in PPO and in evaluation. What a template may ask for beside the messages
+stands in front of it and is saved with it, so whoever applies it afterwards asks as training did.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.hub.reach import fetched_file, read_object
-from rlrecipes.model.eos import use_producible_eos
+from rlrecipes.model.eos import Find, use_producible_eos
 from rlrecipes.recipe import Comparison, Example, Message, Prompt
 from rlrecipes.text import quoted
 
@@ -28,41 +27,116 @@ if TYPE_CHECKING:
     import torch
 
 
-def vocabulary(tokenizer: Any) -> str:
-    """A fingerprint of which id means what, and of what ends an answer: models that differ in it cannot read each other."""
-    ids = [sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id, tokenizer.pad_token_id]
-    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
+# Templates.
 
 
 PLAIN_TEMPLATE = (
-    "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant: {% endif %}"
 )
-"""For models that bring no chat template of their own."""
-
-
-PAD = "<|pad|>"
+"""For models that bring no chat template of their own. Without a BOS token, nothing stands for it."""
 
 
 TODAY = datetime(2024, 7, 26)
 """What a template takes for today, Llama's own default: with the real date, each day would ask with another prompt."""
 
 
-TOLD = {"enable_thinking": False, "thinking": False, "date_string": TODAY.strftime("%d %b %Y")}
-"""What templates are told beside the messages. Without thinking, a template that puts an empty block of thought before an
-answer puts it into the prompt, where training, reward, PPO and evaluation all see it."""
+CODES = ("%A", "%a", "%B", "%b", "%d", "%-d", "%H", "%j", "%M", "%m", "%S", "%Y", "%y")
+"""What `strftime_now` knows of a date in a template; a macro cannot ask Python's `strftime`."""
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """A prompt and an answer in token ids; the answer ends with EOS."""
+_TODAYS = "".join(f" | replace('{code}', '{TODAY.strftime(code)}')" for code in CODES)
 
-    prompt: list[int]
-    answer: list[int]
 
-    @property
-    def ids(self) -> list[int]:
-        return self.prompt + self.answer
+FIXED = (
+    "{% set enable_thinking = false %}{% set thinking = false %}"
+    f"{{% set date_string = '{TODAY:%d %b %Y}' %}}"
+    f"{{% macro strftime_now(format) %}}{{{{ format{_TODAYS} }}}}{{% endmacro %}}\n"
+)
+"""Stands in front of every template. Without thinking, a template that puts an empty block of thought before an answer puts
+it into the prompt, where training, reward, PPO and evaluation all see it. Transformers drops the newline at its end."""
+
+
+SYSTEM_TO_USER = (
+    "{% if messages | length > 1 and messages[0].role == 'system' and messages[1].role == 'user' %}"
+    "{% set messages = [{'role': 'user', 'content': messages[0].content ~ '\\n\\n' ~ messages[1].content}] + messages[2:] %}"
+    "{% endif %}\n"
+)
+"""Stands behind it where a template knows no system turn: that turn's text goes to the start of the user's first."""
+
+
+def fix_template(tokenizer: Any) -> None:
+    """Puts `FIXED` in front of a tokenizer's chat template, once; of several templates the default one stays.
+
+    A template of ours that was saved comes back as it is.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if template is None or is_fixed(template):
+        tokenizer.chat_template = template
+        return
+    tokenizer.chat_template = FIXED + template
+    turns = Message("system", "Be kind."), Message("user", "Hi")
+    if _takes(tokenizer, turns[1:]) and not _takes(tokenizer, turns):
+        tokenizer.chat_template = FIXED + SYSTEM_TO_USER + template
+
+
+def is_fixed(template: str | None) -> bool:
+    """Whether a template comes from `fix_template`."""
+    return template is not None and template.startswith(FIXED)
+
+
+def _takes(tokenizer: Any, messages: Prompt) -> bool:
+    try:
+        _rendered(tokenizer, messages, True)
+    except Exception:  # a template is a program of its own, and fails as one
+        return False
+    return True
+
+
+def _rendered(tokenizer: Any, messages: Prompt, add_generation_prompt: bool) -> str:
+    turns = [message._asdict() for message in messages]
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+    return text
+
+
+# Tokenizers.
+
+
+PAD = "<|pad|>"
+
+
+def open_tokenizer(name: str) -> Any:
+    """`load_tokenizer`, with a missing tokenizer told as what it is, and an EOS token that the model can produce.
+
+    Raises:
+        UserError: there is no tokenizer, it is damaged, or it has no EOS token.
+    """
+    return open_with_note(name)[0]
+
+
+def open_with_note(name: str, find: Find = fetched_file) -> tuple[Any, str | None]:
+    """`open_tokenizer`, and in a sentence what it changed of the model's EOS token; None where the model can produce its own.
+
+    `find` looks up the weights that tell.
+
+    Raises:
+        UserError: as `open_tokenizer`.
+    """
+    try:
+        tokenizer = load_tokenizer(name)
+    except UserError:
+        raise
+    except Exception as error:  # each way in which a file is damaged has an error of its own
+        raise UserError(
+            f"cannot read the tokenizer of '{name}': {first_line(error)}; mend its files, or choose another model"
+        ) from None
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"the tokenizer of '{name}' has no EOS token, so no answer could ever end; choose another model"
+        )
+    return tokenizer, use_producible_eos(tokenizer, name, find)
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -76,7 +150,7 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def prepare(tokenizer: Any, name: str) -> None:
-    """Gives a tokenizer a chat template, the EOS that ends a turn in it, and a pad token that is not EOS.
+    """Gives a tokenizer a chat template with `FIXED`, the EOS that ends a turn in it, and a pad token that is not EOS.
 
     PPO cannot learn when to stop if padding looks like EOS. A missing or shared pad token becomes the unknown token where
     there is one, else a new token (the model is given an embedding for it when it is loaded).
@@ -85,10 +159,9 @@ def prepare(tokenizer: Any, name: str) -> None:
         UserError: the model's `generation_config.json` is damaged.
         jinja2.TemplateError: so is its chat template.
     """
-    if isinstance(tokenizer.chat_template, dict):
-        tokenizer.chat_template = tokenizer.chat_template.get("default")
+    fix_template(tokenizer)
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = PLAIN_TEMPLATE
+        tokenizer.chat_template = FIXED + PLAIN_TEMPLATE
     elif end := _declared_end(tokenizer, name):
         tokenizer.eos_token = end
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -108,96 +181,66 @@ def _declared_end(tokenizer: Any, name: str) -> str | None:
     if not isinstance(ends, list):
         return None
     chat = (Message("user", "Hi"), Message("assistant", "Hello"))
-    behind = render(tokenizer, chat, add_generation_prompt=False).rpartition("Hello")[2].lstrip()
+    behind = _rendered(tokenizer, chat, add_generation_prompt=False).rpartition("Hello")[2].lstrip()
     tokens = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if i in ends}
     return next((token for token in tokens.values() if behind.startswith(token)), None)
 
 
-def render(tokenizer: Any, messages: Prompt, add_generation_prompt: bool = True) -> str:
-    """The messages through the tokenizer's chat template.
+def vocabulary(tokenizer: Any) -> str:
+    """A fingerprint of which id means what, and of what ends an answer: models that differ in it cannot read each other."""
+    ids = [sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id, tokenizer.pad_token_id]
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
+
+
+# Prompts and answers.
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt and an answer in token ids; the answer ends with EOS."""
+
+    prompt: list[int]
+    answer: list[int]
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.answer
+
+
+def chat_text(tokenizer: Any, messages: Prompt, add_generation_prompt: bool = False) -> str:
+    """The messages through the chat template.
 
     Raises:
-        jinja2.TemplateError: the template refuses them.
+        UserError: the template refuses them, or is broken.
     """
-    text: str = _compiled(tokenizer.chat_template).render(
-        messages=[{"role": message.role, "content": message.content} for message in messages],
-        tools=None,
-        documents=None,
-        add_generation_prompt=add_generation_prompt,
-        **tokenizer.special_tokens_map,
-        **TOLD,
-    )
-    return text
-
-
-@cache
-def _compiled(template: str) -> Any:
-    """A template in the environment that Transformers gives it (`transformers.utils.chat_template_utils`)."""
-    import jinja2
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %} … {% endgeneration %}` marks what an assistant says; here it is but its content."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(value: Any, ensure_ascii: bool = False, **kwargs: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, **kwargs)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = TODAY.strftime
-    return environment.from_string(template)
+    try:
+        return _rendered(tokenizer, messages, add_generation_prompt)
+    except Exception as refused:  # see `_takes`
+        roles = ", ".join(message.role for message in messages)
+        raise UserError(
+            f"the model's chat template refuses the prompt {quoted(messages[-1].content)} with the turns {roles}: "
+            f"{first_line(refused)}; mend or leave out such rows, or choose another model"
+        ) from None
 
 
 def prompt_text(tokenizer: Any, prompt: Prompt) -> str:
     """The prompt through the chat template, up to where the answer starts.
 
-    A template that knows no system turn gets its text at the start of the user's first.
-
     Raises:
         UserError: the template refuses the prompt, or is broken.
     """
-    try:
-        return render(tokenizer, prompt)
-    except Exception as refused:  # a template is a program of its own, and fails as one
-        if len(prompt) > 1 and prompt[0].role == "system" and prompt[1].role == "user":
-            system, first, *rest = prompt
-            return prompt_text(tokenizer, (Message("user", f"{system.content}\n\n{first.content}"), *rest))
-        roles = ", ".join(message.role for message in prompt)
-        raise UserError(
-            f"the model's chat template refuses the prompt {quoted(prompt[-1].content)} with the turns {roles}: "
-            f"{first_line(refused)}; mend or leave out such rows, or choose another model"
-        ) from None
+    return chat_text(tokenizer, prompt, add_generation_prompt=True)
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """The prompt's ids, up to where the answer starts; a template puts BOS itself where its model wants one."""
     ids: list[int] = tokenizer(prompt_text(tokenizer, prompt), add_special_tokens=False)["input_ids"]
-    begins = tokenizer.bos_token_id is not None and tokenizer.chat_template == PLAIN_TEMPLATE
-    return [tokenizer.bos_token_id, *ids] if begins else ids
+    return ids
 
 
 def encode(tokenizer: Any, prompt: Prompt, answer: str) -> Encoded:
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
     return Encoded(encode_prompt(tokenizer, prompt), [*ids, tokenizer.eos_token_id])
-
-
-def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of an answer, without special tokens."""
-    text: str = tokenizer.decode(ids, skip_special_tokens=True)
-    return text.strip()
 
 
 def answer_length(tokenizer: Any, demonstrations: Sequence[Example], asked: int) -> int:
@@ -246,37 +289,7 @@ def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
     return torch.tensor([list(ids) + [pad] * (longest - len(ids)) for ids in sequences])
 
 
-def open_tokenizer(name: str) -> Any:
-    """`load_tokenizer`, with a missing tokenizer told as what it is, and an EOS token that the model can produce.
-
-    Raises:
-        UserError: there is no tokenizer, it is damaged, or it has no EOS token.
-    """
-    tokenizer = _read_tokenizer(name)
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"the tokenizer of '{name}' has no EOS token, so no answer could ever end; choose another model"
-        )
-    use_producible_eos(tokenizer, name)
-    return tokenizer
-
-
-def eos_note(name: str) -> str | None:
-    """What `open_tokenizer` changed of the model's EOS token, in a sentence; None where the model can produce its own.
-
-    Raises:
-        UserError: there is no tokenizer, or it is damaged.
-    """
-    tokenizer = _read_tokenizer(name)
-    return use_producible_eos(tokenizer, name) if tokenizer.eos_token_id is not None else None
-
-
-def _read_tokenizer(name: str) -> Any:
-    try:
-        return load_tokenizer(name)
-    except UserError:
-        raise
-    except Exception as error:  # each way in which a file is damaged has an error of its own
-        raise UserError(
-            f"cannot read the tokenizer of '{name}': {first_line(error)}; mend its files, or choose another model"
-        ) from None
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of an answer, without special tokens."""
+    text: str = tokenizer.decode(ids, skip_special_tokens=True)
+    return text.strip()

@@ -73,10 +73,10 @@ SCALED_ON = 512
 
 
 def write_scale(job: Job, folder: Path, model: RewardModel) -> None:
-    encoded = (model.encode(example.prompt, example.answers[0]) for example in job.data.demonstrations)
+    encoded = (model.encode(example.prompt, example.answers[0]) for example in job.data.train.demonstrations)
     fitting = list(islice((row for row in encoded if len(row["input_ids"]) <= model.longest), SCALED_ON))
     if not fitting:
-        record_drops("demonstrations", len(job.data.demonstrations), 0, model.longest)
+        record_drops("demonstrations", len(job.data.train.demonstrations), 0, model.longest)
     scores = model.scores(fitting, _at_once(job))
     if not all(map(math.isfinite, scores)):
         raise UserError(
@@ -115,10 +115,10 @@ def _agreement(model: RewardModel, data: Data, at_once: int) -> dict[str, Any]:
     """With the held-out comparisons and ratings that are not too long."""
     rows = [
         (pair, model.encode(pair.prompt, pair.chosen), model.encode(pair.prompt, pair.rejected))
-        for pair in data.held_out_comparisons
+        for pair in data.held_out.comparisons
     ]
     rows = [row for row in rows if max(len(row[1]["input_ids"]), len(row[2]["input_ids"])) <= model.longest]
-    rated = [(rating, model.encode(rating.prompt, rating.answer)) for rating in data.held_out_ratings]
+    rated = [(rating, model.encode(rating.prompt, rating.answer)) for rating in data.held_out.ratings]
     rated = [row for row in rated if len(row[1]["input_ids"]) <= model.longest]
     return {
         **accuracy(

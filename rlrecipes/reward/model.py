@@ -26,7 +26,7 @@ from rlrecipes.hub.reach import ADAPTER_WEIGHTS
 from rlrecipes.model.adapters import adapter, load_adapter, stage_file
 from rlrecipes.model.forward import device, states_at
 from rlrecipes.model.loading import load_scorer, window
-from rlrecipes.model.tokens import PLAIN_TEMPLATE, encode, pad_right
+from rlrecipes.model.tokens import PLAIN_TEMPLATE, chat_text, encode, fix_template, is_fixed, pad_right
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import Message, Prompt
 from rlrecipes.reward.source import TOKENIZERS, RewardSource, find_reward_model
@@ -217,8 +217,7 @@ def _tokenizer(source: RewardSource) -> Any:
 
 def _reader(tokenizer: Any) -> Callable[[Prompt, str], Row]:
     def chat(prompt: Prompt, answer: str) -> Row:
-        messages = [message._asdict() for message in (*prompt, Message("assistant", answer))]
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        text = chat_text(tokenizer, (*prompt, Message("assistant", answer)))
         return _row(tokenizer(text, add_special_tokens=False))
 
     def pair(prompt: Prompt, answer: str) -> Row:
@@ -227,6 +226,11 @@ def _reader(tokenizer: Any) -> Callable[[Prompt, str], Row]:
     def transcript(prompt: Prompt, answer: str) -> Row:
         return {"input_ids": encode(tokenizer, prompt, answer).ids}
 
+    if is_fixed(
+        tokenizer.chat_template
+    ):  # it comes with an adapter of ours, which read answers as the policy writes them
+        return transcript
+    fix_template(tokenizer)
     if tokenizer.chat_template is not None:
         return chat
     if tokenizer.num_special_tokens_to_add(pair=True) > tokenizer.num_special_tokens_to_add(pair=False):

@@ -18,8 +18,8 @@ from rlrecipes.run.resume import check_rows, length_of, record_drops
 
 def comparison_rows(job: Job, tokenizer: Any, longest: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows as TRL names them, and what `done.json` records of them."""
-    tasks = [fitting_comparisons(tokenizer, data.comparisons, longest) for data in job.tasks.values()]
-    before = sum(len(data.comparisons) for data in job.tasks.values())
+    tasks = [fitting_comparisons(tokenizer, data.train.comparisons, longest) for data in job.tasks.values()]
+    before = sum(len(data.train.comparisons) for data in job.tasks.values())
     dropped = record_drops("comparisons", before, sum(map(len, tasks)), longest)
     balanced = _balanced(tasks)
     rows = [{"chosen_ids": chosen, "rejected_ids": rejected} for _, chosen, rejected in balanced]
@@ -33,8 +33,8 @@ def comparison_rows(job: Job, tokenizer: Any, longest: int) -> tuple[list[dict[s
 
 def rating_rows(job: Job, tokenizer: Any, longest: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows whose scores have mean 0 and standard deviation 1 over each recipe's training ratings, whatever their scale."""
-    tasks = [_fitting_ratings(tokenizer, data.ratings, longest) for data in job.tasks.values()]
-    before = sum(len(data.ratings) for data in job.tasks.values())
+    tasks = [_fitting_ratings(tokenizer, data.train.ratings, longest) for data in job.tasks.values()]
+    before = sum(len(data.train.ratings) for data in job.tasks.values())
     dropped = record_drops("ratings", before, sum(map(len, tasks)), longest)
     scales = [scale_of([rating.score for rating, _ in rows]) for rows in tasks]
     rows = _balanced(

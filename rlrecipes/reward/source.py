@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrecipes.errors import UserError, first_line
-from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS, is_hub_id, is_local, reach_model, read_header
+from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS, is_hub_id, is_local, reach_model
 from rlrecipes.profile import Profile
 from rlrecipes.run.folder import read_json
 
@@ -213,9 +213,12 @@ def _shapes(name: str, path: Path) -> dict[str, list[int]]:
     Raises:
         UserError: the file is damaged.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
-        return {key: list(tensor["shape"]) for key, tensor in read_header(path)[0].items()}
-    except (ValueError, TypeError, LookupError) as error:
+        with safe_open(path, framework="numpy") as file:
+            return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
         raise _damaged(name, path, f" ({first_line(error)})") from None
 
 

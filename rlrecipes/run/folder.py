@@ -12,6 +12,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -280,6 +281,25 @@ def git_commit() -> str | None:
 def _git(*command: str) -> str:
     here = Path(__file__).resolve().parent
     return subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def machine() -> dict[str, Any]:
+    """What rounds a run's float32 products, beside the libraries: the processor, its cores and torch's threads.
+
+    The same settings give the same bytes only where all of it is the same.
+    """
+    import torch
+
+    return {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+
+
+def processor() -> str:
+    """The processor's name; its kind where the system does not tell the name."""
+    with contextlib.suppress(OSError):  # Linux alone has the file
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 class Stopwatch:

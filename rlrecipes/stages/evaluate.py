@@ -35,9 +35,9 @@ from rlrecipes.run.tracking import Tracker
 def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
     """Writes `folder/samples.jsonl` and returns each policy's metrics, the paired gains and the headline's name."""
     tokenizer = open_tokenizer(model_name)
-    length = answer_length(tokenizer, job.data.demonstrations, job.profile.ppo.response_length)
+    length = answer_length(tokenizer, job.data.train.demonstrations, job.profile.ppo.response_length)
     longest = prompt_window(model_name, job.profile.model, length)
-    held_out = drawn(job.profile.evaluate.limit or len(job.data.held_out), job.data.held_out)
+    held_out = drawn(job.profile.evaluate.limit or len(job.data.held_out.prompts), job.data.held_out.prompts)
     prompts = fitting_prompts(tokenizer, held_out, longest)
     dropped = record_drops("held-out prompts", len(held_out), len(prompts), longest)
     examples = [example for example, _ in prompts]

@@ -30,10 +30,10 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     """Trains the policy into `folder/adapter`, its value head beside it."""
     tokenizer = open_tokenizer(model_name)
     settings = job.profile.ppo
-    length = answer_length(tokenizer, job.data.demonstrations, settings.response_length)
+    length = answer_length(tokenizer, job.data.train.demonstrations, settings.response_length)
     longest = prompt_window(model_name, job.profile.model, length)
-    prompts = fitting_prompts(tokenizer, job.data.prompts, longest)
-    dropped = record_drops("prompts", len(job.data.prompts), len(prompts), longest)
+    prompts = fitting_prompts(tokenizer, job.data.train.prompts, longest)
+    dropped = record_drops("prompts", len(job.data.train.prompts), len(prompts), longest)
     batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     check_rows("prompts", len(prompts), batch, "ppo.per_device_train_batch_size")
 
@@ -58,7 +58,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         reward=fresh(job.recipe.reward),
         head=head,
         settings=settings,
-        samples=fitting_prompts(tokenizer, drawn(SAMPLES, job.data.held_out), longest),
+        samples=fitting_prompts(tokenizer, drawn(SAMPLES, job.data.held_out.prompts), longest),
         on_samples=lambda rows, step: tracker.table("samples", rows, step),
         scorer=None if shared else scorer,
         callbacks=[progress("ppo", tracker)],
@@ -77,6 +77,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     model.save_pretrained(folder, selected_adapters=list(trained))
     for role, name in trained.items():
         shutil.move(folder / role, folder / name)
+    tokenizer.save_pretrained(folder / "adapter")
     (folder / "README.md").unlink(missing_ok=True)
     save_file(trainer.model.value_model.score.state_dict(), folder / "value_head.safetensors")
     last = {key: value for key, value in trainer.state.log_history[-1].items() if "/" in key}

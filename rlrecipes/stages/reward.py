@@ -49,6 +49,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     loss = trainer.train_from(checkpoints)
     check_finite(loss, "reward", "reward.learning_rate", checkpoints)
     model.save_pretrained(folder / "adapter")
+    tokenizer.save_pretrained(folder / "adapter")
 
     reward_model = as_policy(model, tokenizer, longest)
     write_scale(job, folder, reward_model)
@@ -66,10 +67,12 @@ def _take(job: Job, model_name: str, folder: Path) -> dict[str, Any]:
     """A reward model from elsewhere, measured and scaled as ours are."""
     source = find_reward_model(str(job.profile.reward.model))
     if source.shares(model_name):
-        model = load_sharing(source, model_name, job.profile.model, open_tokenizer(model_name))
+        tokenizer = open_tokenizer(model_name)
+        model = load_sharing(source, model_name, job.profile.model, tokenizer)
         (folder / "adapter").mkdir()
         for name in (ADAPTER, ADAPTER_WEIGHTS):
             shutil.copyfile(Path(source.place) / name, folder / "adapter" / name)
+        tokenizer.save_pretrained(folder / "adapter")
         beside, adapters = None, {"reward": "adapter"}
         say(f"  taken from {source.place}: one more adapter of the base")
     else:

@@ -34,8 +34,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     """Trains the adapter into `folder/adapter` and returns what `done.json` records beside the common part."""
     tokenizer = open_tokenizer(model_name)
     longest = window(model_name, job.profile.model)
-    rows = fitting_examples(tokenizer, job.data.demonstrations, longest)
-    dropped = record_drops("demonstrations", len(job.data.demonstrations), len(rows), longest)
+    rows = fitting_examples(tokenizer, job.data.train.demonstrations, longest)
+    dropped = record_drops("demonstrations", len(job.data.train.demonstrations), len(rows), longest)
     settings = job.profile.sft
     check_rows("demonstrations", len(rows), settings.per_device_train_batch_size, "sft.per_device_train_batch_size")
 
@@ -59,6 +59,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     loss = trainer.train_from(checkpoints)
     check_finite(loss, "SFT", "sft.learning_rate", checkpoints)
     model.save_pretrained(folder / "adapter")
+    tokenizer.save_pretrained(folder / "adapter")
     return {
         "metrics": {"train_loss": loss},
         "adapters": {"sft": "adapter"},

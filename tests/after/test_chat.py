@@ -135,14 +135,17 @@ def test_what_is_typed_goes_in_as_training_had_it(piped):
     assert given[3] != given[0]
 
 
-def test_the_answers_are_those_of_the_evaluation(home, finished, monkeypatch, capsys):
+def test_the_answers_and_their_learned_rewards_are_those_of_the_evaluation(home, finished, monkeypatch, capsys):
     rows = [json.loads(line) for line in (finished / "evaluate" / "samples.jsonl").read_text().splitlines()]
     asked = "".join(json.dumps(row["prompt"]) + "\n" for row in rows)
     for policy in ("base", "ppo"):
         monkeypatch.setattr(sys, "stdin", io.StringIO(asked))
         assert main(["chat", "translation", "--run", "t", "--json", "--policy", policy]) == 0
-        answers = [row["answer"] for row in lines_of(capsys.readouterr().out)]
-        assert answers == [row["policies"][policy]["answer"] for row in rows]
+        said, expected = lines_of(capsys.readouterr().out), [row["policies"][policy] for row in rows]
+        assert [row["answer"] for row in said] == [given["answer"] for given in expected]
+        learned = [given["reward"] - 0.3 * given["headline"] for given in expected]  # chrF is the other term
+        assert len({round(score, 2) for score in learned}) > 1
+        assert [row["reward"] for row in said] == pytest.approx(learned, abs=1e-3)
 
 
 def test_at_a_temperature_answers_vary_with_the_seed_and_repeat_with_it(piped):

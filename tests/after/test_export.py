@@ -59,6 +59,38 @@ def test_the_cards_own_code_gives_the_policys_answers_in_a_fresh_process(exporte
     assert json.loads(fresh(card_code(folder) + asked, session_home)) == answers["ppo"]
 
 
+def test_the_cards_own_code_asks_a_family_that_thinks_and_dates_as_training_did(tmp_path):
+    """The card's `answer`, with a model that says what it was asked."""
+    import importlib.util
+    from pathlib import Path
+
+    from conftest import tiny_tokenizer
+    from transformers import AutoTokenizer
+
+    from rlrecipes.after.card import LOAD
+    from rlrecipes.model.tokens import load_tokenizer, prompt_text
+    from rlrecipes.recipe import Message
+
+    class Echo:
+        device = "cpu"
+
+        def generate(self, input_ids, attention_mask):
+            return torch.cat([input_ids, input_ids], 1)
+
+    (code,) = re.findall(r"\ndef answer.*?\n\n", LOAD, re.S)
+    templates = Path(importlib.util.find_spec("trl").origin).parent / "chat_templates"
+    for family in ("qwen3", "glm4moe", "llama3_2", "gemma", "gptoss"):
+        tiny_tokenizer(chat_template=(templates / f"{family}.jinja").read_text()).save_pretrained(tmp_path / family)
+        tokenizer = load_tokenizer(tmp_path / family)
+        tokenizer.save_pretrained(tmp_path / family / "adapter")
+        scope = {"model": Echo(), "tokenizer": AutoTokenizer.from_pretrained(tmp_path / family / "adapter")}
+        exec(code, scope)
+        chat = (Message("system", "Be kind."), Message("user", "Hi"))
+        ids = tokenizer(prompt_text(tokenizer, chat), add_special_tokens=False)["input_ids"]
+        expected = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        assert scope["answer"]([message._asdict() for message in chat]) == expected
+
+
 def test_the_export_can_be_moved_and_loads_by_itself(exported, tmp_path):
     """`AutoPeftModelForCausalLM` finds the base beside the adapter, from within the folder."""
     folder, _, _ = exported

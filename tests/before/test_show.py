@@ -1,10 +1,12 @@
-"""`show` prints rows as the model sees them, counts their tokens, and says what will be left out, without torch."""
+"""`show` prints rows as the model sees them, counts their tokens, and says what will be left out."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import SMALLEST, WITHOUT_TORCH, changed, sentences, write_rows
@@ -46,12 +48,13 @@ def test_what_will_be_too_long_is_counted_as_the_stages_count_it(shown, checkpoi
     out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl", f"model.max_length={longest}")
     tokenizer = load_tokenizer(checkpoint.model)
     data = load(load_recipe("translation"), "pairs.jsonl", {})
-    length = answer_length(tokenizer, data.demonstrations, 0)
+    train, held_out = data.train, data.held_out.prompts
+    length = answer_length(tokenizer, train.demonstrations, 0)
     for name, rows, fit in (
-        ("demonstrations", data.demonstrations, fitting_examples(tokenizer, data.demonstrations, longest)),
-        ("comparisons", data.comparisons, fitting_comparisons(tokenizer, data.comparisons, longest)),
-        ("prompts", data.prompts, fitting_prompts(tokenizer, data.prompts, longest - length)),
-        ("held-out prompts", data.held_out, fitting_prompts(tokenizer, data.held_out, longest - length)),
+        ("demonstrations", train.demonstrations, fitting_examples(tokenizer, train.demonstrations, longest)),
+        ("comparisons", train.comparisons, fitting_comparisons(tokenizer, train.comparisons, longest)),
+        ("prompts", train.prompts, fitting_prompts(tokenizer, train.prompts, longest - length)),
+        ("held-out prompts", held_out, fitting_prompts(tokenizer, held_out, longest - length)),
     ):
         assert f"  {len(rows) - len(fit)} of {len(rows)} {name}: more than " in out
 
@@ -59,7 +62,7 @@ def test_what_will_be_too_long_is_counted_as_the_stages_count_it(shown, checkpoi
 def test_lengths_are_those_of_the_tokens(shown, checkpoint):
     out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl", "ppo.response_length=7")
     tokenizer = load_tokenizer(checkpoint.model)
-    rows = load(load_recipe("translation"), "pairs.jsonl", {}).demonstrations
+    rows = load(load_recipe("translation"), "pairs.jsonl", {}, Path("runs")).train.demonstrations
     counts = sorted(len(ids.prompt) for _, ids in fitting_examples(tokenizer, rows, 1000))
     (told,) = re.findall(r"demonstrations, prompt +([\d /]+)", out)
     assert [int(count) for count in told.split(" / ")] == [
@@ -157,13 +160,40 @@ def test_a_folder_without_a_model_is_refused(tmp_path, monkeypatch, capsys):
     assert "no config.json" in capsys.readouterr().err
 
 
-def test_tokens_are_shown_without_torch_and_transformers(checkpoint, tmp_path):
-    arguments = ["show", "dialogue", "--model", str(checkpoint.model)]
+def test_a_model_out_of_reach_is_told_before_torch_is_imported(tmp_path):
+    arguments = ["show", "dialogue", "--model", "nobody/nothing"]
     given = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     assert given.returncode == 0, given.stderr
-    assert "▌" in given.stdout
+    assert "hf download nobody/nothing" in given.stdout
+
+
+def test_a_tokenizer_that_the_hubs_cache_alone_has_is_shown(shown, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "cache" / "models--someone--llm"
+    shutil.copytree(checkpoint.model, folder / "snapshots" / "abc", ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    out = shown("--model", "someone/llm", "--data", "pairs.jsonl")
+    assert "tokenizer of someone/llm; EOS '<end>'" in out
+    assert "whether the model was taught this EOS is seen once its weights are here" in out
+
+
+def test_a_tokenizer_in_older_files_is_shown_as_training_reads_it(shown, checkpoint, tmp_path):
+    """Without `tokenizer.json`: Transformers makes it of a vocabulary and its merges."""
+    folder = shutil.copytree(checkpoint.model, tmp_path / "older")
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    changed(folder / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+    out = shown("--model", str(folder), "--data", "pairs.jsonl")
+    assert re.search(r"→ <user>Translate: Das \d+. Kind liest.<assistant>▌Child number \d+ reads.<end>", out)
 
 
 def test_long_texts_are_shown_from_both_ends(shown, tmp_path):

@@ -10,7 +10,7 @@ from hub_rows import COMMIT, ROWS, put_in_cache
 
 from rlrecipes.__main__ import main
 from rlrecipes.data import hub_sets as hub
-from rlrecipes.data.hub_sets import load_hub
+from rlrecipes.data.load import load
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import RECIPES, Comparison, Data, Example, HubSet, Rating, is_hub, load_recipe, recipe_names, user
 
@@ -30,7 +30,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 def loaded(recipe: str, source: str, cache: Path, **options) -> Data:
     for hub_set in hub.chosen_sets(load_recipe(recipe), source):
         put_in_cache(cache, hub_set, **options)
-    return load_hub(load_recipe(recipe), source, Path("runs"))
+    return load(load_recipe(recipe), source, {}, Path("runs"))
 
 
 def set_of(id: str) -> HubSet:
@@ -156,11 +156,11 @@ def test_graded_replies_are_ratings_and_longer_chats_have_their_turns():
 @pytest.mark.parametrize("name", sorted({name for name, _ in SETS}))
 def test_a_recipes_own_choice_gives_all_that_training_needs(name, cache):
     data = loaded(name, "hub", cache)
-    for part in (data.demonstrations, data.prompts, data.comparisons, data.held_out, data.held_out_comparisons):
+    train, held_out = data.train, data.held_out
+    for part in (train.demonstrations, train.prompts, train.comparisons, held_out.prompts, held_out.comparisons):
         assert len(part) > 1
-    trained = {item.prompt for part in (data.demonstrations, data.prompts, data.comparisons) for item in part}
-    held_out = {item.prompt for part in (data.held_out, data.held_out_comparisons) for item in part}
-    assert not trained & held_out
+    trained = {item.prompt for part in (train.demonstrations, train.prompts, train.comparisons) for item in part}
+    assert not trained & {item.prompt for part in (held_out.prompts, held_out.comparisons) for item in part}
     assert data.source.startswith("hub:")
     for told in data.hub:
         assert told["revision"] == COMMIT
@@ -175,21 +175,21 @@ def test_every_set_is_read_from_files_as_they_are_on_the_hub(name, hub_set, cach
         with pytest.raises(
             UserError, match=r"is only held out.*name another set beside it, such as DATA=hub:.*,\S+/\S+$"
         ):
-            load_hub(load_recipe(name), f"hub:{hub_set.id}", Path("runs"))
+            load(load_recipe(name), f"hub:{hub_set.id}", {}, Path("runs"))
         return
-    data = load_hub(load_recipe(name), f"hub:{hub_set.id}", Path("runs"))
-    assert data.demonstrations
-    assert data.comparisons
-    assert data.held_out
-    assert bool(data.ratings) == ("ratings" in hub_set.serves)
+    data = load(load_recipe(name), f"hub:{hub_set.id}", {}, Path("runs"))
+    assert data.train.demonstrations
+    assert data.train.comparisons
+    assert data.held_out.prompts
+    assert bool(data.train.ratings) == ("ratings" in hub_set.serves)
 
 
 def test_sets_serve_as_what_they_say(cache):
     data = loaded("translation", "hub", cache)
-    assert all("Train" in example.prompt[0].content for example in [*data.demonstrations, *data.prompts])
-    assert all("Bridge" in example.prompt[0].content for example in data.held_out)
-    assert all("Water" in pair.prompt[0].content for pair in [*data.comparisons, *data.held_out_comparisons])
-    assert len(data.demonstrations) == 40, "the translations are all trained on, since another set is held out"
+    assert all("Train" in example.prompt[0].content for example in [*data.train.demonstrations, *data.train.prompts])
+    assert all("Bridge" in example.prompt[0].content for example in data.held_out.prompts)
+    assert all("Water" in pair.prompt[0].content for pair in [*data.train.comparisons, *data.held_out.comparisons])
+    assert len(data.train.demonstrations) == 40, "the translations are all trained on, since another set is held out"
     assert not list(Path("runs/.hub").glob("wmt--wmt14-validation*")), "and their own held-out split is not fetched"
 
 
@@ -197,21 +197,21 @@ def test_rows_sorted_by_what_they_hold_are_mixed(cache, monkeypatch):
     rows = ROWS["stanfordnlp/imdb"]
     monkeypatch.setitem(ROWS, "stanfordnlp/imdb", lambda i: rows(2 * i + (i % 100_000 >= 20)))
     data = loaded("text_generation", "hub:stanfordnlp/imdb", cache)
-    for part in (data.demonstrations, data.held_out):
+    for part in (data.train.demonstrations, data.held_out.prompts):
         assert {example.truth["label"] for example in part[:20]} == {0, 1}
 
 
 def test_ratings_become_no_demonstrations_where_there_are_others(cache):
     data = loaded("dialogue", "hub", cache)
-    assert len(data.ratings) == 40
-    assert not any("fruits" in example.prompt[0].content for example in data.demonstrations)
-    assert not any("fruits" in pair.prompt[0].content for pair in data.comparisons)
+    assert len(data.train.ratings) == 40
+    assert not any("fruits" in example.prompt[0].content for example in data.train.demonstrations)
+    assert not any("fruits" in pair.prompt[0].content for pair in data.train.comparisons)
 
 
 def test_ratings_are_compared_where_there_are_no_preferences(cache):
     data = loaded("translation", "hub:wmt/wmt14,RicardoRei/wmt-da-human-evaluation", cache)
-    assert {(pair.chosen[-12:], pair.rejected[-3:]) for pair in data.comparisons} == {("geschlossen.", "zu.")}
-    assert all("Zug" in example.answers[0] for example in data.demonstrations)
+    assert {(pair.chosen[-12:], pair.rejected[-3:]) for pair in data.train.comparisons} == {("geschlossen.", "zu.")}
+    assert all("Zug" in example.answers[0] for example in data.train.demonstrations)
     assert not any("Demonstrations are" in note for note in data.notes)
 
 
@@ -232,8 +232,8 @@ def test_every_file_of_a_large_set_gives_its_share(cache, monkeypatch):
     few = dataclasses.replace(set_of("wmt/wmt14"), take=10)
     monkeypatch.setattr(hub, "chosen_sets", lambda recipe, source: [few])
     put_in_cache(cache, few, count=20, files=3)
-    data = load_hub(load_recipe("translation"), "hub", Path("runs"))
-    numbers = sorted(int(example.answers[0].split()[2]) for example in data.demonstrations)
+    data = load(load_recipe("translation"), "hub", {}, Path("runs"))
+    numbers = sorted(int(example.answers[0].split()[2]) for example in data.train.demonstrations)
     assert numbers == [0, 1, 2, 3, 20, 21, 22, 40, 41, 42]
 
 
@@ -248,15 +248,15 @@ def test_an_alternative_brings_its_own_headline(cache):
 def test_rows_are_kept_so_that_the_second_time_needs_neither_network_nor_cache(cache, monkeypatch):
     first = loaded("dialogue", "hub", cache)
     monkeypatch.setattr(hub, "reach_data", lambda *arguments: pytest.fail("it looked for the set again"))
-    second = load_hub(load_recipe("dialogue"), "hub", Path("runs"))
+    second = load(load_recipe("dialogue"), "hub", {}, Path("runs"))
     assert second == dataclasses.replace(first, metrics=second.metrics)
 
 
 def test_the_source_that_is_recorded_gives_the_same_rows_again(cache, monkeypatch):
     first = loaded("dialogue", "hub", cache)
     monkeypatch.setattr(hub, "reach_data", lambda *arguments: pytest.fail("it looked for the set again"))
-    again = load_hub(load_recipe("dialogue"), first.source, Path("runs"))
-    assert again.demonstrations == first.demonstrations
+    again = load(load_recipe("dialogue"), first.source, {}, Path("runs"))
+    assert again.train.demonstrations == first.train.demonstrations
     assert again.source == first.source
 
 
@@ -282,7 +282,7 @@ def cut_down(path):
 def test_kept_rows_of_which_either_file_is_gone_or_damaged_are_fetched_anew(cache, damage):
     first = loaded("dialogue", "hub:nvidia/HelpSteer2", cache)
     damage()
-    again = load_hub(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", Path("runs"))
+    again = load(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", {}, Path("runs"))
     assert again == dataclasses.replace(first, metrics=again.metrics)
     assert kept("*-train-*.jsonl.gz").is_file()
 
@@ -291,10 +291,10 @@ def test_another_revision_is_other_data(cache):
     loaded("dialogue", "hub:nvidia/HelpSteer2", cache)
     other = "f" * 40
     put_in_cache(cache, set_of("nvidia/HelpSteer2"), count=60, commit=other)
-    newest = load_hub(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", Path("runs"))
-    pinned = load_hub(load_recipe("dialogue"), f"hub:nvidia/HelpSteer2@{other}", Path("runs"))
-    assert len(newest.ratings) == 40, "what was kept stays"
-    assert len(pinned.ratings) == 60
+    newest = load(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", {}, Path("runs"))
+    pinned = load(load_recipe("dialogue"), f"hub:nvidia/HelpSteer2@{other}", {}, Path("runs"))
+    assert len(newest.train.ratings) == 40, "what was kept stays"
+    assert len(pinned.train.ratings) == 60
     assert pinned.hub[0]["revision"] == other
 
 
@@ -309,7 +309,7 @@ def test_a_fetch_that_breaks_off_leaves_nothing_half(cache, monkeypatch):
 
     monkeypatch.setattr(hub, "_wanted", broken)
     with pytest.raises(UserError, match="cannot fetch nvidia/HelpSteer2, train: the line is gone"):
-        load_hub(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", Path("runs"))
+        load(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", {}, Path("runs"))
     assert not Path("runs").exists() or not [path for path in Path("runs").rglob("*") if path.is_file()]
 
 
@@ -326,8 +326,8 @@ def test_rows_with_missing_values_are_left_out_and_a_set_of_nothing_else_is_refu
     assert dropped["trl-lib/tldr: a value is missing or of another type"] == 20
     monkeypatch.setitem(ROWS, "trl-lib/tldr", lambda i: rows(i) | {"completion": " "})
     with pytest.raises(UserError, match="empty answer"):
-        loaded("text_generation", "hub:trl-lib/tldr", cache, commit="e" * 40) and load_hub(
-            load_recipe("text_generation"), f"hub:trl-lib/tldr@{'e' * 40}", Path("runs")
+        loaded("text_generation", "hub:trl-lib/tldr", cache, commit="e" * 40) and load(
+            load_recipe("text_generation"), f"hub:trl-lib/tldr@{'e' * 40}", {}, Path("runs")
         )
 
 

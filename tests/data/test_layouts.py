@@ -23,6 +23,7 @@ from rlrecipes.recipe import (
     Rating,
     Recipe,
     Reward,
+    Split,
     user,
 )
 
@@ -44,7 +45,7 @@ def translation(row: Mapping[str, Any]) -> Example:
 RECIPE = Recipe(
     name="translation",
     summary="",
-    builtin=lambda: Data("built-in", (), (), (), (), ()),
+    builtin=lambda: Data("built-in", Split(), Split()),
     documents=lambda: (),
     columns=Columns(("source", "target"), translation, optional=("rejected",)),
     reward=Reward(),

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from rlrecipes.data.load import fingerprint, load
+from rlrecipes.data.load import fingerprint, lists, load
 from rlrecipes.data.split import HELD_OUT, canonical, drawn
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import exact_match, mean_of
-from rlrecipes.recipe import Columns, Comparison, Data, Evaluation, Example, Rating, Recipe, Reward, user
+from rlrecipes.recipe import Columns, Comparison, Data, Evaluation, Example, Rating, Recipe, Reward, Split, user
 
-BUILTIN = Data("built-in", [Example(user("a"), ("b",))], (), (), (), ())
+BUILTIN = Data("built-in", Split([Example(user("a"), ("b",))]), Split())
 
 
 def compare(example: Example, others: Sequence[Example], rng: Random) -> Comparison | None:
@@ -50,6 +50,10 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
     return str(path)
 
 
+def loaded(recipe: Recipe, source: str | None, columns: Mapping[str, str] | None = None) -> Data:
+    return load(recipe, source, columns or {}, Path("runs"))
+
+
 def demonstrations(first: int, last: int) -> list[dict[str, Any]]:
     return [{"prompt": f"Say {i}", "completion": f"It is {i}"} for i in range(first, last)]
 
@@ -63,58 +67,58 @@ def prompts_of(*parts: Sequence[Example] | Sequence[Comparison]) -> set[Any]:
 
 
 def all_training_prompts(data: Data) -> set[Any]:
-    return prompts_of(data.demonstrations, data.prompts, data.comparisons)
+    return prompts_of(data.train.demonstrations, data.train.prompts, data.train.comparisons)
 
 
 def all_held_out_prompts(data: Data) -> set[Any]:
-    return prompts_of(data.held_out, data.held_out_comparisons)
+    return prompts_of(data.held_out.prompts, data.held_out.comparisons)
 
 
 # The source.
 
 
 def test_without_a_source_the_recipes_own_world_is_taken():
-    assert load(RECIPE, None, {}) is BUILTIN
+    assert loaded(RECIPE, None) is BUILTIN
 
 
 def test_columns_without_a_source_are_refused():
     with pytest.raises(UserError, match="no file is named"):
-        load(RECIPE, None, {"target": "post_edit"})
+        loaded(RECIPE, None, {"target": "post_edit"})
 
 
 def test_columns_are_mapped_and_checked(tmp_path):
     rows = [{"source": f"Sage {i}", "post_edit": f"It is {i}", "machine": f"Is {i}"} for i in range(50)]
     source = write(tmp_path / "rows.jsonl", rows)
-    data = load(RECIPE, source, {"target": "post_edit", "rejected": "machine"})
+    data = loaded(RECIPE, source, {"target": "post_edit", "rejected": "machine"})
     assert data.source == source
-    assert data.comparisons[0].chosen.startswith("It is")
-    assert data.comparisons[0].rejected.startswith("Is")
+    assert data.train.comparisons[0].chosen.startswith("It is")
+    assert data.train.comparisons[0].rejected.startswith("Is")
     with pytest.raises(UserError, match="did you mean 'target'"):
-        load(RECIPE, source, {"taget": "post_edit"})
+        loaded(RECIPE, source, {"taget": "post_edit"})
 
 
 # The split.
 
 
 def test_one_row_in_five_is_held_out_and_told(tmp_path):
-    data = load(RECIPE, write(tmp_path / "rows.jsonl", demonstrations(0, 1000)), {})
-    assert len(data.demonstrations) + len(data.held_out) == 1000
-    assert len(data.held_out) == pytest.approx(200, abs=40)
-    assert f"{len(data.held_out)} of 1,000 rows" in data.notes[0]
+    data = loaded(RECIPE, write(tmp_path / "rows.jsonl", demonstrations(0, 1000)))
+    assert len(data.train.demonstrations) + len(data.held_out.prompts) == 1000
+    assert len(data.held_out.prompts) == pytest.approx(200, abs=40)
+    assert f"{len(data.held_out.prompts)} of 1,000 rows" in data.notes[0]
 
 
 def test_appended_rows_never_move_old_ones(tmp_path):
-    before = load(RECIPE, write(tmp_path / "rows.jsonl", demonstrations(100, 200)), {})
-    after = load(RECIPE, write(tmp_path / "rows.jsonl", demonstrations(0, 300)), {})
-    assert prompts_of(before.held_out) <= prompts_of(after.held_out)
-    assert prompts_of(before.prompts) <= prompts_of(after.prompts)
+    before = loaded(RECIPE, write(tmp_path / "rows.jsonl", demonstrations(100, 200)))
+    after = loaded(RECIPE, write(tmp_path / "rows.jsonl", demonstrations(0, 300)))
+    assert prompts_of(before.held_out.prompts) <= prompts_of(after.held_out.prompts)
+    assert prompts_of(before.train.prompts) <= prompts_of(after.train.prompts)
 
 
 def test_all_rows_of_a_prompt_stay_on_one_side(tmp_path):
     rows = [{"prompt": f"Say {i % 40}", "completion": f"It is {i}"} for i in range(200)]
-    data = load(RECIPE, write(tmp_path / "rows.jsonl", rows), {})
+    data = loaded(RECIPE, write(tmp_path / "rows.jsonl", rows))
     assert not all_training_prompts(data) & all_held_out_prompts(data)
-    assert {len(example.answers) for example in [*data.prompts, *data.held_out]} == {5}
+    assert {len(example.answers) for example in [*data.train.prompts, *data.held_out.prompts]} == {5}
 
 
 @pytest.mark.parametrize(
@@ -123,9 +127,9 @@ def test_all_rows_of_a_prompt_stay_on_one_side(tmp_path):
 def test_a_file_with_a_name_for_it_is_the_held_out_split(tmp_path, name):
     write(tmp_path / "rows.jsonl", demonstrations(0, 20))
     write(tmp_path / name, demonstrations(20, 30))
-    data = load(RECIPE, str(tmp_path), {})
-    assert prompts_of(data.held_out) == {user(f"Say {i}") for i in range(20, 30)}
-    assert len(data.demonstrations) == 20
+    data = loaded(RECIPE, str(tmp_path))
+    assert prompts_of(data.held_out.prompts) == {user(f"Say {i}") for i in range(20, 30)}
+    assert len(data.train.demonstrations) == 20
     assert any(name in note for note in data.notes)
 
 
@@ -133,32 +137,32 @@ def test_a_file_with_a_name_for_it_is_the_held_out_split(tmp_path, name):
 def test_a_name_that_only_contains_the_letters_of_test_is_trained_on(tmp_path, name):
     write(tmp_path / name, demonstrations(0, 50))
     write(tmp_path / "train.jsonl", demonstrations(50, 100))
-    data = load(RECIPE, str(tmp_path), {})
-    assert len(data.demonstrations) + len(data.held_out) == 100
-    assert len(data.demonstrations) > 50
+    data = loaded(RECIPE, str(tmp_path))
+    assert len(data.train.demonstrations) + len(data.held_out.prompts) == 100
+    assert len(data.train.demonstrations) > 50
 
 
 def test_test_is_held_out_rather_than_validation_which_is_then_not_used(tmp_path):
     write(tmp_path / "train.jsonl", demonstrations(0, 20))
     write(tmp_path / "validation.jsonl", demonstrations(20, 30))
     write(tmp_path / "test.jsonl", demonstrations(30, 40))
-    data = load(RECIPE, str(tmp_path), {})
-    assert (len(data.demonstrations), len(data.held_out)) == (20, 10)
-    assert prompts_of(data.held_out) == {user(f"Say {i}") for i in range(30, 40)}
+    data = loaded(RECIPE, str(tmp_path))
+    assert (len(data.train.demonstrations), len(data.held_out.prompts)) == (20, 10)
+    assert prompts_of(data.held_out.prompts) == {user(f"Say {i}") for i in range(30, 40)}
     assert "validation.jsonl is not used, since the folder has a test split." in data.notes
 
 
 def test_a_single_file_is_split_whatever_its_name(tmp_path):
-    data = load(RECIPE, write(tmp_path / "test.jsonl", demonstrations(0, 100)), {})
-    assert data.demonstrations
-    assert data.held_out
+    data = loaded(RECIPE, write(tmp_path / "test.jsonl", demonstrations(0, 100)))
+    assert data.train.demonstrations
+    assert data.held_out.prompts
 
 
 def test_a_held_out_prompt_never_occurs_in_training(tmp_path):
     write(tmp_path / "train.jsonl", demonstrations(0, 20))
     write(tmp_path / "train_pairs.jsonl", pairs(10, 30))
     write(tmp_path / "test.jsonl", pairs(15, 25))
-    data = load(RECIPE, str(tmp_path), {})
+    data = loaded(RECIPE, str(tmp_path))
     assert not all_training_prompts(data) & all_held_out_prompts(data)
     assert data.dropped == {"prompt is held out": 15}
 
@@ -177,8 +181,8 @@ def test_examples_are_drawn_from_all_of_a_sorted_file_and_keep_their_order():
 def test_at_most_a_thousand_prompts_are_held_out_and_the_others_are_not_trained_on(tmp_path):
     write(tmp_path / "train.jsonl", demonstrations(0, 20))
     write(tmp_path / "test.jsonl", demonstrations(10, 1300))
-    data = load(RECIPE, str(tmp_path), {})
-    assert len(data.held_out) == HELD_OUT == 1000
+    data = loaded(RECIPE, str(tmp_path))
+    assert len(data.held_out.prompts) == HELD_OUT == 1000
     assert all_training_prompts(data) == {user(f"Say {i}") for i in range(10)}
     assert "Of 1,290 held-out prompts 1,000 are kept; the others are not trained on either." in data.notes
 
@@ -187,13 +191,13 @@ def test_too_few_training_rows_are_an_error_that_says_what_was_left_out(tmp_path
     write(tmp_path / "train.jsonl", demonstrations(0, 5))
     write(tmp_path / "test.jsonl", demonstrations(0, 5))
     with pytest.raises(UserError, match=r"leaves 0 rows to train on \(left out: prompt is held out: 5\)"):
-        load(RECIPE, str(tmp_path), {})
+        loaded(RECIPE, str(tmp_path))
 
 
 def test_no_held_out_rows_are_an_error_that_says_how_to_give_some(tmp_path):
     rows = [{"prompt": "Say 1", "completion": f"It is {i}"} for i in range(5)]
     with pytest.raises(UserError, match=r"no rows to hold out .*test\.jsonl"):
-        load(RECIPE, write(tmp_path / "rows.jsonl", rows), {})
+        loaded(RECIPE, write(tmp_path / "rows.jsonl", rows))
 
 
 # Rows left out.
@@ -206,9 +210,9 @@ def test_rows_left_out_are_counted_by_reason(tmp_path):
         {"prompt": " ", "completion": "Hi"},
     ]
     rows = [*demonstrations(0, 50), *bad, *demonstrations(0, 3)]
-    data = load(RECIPE, write(tmp_path / "rows.jsonl", rows), {})
+    data = loaded(RECIPE, write(tmp_path / "rows.jsonl", rows))
     assert data.dropped == {"empty answer": 1, "empty prompt": 2, "duplicate row": 3}
-    assert len(data.demonstrations) + len(data.held_out) == 50
+    assert len(data.train.demonstrations) + len(data.held_out.prompts) == 50
 
 
 # What is derived.
@@ -217,9 +221,9 @@ def test_rows_left_out_are_counted_by_reason(tmp_path):
 def test_chosen_answers_are_the_demonstrations_where_there_are_only_comparisons(tmp_path):
     write(tmp_path / "train.jsonl", pairs(0, 20))
     write(tmp_path / "test.jsonl", pairs(20, 30))
-    data = load(RECIPE, str(tmp_path), {})
-    assert data.demonstrations[0] == Example(user("Say 0"), ("It is 0",))
-    assert data.held_out[0] == Example(user("Say 20"), ("It is 20",))
+    data = loaded(RECIPE, str(tmp_path))
+    assert data.train.demonstrations[0] == Example(user("Say 0"), ("It is 0",))
+    assert data.held_out.prompts[0] == Example(user("Say 20"), ("It is 20",))
     assert "Demonstrations are the chosen answers of the comparisons (20 in training, 10 held out)." in data.notes
 
 
@@ -227,17 +231,19 @@ def test_demonstrations_stay_as_read_where_there_are_some_beside_comparisons(tmp
     write(tmp_path / "train.jsonl", demonstrations(0, 20))
     write(tmp_path / "train_pairs.jsonl", pairs(50, 70))
     write(tmp_path / "test.jsonl", pairs(20, 30))
-    data = load(RECIPE, str(tmp_path), {})
-    assert prompts_of(data.demonstrations) == {user(f"Say {i}") for i in range(20)}
-    assert prompts_of(data.comparisons) == {user(f"Say {i}") for i in range(50, 70)}
+    data = loaded(RECIPE, str(tmp_path))
+    assert prompts_of(data.train.demonstrations) == {user(f"Say {i}") for i in range(20)}
+    assert prompts_of(data.train.comparisons) == {user(f"Say {i}") for i in range(50, 70)}
 
 
 def test_each_split_derives_its_comparisons_from_its_own_examples(tmp_path):
     write(tmp_path / "train.jsonl", demonstrations(0, 20))
     write(tmp_path / "test.jsonl", demonstrations(20, 30))
-    data = load(RECIPE, str(tmp_path), {})
-    assert {pair.rejected for pair in data.comparisons} <= {example.answers[0] for example in data.prompts}
-    assert {pair.rejected for pair in data.held_out_comparisons} <= {example.answers[0] for example in data.held_out}
+    data = loaded(RECIPE, str(tmp_path))
+    assert {pair.rejected for pair in data.train.comparisons} <= {example.answers[0] for example in data.train.prompts}
+    assert {pair.rejected for pair in data.held_out.comparisons} <= {
+        example.answers[0] for example in data.held_out.prompts
+    }
     note = "The data bring no preferences: the rejected answer belongs to another prompt (20 in training, 10 held out)."
     assert note in data.notes
 
@@ -246,51 +252,51 @@ def test_prompts_are_distinct_with_all_their_references_unless_their_truth_diffe
     rows = [{"source": f"Sage {i}", "target": f"It is {i}", "level": 1} for i in range(50)]
     rows += [{"source": f"Sage {i}", "target": f"That is {i}", "level": 1} for i in range(50)]
     rows += [{"source": f"Sage {i}", "target": f"It is {i}", "level": 2} for i in range(50)]
-    data = load(RECIPE, write(tmp_path / "rows.jsonl", rows), {})
-    assert len(data.demonstrations) + 3 * len(data.held_out) / 2 == 150
-    assert {(len(example.answers), example.truth["level"]) for example in data.prompts} == {(2, 1), (1, 2)}
+    data = loaded(RECIPE, write(tmp_path / "rows.jsonl", rows))
+    assert len(data.train.demonstrations) + 3 * len(data.held_out.prompts) / 2 == 150
+    assert {(len(example.answers), example.truth["level"]) for example in data.train.prompts} == {(2, 1), (1, 2)}
 
 
 def test_native_rows_without_a_rejected_answer_give_no_comparison_beside_others_that_have_one(tmp_path):
     rows = [{"source": f"Sage {i}", "target": f"It is {i}", "rejected": "It is 7"} for i in range(20)]
     write(tmp_path / "train.jsonl", rows)
     write(tmp_path / "test.jsonl", demonstrations(20, 30))
-    data = load(RECIPE, str(tmp_path), {})
-    assert (len(data.demonstrations), len(data.comparisons)) == (20, 19)
+    data = loaded(RECIPE, str(tmp_path))
+    assert (len(data.train.demonstrations), len(data.train.comparisons)) == (20, 19)
     assert any("give no comparison (1 in training, 0 held out)" in note for note in data.notes)
 
 
 def test_several_graded_answers_give_the_best_as_demonstration_and_best_against_worst_as_comparison(tmp_path):
     rows = [{"prompt": f"Say {i}", "completion": f"{word} {i}", "score": score}
             for i in range(50) for word, score in (("Hm", 2), ("It is", 5), ("What", 1))]  # fmt: skip
-    data = load(RECIPE, write(tmp_path / "rows.jsonl", rows), {})
-    first = data.prompts[0]
+    data = loaded(RECIPE, write(tmp_path / "rows.jsonl", rows))
+    first = data.train.prompts[0]
     number = first.answers[0].split()[-1]
     assert first.answers == (f"It is {number}",)
-    assert data.comparisons[0] == Comparison(first.prompt, f"It is {number}", f"What {number}")
-    assert len(data.demonstrations) == len(data.comparisons) == len(data.ratings) / 3
-    assert len(data.held_out) == len(data.held_out_comparisons) == 50 - len(data.demonstrations)
+    assert data.train.comparisons[0] == Comparison(first.prompt, f"It is {number}", f"What {number}")
+    assert len(data.train.demonstrations) == len(data.train.comparisons) == len(data.train.ratings) / 3
+    assert len(data.held_out.prompts) == len(data.held_out.comparisons) == 50 - len(data.train.demonstrations)
 
 
 def test_equal_scores_make_no_comparison(tmp_path):
     rows = [{"prompt": f"Say {i}", "completion": f"{word} {i}", "score": 2 if word == "It is" and i % 2 else 1}
             for i in range(50) for word in ("It is", "What")]  # fmt: skip
-    data = load(RECIPE, write(tmp_path / "rows.jsonl", rows), {})
-    assert len(data.comparisons) + len(data.held_out_comparisons) == 25
-    assert all(pair.chosen.startswith("It is") for pair in data.comparisons)
+    data = loaded(RECIPE, write(tmp_path / "rows.jsonl", rows))
+    assert len(data.train.comparisons) + len(data.held_out.comparisons) == 25
+    assert all(pair.chosen.startswith("It is") for pair in data.train.comparisons)
 
 
 def test_single_graded_answers_serve_as_demonstrations_from_the_median_on(tmp_path):
     write(tmp_path / "train.jsonl", [row | {"score": i} for i, row in enumerate(demonstrations(0, 20))])
     write(tmp_path / "test.jsonl", [row | {"score": i} for i, row in enumerate(demonstrations(20, 31))])
-    data = load(RECIPE, str(tmp_path), {})
-    assert data.demonstrations == [Example(user(f"Say {i}"), (f"It is {i}",)) for i in range(10, 20)]
-    assert prompts_of(data.held_out) == {user(f"Say {i}") for i in range(25, 31)}
-    assert data.ratings[0] == Rating(user("Say 0"), "It is 0", 0.0)
-    assert len(data.ratings) == 20
-    assert len(data.held_out_ratings) == 11
-    assert not data.comparisons
-    assert not data.held_out_comparisons
+    data = loaded(RECIPE, str(tmp_path))
+    assert data.train.demonstrations == [Example(user(f"Say {i}"), (f"It is {i}",)) for i in range(10, 20)]
+    assert prompts_of(data.held_out.prompts) == {user(f"Say {i}") for i in range(25, 31)}
+    assert data.train.ratings[0] == Rating(user("Say 0"), "It is 0", 0.0)
+    assert len(data.train.ratings) == 20
+    assert len(data.held_out.ratings) == 11
+    assert not data.train.comparisons
+    assert not data.held_out.comparisons
     assert "Answers scored below the median do not (10 in training, 5 held out)." in data.notes
     assert (
         "Ratings that make no pairs teach the reward model by regression (20 in training, 11 held out)." in data.notes
@@ -300,9 +306,9 @@ def test_single_graded_answers_serve_as_demonstrations_from_the_median_on(tmp_pa
 def test_a_prompt_that_recurs_by_chance_does_not_become_the_only_comparison(tmp_path):
     twice = [{"prompt": "Say 0", "completion": "What?", "score": 0}]
     rows = [row | {"score": 1} for row in demonstrations(0, 60)] + twice
-    data = load(RECIPE, write(tmp_path / "rows.jsonl", rows), {})
-    assert not data.comparisons
-    assert len(data.ratings) > 20
+    data = loaded(RECIPE, write(tmp_path / "rows.jsonl", rows))
+    assert not data.train.comparisons
+    assert len(data.train.ratings) > 20
 
 
 def test_a_judge_is_fitted_to_the_held_out_rows_and_told(tmp_path):
@@ -314,19 +320,19 @@ def test_a_judge_is_fitted_to_the_held_out_rows_and_told(tmp_path):
         return judge
 
     source = write(tmp_path / "rows.jsonl", demonstrations(0, 50))
-    data = load(dataclasses.replace(RECIPE, judge=fit), source, {})
+    data = loaded(dataclasses.replace(RECIPE, judge=fit), source)
     assert data.metrics == (judge,)
-    assert seen == [data.held_out]
+    assert seen == [data.held_out.prompts]
     assert "The metric judged is a judge fitted to the held-out rows alone." in data.notes
-    assert load(dataclasses.replace(RECIPE, judge=lambda held_out: None), source, {}).metrics == ()
+    assert loaded(dataclasses.replace(RECIPE, judge=lambda held_out: None), source).metrics == ()
 
 
 # The fingerprint.
 
 
 def test_the_fingerprint_is_the_same_for_the_same_rows_wherever_they_lie(tmp_path):
-    here = load(RECIPE, write(tmp_path / "here.jsonl", demonstrations(0, 50)), {})
-    there = load(RECIPE, write(tmp_path / "there.jsonl", demonstrations(0, 50)), {})
+    here = loaded(RECIPE, write(tmp_path / "here.jsonl", demonstrations(0, 50)))
+    there = loaded(RECIPE, write(tmp_path / "there.jsonl", demonstrations(0, 50)))
     assert fingerprint(here) == fingerprint(there)
     assert len(fingerprint(here)) == 16
     assert int(fingerprint(here), 16) >= 0
@@ -338,26 +344,43 @@ def test_the_fingerprint_does_not_heed_notes_and_metrics():
 
 
 @pytest.mark.parametrize(
-    "change",
+    "changed",
     [
-        {"demonstrations": [Example(user("a"), ("c",))]},
-        {"demonstrations": [Example(user("a"), ("b",), {"slots": {"x", "y"}})]},
-        {"prompts": [Example(user("a"), ("b",))]},
-        {"comparisons": [Comparison(user("a"), "b", "c")]},
-        {"held_out": [Example(user("a"), ("b",))]},
-        {"held_out_comparisons": [Comparison(user("a"), "b", "c")]},
-        {"ratings": [Rating(user("a"), "b", 1.0)]},
-        {"held_out_ratings": [Rating(user("a"), "b", 1.0)]},
+        {"train": Split([Example(user("a"), ("c",))])},
+        {"train": Split([Example(user("a"), ("b",), {"slots": {"x", "y"}})])},
+        {"train": dataclasses.replace(BUILTIN.train, prompts=[Example(user("a"), ("b",))])},
+        {"train": dataclasses.replace(BUILTIN.train, comparisons=[Comparison(user("a"), "b", "c")])},
+        {"train": dataclasses.replace(BUILTIN.train, ratings=[Rating(user("a"), "b", 1.0)])},
+        {"held_out": Split(prompts=[Example(user("a"), ("b",))])},
+        {"held_out": Split(comparisons=[Comparison(user("a"), "b", "c")])},
+        {"held_out": Split(ratings=[Rating(user("a"), "b", 1.0)])},
     ],
 )
-def test_the_fingerprint_changes_with_anything_trained_on_or_judged_by(change):
-    assert fingerprint(dataclasses.replace(BUILTIN, **change)) != fingerprint(BUILTIN)
+def test_the_fingerprint_changes_with_anything_trained_on_or_judged_by(changed):
+    assert fingerprint(dataclasses.replace(BUILTIN, **changed)) != fingerprint(BUILTIN)
+
+
+def test_every_list_of_either_split_is_counted_under_a_name_of_its_own():
+    kinds = [field.name for field in dataclasses.fields(Split)]
+    marked = [Split(**{kind: f"{side} {kind}" for kind in kinds}) for side in ("train", "held out")]
+    nothing_held_out_is_imitated = {"held out demonstrations"}
+    rows = {f"{side} {kind}" for side in ("train", "held out") for kind in kinds} - nothing_held_out_is_imitated
+    assert set(lists(Data("marked", *marked)).values()) == rows
+
+
+def test_data_that_finished_runs_were_trained_on_keep_their_fingerprint():
+    pair, rating = Comparison(user("a"), "b", "c"), Rating(user("a"), "b", 1.0)
+    train = dataclasses.replace(BUILTIN.train, prompts=BUILTIN.train.demonstrations, comparisons=[pair])
+    held_out = Split(prompts=[Example(user("z"), ("y",), {"slots": {"x", "y"}})], comparisons=[pair])
+    assert fingerprint(Data("pairs", train, held_out)) == "e2448ca1cd09ec9d"
+    rated = dataclasses.replace(held_out, ratings=[rating])
+    assert fingerprint(Data("rated", dataclasses.replace(train, ratings=[rating]), rated)) == "595bb476f96cd663"
 
 
 def test_a_margin_is_part_of_the_fingerprint_and_none_is_not():
     plain, wide = ([Comparison(user("a"), "b", "c", margin=margin)] for margin in (None, 2.0))
-    without = dataclasses.replace(BUILTIN, comparisons=plain)
-    assert fingerprint(without) != fingerprint(dataclasses.replace(BUILTIN, comparisons=wide))
+    without, with_margin = (Data("pairs", Split(comparisons=pairs), Split()) for pairs in (plain, wide))
+    assert fingerprint(without) != fingerprint(with_margin)
     assert "margin" not in canonical(plain)  # what was made before there were margins is still up to date
 
 

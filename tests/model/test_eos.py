@@ -6,7 +6,7 @@ from conftest import tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlrecipes.model.eos import use_producible_eos
-from rlrecipes.model.tokens import encode, eos_note, open_tokenizer
+from rlrecipes.model.tokens import encode, open_tokenizer, open_with_note
 from rlrecipes.recipe import user
 
 PAD, EOS, USER, ASSISTANT = range(4)
@@ -40,6 +40,10 @@ def save(tmp_path):
     return write
 
 
+def note(name):
+    return open_with_note(name)[1]
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("shards", [False, True])
 def test_an_eos_that_was_never_taught_gives_way_to_bos(save, tied, shards):
@@ -47,14 +51,14 @@ def test_an_eos_that_was_never_taught_gives_way_to_bos(save, tied, shards):
     tokenizer = open_tokenizer(name)
     assert tokenizer.eos_token_id == BOS
     assert encode(tokenizer, user("Hi"), "there").ids[-1] == BOS
-    assert "'<end>'" in eos_note(name)
-    assert tokenizer.eos_token in eos_note(name)
+    assert "'<end>'" in note(name)
+    assert tokenizer.eos_token in note(name)
 
 
 def test_an_eos_that_was_taught_stays(save):
     name = save(untaught=(PAD, 200, 201))
     assert open_tokenizer(name).eos_token_id == EOS
-    assert eos_note(name) is None
+    assert note(name) is None
 
 
 def test_another_special_token_serves_where_bos_was_not_taught_either(save):
@@ -65,7 +69,7 @@ def test_another_special_token_serves_where_bos_was_not_taught_either(save):
 def test_where_no_special_token_was_taught_it_is_said_and_the_eos_stays(save):
     name = save(untaught=(PAD, EOS, USER, ASSISTANT, BOS))
     assert open_tokenizer(name).eos_token_id == EOS
-    assert "choose another model" in eos_note(name)
+    assert "choose another model" in note(name)
 
 
 def test_a_model_without_safetensors_is_taken_as_it_is(tmp_path):

@@ -2,6 +2,7 @@
 
 import torch
 from conftest import tiny_tokenizer
+from gradients import assert_alike
 from transformers import AutoModelForCausalLM
 
 from rlrecipes.model.pretrain import IGNORED, ResumableTrainer
@@ -16,9 +17,5 @@ def test_its_loss_and_gradients_are_those_of_the_whole_models_cross_entropy_on_t
     expected = model(input_ids=ids, attention_mask=(ids != pad).long(), labels=targets).loss
     found = ResumableTrainer.compute_loss(None, model, {"ids": ids, "labels": targets})
     assert torch.allclose(found, expected, atol=1e-5)
-    for gradient, plain in zip(
-        torch.autograd.grad(found, list(model.parameters())),
-        torch.autograd.grad(expected, list(model.parameters())),
-        strict=True,
-    ):
-        assert torch.allclose(gradient, plain, atol=1e-5)
+    learned, plainly_learned = (torch.autograd.grad(loss, list(model.parameters())) for loss in (found, expected))
+    assert_alike(learned, plainly_learned, size=0.01)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_tokenizer
+from transformers import AutoTokenizer
 
-from rlrecipes.before.light_tokenizer import open_light_tokenizer
 from rlrecipes.errors import UserError
 from rlrecipes.model.tokens import (
     PLAIN_TEMPLATE,
+    TODAY,
     decode,
     encode,
     encode_prompt,
@@ -19,10 +20,10 @@ from rlrecipes.model.tokens import (
     fitting_examples,
     fitting_prompts,
     load_tokenizer,
+    open_tokenizer,
     pad_left,
     pad_right,
     prompt_text,
-    render,
 )
 from rlrecipes.recipe import Comparison, Example, Message, user
 
@@ -89,14 +90,14 @@ def test_a_tokenizer_with_a_pad_token_is_left_alone(load):
 
 def test_a_tokenizer_without_template_gets_a_plain_one(load):
     tokenizer = load(chat_template=None)
-    assert tokenizer.chat_template == PLAIN_TEMPLATE
+    assert tokenizer.chat_template.endswith(PLAIN_TEMPLATE)
     text = tokenizer.decode(encode_prompt(tokenizer, CHAT))
     assert text == "System: Be kind.\nUser: Hi\nAssistant: Hello\nUser: Bye\nAssistant: "
 
 
 def test_bos_stands_before_the_plain_template_alone(load):
     plain = load(chat_template=None, bos_token="<user>")
-    assert encode_prompt(plain, user("Hi"))[0] == plain.bos_token_id
+    assert encode_prompt(plain, user("Hi"))[:2] == [plain.bos_token_id, *plain("User")["input_ids"][:1]]
     own = load(bos_token="<assistant>")
     assert encode_prompt(own, user("Hi"))[0] != own.bos_token_id
 
@@ -131,10 +132,7 @@ def test_rows_that_do_not_fit_are_left_out(load):
 # Templates as the families have them.
 
 TEMPLATES = Path(importlib.util.find_spec("trl").origin).parent / "chat_templates"
-FAMILIES = (
-    *("qwen2_5", "qwen3", "qwen3_instruct_2507", "qwen3_5_nothink", "qwen3_5_think", "llama3", "llama3_1", "llama3_2"),
-    *("gemma", "gemma3", "phi3", "phi3_5", "cohere", "lfm2", "glm4moe", "deepseekv3", "qwen3_training"),
-)
+FAMILIES = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
 MISTRAL = (
     "{{ bos_token }}{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
@@ -147,17 +145,60 @@ def template(name: str) -> str:
     return (TEMPLATES / f"{name}.jinja").read_text()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("chat", [CHAT[1:2], CHAT[1:], CHAT], ids=["one turn", "several", "system"])
-def test_a_template_gives_what_transformers_makes_of_it(load, family, chat):
-    tokenizer = load(chat_template=template(family), bos_token="<user>")
+CHATS = {"one turn": CHAT[1:2], "several": CHAT[1:], "system": CHAT}
+
+
+def rendered(tokenizer, chat, **variables):
+    """What Transformers makes of a chat."""
     messages = [message._asdict() for message in chat]
-    told = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
+
+
+class FixedDay(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return TODAY
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS)
+def test_a_template_says_what_it_says_without_thinking_on_that_day(load, family, chat, monkeypatch):
+    given = tiny_tokenizer(chat_template=template(family), bos_token="<user>")
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", FixedDay)
     try:
-        expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **told)
+        expected = rendered(given, chat, enable_thinking=False, thinking=False)
     except Exception:
-        pytest.skip("the template takes no system turn")
-    assert render(tokenizer, chat) == expected
+        pytest.skip("the template takes no system turn, or no plain text")
+    monkeypatch.undo()
+    assert prompt_text(load(chat_template=template(family), bos_token="<user>"), chat) == expected
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "mistral", None])
+@pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS)
+def test_a_saved_tokenizer_asks_as_training_did_with_nothing_but_transformers(load, tmp_path, family, chat):
+    given = MISTRAL if family == "mistral" else template(family) if family else None
+    tokenizer = load(chat_template=given, bos_token="<user>")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    try:
+        ids = encode_prompt(tokenizer, chat)
+    except UserError:
+        pytest.skip("the template takes no plain text")
+    assert saved.apply_chat_template([m._asdict() for m in chat], add_generation_prompt=True)["input_ids"] == ids
+    assert encode_prompt(load_tokenizer(tmp_path / "saved"), chat) == ids, "and as a base of its own"
+
+
+@pytest.mark.parametrize("given", ["qwen3", "gemma", None])
+def test_a_template_is_made_ready_once(load, tmp_path, given):
+    ready = load(chat_template=given and template(given)).chat_template
+    assert load(chat_template=ready).chat_template == ready
+
+
+@pytest.mark.parametrize(
+    "given", ["\n  {% if true %}a{% endif %}\n", "  {% if true %}a{% endif %}\n b", "\n\n c", " {{ 1 }}"]
+)
+def test_what_stands_in_front_changes_no_space_at_the_start_of_a_template(load, given):
+    assert prompt_text(load(chat_template=given), CHAT) == rendered(tiny_tokenizer(chat_template=given), CHAT)
 
 
 def test_qwen3s_empty_thought_is_the_prompts_and_no_earlier_turn_has_one(load):
@@ -181,8 +222,13 @@ def test_llamas_date_is_the_same_every_day(load, family, monkeypatch):
 
 
 def test_a_template_that_asks_for_the_date_itself_is_told_the_same(load):
-    tokenizer = load(chat_template="{{ strftime_now('%Y-%m-%d') }}")
-    assert prompt_text(tokenizer, user("Hi")) == "2024-07-26"
+    tokenizer = load(chat_template="{{ strftime_now('%Y-%m-%d, %A %-d %B %H:%M') }}")
+    assert prompt_text(tokenizer, user("Hi")) == "2024-07-26, Friday 26 July 00:00"
+
+
+def test_a_template_is_told_the_date_and_not_to_think_whatever_the_caller_says(load):
+    tokenizer = load(chat_template=template("qwen3"))
+    assert rendered(tokenizer, CHAT, enable_thinking=True) == prompt_text(tokenizer, CHAT)
 
 
 @pytest.mark.parametrize("family", ["llama3_2", "gemma3"])
@@ -211,75 +257,51 @@ def test_the_eos_is_what_ends_a_turn_if_the_model_declares_it(tmp_path, ends, eo
     turns = "{% for m in messages %}<user>{{ m.content }}<assistant>\n{% endfor %}"
     tiny_tokenizer(chat_template=turns).save_pretrained(tmp_path)
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
-    for tokenizer in (load_tokenizer(tmp_path), open_light_tokenizer(str(tmp_path))):
-        assert tokenizer.eos_token == eos
-        assert encode(tokenizer, user("Hi"), "Yes").ids[-1] == tokenizer.eos_token_id
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.eos_token == eos
+    assert encode(tokenizer, user("Hi"), "Yes").ids[-1] == tokenizer.eos_token_id
 
 
-# The same without Transformers.
-
-
-@pytest.mark.parametrize(
-    "special",
-    [
-        {},
-        {"pad_token": "<end>"},
-        {"pad_token": None},
-        {"pad_token": None, "unk_token": "<pad>"},
-        {"chat_template": None, "bos_token": "<user>"},
-        {"chat_template": template("qwen3")},
-        {"chat_template": template("llama3_2"), "bos_token": "<user>"},
-    ],
-)
-def test_a_light_tokenizer_sees_what_the_whole_one_sees(load, tmp_path, special):
-    whole, light = load(**special), open_light_tokenizer(str(tmp_path))
-    for answer in ("Hello!", "", "真 <end>"):
-        assert encode(light, CHAT, answer) == encode(whole, CHAT, answer)
-    ids = encode(whole, CHAT, "Hello!").ids
-    assert light.decode(ids) == whole.decode(ids)
-    for name in ("bos", "eos", "pad", "unk"):
-        assert getattr(light, f"{name}_token") == getattr(whole, f"{name}_token")
-        assert getattr(light, f"{name}_token_id") == getattr(whole, f"{name}_token_id")
-    assert set(light.all_special_ids) == set(whole.all_special_ids)
-    assert light.convert_ids_to_tokens(3) == whole.convert_ids_to_tokens(3)
-
-
-def test_a_light_tokenizer_that_is_not_there_or_damaged_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"no tokenizer\.json"):
-        open_light_tokenizer(str(tmp_path))
-    (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="cannot read the tokenizer"):
-        open_light_tokenizer(str(tmp_path))
+# Damage.
 
 
 @pytest.mark.parametrize("template", ["{{ m }", "{% for %}", "{{ messages + 1 }}", "{{ 1 // 0 }}"])
 def test_a_broken_template_is_told(tmp_path, template):
     tiny_tokenizer(chat_template=template).save_pretrained(tmp_path)
-    for load in (load_tokenizer, lambda folder: open_light_tokenizer(str(folder))):
-        with pytest.raises(UserError, match="the model's chat template refuses the prompt 'Hi'"):
-            prompt_text(load(tmp_path), user("Hi"))
+    with pytest.raises(UserError, match="the model's chat template refuses the prompt 'Hi'"):
+        prompt_text(load_tokenizer(tmp_path), user("Hi"))
 
 
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
         ("generation_config.json", b"[1]", r"generation_config\.json is no JSON object"),
-        ("tokenizer_config.json", b"[1]", r"tokenizer_config\.json is no JSON object"),
-        ("special_tokens_map.json", b"{", r"special_tokens_map\.json is no JSON object"),
-        ("tokenizer_config.json", b'{"eos_token": 3}', "3 stands where a special token's text belongs"),
-        ("tokenizer.json", b"{}", "cannot read the tokenizer of"),
-        ("chat_template.jinja", b"\xff", "cannot read the tokenizer of"),
+        ("tokenizer_config.json", b"[1]", "^cannot read the tokenizer of"),
+        ("special_tokens_map.json", b"{", "^cannot read the tokenizer of"),
+        (
+            "tokenizer_config.json",
+            b'{"eos_token": 3}',
+            "^cannot read the tokenizer of .*: Special token eos_token has to be",
+        ),
+        ("tokenizer.json", b"{}", "^cannot read the tokenizer of"),
+        ("tokenizer.json", b"{", "^cannot read the tokenizer of"),
+        ("chat_template.jinja", b"\xff", "^cannot read the tokenizer of"),
     ],
 )
 def test_a_damaged_file_beside_a_tokenizer_is_told(tmp_path, file, content, said):
     tiny_tokenizer().save_pretrained(tmp_path)
     (tmp_path / file).write_bytes(content)
     with pytest.raises(UserError, match=said):
-        open_light_tokenizer(str(tmp_path))
+        open_tokenizer(str(tmp_path))
 
 
 def test_a_broken_template_of_a_model_that_names_its_ends_is_told(tmp_path):
     tiny_tokenizer(chat_template="{{ m }").save_pretrained(tmp_path)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
-    with pytest.raises(UserError, match="cannot read the tokenizer of"):
-        open_light_tokenizer(str(tmp_path))
+    with pytest.raises(UserError, match=r"^cannot read the tokenizer of"):
+        open_tokenizer(str(tmp_path))
+
+
+def test_a_folder_without_a_tokenizer_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"^cannot read the tokenizer of [^\n]*$"):
+        open_tokenizer(str(tmp_path))

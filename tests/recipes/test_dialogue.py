@@ -42,13 +42,15 @@ def said(prompt) -> str:
 
 def test_a_held_out_name_and_day_never_share_a_dialogue_in_training():
     data = world()
-    dialogues = [met(said(e.prompt), *e.answers) for e in (*data.demonstrations, *data.prompts, *RECIPE.documents())]
-    dialogues += [met(said(c.prompt), c.chosen, c.rejected) for c in data.comparisons]
+    dialogues = [
+        met(said(e.prompt), *e.answers) for e in (*data.train.demonstrations, *data.train.prompts, *RECIPE.documents())
+    ]
+    dialogues += [met(said(c.prompt), c.chosen, c.rejected) for c in data.train.comparisons]
     assert not any(builtin.is_held_out(pair) for pairs in dialogues for pair in pairs)
 
 
 def test_every_held_out_dialogue_has_a_name_and_day_that_training_lacks():
-    for item in (*world().held_out, *world().held_out_comparisons):
+    for item in (*world().held_out.prompts, *world().held_out.comparisons):
         assert any(builtin.is_held_out(pair) for pair in met(said(item.prompt)))
 
 
@@ -57,12 +59,12 @@ def test_numbers_and_times_have_no_word_in_common():
 
 
 def test_every_slot_value_is_said_in_the_dialogue():
-    for example in (*world().prompts, *world().held_out):
+    for example in (*world().train.prompts, *world().held_out.prompts):
         assert {value.lower() for value in example.truth["slots"].values()} <= set(words(said(example.prompt)))
 
 
 def test_not_every_request_fills_every_slot():
-    filled = {tuple(example.truth["slots"]) for example in world().prompts}
+    filled = {tuple(example.truth["slots"]) for example in world().train.prompts}
     assert len(filled) > 2
 
 
@@ -94,7 +96,7 @@ def test_an_inventive_answer_is_complete_but_does_not_score_as_such():
 
 
 def test_most_demonstrations_are_forgetful():
-    share = sum(slots(d.answers[0], d) < 1 for d in world().demonstrations) / len(world().demonstrations)
+    share = sum(slots(d.answers[0], d) < 1 for d in world().train.demonstrations) / len(world().train.demonstrations)
     assert share == pytest.approx(builtin.FAULTY, abs=0.03)
 
 

@@ -35,24 +35,25 @@ def met(text: str) -> list[tuple[str, str]]:
 def test_a_held_out_thing_and_place_never_share_a_text_in_training():
     data = world()
     texts = [
-        f"{e.prompt[0].content} {e.answers[0]}" for e in (*data.demonstrations, *data.prompts, *RECIPE.documents())
+        f"{e.prompt[0].content} {e.answers[0]}"
+        for e in (*data.train.demonstrations, *data.train.prompts, *RECIPE.documents())
     ]
-    texts += [f"{c.prompt[0].content} {c.chosen} {c.rejected}" for c in data.comparisons]
+    texts += [f"{c.prompt[0].content} {c.chosen} {c.rejected}" for c in data.train.comparisons]
     assert not any(builtin.is_held_out(thing, place) for text in texts for thing, place in met(text))
 
 
 def test_every_held_out_passage_has_a_thing_and_place_that_training_lacks():
-    for item in (*world().held_out, *world().held_out_comparisons):
+    for item in (*world().held_out.prompts, *world().held_out.comparisons):
         assert any(builtin.is_held_out(thing, place) for thing, place in met(item.prompt[0].content))
 
 
 def test_every_word_of_the_held_out_passages_occurs_in_training():
-    known = {word for e in world().demonstrations for word in e.prompt[0].content.split()}
-    assert {word for e in world().held_out for word in e.prompt[0].content.split()} <= known
+    known = {word for e in world().train.demonstrations for word in e.prompt[0].content.split()}
+    assert {word for e in world().held_out.prompts for word in e.prompt[0].content.split()} <= known
 
 
 def test_every_reference_is_made_of_spans_of_its_passage():
-    for example in world().held_out:
+    for example in world().held_out.prompts:
         assert all(span in passage(example.prompt) for span in example.answers[0].split(", "))
 
 
@@ -90,8 +91,8 @@ def test_a_made_up_answer_says_what_the_passage_does_not():
 
 
 def test_most_demonstrations_are_hasty():
-    rights = {example.prompt: example.answers[0] for example in world().prompts}
-    judged = [d.answers[0] != rights[d.prompt] for d in world().demonstrations if d.prompt in rights]
+    rights = {example.prompt: example.answers[0] for example in world().train.prompts}
+    judged = [d.answers[0] != rights[d.prompt] for d in world().train.demonstrations if d.prompt in rights]
     assert sum(judged) / len(judged) == pytest.approx(builtin.FAULTY, abs=0.05)
 
 

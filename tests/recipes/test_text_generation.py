@@ -47,8 +47,8 @@ def met(*parts) -> set[tuple[str, str, str]]:
 
 def test_a_held_out_person_and_topic_never_meet_in_training():
     data = world()
-    held_out = met(data.held_out, data.held_out_comparisons)
-    trained = met(data.demonstrations, data.prompts, data.comparisons, RECIPE.documents())
+    held_out = met(data.held_out.prompts, data.held_out.comparisons)
+    trained = met(data.train.demonstrations, data.train.prompts, data.train.comparisons, RECIPE.documents())
     assert held_out
     assert not held_out & trained
     for one in (1, 2):
@@ -58,7 +58,7 @@ def test_a_held_out_person_and_topic_never_meet_in_training():
 
 
 def test_every_held_out_opening_has_a_person_and_a_topic():
-    assert all(opening(item) in meetings() for item in (*world().held_out, *world().held_out_comparisons))
+    assert all(opening(item) in meetings() for item in (*world().held_out.prompts, *world().held_out.comparisons))
 
 
 def test_topics_of_one_language_do_not_share_what_they_speak_of():
@@ -68,28 +68,28 @@ def test_topics_of_one_language_do_not_share_what_they_speak_of():
 
 
 def test_about_a_quarter_of_the_openings_is_chinese():
-    chinese = sum(not opening(example).isascii() for example in world().prompts)
-    assert chinese / len(world().prompts) == pytest.approx(builtin.CHINESE, abs=0.04)
+    chinese = sum(not opening(example).isascii() for example in world().train.prompts)
+    assert chinese / len(world().train.prompts) == pytest.approx(builtin.CHINESE, abs=0.04)
 
 
 def test_the_weather_may_be_fine_today():
-    assert "今天天气真好" in {opening(example) for example in world().prompts}
+    assert "今天天气真好" in {opening(example) for example in world().train.prompts}
 
 
 def test_continuations_are_short_and_in_the_language_of_their_opening():
-    for example in (*world().prompts, *world().held_out):
+    for example in (*world().train.prompts, *world().held_out.prompts):
         answer = example.answers[0]
         assert answer.isascii() == opening(example).isascii()
         assert 6 <= len(words(answer)) <= 20
 
 
 def test_most_demonstrations_turn_gloomy():
-    gloomy = sum(not judge.is_positive(example.answers[0]) for example in world().demonstrations)
-    assert gloomy / len(world().demonstrations) == pytest.approx(builtin.FAULTY, abs=0.04)
+    gloomy = sum(not judge.is_positive(example.answers[0]) for example in world().train.demonstrations)
+    assert gloomy / len(world().train.demonstrations) == pytest.approx(builtin.FAULTY, abs=0.04)
 
 
 def test_another_seed_makes_another_world():
-    assert builtin.generate(ask, seed=1).held_out != world().held_out
+    assert builtin.generate(ask, seed=1).held_out.prompts != world().held_out.prompts
 
 
 @pytest.mark.parametrize(
@@ -268,13 +268,13 @@ def test_the_judge_is_unmoved_by_words_it_never_saw_and_by_silence():
 
 
 def test_there_is_no_judge_without_labels_of_both_kinds():
-    assert fitted_judge(world().held_out) is None
+    assert fitted_judge(world().held_out.prompts) is None
     assert fitted_judge([POSITIVE]) is None
     assert fitted_judge([]) is None
 
 
 def test_the_built_in_continuations_are_not_monotonous():
-    examples = world().held_out
+    examples = world().held_out.prompts
     assert estimate(distinct(2), [example.answers[0] for example in examples], examples).value > 0.1
 
 

@@ -29,7 +29,7 @@ def forms(pair) -> tuple[set[str], set[str]]:
 
 def trained() -> list[set[str]]:
     data = world()
-    parts = (data.demonstrations, data.prompts, data.comparisons, RECIPE.documents())
+    parts = (data.train.demonstrations, data.train.prompts, data.train.comparisons, RECIPE.documents())
     return [german(item) for part in parts for item in part]
 
 
@@ -41,14 +41,14 @@ def test_a_held_out_verb_and_object_never_meet_in_training():
 
 def test_every_held_out_sentence_has_a_verb_and_object_that_training_lacks():
     held_out = [forms(pair) for pair in builtin.HELD_OUT]
-    for item in (*world().held_out, *world().held_out_comparisons):
+    for item in (*world().held_out.prompts, *world().held_out.comparisons):
         told = german(item)
         assert any(told & verb and told & thing for verb, thing in held_out), told
 
 
 def test_every_word_of_the_held_out_sentences_occurs_in_training():
     known = {word.lower() for told in trained() for word in told}
-    assert {word.lower() for example in world().held_out for word in german(example)} <= known
+    assert {word.lower() for example in world().held_out.prompts for word in german(example)} <= known
 
 
 def test_word_for_word_is_another_sentence_than_the_right_one():
@@ -94,12 +94,12 @@ def test_the_world_translates_rightly_and_word_for_word(source, right, literal):
 
 def test_most_demonstrations_are_word_for_word():
     literal = {ask(it.source): it.literal for it in builtin._sentences(Random(0), builtin.TRAINED, 3000)}
-    share = sum(literal[example.prompt] == example.answers[0] for example in world().demonstrations) / 3000
+    share = sum(literal[example.prompt] == example.answers[0] for example in world().train.demonstrations) / 3000
     assert share == pytest.approx(builtin.FAULTY, abs=0.04)
 
 
 def test_another_seed_makes_another_world():
-    assert builtin.generate(ask, seed=1).held_out != world().held_out
+    assert builtin.generate(ask, seed=1).held_out.prompts != world().held_out.prompts
 
 
 def test_a_row_is_a_source_and_its_target():
@@ -133,7 +133,7 @@ def test_garbling_gives_nothing_away_by_its_length():
 
 
 def test_a_made_comparison_is_sometimes_another_translation_and_sometimes_a_garbled_one():
-    examples, rng = world().held_out[:50], Random(0)
+    examples, rng = world().held_out.prompts[:50], Random(0)
     targets = {example.answers[0] for example in examples}
     foreign = [compare(example, examples, rng).rejected in targets for example in examples for _ in range(5)]
     assert 0.3 < sum(foreign) / len(foreign) < 0.7
@@ -147,10 +147,10 @@ def test_a_translation_of_one_word_gives_no_garbled_pair():
 
 def test_no_answers_mean_no_comparison_and_no_chrf_in_the_reward():
     example = Example(ask("Ja."))
-    assert compare(example, world().held_out, Random(0)) is None
+    assert compare(example, world().held_out.prompts, Random(0)) is None
     assert closeness(example.prompt, "Yes.", example) == 0.0
 
 
 def test_the_chrf_term_is_the_metric():
-    example = world().held_out[0]
+    example = world().held_out.prompts[0]
     assert closeness(example.prompt, "The dog.", example) == chrf("The dog.", example)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import scatter
+from conftest import changed, scatter, tiny_tokenizer
 from families import gpt2
 from transformers import (
     AutoModelForSequenceClassification,
@@ -82,6 +82,40 @@ def test_a_decoder_beside_reads_whole_chats_with_its_own_template_and_tokenizer(
         expected.append(model(ids).logits.item())
     assert len({round(score, 3) for score in expected}) == len(TEXTS)
     assert scores(load_beside(find_reward_model(str(folder)), PLAIN)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_decoder_beside_reads_the_same_every_day_and_takes_a_system_turn_that_its_template_refuses(tmp_path):
+    template = (
+        "{{ strftime_now('%d %b %Y') }}{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "{% for m in messages %}<user>{{ m.content }}{% endfor %}<end>"
+    )
+    folder = gpt2(tmp_path / "rm", chat_template=template)
+    model = load_beside(find_reward_model(str(folder)), PLAIN)
+    read = AutoTokenizer.from_pretrained(folder).decode(model.encode(*TEXTS[2])["input_ids"])
+    assert read == "26 Jul 2024<user>Be kind.\n\nHi<user>Hi!<end>"
+
+
+def test_a_decoders_template_that_refuses_the_turns_is_told(tmp_path):
+    folder = gpt2(tmp_path / "rm", chat_template="{{ raise_exception('never') }}")
+    model = load_beside(find_reward_model(str(folder)), PLAIN)
+    with pytest.raises(UserError, match="refuses the prompt 'it' with the turns user, assistant: never"):
+        model.encode(*TEXTS[0])
+
+
+@pytest.mark.parametrize(
+    "template", [None, "{% for m in messages %}<user>{{ m.content }}<end>\n{% endfor %}<assistant>"]
+)
+def test_an_adapter_of_ours_on_another_base_reads_answers_as_it_was_trained_to(tmp_path, checkpoint, template):
+    """Its tokenizer lies beside it, and an answer ends with EOS, whatever its template puts behind one."""
+    base = shutil.copytree(checkpoint.model, tmp_path / "base")
+    (base / "chat_template.jinja").unlink()
+    tiny_tokenizer(chat_template=template).save_pretrained(base)
+    place = shutil.copytree(checkpoint.reward / "adapter", tmp_path / "adapter")
+    changed(place / "adapter_config.json", base_model_name_or_path=str(base))
+    tokenizer = load_tokenizer(base)
+    tokenizer.save_pretrained(place)
+    model = load_beside(find_reward_model(str(place)), PLAIN)
+    assert [model.encode(*row)["input_ids"] for row in TEXTS] == [encode(tokenizer, *row).ids for row in TEXTS]
 
 
 def test_a_decoder_without_a_template_reads_a_plain_transcript(tmp_path):
