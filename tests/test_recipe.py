@@ -174,8 +174,8 @@ def test_without_data_a_recipe_without_a_world_says_what_to_bring(fifth, said):
     fifth(LIGHT)
     for arguments in (["run", "fifth"], ["show", "fifth"], ["show", "fifth", "--data", "built-in"]):
         sentence = said(*arguments, refused=True)
-        assert "fifth has no built-in data; bring your own as DATA=<file> with the columns ask, say" in sentence
-        assert "MODEL=" in sentence
+        assert "fifth has no built-in data; bring your own as --data <file> with the columns ask, say" in sentence
+        assert "a base model as --model" in sentence
 
 
 def test_with_data_it_is_shown_and_told_that_the_embedded_base_knows_nothing_of_it(fifth, said, checkpoint):

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from rlrecipes.data.files import Row, read
 from rlrecipes.data.layouts import Readable, Record, hub_record, missing_column, readable
 from rlrecipes.data.split import Source, different
-from rlrecipes.errors import UserError, first_line
+from rlrecipes.errors import UserError, first_line, option
 from rlrecipes.hub.reach import reach_data
 from rlrecipes.recipe import HUB, Example, HubSet, Recipe, unknown
 from rlrecipes.run.console import bar, say
@@ -62,7 +62,7 @@ def chosen_sets(recipe: Recipe, source: str) -> list[HubSet]:
         UserError: the recipe has no such set, or names none, or nothing of these would be trained on.
     """
     if not recipe.hub:
-        raise UserError(f"{recipe.name} names no data sets of the hub; give files as DATA=…")
+        raise UserError(f"{recipe.name} names no data sets of the hub; give files as {option('data')}")
     names = source.removeprefix(HUB).removeprefix(":")
     if not names:
         return [hub_set for hub_set in recipe.hub if hub_set.default]
@@ -71,15 +71,16 @@ def chosen_sets(recipe: Recipe, source: str) -> list[HubSet]:
     for name in names.split(","):
         id, at, revision = name.strip().partition("@")
         if id not in known:
-            raise UserError(f"DATA={source}: {unknown('data set', id, list(known), 'there are ' + ', '.join(known))}")
+            others = f"there are {', '.join(known)}"
+            raise UserError(f"{option('data', source)}: {unknown('data set', id, list(known), others)}")
         if at and not revision:
-            raise UserError(f"DATA={source}: name a branch, a tag or a commit after @, or leave out the @")
+            raise UserError(f"{option('data', source)}: name a branch, a tag or a commit after @, or leave out the @")
         chosen[id] = dataclasses.replace(known[id], revision=revision) if revision else known[id]
     if all("held out" in hub_set.serves for hub_set in chosen.values()):
         other = next(hub_set.id for hub_set in recipe.hub if "held out" not in hub_set.serves)
         raise UserError(
-            f"DATA={source} is only held out, and leaves nothing to train on; "
-            f"name another set beside it, such as DATA={source},{other}"
+            f"{option('data', source)} is only held out, and leaves nothing to train on; "
+            f"name another set beside it, such as {option('data', f'{source},{other}')}"
         )
     return list(chosen.values())
 
@@ -166,7 +167,8 @@ def _write(path: Path, hub_set: HubSet, split: str, place: str, revision: str | 
     except Exception as error:  # of whatever stands between the set and us
         reason = shortened(first_line(error), 200)
         raise UserError(
-            f"cannot fetch {hub_set.id}, {split}: {reason}; give the same command again, or its files as DATA=<folder>"
+            f"cannot fetch {hub_set.id}, {split}: {reason}; give the same command again, "
+            f"or its files as {option('data', '<folder>')}"
         ) from error
     finally:
         aside.unlink(missing_ok=True)
@@ -206,7 +208,7 @@ def _check_columns(hub_set: HubSet, split: str, row: Mapping[str, Any]) -> None:
     if missing := missing_column(hub_set, row):
         raise UserError(
             f"{hub_set.id}, {split} has the columns {', '.join(row)}, but '{missing}' was expected; "
-            f"pin a revision that has it (DATA=hub:{hub_set.id}@<commit>)"
+            f"pin a revision that has it ({option('data', f'hub:{hub_set.id}@<commit>')})"
         )
 
 
