@@ -42,7 +42,8 @@ RLRECIPES := $(VENV)/bin/python -m rlrecipes
 quoted = '$(subst ','\'',$(1))'
 # 1 says yes; nothing and 0 say no
 yes = $(filter-out 0,$(1))
-OPTIONS = $(if $(COLUMNS),--columns $(COLUMNS)) --profile $(PROFILE) --seed $(SEED) \
+OPTIONS = $(if $(COLUMNS),--columns $(COLUMNS)) --profile $(PROFILE) \
+	$(if $(filter-out 0,$(SEED)),--seed $(SEED)) \
 	$(if $(MODEL),--model $(call quoted,$(MODEL))) $(if $(DATA),--data $(call quoted,$(DATA))) \
 	$(if $(RUN),--run $(call quoted,$(RUN))) $(if $(call yes,$(FORCE)),--force) \
 	$(if $(POLICY),--policy $(POLICY)) $(if $(call yes,$(MERGED)),--merged) \

@@ -1,6 +1,9 @@
-"""The command line: `python -m rlrecipes <stage or command> <recipe> …`.
+"""The command line: `rlrecipes <command> <recipe> …`, or `python -m rlrecipes …`; `make` calls it too.
 
-Help, listing, showing and every usage error answer without importing torch.
+    rlrecipes chat translation --policy sft
+
+Each command is a row of `commands()`: its help, what it does, and the options it takes. Help, listing, showing and every
+usage error answer without importing torch.
 """
 
 from __future__ import annotations
@@ -9,60 +12,103 @@ import argparse
 import io
 import math
 import os
-import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
+from rlrecipes import __version__
 from rlrecipes.after.finished import Trained, find_trained
 from rlrecipes.before.plan import plan
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, option, program, switch
 from rlrecipes.hub.reach import reach_model
-from rlrecipes.job import PLUS, Job, make_job, weighted
-from rlrecipes.job import SHARED_STAGES as SHARED
-from rlrecipes.pipeline import run_stages
+from rlrecipes.job import PLUS, SHARED_STAGES, Job, check_seed, weighted
+from rlrecipes.pipeline import prepare, run_stages
 from rlrecipes.profile import LOWEST_TEMPERATURE, Profile, load_profile, profile_names
 from rlrecipes.recipe import BUILT_IN, Reward, load_recipe, recipe_names, unknown
-from rlrecipes.reward.source import reach_reward_model
 from rlrecipes.run.allocator import keep_freed_memory
 from rlrecipes.run.console import end_bars, quiet, say
 from rlrecipes.run.folder import Run
 from rlrecipes.run.interrupts import Interrupted, asked, handled
 from rlrecipes.run.stages import POLICIES, STAGES
-from rlrecipes.text import shortened
 
-BEFORE = {
-    "list": "the recipes and profiles there are",
-    "plan": "what each stage needs of a GPU's memory, and the largest batches that fit a card",
-    "show": "a recipe's data, reward terms and metrics, without training anything",
-    "run": "all stages of a recipe, those that are finished left out",
-    "demo": "all recipes end to end, then one report over them",
-}
-AFTER = {
-    "chat": "talk to what a run has trained; or one answer for each line of standard input",
-    "export": "a run's policy as PEFT and Transformers load it, with a model card",
-}
-"""Commands beside the stages."""
-
-OPTIONS = {
-    "policy": ("chat", "export"),
-    "temperature": ("chat",),
-    "json": ("chat",),
-    "merged": ("export",),
-    "push": ("export",),
-    "card": ("plan",),
-}
-"""Options that some commands alone take."""
 INTERRUPTED = 75
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "profile": {"default": "tiny", "help": "how big to run (default: tiny)"},
+    "model": {"help": "hub id or local checkpoint folder (default: the profile's)"},
+    "data": {"help": "a data file or folder, hub, hub:<id>, or built-in (default: the profile's)"},
+    "columns": {
+        "nargs": "+",
+        "default": [],
+        "metavar": "name=column",
+        "help": "which columns of --data to read as what",
+    },
+    "card": {"help": "GiB of a GPU, or its name, such as rtx4090 (default: the profile's)"},
+    "seed": {"type": int, "default": 0, "help": "of everything random (default: 0)"},
+    "run": {"help": "name of the run's folder under runs/ (default: the profile's name)"},
+    "force": {"action": "store_true", "help": "make the stages again, with all that stands on them"},
+    "policy": {"help": f"{', '.join(POLICIES)} (default: the last that is trained)"},
+    "temperature": {"type": float, "help": "of sampling (default: 0, greedy)"},
+    "json": {"action": "store_true", "help": "prompts and answers are lines of JSON"},
+    "merged": {"action": "store_true", "help": "also whole weights, merged in full precision"},
+    "push": {"metavar": "org/name", "help": "upload to this repository of the Hugging Face hub"},
+}
+"""What `argparse` is told of each option."""
 
-def commands() -> dict[str, str]:
-    """The commands there are, each with its line of help."""
-    return BEFORE | {name: stage.help for name, stage in STAGES.items()} | AFTER
+
+@dataclass(frozen=True)
+class Command:
+    """What one command is for, does and takes."""
+
+    help: str
+    act: Callable[[argparse.Namespace], None]
+    options: tuple[str, ...] = ()
+    recipe: bool = True
+    """Whether it is for a recipe."""
+    settings: bool = True
+    """Whether it takes overrides of the profile, `table.key=value`."""
+
+    @property
+    def takes(self) -> str:
+        """For a sentence."""
+        return ", ".join([f"--{name}" for name in self.options] + ["table.key=value"] * self.settings) or "nothing"
+
+
+def commands() -> dict[str, Command]:
+    """The commands there are, by name."""
+    sized, placed = ("profile", "model"), ("seed", "run", "force")
+    data, found = ("data", "columns"), ("profile", "run", "policy")
+    stages = {name: Command(stage.help, _run, (*sized, *data, *placed)) for name, stage in STAGES.items()}
+    return {
+        "list": Command("the recipes and profiles there are", _list, recipe=False, settings=False),
+        "plan": Command(
+            "what each stage needs of a GPU's memory, and the largest batches that fit a card", _plan, (*sized, "card")
+        ),
+        "show": Command(
+            "a recipe's data, reward terms and metrics, without training anything", _show, (*sized, *data, "run")
+        ),
+        "run": Command("all stages of a recipe, those that are finished left out", _run, (*sized, *data, *placed)),
+        "demo": Command("all recipes end to end, then one report over them", _demo, (*sized, *placed), recipe=False),
+        **stages,
+        "chat": Command(
+            "talk to what a run has trained; or one answer for each line of standard input",
+            _chat,
+            (*found, "temperature", "seed", "json"),
+            settings=False,
+        ),
+        "export": Command(
+            "a run's policy as PEFT and Transformers load it, with a model card",
+            _export,
+            (*found, "merged", "push"),
+            settings=False,
+        ),
+    }
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f"{message}; see `python -m rlrecipes --help`")
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,8 +125,8 @@ def _status(argv: list[str]) -> int:
     again = "give the same command again"
     try:
         arguments = _parse(argv)
-        again += " without FORCE=1" if arguments.force else ""
-        _command(arguments)
+        again += f" without {switch('force')}" if arguments.force else ""
+        commands()[arguments.command].act(arguments)
     except UserError as error:
         end_bars()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -99,140 +145,78 @@ def _status(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    listed = "\n".join(f"  {name:<9} {text}" for name, text in commands().items())
-    parser = _Parser(
-        prog="python -m rlrecipes",
-        description="Fine-tune a language model with a reward: recipes from data to an evaluated PPO policy.",
-        epilog=f"commands:\n{listed}\n\nrecipes: {', '.join(recipe_names())}\nprofiles: {', '.join(profile_names())}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    if not argv or argv[0].startswith("-"):
+        _front().parse_known_args(argv)  # which answers --help and --version
+        raise UserError(f"name a command first: {', '.join(commands())}; see `{program()} --help`")
+    name, *rest = argv
+    if name not in commands():
+        raise UserError(unknown("command", name, list(commands()), f"there are {', '.join(commands())}"))
+    command = commands()[name]
+    defaults = {known: how.get("default") for known, how in OPTIONS.items()}
+    arguments, others = _parser(name, command).parse_known_intermixed_args(  # settings may stand between options
+        rest, argparse.Namespace(command=name, recipe=None, **defaults)
     )
-    parser.add_argument("command", nargs="?", help="one of those below")
-    parser.add_argument("recipe", nargs="?", help="one of those below; for reward also several, joined by +")
-    parser.add_argument("settings", nargs="*", metavar="table.key=value", help="overrides, as sft.max_steps=50")
-    parser.add_argument("--profile", default="tiny", help="how big to run (default: tiny)")
-    parser.add_argument("--model", help="hub id or local checkpoint folder (default: the profile's)")
-    parser.add_argument("--data", help="a data file or folder, hub, hub:<id>, or built-in (default: the profile's)")
-    parser.add_argument(
-        "--columns", nargs="+", default=[], metavar="name=column", help="which columns of --data to read as what"
-    )
-    parser.add_argument("--card", help="for plan: GiB of a GPU, or its name, such as rtx4090 (default: the profile's)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random in training (default: 0)")
-    parser.add_argument("--run", help="name of the run's folder under runs/ (default: the profile's name)")
-    parser.add_argument("--force", action="store_true", help="make the stages again, with all that stands on them")
-    parser.add_argument("--policy", help=f"chat, export: {', '.join(POLICIES)} (default: the last that is trained)")
-    parser.add_argument("--temperature", type=float, help="chat: of sampling (default: 0, greedy)")
-    parser.add_argument("--json", action="store_true", help="chat: prompts and answers are lines of JSON")
-    parser.add_argument("--merged", action="store_true", help="export: also whole weights, merged in full precision")
-    parser.add_argument("--push", metavar="org/name", help="export: upload to this repository of the Hugging Face hub")
-    arguments = parser.parse_intermixed_args(argv)
-    if arguments.command is None:
-        raise UserError(f"name a command: {', '.join(commands())}; see `python -m rlrecipes --help`")
-    if arguments.command not in commands():
-        raise UserError(unknown("command", arguments.command, list(commands()), f"there are {', '.join(commands())}"))
-    for option, takers in OPTIONS.items():
-        value = getattr(arguments, option)
-        if value is not None and value is not False and arguments.command not in takers:
-            raise UserError(f"--{option} belongs to `{'` and `'.join(takers)}`; leave it out")
-    for option in ("model", "data", "card", "run", "policy", "push"):
-        if getattr(arguments, option) == "":
-            raise UserError(f"--{option} is empty; give it a value or leave it out")
-    if not 0 <= arguments.seed < 2**32:
-        raise UserError(f"--seed is {arguments.seed}; it must be a whole number from 0 to {2**32 - 1}")
-    if arguments.recipe and "=" in arguments.recipe:
-        arguments.settings.insert(0, arguments.recipe)
-        arguments.recipe = None
+    for other in sorted(others, key=lambda other: not other.startswith("-")):
+        other = other.partition("=")[0] if other.startswith("-") else other
+        raise UserError(f"`{name}` does not take {other}; leave {other} out (it takes {command.takes})")
+    _check(command, arguments)
     return arguments
 
 
-def _command(arguments: argparse.Namespace) -> None:
-    if arguments.command == "list":
-        _list()
-    elif arguments.command == "demo":
-        _demo(arguments)
-    else:
-        if arguments.recipe is None:
-            raise UserError(f"`{arguments.command}` needs a recipe: {', '.join(recipe_names())}")
-        if PLUS in arguments.recipe and arguments.command not in SHARED:
-            raise UserError(
-                f"`{arguments.command}` is for one recipe; several share `reward` alone, as `reward {arguments.recipe}`, "
-                "and each then uses it by reward.model=…"
-            )
-        if arguments.command == "plan":
-            return _plan(arguments)
-        if arguments.command in ("chat", "export"):
-            return _with_trained(arguments)
-        job = _job(arguments, arguments.recipe)
-        if arguments.command == "show":
-            from rlrecipes.before.show import show
-
-            print(show(job))
-        else:
-            stages = {"run": tuple(STAGES), "reward": SHARED if PLUS in arguments.recipe else ("reward",)}
-            _run(job, stages.get(arguments.command, (arguments.command,)), arguments.force)
+def _front() -> _Parser:
+    listed = "\n".join(f"  {name:<9} {command.help}" for name, command in commands().items())
+    parser = _Parser(
+        prog=program(),
+        usage="%(prog)s <command> …",
+        description="Fine-tune a language model with a reward: recipes from data to an evaluated PPO policy.",
+        epilog=f"commands:\n{listed}\n\nrecipes: {', '.join(recipe_names())}\nprofiles: {', '.join(profile_names())}\n\n"
+        f"`{program()} <command> --help` says what a command takes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"rlrecipes {__version__}")
+    return parser
 
 
-def _with_trained(arguments: argparse.Namespace) -> None:
-    for option in ("model", "data", "columns", "settings", "force"):
-        if getattr(arguments, option):
-            said = arguments.settings[0] if option == "settings" else f"--{option}"
-            raise UserError(f"`{arguments.command}` takes all from the run as it was trained; leave {said} out")
-    name = arguments.run or load_profile(arguments.profile).name
-    trained = find_trained(Run(_run_name(name), arguments.recipe), load_recipe(arguments.recipe))
-    policy = trained.policy(arguments.policy)
-    base = trained.base_model()  # one that cannot be had is told before the libraries are loaded
-    if not trained.embedded:
-        reach_model(base, None)
-    if arguments.command == "chat":
-        _chat(trained, policy, arguments)
-    else:
-        _export(trained, policy, arguments)
+def _parser(name: str, command: Command) -> _Parser:
+    words = (
+        ["<recipe>"] * command.recipe
+        + ["[table.key=value …]"] * command.settings
+        + ["[options]"] * bool(command.options)
+    )
+    parser = _Parser(
+        prog=f"{program()} {name}",
+        usage=" ".join(["%(prog)s", *words]),
+        description=f"{name}: {command.help}.",
+        allow_abbrev=False,
+    )
+    if command.recipe:
+        joined = f"; or several, joined by {PLUS}" if name in SHARED_STAGES else ""
+        parser.add_argument("recipe", nargs="?", help=f"one of {', '.join(recipe_names())}{joined}")
+    if command.settings:
+        parser.add_argument("settings", nargs="*", metavar="table.key=value", help="overrides, as sft.max_steps=50")
+    for taken in command.options:
+        parser.add_argument(f"--{taken}", **OPTIONS[taken])
+    return parser
 
 
-def _chat(trained: Trained, policy: str, arguments: argparse.Namespace) -> None:
-    if sys.stdin is None:
-        raise UserError("`chat` has no standard input; talk to it in a terminal, or send it a prompt a line")
-    temperature, talking = arguments.temperature or 0.0, sys.stdin.isatty()
-    if not math.isfinite(temperature) or temperature < 0 or 0 < temperature < LOWEST_TEMPERATURE:
+def _check(command: Command, arguments: argparse.Namespace) -> None:
+    """Refuses a missing recipe, several where one is wanted, and values that are empty or out of bounds."""
+    name, recipe = arguments.command, arguments.recipe
+    for taken in command.options:
+        if getattr(arguments, taken) == "":
+            raise UserError(f"--{taken} is empty; give it a value or leave it out")
+    check_seed(arguments.seed)
+    if command.recipe and (not recipe or "=" in recipe):
+        raise UserError(f"`{name}` needs a recipe: {', '.join(recipe_names())}")
+    if recipe and PLUS in recipe and name not in SHARED_STAGES:
         raise UserError(
-            f"--temperature is {temperature}; it must be 0, which is greedy, or a finite number from {LOWEST_TEMPERATURE} on"
+            f"`{name}` is for one recipe; several share `reward` alone, as `reward {recipe}`, "
+            "and each then uses it by reward.model=…"
         )
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text are told with their line
-    if arguments.json and talking:
-        raise UserError("--json is for prompts on standard input; send them in, as `chat … --json < prompts.jsonl`")
-    if talking:
-        print(f"loading {trained.run.folder} …", file=sys.stderr)
-    quiet()
-    from transformers import set_seed
-
-    from rlrecipes.after.chat import answer_lines, load_voice, talk
-
-    voice = load_voice(trained, temperature)
-    set_seed(arguments.seed)
-    if talking:
-        talk(voice, policy)
-    else:
-        answer_lines(voice, policy, sys.stdin, arguments.json)
 
 
-def _export(trained: Trained, policy: str, arguments: argparse.Namespace) -> None:
-    from rlrecipes.hub.push import check_push, push
-
-    if policy == "base":
-        others = " or ".join(f"POLICY={name}" for name, trained in POLICIES.items() if trained.stage)
-        raise UserError(f"the base is not ours to export; choose {others}")
-    if arguments.push is not None:
-        check_push(arguments.push)
-    quiet()
-    from rlrecipes.after.export import export
-
-    folder = export(trained, policy, arguments.merged, arguments.push)
-    say(f"exported: {folder}")
-    if arguments.push is not None:
-        say(f"uploaded: {push(folder, arguments.push)}")
-
-
-def _list() -> None:
+def _list(arguments: argparse.Namespace) -> None:
     for name in recipe_names():
         try:
             print(f"{name:<20} {load_recipe(name).summary}")
@@ -241,63 +225,25 @@ def _list() -> None:
     print(f"\nprofiles: {', '.join(profile_names())}")
 
 
-def _profile(arguments: argparse.Namespace) -> tuple[Profile, list[str]]:
-    """The profile as the command line asks for it, and the weights of reward terms, which are the recipe's."""
-    weights = [s for s in arguments.settings if s.startswith("terms.")]
-    return load_profile(
-        arguments.profile, [s for s in arguments.settings if s not in weights], arguments.model
-    ), weights
-
-
-def _refuse_unlearned(arguments: argparse.Namespace, reward: Reward) -> None:
-    """Refuses settings of a reward model that there will not be; where a recipe itself has none, only naming one."""
-    if not reward.learned:
-        idle = "reward." if any(s.startswith("terms.learned=") for s in arguments.settings) else "reward.model="
-        for setting in arguments.settings:
-            if setting.startswith(idle):
-                raise UserError(f"{setting} has no effect while terms.learned is 0; give that a weight or leave it out")
-
-
-def _job(arguments: argparse.Namespace, recipe: str) -> Job:
-    profile, weights = _profile(arguments)
-    if PLUS not in recipe:
-        _refuse_unlearned(arguments, weighted(load_recipe(recipe).reward, weights))
-    run = Run(_run_name(arguments.run or profile.name), recipe)
-    columns = dict(pairs := [_column(text) for text in arguments.columns])
-    if len(columns) < len(pairs):
-        raise UserError("--columns names one column for two; name each once")
-    source = arguments.data or profile.data
-    if PLUS not in recipe:
-        reach_reward_model(profile)
-    return make_job(recipe, profile, run, weights=weights, source=source, columns=columns, seed=arguments.seed)
-
-
 def _plan(arguments: argparse.Namespace) -> None:
     """The data are not read: how long rows may get, the profile says."""
-    for option in ("data", "columns", "run", "force"):
-        if getattr(arguments, option):
-            raise UserError(f"`plan` goes by the model and the profile alone; leave --{option} out")
     profile, weights = _profile(arguments)
     reward = weighted(load_recipe(arguments.recipe).reward, weights)
     _refuse_unlearned(arguments, reward)
     print(plan(profile, bool(reward.learned), arguments.card))
 
 
-def _run_name(name: str) -> str:
-    if not re.fullmatch(r"\w[\w.=+-]*", name) or len(name.encode()) > 200:
-        raise UserError(f"'{shortened(name)}' cannot name a run; use letters, digits, '-' and '_', 200 at most")
-    return name
+def _show(arguments: argparse.Namespace) -> None:
+    from rlrecipes.before.show import show
+
+    print(show(_job(arguments, arguments.recipe)))
 
 
-def _column(text: str) -> tuple[str, str]:
-    name, equals, column = text.partition("=")
-    if not (name and equals and column):
-        raise UserError(f"cannot read the column '{text}'; write name=column, such as target=post_edit")
-    return name, column
-
-
-def _run(job: Job, stages: Sequence[str], force: bool) -> None:
-    run_stages(job, stages, force)
+def _run(arguments: argparse.Namespace) -> None:
+    job = _job(arguments, arguments.recipe)
+    shared = {"reward": SHARED_STAGES} if job.parts else {}
+    stages = {"run": tuple(STAGES), **shared}.get(arguments.command, (arguments.command,))
+    run_stages(job, stages, arguments.force)
     if stages[-1] == "report":
         from rlrecipes.report.page import short_table
 
@@ -324,7 +270,7 @@ def _demonstrable() -> list[str]:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    if arguments.recipe or arguments.data or arguments.columns:
+    if any("=" not in setting for setting in arguments.settings):
         raise UserError("`demo` runs all recipes on their built-in data; name no recipe and no data")
     arguments.data = BUILT_IN
     jobs = [_job(arguments, name) for name in _demonstrable()]
@@ -335,6 +281,105 @@ def _demo(arguments: argparse.Namespace) -> None:
     runs = [job.run for job in jobs]
     page = combine(runs)
     print(f"\n{short_table(runs)}\nreport: {page}")
+
+
+def _job(arguments: argparse.Namespace, recipe: str) -> Job:
+    profile, weights = _profile(arguments)
+    if PLUS not in recipe:
+        _refuse_unlearned(arguments, weighted(load_recipe(recipe).reward, weights))
+    columns = dict(pairs := [_column(text) for text in arguments.columns])
+    if len(columns) < len(pairs):
+        raise UserError("--columns names one column for two; name each once")
+    return prepare(
+        recipe,
+        profile,
+        weights=weights,
+        data=arguments.data,
+        columns=columns,
+        seed=arguments.seed,
+        run=arguments.run,
+    )
+
+
+def _profile(arguments: argparse.Namespace) -> tuple[Profile, list[str]]:
+    """The profile as the command line asks for it, and the weights of reward terms, which are the recipe's."""
+    weights = [s for s in arguments.settings if s.startswith("terms.")]
+    return load_profile(
+        arguments.profile, [s for s in arguments.settings if s not in weights], arguments.model
+    ), weights
+
+
+def _refuse_unlearned(arguments: argparse.Namespace, reward: Reward) -> None:
+    """Refuses settings of a reward model that there will not be; where a recipe itself has none, only naming one."""
+    if not reward.learned:
+        idle = "reward." if any(s.startswith("terms.learned=") for s in arguments.settings) else "reward.model="
+        for setting in arguments.settings:
+            if setting.startswith(idle):
+                raise UserError(f"{setting} has no effect while terms.learned is 0; give that a weight or leave it out")
+
+
+def _column(text: str) -> tuple[str, str]:
+    name, equals, column = text.partition("=")
+    if not (name and equals and column):
+        raise UserError(f"cannot read the column '{text}'; write name=column, such as target=post_edit")
+    return name, column
+
+
+def _trained(arguments: argparse.Namespace) -> tuple[Trained, str]:
+    """The run that the command line names and the policy that it asks of it; all else is as it was in training."""
+    name = arguments.run or load_profile(arguments.profile).name
+    trained = find_trained(Run(name, arguments.recipe), load_recipe(arguments.recipe))
+    policy = trained.policy(arguments.policy)
+    base = trained.base_model()  # one that cannot be had is told before the libraries are loaded
+    if not trained.embedded:
+        reach_model(base, None)
+    return trained, policy
+
+
+def _chat(arguments: argparse.Namespace) -> None:
+    trained, policy = _trained(arguments)
+    if sys.stdin is None:
+        raise UserError("`chat` has no standard input; talk to it in a terminal, or send it a prompt a line")
+    temperature, talking = arguments.temperature or 0.0, sys.stdin.isatty()
+    if not math.isfinite(temperature) or temperature < 0 or 0 < temperature < LOWEST_TEMPERATURE:
+        raise UserError(
+            f"--temperature is {temperature}; it must be 0, which is greedy, or a finite number from {LOWEST_TEMPERATURE} on"
+        )
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text are told with their line
+    if arguments.json and talking:
+        raise UserError("--json is for prompts on standard input; send them in, as `chat … --json < prompts.jsonl`")
+    if talking:
+        print(f"loading {trained.run.folder} …", file=sys.stderr)
+    quiet()
+    from transformers import set_seed
+
+    from rlrecipes.after.chat import answer_lines, load_voice, talk
+
+    voice = load_voice(trained, temperature)
+    set_seed(arguments.seed)
+    if talking:
+        talk(voice, policy)
+    else:
+        answer_lines(voice, policy, sys.stdin, arguments.json)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    trained, policy = _trained(arguments)
+    from rlrecipes.hub.push import check_push, push
+
+    if policy == "base":
+        others = " or ".join(option("policy", name) for name, trained in POLICIES.items() if trained.stage)
+        raise UserError(f"the base is not ours to export; choose {others}")
+    if arguments.push is not None:
+        check_push(arguments.push)
+    quiet()
+    from rlrecipes.after.export import export
+
+    folder = export(trained, policy, arguments.merged, arguments.push)
+    say(f"exported: {folder}")
+    if arguments.push is not None:
+        say(f"uploaded: {push(folder, arguments.push)}")
 
 
 if __name__ == "__main__":

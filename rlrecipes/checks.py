@@ -11,7 +11,7 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.training_args import OptimizerNames
 
-from rlrecipes.errors import UserError, first_line
+from rlrecipes.errors import UserError, first_line, switch
 from rlrecipes.job import Job
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import DTYPES, model_config
@@ -105,5 +105,6 @@ def _check_vocabulary(job: Job, name: str) -> None:
     if trained_on is not None and trained_on != vocabulary(open_tokenizer(name)):
         raise UserError(
             f"the reward model in {job.run.stage('reward')} reads other tokens than the tokenizer of '{name}' gives; "
-            f"make it again (`{make('reward', job.run)} FORCE=1`, with your options) or give the model it was trained on"
+            f"make it again (`{make('reward', job.run)} {switch('force')}`, with your options) "
+            "or give the model it was trained on"
         )

@@ -11,9 +11,21 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from rlrecipes.data.load import fingerprint, lists, load
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, option
 from rlrecipes.profile import Profile, RewardSettings, settings_of, split_override
-from rlrecipes.recipe import BUILT_IN, HUB, Data, Example, Metric, Recipe, Reward, Split, load_recipe, unknown
+from rlrecipes.recipe import (
+    BUILT_IN,
+    HUB,
+    Data,
+    Example,
+    Metric,
+    Recipe,
+    Reward,
+    Split,
+    load_recipe,
+    recipe_names,
+    unknown,
+)
 from rlrecipes.run.folder import Run
 from rlrecipes.run.stages import STAGES, below
 
@@ -87,7 +99,7 @@ class Job:
 
 
 def make_job(
-    recipe_name: str,
+    recipe: str | Recipe,
     profile: Profile,
     run: Run,
     *,
@@ -96,14 +108,21 @@ def make_job(
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Job:
-    """Loads a recipe and its data; `weights` are overrides such as `terms.learned=0.5`.
+    """Loads a recipe, unless it is one, and its data; `weights` are overrides such as `terms.learned=0.5`.
 
     Raises:
-        UserError: for anything wrong in the names, the weights or the data.
+        UserError: for anything wrong in the names, the seed, the weights or the data.
     """
-    if PLUS in recipe_name:
-        return _shared(recipe_name, profile, run, weights, source, columns or {}, seed)
-    recipe = load_recipe(recipe_name)
+    check_seed(seed)
+    if isinstance(recipe, str):
+        if PLUS in recipe:
+            return _shared(recipe, profile, run, weights, source, columns or {}, seed)
+        recipe = load_recipe(recipe)
+    elif profile.model.name == "builtin" and recipe.documents is not None and recipe.name not in recipe_names():
+        raise UserError(
+            f"the embedded base reads the documents of recipes in folders alone; put '{recipe.name}' into "
+            f"recipes/{recipe.name}/recipe.py, name a model, or leave its documents out"
+        )
     recipe = dataclasses.replace(recipe, reward=weighted(recipe.reward, weights))
     data = load(recipe, source, columns or {}, run.root)
     if recipe.reward.learned and profile.reward.model is None:
@@ -116,11 +135,12 @@ def make_job(
     notes = [f"the reward term '{term.name}' is left out: the data have no '{term.needs}'" for term in unserved]
     if recipe.documents is None and profile.model.name == "builtin":
         notes.append(
-            "the embedded base has read no texts of this task, and learns little of it; name a model with MODEL=…"
+            "the embedded base has read no texts of this task, and learns little of it; "
+            f"name a model with {option('model')}"
         )
     if not served and not recipe.reward.learned:
         raise UserError(
-            f"every reward term of {recipe_name} has weight 0; give at least one a weight, as terms.learned=1"
+            f"every reward term of {recipe.name} has weight 0; give at least one a weight, as terms.learned=1"
         )
     recipe = dataclasses.replace(recipe, reward=dataclasses.replace(recipe.reward, terms=served))
     job = Job(recipe, profile, run, dataclasses.replace(data, notes=[*data.notes, *notes]), seed)
@@ -148,6 +168,12 @@ def _check_headline(job: Job) -> None:
         )
 
 
+def check_seed(seed: int) -> None:
+    """Refuses what NumPy cannot take."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed is {seed}; it must be a whole number from 0 to {2**32 - 1}")
+
+
 def _shared(
     name: str,
     profile: Profile,
@@ -159,10 +185,10 @@ def _shared(
 ) -> Job:
     """The job of several recipes that share a reward model."""
     recipes = recipes_of(name)
-    for given, option in ((weights, "terms.…"), (columns, "--columns"), (profile.reward.model, "reward.model")):
+    for given, named in ((weights, "terms.…"), (columns, "--columns"), (profile.reward.model, "reward.model")):
         if given:
             raise UserError(
-                f"{option} is for one recipe, not for {name}; leave it out, and use it with each recipe alone"
+                f"{named} is for one recipe, not for {name}; leave it out, and use it with each recipe alone"
             )
     sources = sources_of(recipes, source)
     parts = {recipe.name: load(recipe, part, {}, run.root) for recipe, part in zip(recipes, sources, strict=True)}

@@ -1,4 +1,6 @@
-"""Runs a recipe's stages in order, each into its own folder, none twice.
+"""Runs a recipe's stages in order, each into its own folder, none twice: for the command line, and for Python.
+
+    run_recipe("translation", load_profile("tiny"))["evaluate"]["metrics"]["ppo"]["chrf"] -> {"value": 61.2, …}
 
 The libraries are imported only when a stage really has to run: seeing that all is done takes no ten seconds.
 """
@@ -8,17 +10,91 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import reach_model
-from rlrecipes.job import Job
-from rlrecipes.profile import Profile
+from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job
+from rlrecipes.profile import Profile, load_profile
+from rlrecipes.recipe import Recipe, unknown
+from rlrecipes.reward.source import reach_reward_model
 from rlrecipes.run.console import quiet, say
-from rlrecipes.run.folder import Stopwatch, git_commit, locked, machine, require_trl, versions
+from rlrecipes.run.folder import Run, Stopwatch, git_commit, locked, machine, require_trl, versions
+from rlrecipes.run.interrupts import handled
 from rlrecipes.run.stages import STAGES, below
+
+
+def run_recipe(
+    recipe: str | Recipe,
+    profile: str | Profile = "tiny",
+    stages: str | Sequence[str] = (),
+    *,
+    data: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    seed: int = 0,
+    run: str | None = None,
+    force: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Runs a recipe as the command line does, into `runs/` of the working directory; stages that are finished are left out.
+
+    Args:
+        recipe: A recipe, its name, or the names of several joined by `+`, which share `sft` and `reward`.
+        profile: A profile or its name.
+        stages: One or some; none means all, as `rlrecipes run`.
+        data: A data file or folder, `hub`, `hub:<id>` or `built-in`; None takes the profile's.
+        columns: Which columns of the data to read as what, such as `{"target": "post_edit"}`.
+        seed: Of everything random in training.
+        run: The name of the run's folder; None takes the profile's.
+        force: Makes the stages again, with all that stands on them.
+
+    Returns:
+        The record of each of the stages, as its `done.json` has it, by the stage's name.
+
+    Raises:
+        UserError: something is wrong that you can mend; what is finished by then stays finished.
+        Interrupted: a `KeyboardInterrupt`; the step was finished and saved, and the same call goes on.
+    """
+    with handled():
+        profile = load_profile(profile) if isinstance(profile, str) else profile
+        job = prepare(recipe, profile, data=data, columns=columns, seed=seed, run=run)
+        chosen = _in_order((stages,) if isinstance(stages, str) else stages, job)
+        run_stages(job, chosen, force)
+        return {stage: job.run.need(stage) for stage in chosen if needed(job, stage)}
+
+
+def _in_order(stages: Sequence[str], job: Job) -> list[str]:
+    """The stages, all of them where none is named, in the order in which they run."""
+    for stage in stages:
+        if stage not in STAGES:
+            raise UserError(unknown("stage", stage, list(STAGES), f"there are {', '.join(STAGES)}"))
+        if job.parts and stage not in SHARED_STAGES:
+            raise UserError(f"{job.recipe.name} can share {' and '.join(SHARED_STAGES)} alone; run '{stage}' with each")
+    return [stage for stage in (SHARED_STAGES if job.parts else STAGES) if stage in stages or not stages]
+
+
+def prepare(
+    recipe: str | Recipe,
+    profile: Profile,
+    *,
+    weights: Sequence[str] = (),
+    data: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    seed: int = 0,
+    run: str | None = None,
+) -> Job:
+    """The job of a recipe, or of several joined by `+`; where options are None, the profile says.
+
+    Raises:
+        UserError: for anything wrong in the names, the data, or a reward model from elsewhere.
+    """
+    name = recipe if isinstance(recipe, str) else recipe.name
+    place = Run(run or profile.name, name)
+    if PLUS not in name:
+        reach_reward_model(profile)
+    source = data or profile.data
+    return make_job(recipe, profile, place, weights=weights, source=source, columns=columns, seed=seed)
 
 
 def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
@@ -33,8 +109,9 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
     _check_reward_model(job)
     with locked(job.run.folder):
         job.run.recover()
-        for stage in below(stages[0]):
-            if needed(job, stage):
+        under = {lower for stage in stages for lower in below(stage)} - set(stages)
+        for stage in STAGES:
+            if stage in under and needed(job, stage):
                 job.run.need(stage)
                 job.run.is_finished(stage, job.settings(stage))
         if pending := [stage for stage in stages if needed(job, stage)] if force else _pending(job, stages):
@@ -46,7 +123,9 @@ def _check_reward_model(job: Job) -> None:
     if (name := job.profile.reward.model) and Path(name).expanduser().resolve().is_relative_to(
         job.run.folder.resolve()
     ):
-        raise UserError(f"reward.model={name} is in this run, {job.run.folder}, itself; name another run (RUN=…)")
+        raise UserError(
+            f"reward.model={name} is in this run, {job.run.folder}, itself; name another run ({option('run')})"
+        )
 
 
 def _pending(job: Job, stages: Sequence[str]) -> list[str]:

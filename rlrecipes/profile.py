@@ -10,16 +10,16 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, field, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from rlrecipes.errors import UserError
-from rlrecipes.recipe import RECIPES, unknown
+from rlrecipes.errors import UserError, first_line
+from rlrecipes.recipe import recipe_roots, unknown
 
-PROFILES = RECIPES / "profiles"
 LOWEST_TEMPERATURE = 0.01  # below it, probabilities may overflow; 0, where it is allowed, is greedy
 SMALLEST_VOCABULARY = 261  # 256 bytes and the embedded base's 5 special tokens
 SMALLEST_WHITENED = 8  # episodes in a mini-batch below which TRL does not whiten rewards
@@ -271,25 +271,31 @@ _MUST_BE = {
 
 
 def profile_names() -> list[str]:
-    return sorted(path.stem for path in PROFILES.glob("*.toml"))
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    return {path.stem: path for root in reversed(recipe_roots()) for path in (root / "profiles").glob("*.toml")}
 
 
 def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = None) -> Profile:
-    """The profile `recipes/profiles/<name>.toml` with `table.key=value` overrides.
+    """The profile `recipes/profiles/<name>.toml` with `table.key=value` overrides; `model` is a hub id or a local folder.
 
     Raises:
-        UserError: the profile, a table or a key does not exist, a value has the wrong type or is out of bounds, or two
-            values contradict.
+        UserError: the profile, a table or a key does not exist, its file is not TOML, a value has the wrong type or is out of
+            bounds, or two values contradict.
     """
-    if name not in profile_names():
-        raise UserError(unknown("profile", name, profile_names(), f"there are {', '.join(profile_names())}"))
-    tables = tomllib.loads((PROFILES / f"{name}.toml").read_text(encoding="utf-8"))
-    for override in overrides:
+    if name not in (files := _files()):
+        raise UserError(unknown("profile", name, list(files), f"there are {', '.join(sorted(files))}"))
+    try:
+        tables = tomllib.loads(files[name].read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{files[name]} is not TOML: {first_line(error)}; mend it") from None
+    for override in [*overrides, *([f"model.name={model}"] if model is not None else [])]:
         table, key, value = split_override(override)
         check_key(table, key)
-        tables.setdefault(table, {})[key] = value
-    if model is not None:
-        tables.setdefault("model", {})["name"] = model
+        if isinstance(tables.setdefault(table, {}), dict):  # what is no table is refused below
+            tables[table][key] = value
     try:
         profile = Profile(**tables | {"name": name})
     except ValidationError as error:

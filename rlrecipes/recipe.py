@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal, NamedTuple
 
-from rlrecipes.errors import UserError, first_line
+from rlrecipes.errors import UserError, first_line, program
 
 BUILT_IN = "built-in"
 """The source of an embedded world's data."""
@@ -25,6 +25,7 @@ BUILT_IN = "built-in"
 HUB = "hub"
 """The source that is a recipe's own choice of public sets; `hub:<id>,…` names some."""
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+"""The package's own."""
 
 
 def is_hub(source: str | None) -> bool:
@@ -243,9 +244,14 @@ class Recipe:
     """What the recipe's prompts begin with, such as "Translate: "; `chat` puts it before what a person types."""
 
 
+def recipe_roots() -> list[Path]:
+    """Where recipes and profiles stand: `recipes/` in the working directory, whose names go first, and the package's own."""
+    return list(dict.fromkeys([Path("recipes").resolve(), RECIPES]))
+
+
 def recipe_names() -> list[str]:
     """The folders under `recipes/` that hold a `recipe.py`: the folder is the registry."""
-    return sorted(path.parent.name for path in RECIPES.glob("*/recipe.py"))
+    return sorted({path.parent.name for root in recipe_roots() for path in root.glob("*/recipe.py")})
 
 
 def load_recipe(name: str) -> Recipe:
@@ -255,13 +261,21 @@ def load_recipe(name: str) -> Recipe:
         UserError: there is no such recipe, it cannot be imported, or it is not named after its folder.
     """
     if name not in recipe_names():
-        raise UserError(unknown("recipe", name, recipe_names(), "see `python -m rlrecipes list`"))
+        raise UserError(unknown("recipe", name, recipe_names(), f"see `{program()} list`"))
     file = f"recipes/{name}/recipe.py"
+    path = next(path for root in recipe_roots() if (path := root / name / "recipe.py").is_file())
+    importlib.import_module("recipes").__path__ = [str(root) for root in recipe_roots()]
     try:
-        recipe = getattr(importlib.import_module(f"recipes.{name}.recipe"), "RECIPE", None)
+        module = importlib.import_module(f"recipes.{name}.recipe")
     except Exception as error:  # whatever a person's own code raises
-        said = f"{type(error).__name__}: {first_line(error)}{_place(error, RECIPES / name)}"
+        said = f"{type(error).__name__}: {first_line(error)}{_place(error, path.parent)}"
         raise UserError(f"{file} cannot be imported: {said}; mend it") from error
+    if Path(str(module.__file__)).resolve() != path.resolve():
+        raise UserError(
+            f"{path} is hidden by {module.__file__}; put an empty __init__.py beside it, or start Python anew if the "
+            "working directory has changed"
+        )
+    recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise UserError(f"{file} has no RECIPE; give the name to its `rlrecipes.recipe.Recipe`")
     if recipe.name != name:

@@ -12,7 +12,8 @@ import pytest
 from conftest import ROOT, WITHOUT_TORCH, sentences, smallest, write_rows
 
 import recipes.translation.recipe
-from rlrecipes.__main__ import commands, main
+import rlrecipes
+from rlrecipes.__main__ import OPTIONS, commands, main
 from rlrecipes.profile import profile_names
 from rlrecipes.recipe import Reward, Term, load_recipe, recipe_names
 from rlrecipes.run.stages import STAGES
@@ -95,7 +96,13 @@ def stopped(home, monkeypatch, capsys):
         (["plan", "translation", "--data", "a.jsonl"], "leave --data out"),
         (["plan", "translation+dialogue"], "`plan` is for one recipe"),
         (["export", "translation+dialogue"], "`export` is for one recipe"),
-        (["show", "translation", "--temperature", "0"], "--temperature belongs to `chat`"),
+        (
+            ["show", "translation", "--temperature", "0"],
+            "`show` does not take --temperature; leave --temperature out (it takes --profile",
+        ),
+        (["chat", "translation", "--temp", "0"], "`chat` does not take --temp; leave --temp out"),
+        (["list", "translation"], "`list` does not take translation; leave translation out (it takes nothing)"),
+        (["--profile", "tiny", "run", "translation"], "name a command first"),
         (["show", "translation", "--data", ""], "--data is empty"),
         (["run", "translation", "--run", "a" * 300], "cannot name a run"),
         (["run", "translation", "--run", "a$(x)"], "cannot name a run"),
@@ -124,7 +131,7 @@ def stopped(home, monkeypatch, capsys):
         (["run", "translation", "--run", "../elsewhere"], "cannot name a run"),
         (["run", "translation", "--columns", "target=post_edit"], "no file is named"),
         (["demo", "translation"], "name no recipe"),
-        (["run", "translation", "--card", "24"], "--card belongs to `plan`"),
+        (["run", "translation", "--card", "24"], "`run` does not take --card; leave --card out"),
         (["run", "translation", "model.attention=flash"], "it must be one of auto, sdpa, eager"),
         (["show", "translation", "--data", "nothing.jsonl"], "nothing.jsonl"),
         ([], "command"),
@@ -267,6 +274,35 @@ def test_help_names_every_command_and_recipe_without_torch():
         assert name in given.stdout
 
 
+@pytest.mark.parametrize("name", commands())
+def test_a_commands_help_has_what_the_command_takes_and_nothing_else(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    said, command = capsys.readouterr().out, commands()[name]
+    listed = re.findall(r"^  (?:-h, )?--(\w+)", said, re.M)
+    assert listed == ["help", *command.options]
+    assert ("<recipe>" in said, "sft.max_steps" in said) == (command.recipe, command.settings)
+    assert said.count("\n") <= 36, "it is read at a glance"
+
+
+def test_every_option_is_taken_by_a_command_and_every_command_takes_options_that_there_are():
+    assert {option for command in commands().values() for option in command.options} == set(OPTIONS)
+
+
+def test_settings_may_stand_between_options(refused, monkeypatch):
+    seen = []
+    monkeypatch.setattr("rlrecipes.__main__.run_stages", lambda job, stages, force: seen.append((job, stages, force)))
+    assert main(["sft", "--seed", "3", "translation", "sft.max_steps=7", "--force", "lora.r=2", "--run", "mine"]) == 0
+    ((job, stages, force),) = seen
+    assert (job.seed, job.profile.sft.max_steps, job.profile.lora.r, job.run.name) == (3, 7, 2, "mine")
+    assert (stages, force) == (("sft",), True)
+
+
+def test_the_version_is_said_without_torch():
+    assert answer("--version").stdout == f"rlrecipes {rlrecipes.__version__}\n"
+
+
 def test_no_command_is_a_usage_error_without_torch():
     given = answer()
     assert given.returncode == 2
@@ -339,6 +375,7 @@ def test_make_takes_0_for_no_and_hands_every_name_on_as_it_is():
     words = shlex.split(command.replace("@", ""))
     assert "--force" not in words
     assert "--merged" not in words
+    assert "--seed" not in words, "0 is the default, and not every command takes one"
     assert words[words.index("--run") + 1] == "it's"
     assert words[words.index("--data") + 1] == "my data"
     assert (

@@ -43,7 +43,7 @@ def test_a_gpu_profile_is_what_it_says_it_is(name):
 
 def test_the_data_of_the_profile_are_read_where_none_are_named(home, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr("rlrecipes.__main__.make_job", lambda *arguments, source, **rest: seen.append(source))
+    monkeypatch.setattr("rlrecipes.pipeline.make_job", lambda *arguments, source, **rest: seen.append(source))
     monkeypatch.setattr("rlrecipes.before.show.show", lambda job: "")
     for more in ([], ["--data", "built-in"], ["--data", "pairs.jsonl"]):
         main(["show", "translation", "--profile", GPU_PROFILES[0], *more])

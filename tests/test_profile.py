@@ -171,10 +171,12 @@ def test_only_what_a_configuration_of_trl_knows_is_handed_to_it(tmp_path):
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     """Loads a profile `mine` of this text."""
-    monkeypatch.setattr("rlrecipes.profile.PROFILES", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "recipes" / "profiles"  # where one's own stand
+    folder.mkdir(parents=True)
 
     def load(text, overrides=()):
-        (tmp_path / "mine.toml").write_text(text + "\n[sft]\nmax_steps = 2\n[reward]\nmax_steps = 2\n")
+        (folder / "mine.toml").write_text(text + "\n[sft]\nmax_steps = 2\n[reward]\nmax_steps = 2\n")
         return load_profile("mine", overrides)
 
     return load
@@ -224,6 +226,28 @@ def test_a_bad_override_is_told_as_the_user_wrote_it(file, overrides, said):
 
 def test_an_override_takes_the_place_of_a_bad_value_in_the_file(file):
     assert file("[ppo]\nkl_coef = -1", ["ppo.kl_coef=1"]).ppo.kl_coef == 1
+
+
+def test_a_file_that_is_no_toml_is_told_with_the_place(file, tmp_path):
+    with pytest.raises(UserError, match=r"recipes/profiles/mine\.toml is not TOML: .*line 1.*; mend it"):
+        file("[ppo")
+    (tmp_path / "recipes" / "profiles" / "mine.toml").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="is not TOML: 'utf-8' codec"):
+        load_profile("mine")
+
+
+def test_a_profile_of_ones_own_hides_the_packages_and_the_others_stay(file, tmp_path):
+    file("")
+    (tmp_path / "recipes" / "profiles" / "tiny.toml").write_bytes(
+        (tmp_path / "recipes/profiles/mine.toml").read_bytes()
+    )
+    assert load_profile("tiny").sft.max_steps == 2
+    assert {"mine", "tiny", "single_gpu_16gb"} <= set(profile_names())
+
+
+def test_an_override_in_a_table_that_is_none_is_told_of_the_table(file):
+    with pytest.raises(UserError, match="'ppo' is 5; it must be a table"):
+        file("ppo = 5", ["ppo.kl_coef=1"])
 
 
 def test_a_file_may_write_a_whole_number_as_a_float_and_a_text_as_a_number(file):

@@ -1,16 +1,18 @@
 """A recipe that a person writes: what it may leave out, and how one that does not work is told without harm to the others."""
 
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import SMALLEST, smallest, write_rows
+from conftest import ROOT, SMALLEST, smallest, write_rows
 
 import recipes
 from rlrecipes.__main__ import main
 from rlrecipes.model import embedded
-from rlrecipes.recipe import RECIPES, load_recipe, recipe_names
+from rlrecipes.recipe import load_recipe, recipe_names
 
 OTHERS = recipe_names()
 LIGHT = """
@@ -43,13 +45,9 @@ PAIRS = [{"prompt": f"Say {i}", "chosen": f"It is {i}", "rejected": "No"} for i 
 
 @pytest.fixture
 def fifth(tmp_path, monkeypatch):
-    """Writes `recipes/fifth/recipe.py` beside the project's own recipes."""
+    """Writes `recipes/fifth/recipe.py` in the working directory; the project's own recipes are there too."""
     folder = tmp_path / "recipes"
     folder.mkdir()
-    for name in OTHERS:
-        (folder / name).symlink_to(RECIPES / name)
-    monkeypatch.setattr("rlrecipes.recipe.RECIPES", folder)
-    monkeypatch.setattr(recipes, "__path__", [str(folder)])
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path / "rows.jsonl", ROWS)
     write_rows(tmp_path / "pairs.jsonl", PAIRS)
@@ -141,6 +139,34 @@ def test_a_demo_of_nothing_is_refused(fifth, monkeypatch, capsys):
     assert "error: no recipe has built-in data" in capsys.readouterr().err
 
 
+# Where it stands.
+
+
+def test_a_recipe_in_the_working_directory_hides_the_packages(tmp_path):
+    for name in ("translation", "dialogue"):
+        (tmp_path / "recipes" / name).mkdir(parents=True)
+    mine, other = (tmp_path / "recipes" / name / "recipe.py" for name in ("translation", "dialogue"))
+    mine.write_text(LIGHT.replace("fifth", "translation"), encoding="utf-8")
+    mine.with_name("__init__.py").touch()
+    code = "from recipes.translation.recipe import RECIPE as mine\n"
+    other.write_text(code + LIGHT.replace("fifth", "dialogue"), encoding="utf-8")  # and it has no __init__.py
+
+    def told(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "rlrecipes", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+
+    listed = told("list").stdout.splitlines()
+    assert sorted(line.split()[0] for line in listed if line) == sorted([*OTHERS, "profiles:"])
+    assert "a task of one's own" in next(line for line in listed if line.startswith("translation "))
+    error = told("show", "dialogue").stderr
+    assert error.startswith(f"error: {other} is hidden by {ROOT / 'recipes' / 'dialogue' / 'recipe.py'}; put an empty")
+
+
 # One without a world.
 
 
@@ -148,8 +174,8 @@ def test_without_data_a_recipe_without_a_world_says_what_to_bring(fifth, said):
     fifth(LIGHT)
     for arguments in (["run", "fifth"], ["show", "fifth"], ["show", "fifth", "--data", "built-in"]):
         sentence = said(*arguments, refused=True)
-        assert "fifth has no built-in data; bring your own as DATA=<file> with the columns ask, say" in sentence
-        assert "MODEL=" in sentence
+        assert "fifth has no built-in data; bring your own as --data <file> with the columns ask, say" in sentence
+        assert "a base model as --model" in sentence
 
 
 def test_with_data_it_is_shown_and_told_that_the_embedded_base_knows_nothing_of_it(fifth, said, checkpoint):

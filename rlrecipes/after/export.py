@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from rlrecipes.after.card import Merged, card, public
 from rlrecipes.after.finished import Trained
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, switch
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import check_model
@@ -82,7 +82,8 @@ def _put_back(before: Path, place: Path) -> None:
 def _check_unquantized(base: str) -> None:
     if getattr(AutoConfig.from_pretrained(base), "quantization_config", None):
         raise UserError(
-            f"'{base}' holds quantized weights alone, and nothing can be merged into those; export without MERGED=1"
+            f"'{base}' holds quantized weights alone, and nothing can be merged into those; "
+            f"export without {switch('merged')}"
         )
 
 
@@ -92,7 +93,7 @@ def _adapter(trained: Trained, policy: str, base: str, told: str, folder: Path) 
     Returns the tokenizer as training had it.
     """
     stage = str(POLICIES[policy].stage)
-    source, again = trained.run.stage(stage) / "adapter", make(stage, trained.run)
+    source, again = trained.run.stage(stage) / "adapter", f"{make(stage, trained.run)} {switch('force')}"
     config = _read(source / ADAPTER, lambda path: LoraConfig.from_pretrained(path.parent), again)
     weights = _read(source / ADAPTER_WEIGHTS, load_file, again)
     config.task_type, config.inference_mode = "CAUSAL_LM", True
@@ -110,7 +111,7 @@ def _read(path: Path, read: Callable[[Path], Any], again: str) -> Any:
     try:
         return read(path)
     except Exception:  # whatever PEFT and safetensors raise over a file that is damaged or gone
-        raise UserError(f"{path} is damaged or missing; make its stage again with `{again} FORCE=1`") from None
+        raise UserError(f"{path} is damaged or missing; make its stage again with `{again}`") from None
 
 
 def _generation(trained: Trained, tokenizer: Any) -> GenerationConfig:
@@ -167,7 +168,9 @@ def _unquantized(base: str, tokenizer: Any) -> Any:
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"the weights of '{base}' cannot be had ({reason}); export without MERGED=1") from None
+        raise UserError(
+            f"the weights of '{base}' cannot be had ({reason}); export without {switch('merged')}"
+        ) from None
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return model

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, option, switch
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import BUILT_IN, Message, Prompt, Recipe, unknown
 from rlrecipes.run.folder import Run, make, read_json
@@ -48,7 +48,7 @@ class Trained:
         if asked not in POLICIES:
             raise UserError(unknown("policy", asked, list(POLICIES), f"there are {', '.join(POLICIES)}"))
         if asked not in self.policies:
-            raise UserError(f"{self._without(asked)}, or choose POLICY={self.policies[-1]}")
+            raise UserError(f"{self._without(asked)}, or choose {option('policy', self.policies[-1])}")
         return asked
 
     @property
@@ -94,12 +94,12 @@ class Trained:
         base = read_json(path).get("base_model_name_or_path")
         if base is None:
             raise UserError(
-                f"{path} is damaged; make the run again with `{make('sft', self.run)} FORCE=1` and its options"
+                f"{path} is damaged; make the run again with `{make('sft', self.run)} {switch('force')}` and its options"
             )
         if not (Path(base) / "config.json").is_file():
             raise UserError(
                 f"the embedded base that {self.run.folder} was trained on is gone ({base}); put it back, or make both again "
-                f"with `{make(self.run.recipe, self.run)} FORCE=1` and the run's options"
+                f"with `{make(self.run.recipe, self.run)} {switch('force')}` and the run's options"
             )
         return str(base)
 
@@ -125,7 +125,8 @@ class Trained:
             return [{"prompt": [Message(**m) for m in row["prompt"]], "policies": row["policies"]} for row in rows]
         except (OSError, ValueError, TypeError, KeyError):
             raise UserError(
-                f"{path} is damaged or missing; make its stage again with `{make('evaluate', self.run)} FORCE=1`"
+                f"{path} is damaged or missing; "
+                f"make its stage again with `{make('evaluate', self.run)} {switch('force')}`"
             ) from None
 
     @cached_property
@@ -165,7 +166,8 @@ def find_trained(run: Run, recipe: Recipe) -> Trained:
     for stage, record in records.items():
         if lacking := [key for key in RECORDED if key not in record]:
             path = run.stage(stage) / "done.json"
-            raise UserError(f"{path} lacks '{lacking[0]}'; make the stage again with `{make(stage, run)} FORCE=1`")
+            again = f"{make(stage, run)} {switch('force')}"
+            raise UserError(f"{path} lacks '{lacking[0]}'; make the stage again with `{again}`")
     if "sft" not in records:
         raise UserError(f"nothing has been trained in {run.folder}; begin with `{make('sft', run)}`")
     return Trained(run, recipe, records)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import cached_file, fetched_file, reach_model, read_object
 from rlrecipes.profile import Profile
 
@@ -124,6 +124,7 @@ def read_config(profile: Profile) -> dict[str, Any]:
         path = fetched_file(name, "config.json")
     if path is None:
         raise UserError(
-            f"cannot read the model '{name}': its config.json cannot be fetched; give a local checkpoint folder as MODEL=…"
+            f"cannot read the model '{name}': its config.json cannot be fetched; "
+            f"give a local checkpoint folder as {option('model')}"
         )
     return read_object(path)

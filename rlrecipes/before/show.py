@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlrecipes.before.config import language_part, whole_number
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import cached_file, fetched_file, is_local, reach_model, read_object
 from rlrecipes.job import Job
 from rlrecipes.model.embedded import find_base
@@ -106,7 +106,10 @@ def _model(job: Job) -> tuple[_Model | None, str]:
     if name == "builtin":
         if (folder := find_base(job.run.root, job.profile.base, job.recipe.name)) is None:
             stage = make("sft", job.run)
-            return None, f"the embedded base model is not there yet; `{stage}` makes it, or name a model with MODEL=…"
+            return (
+                None,
+                f"the embedded base model is not there yet; `{stage}` makes it, or name a model with {option('model')}",
+            )
         name = str(folder)
     elif is_local(name):
         reach_model(name)

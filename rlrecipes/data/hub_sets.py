@@ -17,7 +17,7 @@ from typing import Any
 from rlrecipes.data.files import Row, read
 from rlrecipes.data.layouts import Record, Records, hub_record, read_rows
 from rlrecipes.data.split import Source, drop_duplicates
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, option
 from rlrecipes.hub.fetch import Kept, fetch
 from rlrecipes.recipe import HUB, Example, HubSet, Recipe, unknown
 
@@ -46,7 +46,7 @@ def chosen_sets(recipe: Recipe, source: str) -> list[HubSet]:
         UserError: the recipe has no such set, or names none, or nothing of these would be trained on.
     """
     if not recipe.hub:
-        raise UserError(f"{recipe.name} names no data sets of the hub; give files as DATA=…")
+        raise UserError(f"{recipe.name} names no data sets of the hub; give files as {option('data')}")
     names = source.removeprefix(HUB).removeprefix(":")
     if not names:
         return [hub_set for hub_set in recipe.hub if hub_set.default]
@@ -55,15 +55,16 @@ def chosen_sets(recipe: Recipe, source: str) -> list[HubSet]:
     for name in names.split(","):
         id, at, revision = name.strip().partition("@")
         if id not in known:
-            raise UserError(f"DATA={source}: {unknown('data set', id, list(known), 'there are ' + ', '.join(known))}")
+            others = f"there are {', '.join(known)}"
+            raise UserError(f"{option('data', source)}: {unknown('data set', id, list(known), others)}")
         if at and not revision:
-            raise UserError(f"DATA={source}: name a branch, a tag or a commit after @, or leave out the @")
+            raise UserError(f"{option('data', source)}: name a branch, a tag or a commit after @, or leave out the @")
         chosen[id] = dataclasses.replace(known[id], revision=revision) if revision else known[id]
     if all("held out" in hub_set.serves for hub_set in chosen.values()):
         other = next(hub_set.id for hub_set in recipe.hub if "held out" not in hub_set.serves)
         raise UserError(
-            f"DATA={source} is only held out, and leaves nothing to train on; "
-            f"name another set beside it, such as DATA={source},{other}"
+            f"{option('data', source)} is only held out, and leaves nothing to train on; "
+            f"name another set beside it, such as {option('data', f'{source},{other}')}"
         )
     return list(chosen.values())
 

@@ -29,7 +29,7 @@ from rlrecipes.data.split import (
     hold_out_fifth,
     without_held_out_prompts,
 )
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, option
 from rlrecipes.recipe import BUILT_IN, HUB, Data, Recipe, is_hub
 
 
@@ -47,7 +47,7 @@ def load(recipe: Recipe, source: str | None, columns: Mapping[str, str], root: P
     if source is None or source == BUILT_IN:
         if columns:
             raise UserError(
-                "--columns maps the columns of a file, but no file is named; name one with DATA=… or --data"
+                f"--columns maps the columns of a file, but no file is named; name one with {option('data')}"
             )
         return _world(recipe)
     if not is_hub(source):
@@ -61,11 +61,11 @@ def load(recipe: Recipe, source: str | None, columns: Mapping[str, str], root: P
 
 def _world(recipe: Recipe) -> Data:
     if recipe.builtin is None:
-        hub = "DATA=hub, or " if recipe.hub else ""
+        hub = f"{option('data', 'hub')}, or " if recipe.hub else ""
         raise UserError(
-            f"{recipe.name} has no built-in data; bring your own as {hub}DATA=<file> with the columns "
-            f"{', '.join(recipe.columns.required)} (or --data; docs/own-data.md has other layouts), "
-            "and with PROFILE=tiny a base model as MODEL=…"
+            f"{recipe.name} has no built-in data; bring your own as {hub}{option('data', '<file>')} with the columns "
+            f"{', '.join(recipe.columns.required)} (docs/own-data.md has other layouts), "
+            f"and with {option('profile', 'tiny')} a base model as {option('model')}"
         )
     return recipe.builtin()
 

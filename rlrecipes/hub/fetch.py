@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlrecipes.errors import UserError, first_line
+from rlrecipes.errors import UserError, first_line, option
 from rlrecipes.hub.reach import reach_data
 from rlrecipes.recipe import HubSet
 from rlrecipes.run.console import bar, say
@@ -113,7 +113,8 @@ def _write(path: Path, hub_set: HubSet, split: str, place: str, revision: str | 
     except Exception as error:  # of whatever stands between the set and us
         reason = shortened(first_line(error), 200)
         raise UserError(
-            f"cannot fetch {hub_set.id}, {split}: {reason}; give the same command again, or its files as DATA=<folder>"
+            f"cannot fetch {hub_set.id}, {split}: {reason}; give the same command again, "
+            f"or its files as {option('data', '<folder>')}"
         ) from error
     finally:
         aside.unlink(missing_ok=True)
@@ -153,7 +154,7 @@ def _check_columns(hub_set: HubSet, split: str, row: Mapping[str, Any]) -> None:
     if missing := missing_column(hub_set, row):
         raise UserError(
             f"{hub_set.id}, {split} has the columns {', '.join(row)}, but '{missing}' was expected; "
-            f"pin a revision that has it (DATA=hub:{hub_set.id}@<commit>)"
+            f"pin a revision that has it ({option('data', f'hub:{hub_set.id}@<commit>')})"
         )
 
 

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, option
 
 SECONDS = 1.5
 """The longest wait for a sign of the hub."""
@@ -20,7 +20,9 @@ def check_push(name: str) -> None:
         UserError: `name` is no `org/name`, nobody is logged in, the hub cannot be reached, or it does not take the login.
     """
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name, re.ASCII) or len(name) > 96:
-        raise UserError(f"'{name}' cannot name a repository; write it as org/name, such as PUSH=my-name/my-policy")
+        raise UserError(
+            f"'{name}' cannot name a repository; write it as org/name, such as {option('push', 'my-name/my-policy')}"
+        )
     import huggingface_hub
 
     if huggingface_hub.get_token() is None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from rlrecipes.errors import UserError, first_line
+from rlrecipes.errors import UserError, first_line, option
 from rlrecipes.run.console import say
 from rlrecipes.text import shortened
 
@@ -52,25 +52,26 @@ def is_hub_id(name: str) -> bool:
     return True
 
 
-def reach_model(name: str, option: str | None = "MODEL") -> None:
+def reach_model(name: str, setting: str | None = "model") -> None:
     """Makes sure that a model or an adapter can be had: a folder, the hub's cache, or the hub.
 
-    If the hub does not answer and the cache has the model, this process asks the hub nothing more. `option` is what the user
-    names another one by; None: by nothing.
+    If the hub does not answer and the cache has the model, this process asks the hub nothing more. `setting` is what the
+    user names another one by; None: by nothing.
 
     Raises:
         UserError: it is in none of them, or one must ask for access.
     """
+    given = option("model") if setting == "model" else f"{setting}=…"
     if is_local(name):
         if not cached_file(name, "config.json"):
-            other = f"give a checkpoint folder or a hub id as {option}=…" if option else "put it back there"
+            other = f"give a checkpoint folder or a hub id as {given}" if setting else "put it back there"
             raise UserError(f"there is no model in '{name}' (no config.json); {other}")
         return
     try:
         _commit("model", name, None)
     except _NoAnswerError as why:
         if not _cached_model(name):
-            other = f"give a local checkpoint folder as {option}=…, or " if option else ""
+            other = f"give a local checkpoint folder as {given}, or " if setting else ""
             raise UserError(
                 f"cannot read the model '{name}': {why}, and the hub's cache does not hold it; "
                 f"{other}fetch it where there is a network (hf download {name}) and copy its folder of {_cache()} here"
@@ -96,7 +97,7 @@ def reach_data(id: str, revision: str | None) -> tuple[str, str | None]:
         raise UserError(
             f"cannot fetch the data set '{id}': {why}, and the hub's cache does not hold it; fetch it where there is a "
             f"network (hf download --repo-type dataset {id}{pinned}) and copy its folder of {_cache()} here, "
-            f"or give its files as DATA=<folder>"
+            f"or give its files as {option('data', '<folder>')}"
         ) from None
 
 

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from safetensors.torch import load_file
 
-from rlrecipes.errors import UserError, first_line
+from rlrecipes.errors import UserError, first_line, switch
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.model.forward import causal
 from rlrecipes.profile import LoraSettings
@@ -96,7 +96,7 @@ def copy_lora(model: PeftModel, folder: Path, name: str) -> None:
     weights = {_named(key, name): tensor for key, tensor in saved.items() if "lora_" in key}
     expected = {key for key in model.state_dict() if "lora_" in key and f".{name}." in key}
     if weights.keys() != expected:
-        raise UserError(f"the adapter in {folder} does not fit the base model; make it again with FORCE=1")
+        raise UserError(f"the adapter in {folder} does not fit the base model; make it again with {switch('force')}")
     model.load_state_dict(weights, strict=False)
 
 

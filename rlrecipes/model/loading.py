@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
-from rlrecipes.errors import UserError, first_line
+from rlrecipes.errors import UserError, first_line, option
 from rlrecipes.model.forward import device, next_token_logits, states_at
 from rlrecipes.profile import ModelSettings
 
@@ -47,7 +47,7 @@ def model_config(name: str) -> Any:
         return AutoConfig.from_pretrained(name)
     except Exception as error:  # each way in which a file is damaged has an error of its own
         raise UserError(
-            f"cannot read the model '{name}': {first_line(error)}; give a local checkpoint folder as MODEL=…"
+            f"cannot read the model '{name}': {first_line(error)}; give a local checkpoint folder as {option('model')}"
         ) from None
 
 

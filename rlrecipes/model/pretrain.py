@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
 
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, option
 from rlrecipes.model.embedded import FOLDER, MACHINE, MADE_OF, documents, find_base, key, made_of
 from rlrecipes.model.forward import hidden_states, next_token_logits, read_at
 from rlrecipes.model.tokens import PAD, encode, pad_right
@@ -69,7 +69,9 @@ def embedded_base(settings: BaseSettings, root: Path, seconds: float, recipe: st
         read = documents(recipe)
     except UserError as error:
         if (made_before := find_base(root, settings, recipe)) is None:
-            raise UserError(f"the embedded base cannot be trained: {error}, or name a model with MODEL=…") from error
+            raise UserError(
+                f"the embedded base cannot be trained: {error}, or name a model with {option('model')}"
+            ) from error
         return made_before
     folder = root / FOLDER / key(settings, read)
     with locked(folder.parent, wait=True):

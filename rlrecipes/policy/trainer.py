@@ -36,7 +36,7 @@ from torch import nn
 from trl.experimental.ppo import PPOConfig as PPOConfig
 from trl.experimental.ppo import PPOTrainer
 
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, switch
 from rlrecipes.model.forward import causal, states_at
 from rlrecipes.model.sampling import sample
 from rlrecipes.model.tokens import decode, pad_left
@@ -173,7 +173,8 @@ class SharedBasePPOTrainer(PPOTrainer):
             terms["learned"] = self._learned(rollout)
             if (row := broken_row(terms["learned"][:, None])) is not None:
                 raise UserError(
-                    f"the reward model gave NaN or infinity {self._named(rollout, row)}; make it again: make reward FORCE=1"
+                    f"the reward model gave NaN or infinity {self._named(rollout, row)}; "
+                    f"make the reward stage again with {switch('force')}"
                 )
         scores = weighted_sum(self.reward, terms)
         if self.settings.reward_clip:

@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, has_make, option, program, switch
 from rlrecipes.profile import profile_names
 from rlrecipes.run.console import say
 from rlrecipes.run.stages import STAGES, above
@@ -32,11 +33,22 @@ BEGUN, CHECKPOINTS = "begun.json", "checkpoints"
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a run of one recipe, and what is finished in it."""
+    """The folder of a run of one recipe, and what is finished in it.
+
+    Raises:
+        UserError: a name that is no folder's, or would lead out of `root`.
+    """
 
     name: str
     recipe: str
     root: Path = Path("runs")
+
+    def __post_init__(self) -> None:
+        for kind, name in (("run", self.name), ("recipe", self.recipe)):
+            if not re.fullmatch(r"\w[\w.=+-]*", name) or len(name.encode()) > 200:
+                raise UserError(
+                    f"'{shortened(name)}' cannot name a {kind}; use letters, digits, '-' and '_', 200 at most"
+                )
 
     @property
     def folder(self) -> Path:
@@ -83,7 +95,7 @@ class Run:
         if difference := _difference(record["settings"], json.loads(json.dumps(settings))):
             raise UserError(
                 f"{self.stage(stage)} was made with {difference}; "
-                "name another run (RUN=…) or say FORCE=1 to make it again"
+                f"name another run ({option('run')}) or say {switch('force')} to make it again"
             )
         return True
 
@@ -115,7 +127,7 @@ class Run:
         if begun is not None and (difference := _difference(begun, json.loads(json.dumps(under)))):
             raise UserError(
                 f"the interrupted {stage} stage in {self.draft(stage)} was begun with {difference}; name another run "
-                f"(RUN=…) or begin it again with the same options (`{make(stage, self)} FORCE=1`)"
+                f"({option('run')}) or begin it again with the same options (`{make(stage, self)} {switch('force')}`)"
             )
 
     def open(self, stage: str, under: Mapping[str, Any]) -> Path:
@@ -178,10 +190,11 @@ class Run:
 
 
 def make(target: str, run: Run) -> str:
-    """The command that makes a stage of this run."""
-    recipe = "" if target == run.recipe else f" RECIPE={run.recipe}"
-    named = f" PROFILE={run.name}" if run.name in profile_names() else f" RUN={run.name}"
-    return f"make {target}{recipe}{'' if run.name == 'tiny' else named}"
+    """The command that makes a stage of this run, or all of them where the target is its recipe."""
+    named = [] if run.name == "tiny" else [option("profile" if run.name in profile_names() else "run", run.name)]
+    if has_make():
+        return " ".join(["make", target, *([] if target == run.recipe else [f"RECIPE={run.recipe}"]), *named])
+    return " ".join([program(), "run" if target == run.recipe else target, run.recipe, *named])
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -223,7 +236,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
         if not wait:
             os.close(handle)
             raise UserError(
-                f"another process is at work in {folder}; wait for it or name another run (RUN=…)"
+                f"another process is at work in {folder}; wait for it or name another run ({option('run')})"
             ) from None
         say(f"waiting for another process that is at work in {folder}")
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -254,13 +267,20 @@ def _remove(path: Path) -> None:
 
 
 def git_commit() -> str | None:
-    """The project's commit, with `+changes` where files differ from it; None outside a git checkout."""
-    here = Path(__file__).resolve().parent
+    """The project's commit, with `+changes` where files differ from it; None where git does not keep the project's files.
+
+    An installed package may lie within another project's checkout, whose commit says nothing about it.
+    """
     try:
-        command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
-        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        return _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(*command: str) -> str:
+    here = Path(__file__).resolve().parent
+    return subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def machine() -> dict[str, Any]:

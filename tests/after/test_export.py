@@ -196,7 +196,7 @@ def test_without_an_evaluation_the_card_says_how_to_get_one(home, apart):
     trained = find_trained(Run("apart", "translation"), load_recipe("translation"))
     records = {stage: record for stage, record in trained.records.items() if stage != "evaluate"}
     bare = dataclasses.replace(trained, records=records)
-    assert "`make evaluate RECIPE=translation RUN=apart`" in card(bare, "sft", None, None, apart / "export")
+    assert "`python -m rlrecipes evaluate translation --run apart`" in card(bare, "sft", None, None, apart / "export")
 
 
 def test_a_model_of_ones_own_is_named_and_not_copied(home, checkpoint, tmp_path, hub):
@@ -270,7 +270,7 @@ def test_a_damaged_or_missing_file_of_a_stage_is_told_with_the_command_that_make
     assert main(["export", "translation", "--run", "spoilt"]) == 2
     assert capsys.readouterr().err == (
         f"error: runs/spoilt/translation/ppo/adapter/{file} is damaged or missing; "
-        "make its stage again with `make ppo RECIPE=translation RUN=spoilt FORCE=1`\n"
+        "make its stage again with `python -m rlrecipes ppo translation --run spoilt --force`\n"
     )
     assert not (spoilt / ".export").exists()
 
@@ -279,7 +279,10 @@ def test_damaged_samples_are_told_before_the_work(spoilt, monkeypatch, capsys):
     (spoilt / "evaluate" / "samples.jsonl").write_text("{")
     monkeypatch.setattr("rlrecipes.after.export._adapter", lambda *_: pytest.fail("it began"))
     assert main(["export", "translation", "--run", "spoilt"]) == 2
-    assert "evaluate/samples.jsonl is damaged or missing; make its stage again with `make" in capsys.readouterr().err
+    assert (
+        "evaluate/samples.jsonl is damaged or missing; make its stage again with `python -m rl"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_file_in_the_exports_place_is_told_and_left_alone(spoilt, capsys):

@@ -4,9 +4,11 @@ import json
 import shutil
 
 import pytest
+from conftest import ROOT
 
 from rlrecipes.__main__ import main
 from rlrecipes.after.finished import find_trained
+from rlrecipes.errors import option, switch
 from rlrecipes.recipe import load_recipe
 from rlrecipes.run.folder import Run, make
 
@@ -37,8 +39,12 @@ def refused(capsys, *arguments):
 def test_nothing_trained_yet_names_the_command_that_begins(tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
     error = refused(capsys, command, "translation")
-    assert "nothing has been trained in runs/tiny/translation; begin with `make sft RECIPE=translation`" in error
-    assert "`make sft RECIPE=translation RUN=mine`" in refused(capsys, command, "translation", "--run", "mine")
+    assert (
+        "nothing has been trained in runs/tiny/translation; begin with `python -m rlrecipes sft translation`" in error
+    )
+    assert "`python -m rlrecipes sft translation --run mine`" in refused(
+        capsys, command, "translation", "--run", "mine"
+    )
     assert not (tmp_path / "runs").exists()
 
 
@@ -46,7 +52,7 @@ def test_nothing_trained_yet_names_the_command_that_begins(tmp_path, monkeypatch
 def test_a_policy_that_is_not_there_yet_names_the_command_that_makes_it(copy, capsys, command):
     shutil.rmtree(copy / "ppo")
     error = refused(capsys, command, "translation", "--run", "copy", "--policy", "ppo")
-    assert "make it with `make ppo RECIPE=translation RUN=copy`, or choose POLICY=sft" in error
+    assert "make it with `python -m rlrecipes ppo translation --run copy`, or choose --policy sft" in error
 
 
 def test_without_a_wish_the_policy_that_was_trained_last_is_taken(copy):
@@ -62,7 +68,7 @@ def test_an_embedded_base_that_is_gone_is_told(copy, capsys, command):
     path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "runs/.base/gone"}))
     error = refused(capsys, command, "translation", "--run", "copy")
     assert "is gone (runs/.base/gone); put it back" in error
-    assert "`make translation RUN=copy FORCE=1` and the run's options" in error
+    assert "`python -m rlrecipes run translation --run copy --force` and the run's options" in error
     path.write_text("{")
     assert f"{path.relative_to(copy.parents[2])} is damaged" in refused(capsys, command, "translation", "--run", "copy")
 
@@ -75,7 +81,7 @@ def test_a_base_that_cannot_be_had_is_told_with_the_way_without_a_network(copy, 
         path.write_text(json.dumps({**done, "settings": {**done["settings"], "model.name": name}}))
         error = refused(capsys, command, "translation", "--run", "copy")
         assert said in error
-        assert "MODEL=" not in error  # which both would refuse
+        assert "--model" not in error  # which both would refuse
 
 
 @pytest.mark.parametrize(
@@ -87,17 +93,20 @@ def test_a_base_that_cannot_be_had_is_told_with_the_way_without_a_network(copy, 
         (["chat", "translation", "--data", "a.jsonl"], "leave --data out"),
         (["chat", "translation", "--force"], "leave --force out"),
         (["chat", "translation", "sft.max_steps=5"], "leave sft.max_steps=5 out"),
-        (["chat", "translation", "--merged"], "--merged belongs to `export`"),
+        (["chat", "translation", "--merged"], "`chat` does not take --merged; leave --merged out"),
         (["chat", "translation", "--temperature", "-1"], "0, which is greedy"),
         (["chat", "translation", "--temperature", "1e-40"], "from 0.01 on"),
         (["chat", "translation", "--temperature", "nan"], "finite"),
-        (["export", "translation", "--temperature", "1"], "--temperature belongs to `chat`"),
+        (
+            ["export", "translation", "--temperature", "1"],
+            "`export` does not take --temperature; leave --temperature out",
+        ),
         (["export", "translation", "--policy", "base"], "the base is not ours to export"),
         (["export", "translation", "--push", "policy"], "write it as org/name"),
         (["export", "translation", "--push", "a/b/c"], "write it as org/name"),
         (["export", "translation", "--push"], "--push"),
-        (["ppo", "translation", "--policy", "sft"], "--policy belongs to `chat` and `export`"),
-        (["run", "translation", "--json"], "--json belongs to `chat`"),
+        (["ppo", "translation", "--policy", "sft"], "`ppo` does not take --policy; leave --policy out"),
+        (["run", "translation", "--json"], "`run` does not take --json; leave --json out"),
     ],
 )
 def test_a_usage_error_is_one_sentence(home, apart, capsys, arguments, said):
@@ -116,10 +125,48 @@ def test_a_record_that_lacks_a_part_is_told(copy, capsys):
     assert "done.json lacks 'seed'" in refused(capsys, "export", "translation", "--run", "copy")
 
 
-def test_the_commands_name_the_run_or_its_profile():
-    assert make("ppo", Run("tiny", "dialogue")) == "make ppo RECIPE=dialogue"
-    assert make("ppo", Run("mine", "dialogue")) == "make ppo RECIPE=dialogue RUN=mine"
-    assert make("dialogue", Run("mine", "dialogue")) == "make dialogue RUN=mine"
+@pytest.mark.parametrize(
+    ("folder", "called", "commands"),
+    [
+        (
+            ROOT,
+            "rlrecipes/__main__.py",
+            ["make ppo RECIPE=dialogue", "make ppo RECIPE=dialogue RUN=mine", "make dialogue PROFILE=single_gpu_16gb"],
+        ),
+        (
+            "/",
+            "bin/rlrecipes",
+            [
+                "rlrecipes ppo dialogue",
+                "rlrecipes ppo dialogue --run mine",
+                "rlrecipes run dialogue --profile single_gpu_16gb",
+            ],
+        ),
+        (
+            "/",
+            "notebook.py",
+            [
+                "python -m rlrecipes ppo dialogue",
+                "python -m rlrecipes ppo dialogue --run mine",
+                "python -m rlrecipes run dialogue --profile single_gpu_16gb",
+            ],
+        ),
+    ],
+)
+def test_the_commands_name_the_run_or_its_profile_in_the_way_that_works_here(monkeypatch, folder, called, commands):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", [called])
+    targets = (("ppo", "tiny"), ("ppo", "mine"), ("dialogue", "single_gpu_16gb"))
+    assert [make(target, Run(run, "dialogue")) for target, run in targets] == commands
+
+
+def test_options_are_named_as_make_takes_them_where_it_is_at_hand(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    assert (option("policy", "sft"), option("run"), switch("force")) == ("POLICY=sft", "RUN=…", "FORCE=1")
+    monkeypatch.chdir(tmp_path)
+    assert (option("policy", "sft"), option("run"), switch("force")) == ("--policy sft", "--run …", "--force")
+    (tmp_path / "Makefile").touch()  # of another project
+    assert switch("force") == "--force"
 
 
 def test_the_prompts_form_is_seen_in_the_evaluation_or_else_in_the_built_in_data(copy):

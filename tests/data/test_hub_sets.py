@@ -174,7 +174,7 @@ def test_every_set_is_read_from_files_as_they_are_on_the_hub(name, hub_set, cach
     put_in_cache(cache, hub_set)
     if "held out" in hub_set.serves:
         with pytest.raises(
-            UserError, match=r"is only held out.*name another set beside it, such as DATA=hub:.*,\S+/\S+$"
+            UserError, match=r"is only held out.*name another set beside it, such as --data hub:.*,\S+/\S+$"
         ):
             load(load_recipe(name), f"hub:{hub_set.id}", {}, Path("runs"))
         return
