@@ -78,6 +78,10 @@ def test_each_steps_tokens_are_handed_on_as_they_are_drawn(model, tokenizer, que
     assert torch.stack(steps, 1).tolist() == drawn.tolist()
 
 
+def test_without_a_value_function_there_are_no_values(model, tokenizer, queries):
+    assert answers(model, tokenizer, queries, 0.0).values.shape == (len(queries), 0)
+
+
 def test_of_a_prompt_the_last_layers_feed_forward_reads_one_state_alone(model, tokenizer, queries):
     read = []
     mlp = trunk(model).layers[-1].mlp.gate_proj
