@@ -120,10 +120,13 @@ def test_the_shared_beginning_of_two_chats_is_their_prompt(tmp_path):
         assert only(tmp_path, row) == Record(TURNS, comparison=Comparison(TURNS, chosen, rejected))
 
 
-def test_the_last_message_of_the_assistant_is_the_answer_and_all_before_it_the_prompt(tmp_path):
-    messages = [CHAT[1], assistant("Hi"), {"role": "user", "content": "And?"}, assistant("Well."), CHAT[1]]
-    prompt = (*HELLO, Message("assistant", "Hi"), Message("user", "And?"))
-    assert only(tmp_path, {"messages": messages}) == Record(prompt, Example(prompt, ("Well.",)))
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("behind", [[], [CHAT[1]]])
+def test_the_last_message_of_the_assistant_is_the_answer_and_all_before_it_the_prompt(tmp_path, turns, behind):
+    messages = [message for i in range(turns) for message in ({"role": "user", "content": f"{i}?"}, assistant(f"{i}."))]
+    record = only(tmp_path, {"messages": messages + behind})
+    prompt = tuple(Message(message["role"], message["content"]) for message in messages[:-1])
+    assert record == Record(prompt, Example(prompt, (f"{turns - 1}.",)))
 
 
 def test_a_graded_answer_is_a_rating(tmp_path):
