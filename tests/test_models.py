@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import changed, scatter, tiny_tokenizer
 from peft import PeftModel
+from peft.tuners.lora.layer import LoraLayer
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -13,6 +14,7 @@ from transformers import (
     Gemma2ForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    T5Config,
 )
 
 from rlrecipes.encoding import answer_length, encode, encode_prompt, load_tokenizer, pad_right
@@ -29,6 +31,7 @@ from rlrecipes.models import (
     load_scorer,
     next_token_logits,
     open_tokenizer,
+    prompt_window,
     read_at,
     score_answers,
     states_at,
@@ -127,11 +130,12 @@ def test_padding_on_the_right_changes_nothing(stack, tokenizer):
             assert torch.allclose(together[i, : len(row)], alone, atol=1e-4)
 
 
-def test_a_model_that_makes_its_logits_in_another_way_is_refused(tokenizer, tmp_path):
+@pytest.mark.parametrize("scaling", [1.1, 8.0])
+def test_a_model_that_makes_its_logits_in_another_way_is_refused(tokenizer, tmp_path, scaling):
     torch.manual_seed(0)
     config = GraniteConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, logits_scaling=8.0, initializer_range=0.5,
+        num_key_value_heads=1, logits_scaling=scaling, initializer_range=0.5,
     )  # fmt: skip
     GraniteForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"granite.*choose another model"):
@@ -202,6 +206,20 @@ def test_scores_are_the_reward_models_own_standardised_and_do_not_depend_on_the_
 def test_the_window_is_the_lower_of_the_profiles_and_the_models(checkpoint):
     assert window(str(checkpoint.model), ModelSettings(max_length=100)) == 100
     assert window(str(checkpoint.model), ModelSettings(max_length=4000)) == 128
+
+
+def test_a_prompt_has_the_room_that_the_answer_leaves_it(checkpoint):
+    assert prompt_window(str(checkpoint.model), ModelSettings(max_length=100), 30) == 70
+    assert prompt_window(str(checkpoint.model), ModelSettings(max_length=100), 99) == 1
+    with pytest.raises(UserError, match=r"answers of 100 tokens leave no room .*raise model\.max_length"):
+        prompt_window(str(checkpoint.model), ModelSettings(max_length=100), 100)
+
+
+def test_an_encoder_decoder_is_refused_and_a_decoder_is_not(checkpoint, tmp_path):
+    check_model(str(checkpoint.model))
+    T5Config().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"is an encoder-decoder \(t5\)"):
+        check_model(str(tmp_path))
 
 
 def test_answers_are_as_long_as_nearly_all_demonstrations_or_as_asked(tokenizer):
@@ -329,6 +347,32 @@ def test_an_adapter_that_is_added_in_place_says_and_learns_the_same(checkpoint, 
     assert torch.allclose(states, plain_states, atol=1e-5)
     for gradient, plain in zip(gradients, plain_gradients, strict=True):
         assert torch.allclose(gradient, plain, atol=1e-4 * plain.abs().max().item())
+
+
+@pytest.mark.parametrize(("load", "task"), [(load_causal, "CAUSAL_LM"), (load_scorer, "SEQ_CLS")])
+def test_a_fresh_adapter_has_the_settings_rank_scale_and_dropout_and_trains_a_head_only_where_there_is_one(
+    checkpoint, tokenizer, load, task
+):
+    settings = LoraSettings(r=3, lora_alpha=12, lora_dropout=0.25, target_modules="q_proj, up_proj")
+    model = add_lora(load(str(checkpoint.model), PLAIN, tokenizer), settings, task)
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    assert {name.rpartition(".")[2] for name in layers} == {"q_proj", "up_proj"}
+    for layer in layers.values():
+        assert layer.lora_A["default"].weight.shape[0] == 3
+        assert layer.scaling["default"] == 12 / 3
+        assert layer.lora_dropout["default"].p == 0.25
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name in trainable if "lora_" not in name} == (
+        {"base_model.model.score.modules_to_save.default.weight"} if task == "SEQ_CLS" else set()
+    )
+
+
+def test_an_adapter_may_be_on_all_linear_layers(checkpoint, tokenizer):
+    base = load_causal(str(checkpoint.model), PLAIN, tokenizer)
+    model = add_lora(base, LoraSettings(target_modules="all-linear"), "CAUSAL_LM")
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    attention, feed_forward = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"gate_proj", "up_proj", "down_proj"}
+    assert names == attention | feed_forward
 
 
 def test_an_adapter_on_the_output_layer_is_refused(checkpoint, tokenizer):
