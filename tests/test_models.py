@@ -14,6 +14,8 @@ from transformers import (
     Gemma2ForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     T5Config,
 )
 
@@ -111,14 +113,16 @@ def test_there_are_no_gradients_under_another_role(stack, tokenizer):
     assert hidden_states(stack, ids).requires_grad
 
 
-def test_an_adapter_of_another_shape_is_refused(checkpoint, tokenizer, tmp_path):
-    other = add_lora(
-        load_causal(str(checkpoint.model), PLAIN, tokenizer), LoraSettings(target_modules="q_proj"), "CAUSAL_LM"
-    )
-    other.save_pretrained(tmp_path)
-    (tmp_path / "adapter_config.json").write_text((checkpoint.sft / "adapter" / "adapter_config.json").read_text())
+@pytest.mark.parametrize(
+    ("saved", "told"), [("q_proj", "q_proj,v_proj"), ("q_proj,v_proj", "q_proj"), ("q_proj", "v_proj")]
+)
+def test_an_adapter_of_another_shape_is_refused(checkpoint, tokenizer, tmp_path, saved, told):
+    for targets, folder in ((told, tmp_path / "told"), (saved, tmp_path / "saved")):
+        base = load_causal(str(checkpoint.model), PLAIN, tokenizer)
+        add_lora(base, LoraSettings(target_modules=targets), "CAUSAL_LM").save_pretrained(folder)
+    shutil.copyfile(tmp_path / "told" / "adapter_config.json", tmp_path / "saved" / "adapter_config.json")
     with pytest.raises(UserError, match="does not fit the base model"):
-        load_adapter(load_causal(str(checkpoint.model), PLAIN, tokenizer), tmp_path, "policy")
+        load_adapter(load_causal(str(checkpoint.model), PLAIN, tokenizer), tmp_path / "saved", "policy")
 
 
 def test_padding_on_the_right_changes_nothing(stack, tokenizer):
@@ -160,6 +164,12 @@ def test_4_bit_is_4_bit_and_its_heads_are_not(checkpoint, tokenizer):
     assert layer.weight.quant_state.nested
     assert model.lm_head.weight.dtype == torch.float32
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("attention", "used"), [("eager", "eager"), ("sdpa", "sdpa"), ("auto", "sdpa")])
+def test_attention_is_the_kind_that_the_settings_name(checkpoint, tokenizer, attention, used):
+    model = load_causal(str(checkpoint.model), ModelSettings(quantization="none", attention=attention), tokenizer)
+    assert model.config._attn_implementation == used
 
 
 def test_a_new_pad_token_gets_an_embedding(checkpoint, tmp_path):
@@ -349,6 +359,16 @@ def test_an_adapter_that_is_added_in_place_says_and_learns_the_same(checkpoint, 
         assert torch.allclose(gradient, plain, atol=1e-4 * plain.abs().max().item())
 
 
+@pytest.mark.parametrize("role", ["policy", "reference", "reward"])
+def test_every_adapter_is_added_to_the_output_where_it_lies(stack, tokenizer, role):
+    stack.set_adapter(role)
+    layers, added = [module for module in stack.modules() if isinstance(module, LoraLayer)], []
+    for layer in layers:
+        layer.register_forward_hook(lambda _, given, output: added.append(type(output.grad_fn).__name__))
+    hidden_states(stack, torch.tensor([encode_prompt(tokenizer, PROMPTS[0])]))
+    assert added == ["_AddProductBackward"] * len(layers)
+
+
 @pytest.mark.parametrize(("load", "task"), [(load_causal, "CAUSAL_LM"), (load_scorer, "SEQ_CLS")])
 def test_a_fresh_adapter_has_the_settings_rank_scale_and_dropout_and_trains_a_head_only_where_there_is_one(
     checkpoint, tokenizer, load, task
@@ -412,6 +432,42 @@ def test_outside_of_its_block_the_model_is_whole_again_whatever_happened_inside(
     with pytest.raises(RuntimeError, match="inside"), read_at(stack, READ):
         raise RuntimeError("inside")
     assert torch.equal(hidden_states(stack, IDS), expected)
+
+
+def test_a_forward_that_another_library_put_into_the_last_layer_is_there_again_afterwards(stack):
+    block = trunk(stack).layers[-1].mlp
+    usual = block.forward
+
+    def own(states):
+        return 2 * usual(states)
+
+    block.forward = own
+    expected = hidden_states(stack, IDS)
+    with read_at(stack, READ):
+        assert torch.allclose(hidden_states(stack, IDS)[READ], expected[READ], atol=1e-5)
+    assert block.forward is own
+    assert torch.equal(hidden_states(stack, IDS), expected)
+
+
+def test_a_model_whose_feed_forward_has_another_name_is_read_all_the_same():
+    torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=32, hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2, word_embed_proj_dim=16,
+        max_position_embeddings=16, init_std=0.5,
+    )  # fmt: skip
+    model = OPTForCausalLM(config).eval()
+    assert not any("mlp" in name for name, _ in model.named_modules())
+    places = torch.tensor([[1, 3], [0, 2]])
+    expected = torch.stack([hidden_states(model, IDS)[row, places[row]] for row in range(2)])
+    assert torch.equal(states_at(model, IDS, places), expected)
+
+
+def test_no_cache_is_filled_where_states_are_read(stack):
+    kept = []
+    trunk(stack).register_forward_hook(lambda _, given, output: kept.append(output.past_key_values))
+    with torch.no_grad():
+        states_at(stack.eval(), IDS, torch.tensor([[1], [2]]))
+    assert kept == [None]
 
 
 def test_states_are_read_where_they_are_asked_for_even_twice(stack):
