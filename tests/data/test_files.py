@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pyarrow
@@ -42,6 +43,27 @@ def test_the_same_rows_come_from_every_kind_of_file(tmp_path):
     assert values(write(tmp_path / "rows.json", json.dumps(ROWS))) == ROWS
     assert values(write(tmp_path / "held.json", json.dumps({"version": 2, "data": ROWS}))) == ROWS
     assert values(parquet) == ROWS
+
+
+def test_rows_are_numbered_from_one_in_every_kind_of_file(tmp_path):
+    parquet = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), parquet)
+    files = [
+        write(tmp_path / "rows.jsonl", LINES),
+        write(tmp_path / "rows.json", json.dumps(ROWS)),
+        write(tmp_path / "held.json", json.dumps({"data": ROWS})),
+        write(tmp_path / "rows.csv", "prompt,score\nHello,1\nHi,2\n"),
+        parquet,
+    ]
+    assert [[(row.file, row.number) for row in read(path)] for path in files] == [
+        [(str(path), 1), (str(path), 2)] for path in files
+    ]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_csv_may_end_its_lines_as_any_system_does(tmp_path, end):
+    path = write(tmp_path / "rows.csv", end.join(["prompt,score", "Hello,1", '"a\nb",2', ""]))
+    assert values(path) == [{"prompt": "Hello", "score": "1"}, {"prompt": "a\nb", "score": "2"}]
 
 
 def test_csv_cells_are_text_and_an_empty_cell_is_nothing(tmp_path):
@@ -119,7 +141,8 @@ def test_a_csv_row_with_too_many_cells_is_named(tmp_path):
 
 
 def test_a_broken_parquet_file_is_an_error(tmp_path):
-    assert "cannot be read as Parquet" in trouble(write(tmp_path / "rows.parquet", "PAR1 and no more"))
+    message = trouble(write(tmp_path / "rows.parquet", "PAR1 and no more"))
+    assert re.search(r"cannot be read as Parquet \(.{20,}\); check", message)
 
 
 def test_a_broken_gzip_file_is_an_error(tmp_path):

@@ -116,14 +116,18 @@ def test_an_answer_may_repeat_the_prompt_before_it(tmp_path):
 
 
 def test_the_shared_beginning_of_two_chats_is_their_prompt(tmp_path):
-    row = {"chosen": [*CHAT, assistant("Hi")], "rejected": [*CHAT, assistant("What?")]}
-    assert only(tmp_path, row) == Record(TURNS, comparison=Comparison(TURNS, "Hi", "What?"))
+    for chosen, rejected in (("Hi", "What?"), ("What?", "Hi")):
+        row = {"chosen": [*CHAT, assistant(chosen)], "rejected": [*CHAT, assistant(rejected)]}
+        assert only(tmp_path, row) == Record(TURNS, comparison=Comparison(TURNS, chosen, rejected))
 
 
-def test_the_last_message_of_the_assistant_is_the_answer_and_all_before_it_the_prompt(tmp_path):
-    messages = [CHAT[1], assistant("Hi"), {"role": "user", "content": "And?"}, assistant("Well."), CHAT[1]]
-    prompt = (*HELLO, Message("assistant", "Hi"), Message("user", "And?"))
-    assert only(tmp_path, {"messages": messages}) == Record(prompt, Example(prompt, ("Well.",)))
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("behind", [[], [CHAT[1]]])
+def test_the_last_message_of_the_assistant_is_the_answer_and_all_before_it_the_prompt(tmp_path, turns, behind):
+    messages = [message for i in range(turns) for message in ({"role": "user", "content": f"{i}?"}, assistant(f"{i}."))]
+    record = only(tmp_path, {"messages": messages + behind})
+    prompt = tuple(Message(message["role"], message["content"]) for message in messages[:-1])
+    assert record == Record(prompt, Example(prompt, (f"{turns - 1}.",)))
 
 
 def test_a_graded_answer_is_a_rating(tmp_path):
@@ -180,18 +184,29 @@ def test_a_row_without_content_is_left_out_and_counted_by_its_reason(tmp_path, r
     assert dropped(tmp_path, row) == {reason: 1}
 
 
-def test_chats_that_part_before_their_last_answer_are_left_out(tmp_path):
+@pytest.mark.parametrize("order", [("chosen", "rejected"), ("rejected", "chosen")])
+@pytest.mark.parametrize(
+    ("one", "other", "reason"),
+    [
+        ([*CHAT, assistant("Hi")], [*CHAT, assistant("What?"), CHAT[1], assistant("Hm.")], "differ in more"),
+        ([*CHAT, assistant("Hi"), assistant("Hi again")], CHAT, "differ in more"),
+        ([*CHAT, assistant("Hi")], [*CHAT, CHAT[1]], "differ in more"),
+        ([CHAT[1], assistant("Hi")], [CHAT[0], assistant("Hi")], "differ in more"),
+        ([*CHAT, assistant("Hi")], [*CHAT, assistant("Hi")], "chosen equals rejected"),
+    ],
+)
+def test_chats_that_part_before_their_last_answer_are_left_out(tmp_path, one, other, reason, order):
     good = {"chosen": [*CHAT, assistant("Hi")], "rejected": [*CHAT, assistant("What?")]}
-    longer = {"chosen": good["chosen"], "rejected": [*good["rejected"], CHAT[1], assistant("Hm.")]}
-    cut_short = {"chosen": [*good["chosen"], assistant("Hi again")], "rejected": CHAT}
-    same = {"chosen": good["chosen"], "rejected": good["chosen"]}
-    kept, reasons = records(RECIPE, write(tmp_path / "rows.jsonl", good, longer, cut_short, same), {})
+    bad = dict(zip(order, (one, other), strict=True))
+    kept, reasons = records(RECIPE, write(tmp_path / "rows.jsonl", good, bad), {})
     assert len(kept) == 1
-    assert reasons == {"chosen and rejected differ in more than the last answer": 2, "chosen equals rejected": 1}
+    ((told, count),) = reasons.items()
+    assert reason in told
+    assert count == 1
 
 
 def test_a_file_of_which_no_row_can_be_used_is_an_error_with_the_first_reason(tmp_path):
-    message = trouble(tmp_path, {"source": 3, "target": "Yes"}, {"source": 4, "target": "No"})
+    message = trouble(tmp_path, {"source": 3, "target": "Yes"}, {"source": "Ja", "target": ""})
     assert message.startswith(f"{tmp_path / 'rows.jsonl'}, row 1: source must be text, and no other row")
 
 

@@ -133,6 +133,14 @@ def test_a_file_with_a_name_for_it_is_the_held_out_split(tmp_path, name):
     assert any(name in note for note in data.notes)
 
 
+def test_a_validation_split_alone_is_held_out_and_not_said_to_be_unused(tmp_path):
+    write(tmp_path / "train.jsonl", demonstrations(0, 20))
+    write(tmp_path / "validation.jsonl", demonstrations(20, 30))
+    data = loaded(RECIPE, tmp_path)
+    assert prompts_of(data.held_out.prompts) == {user(f"Say {i}") for i in range(20, 30)}
+    assert [note for note in data.notes if "validation.jsonl" in note] == ["The held-out split is validation.jsonl."]
+
+
 @pytest.mark.parametrize("name", ["latest.jsonl", "contest.jsonl", "device.jsonl", "medieval.jsonl"])
 def test_a_name_that_only_contains_the_letters_of_test_is_trained_on(tmp_path, name):
     write(tmp_path / name, demonstrations(0, 50))
@@ -185,6 +193,22 @@ def test_at_most_a_thousand_prompts_are_held_out_and_the_others_are_not_trained_
     assert len(data.held_out.prompts) == HELD_OUT == 1000
     assert all_training_prompts(data) == {user(f"Say {i}") for i in range(10)}
     assert "Of 1,290 held-out prompts 1,000 are kept; the others are not trained on either." in data.notes
+
+
+def test_of_a_sorted_file_the_prompts_that_are_held_out_come_from_all_of_it(tmp_path):
+    write(tmp_path / "train.jsonl", demonstrations(0, 20))
+    rows = [{"prompt": f"Ask {i:04}", "completion": "Yes"} for i in range(2000)]
+    write(tmp_path / "test.jsonl", rows)
+    held_out = loaded(RECIPE, tmp_path).held_out.prompts
+    assert len(held_out) == HELD_OUT
+    assert 400 < sum(example.prompt < user("Ask 1000") for example in held_out) < 600
+    assert [example.prompt for example in held_out] == sorted(example.prompt for example in held_out)
+
+
+def test_two_training_rows_are_enough(tmp_path):
+    write(tmp_path / "train.jsonl", demonstrations(0, 2))
+    write(tmp_path / "test.jsonl", demonstrations(2, 4))
+    assert len(loaded(RECIPE, tmp_path).train.demonstrations) == 2
 
 
 def test_too_few_training_rows_are_an_error_that_says_what_was_left_out(tmp_path):
@@ -276,6 +300,11 @@ def test_several_graded_answers_give_the_best_as_demonstration_and_best_against_
     assert data.train.comparisons[0] == Comparison(first.prompt, f"It is {number}", f"What {number}")
     assert len(data.train.demonstrations) == len(data.train.comparisons) == len(data.train.ratings) / 3
     assert len(data.held_out.prompts) == len(data.held_out.comparisons) == 50 - len(data.train.demonstrations)
+    counts = f"({len(data.train.demonstrations)} in training, {len(data.held_out.prompts)} held out)."
+    assert list(data.notes[1:]) == [
+        f"Demonstrations are the best graded answers of each prompt {counts}",
+        f"Comparisons are the best against the worst graded answer of a prompt {counts}",
+    ]
 
 
 def test_equal_scores_make_no_comparison(tmp_path):

@@ -8,6 +8,7 @@ import torch
 from conftest import changed, scatter, tiny_tokenizer
 from gradients import assert_alike, gradients
 from peft import PeftModel
+from peft.tuners.lora.layer import LoraLayer
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -15,20 +16,16 @@ from transformers import (
     Gemma2ForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    T5Config,
 )
 
 from rlrecipes.errors import UserError
 from rlrecipes.model.adapters import adapter, add_lora, load_adapter
 from rlrecipes.model.forward import hidden_states, next_token_logits, read_at, states_at, trunk
-from rlrecipes.model.loading import check_model, load_causal, load_scorer, window
-from rlrecipes.model.tokens import (
-    answer_length,
-    encode,
-    encode_prompt,
-    load_tokenizer,
-    open_tokenizer,
-    pad_right,
-)
+from rlrecipes.model.loading import check_model, load_causal, load_scorer, prompt_window, window
+from rlrecipes.model.tokens import answer_length, encode, encode_prompt, load_tokenizer, open_tokenizer, pad_right
 from rlrecipes.profile import LoraSettings, ModelSettings
 from rlrecipes.recipe import Example, user
 from rlrecipes.reward.model import load_score_head, score_answers
@@ -103,14 +100,16 @@ def test_there_are_no_gradients_under_another_role(stack, tokenizer):
     assert hidden_states(stack, ids).requires_grad
 
 
-def test_an_adapter_of_another_shape_is_refused(checkpoint, tokenizer, tmp_path):
-    other = add_lora(
-        load_causal(str(checkpoint.model), PLAIN, tokenizer), LoraSettings(target_modules="q_proj"), "CAUSAL_LM"
-    )
-    other.save_pretrained(tmp_path)
-    (tmp_path / "adapter_config.json").write_text((checkpoint.sft / "adapter" / "adapter_config.json").read_text())
+@pytest.mark.parametrize(
+    ("saved", "told"), [("q_proj", "q_proj,v_proj"), ("q_proj,v_proj", "q_proj"), ("q_proj", "v_proj")]
+)
+def test_an_adapter_of_another_shape_is_refused(checkpoint, tokenizer, tmp_path, saved, told):
+    for targets, folder in ((told, tmp_path / "told"), (saved, tmp_path / "saved")):
+        base = load_causal(str(checkpoint.model), PLAIN, tokenizer)
+        add_lora(base, LoraSettings(target_modules=targets), "CAUSAL_LM").save_pretrained(folder)
+    shutil.copyfile(tmp_path / "told" / "adapter_config.json", tmp_path / "saved" / "adapter_config.json")
     with pytest.raises(UserError, match="does not fit the base model"):
-        load_adapter(load_causal(str(checkpoint.model), PLAIN, tokenizer), tmp_path, "policy")
+        load_adapter(load_causal(str(checkpoint.model), PLAIN, tokenizer), tmp_path / "saved", "policy")
 
 
 def test_padding_on_the_right_changes_nothing(stack, tokenizer):
@@ -122,11 +121,12 @@ def test_padding_on_the_right_changes_nothing(stack, tokenizer):
             assert torch.allclose(together[i, : len(row)], alone, atol=1e-4)
 
 
-def test_a_model_that_makes_its_logits_in_another_way_is_refused(tokenizer, tmp_path):
+@pytest.mark.parametrize("scaling", [1.1, 8.0])
+def test_a_model_that_makes_its_logits_in_another_way_is_refused(tokenizer, tmp_path, scaling):
     torch.manual_seed(0)
     config = GraniteConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, logits_scaling=8.0, initializer_range=0.5,
+        num_key_value_heads=1, logits_scaling=scaling, initializer_range=0.5,
     )  # fmt: skip
     GraniteForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"granite.*choose another model"):
@@ -159,6 +159,12 @@ def test_4_bit_is_4_bit_and_its_heads_are_not(checkpoint, tokenizer):
     assert layer.weight.quant_state.nested
     assert model.lm_head.weight.dtype == torch.float32
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("attention", "used"), [("eager", "eager"), ("sdpa", "sdpa"), ("auto", "sdpa")])
+def test_attention_is_the_kind_that_the_settings_name(checkpoint, tokenizer, attention, used):
+    model = load_causal(str(checkpoint.model), ModelSettings(quantization="none", attention=attention), tokenizer)
+    assert model.config._attn_implementation == used
 
 
 def test_a_new_pad_token_gets_an_embedding(checkpoint, tmp_path):
@@ -205,6 +211,20 @@ def test_scores_are_the_reward_models_own_standardised_and_do_not_depend_on_the_
 def test_the_window_is_the_lower_of_the_profiles_and_the_models(checkpoint):
     assert window(str(checkpoint.model), ModelSettings(max_length=100)) == 100
     assert window(str(checkpoint.model), ModelSettings(max_length=4000)) == 128
+
+
+def test_a_prompt_has_the_room_that_the_answer_leaves_it(checkpoint):
+    assert prompt_window(str(checkpoint.model), ModelSettings(max_length=100), 30) == 70
+    assert prompt_window(str(checkpoint.model), ModelSettings(max_length=100), 99) == 1
+    with pytest.raises(UserError, match=r"answers of 100 tokens leave no room .*raise model\.max_length"):
+        prompt_window(str(checkpoint.model), ModelSettings(max_length=100), 100)
+
+
+def test_an_encoder_decoder_is_refused_and_a_decoder_is_not(checkpoint, tmp_path):
+    check_model(str(checkpoint.model))
+    T5Config().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"is an encoder-decoder \(t5\)"):
+        check_model(str(tmp_path))
 
 
 def test_answers_are_as_long_as_nearly_all_demonstrations_or_as_asked(tokenizer):
@@ -317,6 +337,42 @@ def test_an_adapter_that_is_added_in_place_says_and_learns_the_same(checkpoint, 
     assert_alike(learned, plainly_learned, size=1)
 
 
+@pytest.mark.parametrize("role", ["policy", "reference", "reward"])
+def test_every_adapter_is_added_to_the_output_where_it_lies(stack, tokenizer, role):
+    stack.set_adapter(role)
+    layers, added = [module for module in stack.modules() if isinstance(module, LoraLayer)], []
+    for layer in layers:
+        layer.register_forward_hook(lambda _, given, output: added.append(type(output.grad_fn).__name__))
+    hidden_states(stack, torch.tensor([encode_prompt(tokenizer, PROMPTS[0])]))
+    assert added == ["_AddProductBackward"] * len(layers)
+
+
+@pytest.mark.parametrize(("load", "task"), [(load_causal, "CAUSAL_LM"), (load_scorer, "SEQ_CLS")])
+def test_a_fresh_adapter_has_the_settings_rank_scale_and_dropout_and_trains_a_head_only_where_there_is_one(
+    checkpoint, tokenizer, load, task
+):
+    settings = LoraSettings(r=3, lora_alpha=12, lora_dropout=0.25, target_modules="q_proj, up_proj")
+    model = add_lora(load(str(checkpoint.model), PLAIN, tokenizer), settings, task)
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    assert {name.rpartition(".")[2] for name in layers} == {"q_proj", "up_proj"}
+    for layer in layers.values():
+        assert layer.lora_A["default"].weight.shape[0] == 3
+        assert layer.scaling["default"] == 12 / 3
+        assert layer.lora_dropout["default"].p == 0.25
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name in trainable if "lora_" not in name} == (
+        {"base_model.model.score.modules_to_save.default.weight"} if task == "SEQ_CLS" else set()
+    )
+
+
+def test_an_adapter_may_be_on_all_linear_layers(checkpoint, tokenizer):
+    base = load_causal(str(checkpoint.model), PLAIN, tokenizer)
+    model = add_lora(base, LoraSettings(target_modules="all-linear"), "CAUSAL_LM")
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    attention, feed_forward = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"gate_proj", "up_proj", "down_proj"}
+    assert names == attention | feed_forward
+
+
 def test_an_adapter_on_the_output_layer_is_refused(checkpoint, tokenizer):
     base = load_causal(str(checkpoint.model), PLAIN, tokenizer)
     with pytest.raises(UserError, match="output layer"):
@@ -339,13 +395,14 @@ READ = torch.tensor([[False, True, True, True], [True, False, True, False]])
 
 
 def test_states_that_nobody_reads_cost_no_feed_forward_in_the_last_layer(stack):
+    torch.manual_seed(0)
     scatter(stack, "policy", size=0.3)
     seen, states, learned = fed(stack, read_at(stack, READ))
     seen_whole, whole, wholly_learned = fed(stack, nullcontext())
     assert seen[0].shape[:2] == (1, 5)
     assert seen_whole[0].shape[:2] == (2, 4)
     assert torch.allclose(states, whole, atol=1e-5)
-    assert_alike(learned, wholly_learned, size=1)
+    assert_alike(learned, wholly_learned, size=0.1)
 
 
 def test_outside_of_its_block_the_model_is_whole_again_whatever_happened_inside(stack):
@@ -353,6 +410,42 @@ def test_outside_of_its_block_the_model_is_whole_again_whatever_happened_inside(
     with pytest.raises(RuntimeError, match="inside"), read_at(stack, READ):
         raise RuntimeError("inside")
     assert torch.equal(hidden_states(stack, IDS), expected)
+
+
+def test_a_forward_that_another_library_put_into_the_last_layer_is_there_again_afterwards(stack):
+    block = trunk(stack).layers[-1].mlp
+    usual = block.forward
+
+    def own(states):
+        return 2 * usual(states)
+
+    block.forward = own
+    expected = hidden_states(stack, IDS)
+    with read_at(stack, READ):
+        assert torch.allclose(hidden_states(stack, IDS)[READ], expected[READ], atol=1e-5)
+    assert block.forward is own
+    assert torch.equal(hidden_states(stack, IDS), expected)
+
+
+def test_a_model_whose_feed_forward_has_another_name_is_read_all_the_same():
+    torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=32, hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2, word_embed_proj_dim=16,
+        max_position_embeddings=16, init_std=0.5,
+    )  # fmt: skip
+    model = OPTForCausalLM(config).eval()
+    assert not any("mlp" in name for name, _ in model.named_modules())
+    places = torch.tensor([[1, 3], [0, 2]])
+    expected = torch.stack([hidden_states(model, IDS)[row, places[row]] for row in range(2)])
+    assert torch.equal(states_at(model, IDS, places), expected)
+
+
+def test_no_cache_is_filled_where_states_are_read(stack):
+    kept = []
+    trunk(stack).register_forward_hook(lambda _, given, output: kept.append(output.past_key_values))
+    with torch.no_grad():
+        states_at(stack.eval(), IDS, torch.tensor([[1], [2]]))
+    assert kept == [None]
 
 
 def test_states_are_read_where_they_are_asked_for_even_twice(stack):

@@ -5,7 +5,7 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 from rlrecipes.model.adapters import load_adapter
-from rlrecipes.model.forward import hidden_states, next_token_logits
+from rlrecipes.model.forward import hidden_states, next_token_logits, trunk
 from rlrecipes.model.loading import load_causal
 from rlrecipes.model.sampling import _Reserved, sample
 from rlrecipes.model.tokens import encode_prompt, load_tokenizer, pad_left
@@ -64,6 +64,33 @@ def test_greedy_answers_are_those_of_transformers(model, tokenizer, queries):
         pad_token_id=tokenizer.pad_token_id,
     )
     assert found.tolist() == expected[:, queries.shape[1] :].tolist()
+
+
+def test_a_model_in_training_answers_without_dropout(model, tokenizer, queries):
+    expected = answers(model, tokenizer, queries, 0.0).tokens
+    assert any(isinstance(module, torch.nn.Dropout) and module.p > 0.1 for module in model.modules())
+    assert answers(model.train(), tokenizer, queries, 0.0).tokens.tolist() == expected.tolist()
+
+
+def test_each_steps_tokens_are_handed_on_as_they_are_drawn(model, tokenizer, queries):
+    steps = []
+    eos = answers(model, tokenizer, queries, 0.0, length=3).tokens[0, 2].item()
+    drawn = sample(model, queries, tokenizer.pad_token_id, eos, LENGTH, 0.0, on_tokens=steps.append).tokens
+    assert tokenizer.pad_token_id in drawn
+    assert torch.stack(steps, 1).tolist() == drawn.tolist()
+
+
+def test_without_a_value_function_there_are_no_values(model, tokenizer, queries):
+    assert answers(model, tokenizer, queries, 0.0).values.shape == (len(queries), 0)
+
+
+def test_of_a_prompt_the_last_layers_feed_forward_reads_one_state_alone(model, tokenizer, queries):
+    read = []
+    mlp = trunk(model).layers[-1].mlp.gate_proj
+    hook = mlp.register_forward_pre_hook(lambda _, given: read.append(given[0].shape[:2].numel()))
+    answers(model, tokenizer, queries, 0.0, length=3)
+    hook.remove()
+    assert read == [len(queries)] * 3
 
 
 def test_sampling_follows_the_seed(model, tokenizer, queries):

@@ -526,6 +526,54 @@ def test_samples_are_shown_and_take_nothing_from_the_random_numbers(make):
     assert largest_difference(*weights) == 0
 
 
+@pytest.fixture
+def rollouts(monkeypatch):
+    """The rollouts of a training, as they come."""
+    seen, roll_out = [], SharedBasePPOTrainer.roll_out
+    monkeypatch.setattr(
+        SharedBasePPOTrainer, "roll_out", lambda self, batch: seen.append(roll_out(self, batch)) or seen[-1]
+    )
+    return seen
+
+
+def test_what_is_logged_of_an_update_is_counted_from_its_answers(make, rollouts):
+    trainer = make(total_episodes=16, kl_coef=0.3, missing_eos_penalty=0.5, temperature=0.7)
+    scatter(trainer.policy, "policy", size=0.3)
+    trainer.train()
+    assert len(rollouts) == 2
+    for number, rollout in enumerate(rollouts):
+        row = {name: logged(trainer, name)[number] for name in trainer.state.log_history[number]}
+        kl = (rollout.logprobs - rollout.reference_logprobs).sum(1)
+        terms, scores = trainer.score(rollout)
+        lengths = [int((~padding).sum()) for padding in rollout.padding]
+        assert row["objective/kl"] == pytest.approx(kl.mean().item(), rel=1e-4)
+        assert row["objective/kl"] > 0.01
+        assert row["objective/non_score_reward"] == pytest.approx(-0.3 * kl.mean().item(), rel=1e-4)
+        assert row["objective/scores"] == pytest.approx(scores.mean().item(), rel=1e-4)
+        assert row["objective/rlhf_reward"] == pytest.approx((scores - 0.3 * kl).mean().item(), rel=1e-4)
+        assert row["terms/brevity"] == pytest.approx(-sum(map(len, rollout.answers)) / 4 / 8, rel=1e-4)
+        assert row["terms/learned"] == pytest.approx(terms["learned"].mean().item(), rel=1e-4)
+        assert row["policy/entropy_avg"] == pytest.approx(rollout.entropy.sum().item() / sum(lengths), rel=1e-4)
+        assert row["answers/length"] == pytest.approx(sum(lengths) / 8)
+        assert row["answers/ended"] == sum(rollout.ended.tolist()) / 8
+        assert row["kl_coef"] == 0.3
+        assert row["lr"] == SETTINGS.learning_rate
+        assert row["episode"] == 8 * (number + 1)
+        assert row["epoch"] == pytest.approx((number + 1) / 8, abs=0.01)
+
+
+@pytest.mark.parametrize(("ended", "said"), [(3, True), (4, False), (8, False)])
+def test_answers_of_which_most_never_end_are_told_at_the_first_update_alone(
+    make, rollouts, monkeypatch, capsys, ended, said
+):
+    trainer = make(total_episodes=16)
+    roll_out = trainer.roll_out
+    ends = torch.tensor([True] * ended + [False] * (8 - ended))
+    monkeypatch.setattr(trainer, "roll_out", lambda batch: dataclasses.replace(roll_out(batch), ended=ends))
+    trainer.train()
+    assert capsys.readouterr().out.count("only 38% of the SFT policy's answers end within 6 tokens") == said
+
+
 def test_ppo_climbs_its_reward(make):
     letters = Term("letters", lambda prompt, answer, example: sum(c.isalpha() for c in answer) / LENGTH, weight=1.0)
     trainer = make(

@@ -29,6 +29,13 @@ def test_known_noise_gives_a_ceiling_and_the_accuracy_without_it():
     assert found["accuracy_without_noise"]["value"] == 0.75
 
 
+def test_scores_of_another_number_of_pairs_are_refused():
+    with pytest.raises(ValueError, match="argument 2 is"):
+        accuracy([PAIR] * 2, [2, 1], [1], [(1, 1)] * 2)
+    with pytest.raises(ValueError, match="argument 2 is"):
+        accuracy([flipped(False)] * 2, [2], [1], [(1, 1)] * 2)
+
+
 def test_without_anything_held_out_nothing_is_claimed():
     assert accuracy([], [], [], []) == {}
     assert correlations([], []) == {}

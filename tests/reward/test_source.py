@@ -83,7 +83,9 @@ def test_a_plain_adapter_of_the_policys_base_brings_no_model_into_memory(tmp_pat
 def test_a_base_is_the_same_by_whatever_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base").mkdir()
-    source = find_reward_model(str(adapter(tmp_path / "adapter", base_model_name_or_path="./base")))
+    place = adapter(tmp_path / "adapter", base_model_name_or_path="./base")
+    source = find_reward_model(str(place))
+    assert model_beside(profile_with(place, "builtin")) == "./base"
     assert source.shares(str(tmp_path / "base"))
     assert not source.shares("base2")
 
@@ -219,15 +221,35 @@ def test_a_hub_id_out_of_reach_or_a_folder_that_is_not_there_is_told(name, said)
         find_reward_model(name)
 
 
-def test_an_adapter_in_the_hubs_cache_is_taken_without_a_network(tmp_path, monkeypatch):
+@pytest.fixture
+def snapshot(tmp_path, monkeypatch):
+    """The folder of `someone/rm` in the hub's cache."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     folder = tmp_path / "models--someone--rm"
-    adapter(folder / "snapshots" / "abc")
-    (folder / "refs").mkdir()
+    (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("abc")
+    return folder / "snapshots" / "abc"
+
+
+def test_an_adapter_in_the_hubs_cache_is_taken_without_a_network(snapshot):
+    adapter(snapshot)
     source = find_reward_model("someone/rm")
-    assert source.place == str(folder / "snapshots" / "abc")
+    assert source.place == str(snapshot)
     assert source.base == "hub/base"
-    (folder / "snapshots" / "abc" / "adapter_model.safetensors").unlink()
+    assert source.shares("hub/base")
+    (snapshot / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match="does not hold it"):
+        find_reward_model("someone/rm")
+
+
+def test_a_file_of_the_hubs_that_cannot_be_read_is_told(snapshot, monkeypatch):
+    adapter(snapshot)
+
+    def broken(name, file):
+        raise OSError("the disk is full\nand more")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", broken)
+    with pytest.raises(
+        UserError, match=r"cannot read \w+.json of reward.model=someone/rm: the disk is full; try again"
+    ):
         find_reward_model("someone/rm")

@@ -5,7 +5,7 @@ import pytest
 from rlrecipes.errors import UserError
 from rlrecipes.job import make_job
 from rlrecipes.profile import load_profile
-from rlrecipes.recipe import Example, Reward, Term, user
+from rlrecipes.recipe import Example, Message, Reward, Term, user
 from rlrecipes.reward.terms import fresh, score_term, term_values, weighted_sum
 from rlrecipes.run.folder import Run
 
@@ -34,6 +34,18 @@ def test_a_value_that_is_no_number_is_told_with_term_answer_and_prompt(value):
 def test_a_term_that_raises_is_told(score):
     with pytest.raises(UserError, match=r"'odd' raised \w+Error"):
         score_term(Term("odd", score, weight=1.0), ["a", "b"], EXAMPLES)
+
+
+@pytest.mark.parametrize("score", [lambda p, a, e: 1 / 0, lambda p, a, e: float("nan")])
+def test_of_a_chat_the_sentence_shows_the_last_turn(score):
+    chat = (Message("user", "opening"), Message("assistant", "reply"), Message("user", "the last turn"))
+    with pytest.raises(UserError, match="on the answer 'a' to 'the last turn'"):
+        score_term(Term("odd", score, weight=1.0), ["a"], [Example(chat, ("b",))])
+
+
+def test_answers_without_an_example_each_are_refused():
+    with pytest.raises(ValueError, match="argument 2 is"):
+        score_term(Term("length", lambda p, a, e: len(a), weight=1.0), ["a", "b", "c"], EXAMPLES)
 
 
 def test_long_answers_are_shortened_in_the_sentence():
