@@ -216,6 +216,14 @@ def test_ratings_are_compared_where_there_are_no_preferences(cache):
     assert not any("Demonstrations are" in note for note in data.notes)
 
 
+def test_ratings_that_make_no_comparisons_are_not_said_to(cache):
+    data = loaded("translation", "hub:haoranxu/ALMA-R-Preference,RicardoRei/wmt-da-human-evaluation", cache)
+    assert all("Shop" in example.prompt[0].content for example in data.train.demonstrations)
+    assert all("Water" in pair.prompt[0].content for pair in data.train.comparisons)
+    assert any("Demonstrations are the best graded" in note for note in data.notes)
+    assert not any("Comparisons are" in note for note in data.notes)
+
+
 def test_rows_left_out_are_counted_with_their_set_and_reason(cache):
     assert loaded("translation", "hub", cache).dropped == {
         "google/wmt24pp: marked as a bad source": 4,
