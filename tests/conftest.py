@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,16 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
 def sentences(count: int) -> list[dict]:
     """Rows of a parallel text."""
     return [{"source": f"Das {i}. Kind liest.", "target": f"Child number {i} reads."} for i in range(count)]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty hub's cache; nothing may go to the network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(socket.socket, "connect", lambda *arguments: pytest.fail("it asked the network"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="session")

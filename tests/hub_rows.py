@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.recipe import HubSet
+from rlrecipes.data import hub_sets
+from rlrecipes.data.load import load
+from rlrecipes.recipe import Data, HubSet, load_recipe, recipe_names
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -222,3 +224,14 @@ def put_in_cache(cache: Path, hub_set: HubSet, count: int = 40, commit: str = CO
             write_split(snapshot / config / f"{split}-{number}.{ending}", rows)
     (snapshot / "README.md").write_text(card + "---\n")
     return snapshot
+
+
+def loaded(recipe: str, source: str, cache: Path, **options: Any) -> Data:
+    """The data that `source` names, whose sets are first put into the hub's cache."""
+    for hub_set in hub_sets.chosen_sets(load_recipe(recipe), source):
+        put_in_cache(cache, hub_set, **options)
+    return load(load_recipe(recipe), source, {}, Path("runs"))
+
+
+def set_of(id: str) -> HubSet:
+    return next(one for name in recipe_names() for one in load_recipe(name).hub if one.id == id)

@@ -4,9 +4,10 @@ import pytest
 
 from rlrecipes.__main__ import main
 from rlrecipes.errors import UserError
-from rlrecipes.job import joined, objective, recipes_of, sources_of, together
-from rlrecipes.profile import RewardSettings
+from rlrecipes.job import Job, joined, objective, recipes_of, sources_of, together
+from rlrecipes.profile import RewardSettings, load_profile
 from rlrecipes.recipe import Comparison, Data, Example, Rating, Split, user
+from rlrecipes.run.folder import Run
 
 TWO = "translation+dialogue"
 PAIRS = Data("pairs", Split(comparisons=[Comparison(user("a"), "b", "c")]), Split())
@@ -61,15 +62,25 @@ def test_demonstrations_take_turns_and_nothing_is_lost():
     first = [Example(user(f"a{i}"), ("b",)) for i in range(3)]
     second = [Example(user("z"), ("y",))]
     pairs, ratings = PAIRS.train.comparisons, RATED.train.ratings
-    left = Data("left", Split(first, first, pairs), Split(prompts=first), notes=["one"], dropped={"empty": 2})
+    left = Data("left", Split(first, first, pairs), Split(prompts=first[:2]), notes=["one"], dropped={"empty": 2})
     right = Data("right", Split(second, second, ratings=ratings), Split(prompts=second))
     data = together({"a": left, "b": right})
-    assert data.train.demonstrations == data.train.prompts == data.held_out.prompts == [first[0], second[0], *first[1:]]
+    assert data.train.demonstrations == data.train.prompts == [first[0], second[0], *first[1:]]
+    assert data.held_out.prompts == [first[0], second[0], first[1]]
     assert data.train.comparisons == pairs
     assert data.train.ratings == ratings
     assert data.source == "left+right"
     assert data.notes == ["a: one"]
     assert data.dropped == {"a: empty": 2}
+
+
+@pytest.mark.parametrize(("data", "counted"), [(PAIRS, False), (RATED, True)], ids=["pairs", "rated"])
+def test_done_json_counts_ratings_where_there_are_some(data, counted):
+    job = Job(recipes_of("translation")[0], load_profile("tiny"), Run("t", "translation"), data)
+    kept = job.described_data()["kept"]
+    assert list(kept)[:5] == ["demonstrations", "prompts", "comparisons", "held_out", "held_out_comparisons"]
+    assert list(kept)[5:] == (["ratings", "held_out_ratings"] if counted else [])
+    assert kept["comparisons"] == len(data.train.comparisons)
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ def derive(recipe: Recipe, parts: Sequence[Part]) -> tuple[Split, Counts]:
     if ratings and (mixed or not (examples and comparisons)):
         groups = _by_prompt(ratings)
         best = _good_answers(groups, counts) if mixed or not examples else []
-        pairs = _best_against_worst(groups, counts)
-        examples, comparisons = examples + best, comparisons + pairs if mixed else comparisons or pairs
+        pairs = _best_against_worst(groups, counts) if mixed or not comparisons else []
+        examples, comparisons = examples + best, comparisons + pairs
     if ratings and not comparisons:
         counts["Ratings that make no pairs teach the reward model by regression"] = len(ratings)
     if not examples:

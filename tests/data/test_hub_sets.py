@@ -1,41 +1,17 @@
 """Public data sets become the recipe's data: rows in their real shapes, from a hub's cache and without a network."""
 
-import dataclasses
 import json
-import socket
 from pathlib import Path
 
 import pytest
-from hub_rows import COMMIT, ROWS, put_in_cache
+from hub_rows import COMMIT, ROWS, loaded, put_in_cache, set_of
 
 from rlrecipes.__main__ import main
-from rlrecipes.data import hub_sets
 from rlrecipes.data.load import load
 from rlrecipes.errors import UserError
-from rlrecipes.hub import fetch as hub_fetch
-from rlrecipes.recipe import RECIPES, Comparison, Data, Example, HubSet, Rating, is_hub, load_recipe, recipe_names, user
+from rlrecipes.recipe import RECIPES, Comparison, Example, Rating, is_hub, load_recipe, recipe_names, user
 
 SETS = [(name, hub_set) for name in recipe_names() for hub_set in load_recipe(name).hub]
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    """An empty hub's cache; nothing may go to the network."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(socket.socket, "connect", lambda *arguments: pytest.fail("it asked the network"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "cache"
-
-
-def loaded(recipe: str, source: str, cache: Path, **options) -> Data:
-    for hub_set in hub_sets.chosen_sets(load_recipe(recipe), source):
-        put_in_cache(cache, hub_set, **options)
-    return load(load_recipe(recipe), source, {}, Path("runs"))
-
-
-def set_of(id: str) -> HubSet:
-    return next(hub_set for _, hub_set in SETS if hub_set.id == id)
 
 
 def read(id: str, i: int = 0, **changed):
@@ -216,6 +192,14 @@ def test_ratings_are_compared_where_there_are_no_preferences(cache):
     assert not any("Demonstrations are" in note for note in data.notes)
 
 
+def test_ratings_that_make_no_comparisons_are_not_said_to(cache):
+    data = loaded("translation", "hub:haoranxu/ALMA-R-Preference,RicardoRei/wmt-da-human-evaluation", cache)
+    assert all("Shop" in example.prompt[0].content for example in data.train.demonstrations)
+    assert all("Water" in pair.prompt[0].content for pair in data.train.comparisons)
+    assert any("Demonstrations are the best graded" in note for note in data.notes)
+    assert not any("Comparisons are" in note for note in data.notes)
+
+
 def test_rows_left_out_are_counted_with_their_set_and_reason(cache):
     assert loaded("translation", "hub", cache).dropped == {
         "google/wmt24pp: marked as a bad source": 4,
@@ -223,101 +207,9 @@ def test_rows_left_out_are_counted_with_their_set_and_reason(cache):
     }
 
 
-def test_only_rows_that_are_wanted_are_taken_and_the_others_are_counted(cache):
-    data = loaded("translation", "hub:RicardoRei/wmt-da-human-evaluation", cache)
-    (told,) = data.hub
-    assert (told["rows"], told["passed_over"]) == (20, 20)
-
-
-def test_every_file_of_a_large_set_gives_its_share(cache, monkeypatch):
-    few = dataclasses.replace(set_of("wmt/wmt14"), take=10)
-    monkeypatch.setattr(hub_sets, "chosen_sets", lambda recipe, source: [few])
-    put_in_cache(cache, few, count=20, files=3)
-    data = load(load_recipe("translation"), "hub", {}, Path("runs"))
-    numbers = sorted(int(example.answers[0].split()[2]) for example in data.train.demonstrations)
-    assert numbers == [0, 1, 2, 3, 20, 21, 22, 40, 41, 42]
-
-
 def test_an_alternative_brings_its_own_headline(cache):
     assert [metric.name for metric in loaded("text_generation", "hub:trl-lib/tldr", cache).metrics] == ["overlap"]
     assert [metric.name for metric in loaded("text_generation", "hub", cache).metrics] == ["positive"]
-
-
-# Kept, pinned, offline.
-
-
-def test_rows_are_kept_so_that_the_second_time_needs_neither_network_nor_cache(cache, monkeypatch):
-    first = loaded("dialogue", "hub", cache)
-    monkeypatch.setattr(hub_fetch, "reach_data", lambda *arguments: pytest.fail("it looked for the set again"))
-    second = load(load_recipe("dialogue"), "hub", {}, Path("runs"))
-    assert second == dataclasses.replace(first, metrics=second.metrics)
-
-
-def test_the_source_that_is_recorded_gives_the_same_rows_again(cache, monkeypatch):
-    first = loaded("dialogue", "hub", cache)
-    monkeypatch.setattr(hub_fetch, "reach_data", lambda *arguments: pytest.fail("it looked for the set again"))
-    again = load(load_recipe("dialogue"), first.source, {}, Path("runs"))
-    assert again.train.demonstrations == first.train.demonstrations
-    assert again.source == first.source
-
-
-def kept(pattern):
-    (path,) = Path("runs/.hub").glob(pattern)
-    return path
-
-
-def cut_down(path):
-    told = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({key: value for key, value in told.items() if key != "rows"}), encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda: kept("*-train-*.jsonl.gz").unlink(),
-        lambda: kept("*-train-*.json").unlink(),
-        lambda: kept("*-train-*.json").write_text("{"),
-        lambda: cut_down(kept("*-train-*.json")),
-    ],
-)
-def test_kept_rows_of_which_either_file_is_gone_or_damaged_are_fetched_anew(cache, damage):
-    first = loaded("dialogue", "hub:nvidia/HelpSteer2", cache)
-    damage()
-    again = load(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", {}, Path("runs"))
-    assert again == dataclasses.replace(first, metrics=again.metrics)
-    assert kept("*-train-*.jsonl.gz").is_file()
-
-
-def test_another_revision_is_other_data(cache):
-    loaded("dialogue", "hub:nvidia/HelpSteer2", cache)
-    other = "f" * 40
-    put_in_cache(cache, set_of("nvidia/HelpSteer2"), count=60, commit=other)
-    newest = load(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", {}, Path("runs"))
-    pinned = load(load_recipe("dialogue"), f"hub:nvidia/HelpSteer2@{other}", {}, Path("runs"))
-    assert len(newest.train.ratings) == 40, "what was kept stays"
-    assert len(pinned.train.ratings) == 60
-    assert pinned.hub[0]["revision"] == other
-
-
-def test_a_fetch_that_breaks_off_leaves_nothing_half(cache, monkeypatch):
-    put_in_cache(cache, set_of("nvidia/HelpSteer2"))
-    whole = hub_fetch._wanted
-
-    def broken(*arguments):
-        rows = whole(*arguments)
-        yield next(rows)
-        raise ConnectionError("the line is gone")
-
-    monkeypatch.setattr(hub_fetch, "_wanted", broken)
-    with pytest.raises(UserError, match="cannot fetch nvidia/HelpSteer2, train: the line is gone"):
-        load(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", {}, Path("runs"))
-    assert not Path("runs").exists() or not [path for path in Path("runs").rglob("*") if path.is_file()]
-
-
-def test_a_set_whose_columns_changed_says_what_was_expected(cache, monkeypatch):
-    monkeypatch.setitem(ROWS, "trl-lib/tldr", lambda i: {"prompt": f"Post {i}", "summary": "Short."})
-    with pytest.raises(UserError, match="has the columns prompt, summary, but 'completion' was expected"):
-        loaded("text_generation", "hub:trl-lib/tldr", cache)
 
 
 def test_rows_with_missing_values_are_left_out_and_a_set_of_nothing_else_is_refused(cache, monkeypatch):

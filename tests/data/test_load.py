@@ -103,6 +103,7 @@ def test_columns_are_mapped_and_checked(tmp_path):
 def test_one_row_in_five_is_held_out_and_told(tmp_path):
     data = loaded(RECIPE, write(tmp_path / "rows.jsonl", demonstrations(0, 1000)))
     assert len(data.train.demonstrations) + len(data.held_out.prompts) == 1000
+    assert not data.held_out.demonstrations
     assert len(data.held_out.prompts) == pytest.approx(200, abs=40)
     assert f"{len(data.held_out.prompts)} of 1,000 rows" in data.notes[0]
 
@@ -402,8 +403,8 @@ def test_data_that_finished_runs_were_trained_on_keep_their_fingerprint():
     train = dataclasses.replace(BUILTIN.train, prompts=BUILTIN.train.demonstrations, comparisons=[pair])
     held_out = Split(prompts=[Example(user("z"), ("y",), {"slots": {"x", "y"}})], comparisons=[pair])
     assert fingerprint(Data("pairs", train, held_out)) == "e2448ca1cd09ec9d"
-    rated = dataclasses.replace(held_out, ratings=[rating])
-    assert fingerprint(Data("rated", dataclasses.replace(train, ratings=[rating]), rated)) == "595bb476f96cd663"
+    rated = dataclasses.replace(held_out, ratings=[Rating(user("z"), "y", 2.0)])
+    assert fingerprint(Data("rated", dataclasses.replace(train, ratings=[rating]), rated)) == "b3a8fff7bb8d85c4"
 
 
 def test_a_margin_is_part_of_the_fingerprint_and_none_is_not():
