@@ -137,7 +137,7 @@ def test_a_file_with_a_name_for_it_is_the_held_out_split(tmp_path, name):
 def test_a_validation_split_alone_is_held_out_and_not_said_to_be_unused(tmp_path):
     write(tmp_path / "train.jsonl", demonstrations(0, 20))
     write(tmp_path / "validation.jsonl", demonstrations(20, 30))
-    data = loaded(RECIPE, tmp_path)
+    data = loaded(RECIPE, str(tmp_path))
     assert prompts_of(data.held_out.prompts) == {user(f"Say {i}") for i in range(20, 30)}
     assert [note for note in data.notes if "validation.jsonl" in note] == ["The held-out split is validation.jsonl."]
 
@@ -200,7 +200,7 @@ def test_of_a_sorted_file_the_prompts_that_are_held_out_come_from_all_of_it(tmp_
     write(tmp_path / "train.jsonl", demonstrations(0, 20))
     rows = [{"prompt": f"Ask {i:04}", "completion": "Yes"} for i in range(2000)]
     write(tmp_path / "test.jsonl", rows)
-    held_out = loaded(RECIPE, tmp_path).held_out.prompts
+    held_out = loaded(RECIPE, str(tmp_path)).held_out.prompts
     assert len(held_out) == HELD_OUT
     assert 400 < sum(example.prompt < user("Ask 1000") for example in held_out) < 600
     assert [example.prompt for example in held_out] == sorted(example.prompt for example in held_out)
@@ -209,7 +209,7 @@ def test_of_a_sorted_file_the_prompts_that_are_held_out_come_from_all_of_it(tmp_
 def test_two_training_rows_are_enough(tmp_path):
     write(tmp_path / "train.jsonl", demonstrations(0, 2))
     write(tmp_path / "test.jsonl", demonstrations(2, 4))
-    assert len(loaded(RECIPE, tmp_path).train.demonstrations) == 2
+    assert len(loaded(RECIPE, str(tmp_path)).train.demonstrations) == 2
 
 
 def test_too_few_training_rows_are_an_error_that_says_what_was_left_out(tmp_path):
