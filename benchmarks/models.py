@@ -163,8 +163,8 @@ def fill(model: nn.Module, role: str, seed: int, works: bool = True) -> None:
             weight.data.copy_(torch.randn(weight.shape, generator=draw) / math.sqrt(weight.shape[1]))
         elif f".lora_B.{role}." in name:
             # Drawn in any case, so that the first halves are the same with and without.
-            drawn = torch.randn(weight.shape, generator=draw) * ROLE_STD
-            weight.data.copy_(drawn if works else torch.zeros_like(drawn))
+            sample_by_hash = torch.randn(weight.shape, generator=draw) * ROLE_STD
+            weight.data.copy_(sample_by_hash if works else torch.zeros_like(sample_by_hash))
 
 
 def trunk(model: Any) -> nn.Module:

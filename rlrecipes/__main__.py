@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from rlrecipes import __version__
-from rlrecipes.after.finished import Trained, find_trained
+from rlrecipes.after.finished import FinishedRun, find_finished_run
 from rlrecipes.before.plan import plan
 from rlrecipes.errors import UserError, option, program, switch
 from rlrecipes.hub.reach import reach_model
@@ -29,7 +29,7 @@ from rlrecipes.recipe import BUILT_IN, Reward, load_recipe, recipe_names, unknow
 from rlrecipes.run.allocator import keep_freed_memory
 from rlrecipes.run.console import end_bars, quiet, say
 from rlrecipes.run.folder import Run
-from rlrecipes.run.interrupts import Interrupted, asked, handled
+from rlrecipes.run.interrupts import Interrupted, handled, stop_requested
 from rlrecipes.run.stages import POLICIES, STAGES
 
 INTERRUPTED = 75
@@ -135,7 +135,9 @@ def _status(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except BaseException as error:
-        if not (isinstance(error, KeyboardInterrupt) or asked()):  # libraries may turn an interrupt into another error
+        if not (
+            isinstance(error, KeyboardInterrupt) or stop_requested()
+        ):  # libraries may turn an interrupt into another error
             raise
         end_bars()
         saved = f", {error}" if isinstance(error, Interrupted) and error.args else ""
@@ -325,19 +327,19 @@ def _column(text: str) -> tuple[str, str]:
     return name, column
 
 
-def _trained(arguments: argparse.Namespace) -> tuple[Trained, str]:
+def _trained(arguments: argparse.Namespace) -> tuple[FinishedRun, str]:
     """The run that the command line names and the policy that it asks of it; all else is as it was in training."""
     name = arguments.run or load_profile(arguments.profile).name
-    trained = find_trained(Run(name, arguments.recipe), load_recipe(arguments.recipe))
-    policy = trained.policy(arguments.policy)
-    base = trained.base_model()  # one that cannot be had is told before the libraries are loaded
-    if not trained.embedded:
+    finished = find_finished_run(Run(name, arguments.recipe), load_recipe(arguments.recipe))
+    policy = finished.policy(arguments.policy)
+    base = finished.base_model()  # one that cannot be had is told before the libraries are loaded
+    if not finished.embedded:
         reach_model(base, None)
-    return trained, policy
+    return finished, policy
 
 
 def _chat(arguments: argparse.Namespace) -> None:
-    trained, policy = _trained(arguments)
+    finished, policy = _trained(arguments)
     if sys.stdin is None:
         raise UserError("`chat` has no standard input; talk to it in a terminal, or send it a prompt a line")
     temperature, talking = arguments.temperature or 0.0, sys.stdin.isatty()
@@ -350,13 +352,13 @@ def _chat(arguments: argparse.Namespace) -> None:
     if arguments.json and talking:
         raise UserError("--json is for prompts on standard input; send them in, as `chat … --json < prompts.jsonl`")
     if talking:
-        print(f"loading {trained.run.folder} …", file=sys.stderr)
+        print(f"loading {finished.run.folder} …", file=sys.stderr)
     quiet()
     from transformers import set_seed
 
     from rlrecipes.after.chat import answer_lines, load_voice, talk
 
-    voice = load_voice(trained, temperature)
+    voice = load_voice(finished, temperature)
     set_seed(arguments.seed)
     if talking:
         talk(voice, policy)
@@ -365,18 +367,18 @@ def _chat(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    trained, policy = _trained(arguments)
+    finished, policy = _trained(arguments)
     from rlrecipes.hub.push import check_push, push
 
     if policy == "base":
-        others = " or ".join(option("policy", name) for name, trained in POLICIES.items() if trained.stage)
+        others = " or ".join(option("policy", name) for name, finished in POLICIES.items() if finished.stage)
         raise UserError(f"the base is not ours to export; choose {others}")
     if arguments.push is not None:
         check_push(arguments.push)
     quiet()
     from rlrecipes.after.export import export
 
-    folder = export(trained, policy, arguments.merged, arguments.push)
+    folder = export(finished, policy, arguments.merged, arguments.push)
     say(f"exported: {folder}")
     if arguments.push is not None:
         say(f"uploaded: {push(folder, arguments.push)}")

@@ -226,8 +226,6 @@ def _serves(examples: Sequence[Example], needs: str | None) -> bool:
 
 
 PLUS = "+"
-
-
 SHARED_STAGES = ("sft", "reward")
 """What recipes can share."""
 

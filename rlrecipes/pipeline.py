@@ -109,9 +109,9 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
     _check_reward_model(job)
     with locked(job.run.folder):
         job.run.recover()
-        under = {lower for stage in stages for lower in below(stage)} - set(stages)
+        conditions = {lower for stage in stages for lower in below(stage)} - set(stages)
         for stage in STAGES:
-            if stage in under and needed(job, stage):
+            if stage in conditions and needed(job, stage):
                 job.run.need(stage)
                 job.run.is_finished(stage, job.settings(stage))
         if pending := [stage for stage in stages if needed(job, stage)] if force else _pending(job, stages):
@@ -132,11 +132,11 @@ def _pending(job: Job, stages: Sequence[str]) -> list[str]:
     """The stages that have to run, in order; an interrupted one that cannot go on is refused before anything is loaded."""
     pending = [stage for stage in stages if needed(job, stage) and not _finished(job, stage)]
     for stage in pending:
-        job.run.check_begun(stage, _under(job, stage))
+        job.run.check_begun(stage, _conditions(job, stage))
     return pending
 
 
-def _under(job: Job, stage: str) -> dict[str, Any]:
+def _conditions(job: Job, stage: str) -> dict[str, Any]:
     """All that decides a stage's bytes on one machine; an interrupted stage goes on under the same alone."""
     return job.settings(stage) | {f"library.{name}": version for name, version in versions().items()}
 
@@ -192,7 +192,7 @@ def _base(job: Job) -> str:
     return job.profile.model.name
 
 
-def _made(job: Job, model_name: str, stage: str) -> dict[str, Any]:
+def _make_stage(job: Job, model_name: str, stage: str) -> dict[str, Any]:
     """Makes a stage in its draft; returns what it records. Out of memory, it goes on once with half the micro-batch if asked.
 
     Raises:
@@ -228,7 +228,7 @@ def _attempt(job: Job, profile: Profile, model_name: str, stage: str) -> dict[st
     from rlrecipes.run.tracking import tracked
 
     module = importlib.import_module(f"rlrecipes.stages.{stage}")
-    draft = job.run.open(stage, _under(job, stage))
+    draft = job.run.open(stage, _conditions(job, stage))
     set_seed(job.seed)  # adapters are drawn before a trainer sets it, and a stage alone gives what it gives in a row
     with (
         tracked(job.run, profile.track, stage, draft, job.settings(stage)) as tracker,
@@ -243,7 +243,7 @@ def _run_stage(job: Job, model_name: str, stage: str) -> None:
     stopwatch = Stopwatch()
     settings = job.settings(stage)
     try:
-        record = _made(job, model_name, stage)
+        record = _make_stage(job, model_name, stage)
     except BaseException:
         job.run.abandon(stage)
         raise

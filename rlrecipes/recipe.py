@@ -20,8 +20,6 @@ from rlrecipes.errors import UserError, first_line, program
 
 BUILT_IN = "built-in"
 """The source of an embedded world's data."""
-
-
 HUB = "hub"
 """The source that is a recipe's own choice of public sets; `hub:<id>,…` names some."""
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"

@@ -137,7 +137,7 @@ def made(folder: Path, name: str) -> Path:
     return home
 
 
-def drawn(draw: random.Random, changes: int, seconds: float) -> Moment:
+def sample_by_hash(draw: random.Random, changes: int, seconds: float) -> Moment:
     """Within a third of a road, so that the kills spread over all of it."""
     part = draw.uniform(0, 1 / 3)
     change, after = Moment(change=1 + int(part * changes)), Moment(seconds=part * seconds)
@@ -163,7 +163,7 @@ def survive(folder: Path, kills: int, seed: int) -> list[str]:
     expected, draw, left, different = results(whole), random.Random(seed), kills, []
     while left and not different:
         killed = made(folder, f"killed-{left}")
-        left -= pushed(killed, [drawn(draw, changes, seconds) for _ in range(left)])
+        left -= pushed(killed, [sample_by_hash(draw, changes, seconds) for _ in range(left)])
         found = results(killed)
         different = [name for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]
         print(f"through after {kills - left} kills: {'every byte is the same' if not different else 'DIFFERENT'}")

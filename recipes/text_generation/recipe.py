@@ -39,8 +39,10 @@ def compare(example: Example, others: Sequence[Example], rng: Random) -> Compari
     if label is None:
         rejected = disordered(answer, rng)
         return Comparison(example.prompt, answer, rejected) if rejected != answer else None
-    drawn = rng.choices(others, k=100) if others else []  # one in twenty is found, and no pass over all of them
-    opposite = next((other for other in drawn if other.truth.get("label") == 1 - label), None)
+    sample_by_hash = (
+        rng.choices(others, k=100) if others else []
+    )  # one in twenty is found, and no pass over all of them
+    opposite = next((other for other in sample_by_hash if other.truth.get("label") == 1 - label), None)
     if opposite is None or opposite.answers[0] == answer:
         return None
     better, worse = (example, opposite) if label else (opposite, example)

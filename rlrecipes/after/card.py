@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlrecipes.after.finished import Trained
+from rlrecipes.after.finished import FinishedRun
 from rlrecipes.hub.reach import is_hub_id, is_local
 from rlrecipes.recipe import BUILT_IN, is_hub
 from rlrecipes.run.folder import make
@@ -42,11 +42,9 @@ def answer(messages):
 
 print(answer({messages}))"""
 
-
 GROWN = """
 if len(tokenizer) > model.get_input_embeddings().num_embeddings:  # for a padding token of its own
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)"""
-
 
 QUANTIZED = """
     quantization_config=BitsAndBytesConfig(
@@ -78,76 +76,76 @@ class Merged:
             f"On {self.prompts} prompts the merged weights' logits differ from those of the adapter on the unquantized base "
             f"by at most {self.difference:.1e} of the largest ({self.dtype})."
         )
-        trained = "the 4-bit base" if quantization == "nf4" else "the unquantized base"
+        finished = "the 4-bit base" if quantization == "nf4" else "the unquantized base"
         if not self.compared:
-            answers = f"How they compare with the policy on {trained} was not measured: there is no evaluation yet."
+            answers = f"How they compare with the policy on {finished} was not measured: there is no evaluation yet."
         else:
             answers = (
-                f"The policy was trained and evaluated on {trained}; of {self.compared} held-out prompts, {self.same} get "
+                f"The policy was trained and evaluated on {finished}; of {self.compared} held-out prompts, {self.same} get "
                 "the same greedy answer from the merged weights."
             )
         return [logits, answers]
 
 
-def card(trained: Trained, policy: str, merged: Merged | None, repository: str | None, folder: Path) -> str:
+def card(finished: FinishedRun, policy: str, merged: Merged | None, repository: str | None, folder: Path) -> str:
     """The README.md of an export in `folder`, which is or is not to go to `repository` on the hub."""
-    summary = trained.recipe.summary
+    summary = finished.recipe.summary
     parts = [
-        _front(trained, policy),
-        f"# {trained.recipe.name}, {POLICIES[policy].title} policy",
+        _front(finished, policy),
+        f"# {finished.recipe.name}, {POLICIES[policy].title} policy",
         f"A LoRA adapter made with rlrecipes on TRL, {POLICIES[policy].training}. The task: {summary}.",
         "## Use",
-        f"```python\n{_load(trained, repository, folder)}\n```",
-        *_base(trained),
-        *(_merged(trained, merged, repository, folder) if merged else ()),
+        f"```python\n{_load(finished, repository, folder)}\n```",
+        *_base(finished),
+        *(_merged(finished, merged, repository, folder) if merged else ()),
         "## Data and licence",
-        *_data(trained),
+        *_data(finished),
         "## Results",
-        *_results(trained, policy),
+        *_results(finished, policy),
         "## Training",
-        *_training(trained, policy),
+        *_training(finished, policy),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _front(trained: Trained, policy: str) -> str:
+def _front(finished: FinishedRun, policy: str) -> str:
     """What the hub reads. A licence only where all of it is known."""
     lines = ["library_name: peft", "pipeline_tag: text-generation"]
-    if trained.embedded and _source(trained) == BUILT_IN:
+    if finished.embedded and _source(finished) == BUILT_IN:
         lines.append("license: apache-2.0")
-    if not trained.embedded and public(trained.model.name) == trained.model.name:
-        lines.append(f"base_model: {trained.model.name}")
+    if not finished.embedded and public(finished.model.name) == finished.model.name:
+        lines.append(f"base_model: {finished.model.name}")
     tags = ["rlrecipes", "trl", "lora", *([policy] if policy != "sft" else [])]
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 
-def _load(trained: Trained, repository: str | None, folder: Path) -> str:
+def _load(finished: FinishedRun, repository: str | None, folder: Path) -> str:
     """Python that loads and asks the policy as it was trained, with nothing but PEFT and Transformers."""
-    quantized = trained.model.quantization == "nf4"
-    places = _places(trained, repository, folder)
-    messages = [{"role": "user", "content": f"{trained.prefix}…"}]
-    if _source(trained) == BUILT_IN:  # a row of somebody's own data is not ours to show
-        messages = [message._asdict() for message in trained.prompts[0]]
+    quantized = finished.model.quantization == "nf4"
+    places = _places(finished, repository, folder)
+    messages = [{"role": "user", "content": f"{finished.prefix}…"}]
+    if _source(finished) == BUILT_IN:  # a row of somebody's own data is not ours to show
+        messages = [message._asdict() for message in finished.prompts[0]]
     return LOAD.format(
         config_import="PeftConfig, " if "PeftConfig" in places else "",
         quantized_import=", BitsAndBytesConfig" if quantized else "",
-        quantized=QUANTIZED.format(dtype=trained.model.dtype) if quantized else "",
-        dtype=trained.model.dtype,
-        grown="" if trained.embedded else GROWN,
+        quantized=QUANTIZED.format(dtype=finished.model.dtype) if quantized else "",
+        dtype=finished.model.dtype,
+        grown="" if finished.embedded else GROWN,
         places=places,
         messages=json.dumps(messages, ensure_ascii=False),
     )
 
 
-def _places(trained: Trained, repository: str | None, folder: Path) -> str:
+def _places(finished: FinishedRun, repository: str | None, folder: Path) -> str:
     """Python that says where the adapter and its base are."""
-    name = trained.model.name
-    if trained.embedded and repository:
+    name = finished.model.name
+    if finished.embedded and repository:
         return (
             f'from huggingface_hub import snapshot_download\n\nadapter = snapshot_download("{repository}")\n'
             'base = f"{adapter}/base"'
         )
-    if trained.embedded:
+    if finished.embedded:
         return f'\nadapter, base = "{folder / "adapter"}", "{folder / "base"}"'
     if repository or public(name) == name:
         return f'\nadapter, base = "{repository or folder / "adapter"}", "{public(name)}"'
@@ -155,29 +153,29 @@ def _places(trained: Trained, repository: str | None, folder: Path) -> str:
     return f'\nadapter = "{folder / "adapter"}"\nbase = PeftConfig.from_pretrained(adapter).base_model_name_or_path'
 
 
-def _base(trained: Trained) -> list[str]:
+def _base(finished: FinishedRun) -> list[str]:
     said = {
         True: "`base/` is the base model, a small Llama that rlrecipes trained from scratch on generated text.",
-        False: f"The base model is `{public(trained.model.name)}`.",
-    }[trained.embedded]
+        False: f"The base model is `{public(finished.model.name)}`.",
+    }[finished.embedded]
     return [f"{said} Answers are greedy and end with the token that `generation_config.json` names."]
 
 
-def _merged(trained: Trained, merged: Merged, repository: str | None, folder: Path) -> list[str]:
+def _merged(finished: FinishedRun, merged: Merged, repository: str | None, folder: Path) -> list[str]:
     where = f'"{repository}", subfolder="merged"' if repository else f'"{folder / "merged"}"'
     return [
         "### Merged weights",
         f"`merged/` needs no PEFT: `AutoModelForCausalLM.from_pretrained({where})`. "
-        + " ".join(merged.sentences(trained.model.quantization)),
+        + " ".join(merged.sentences(finished.model.quantization)),
     ]
 
 
-def _data(trained: Trained) -> list[str]:
-    data = trained.records["sft"]["data"]
+def _data(finished: FinishedRun) -> list[str]:
+    data = finished.records["sft"]["data"]
     rows = ", ".join(f"{count} {name.replace('_', '-')}" for name, count in data["kept"].items())
     dropped = "".join(f" {count} rows were left out: {reason}." for reason, count in data["dropped"].items())
-    if _source(trained) == BUILT_IN:
-        origin = f"Generated by the recipe {trained.recipe.name} itself, with faults on purpose; Apache-2.0, as it is."
+    if _source(finished) == BUILT_IN:
+        origin = f"Generated by the recipe {finished.recipe.name} itself, with faults on purpose; Apache-2.0, as it is."
     elif sets := data.get("hub"):
         named = "; ".join(f"`{each['id']}` (licence: {each['licence']})" for each in sets)
         origin = f"Public data sets of the hub: {named}."
@@ -185,14 +183,14 @@ def _data(trained: Trained) -> list[str]:
         origin = (
             f"`{_public_data(data['source'])}`. Its licence is not known here: write it down before you pass this on."
         )
-    own = "" if trained.embedded else " The licence of the base model holds as well."
+    own = "" if finished.embedded else " The licence of the base model holds as well."
     return [f"{origin}{own}", f"{rows[0].upper()}{rows[1:]}.{dropped} Fingerprint {data['fingerprint']}."]
 
 
-def _results(trained: Trained, policy: str) -> list[str]:
-    evaluated = trained.records.get("evaluate")
+def _results(finished: FinishedRun, policy: str) -> list[str]:
+    evaluated = finished.records.get("evaluate")
     if evaluated is None:
-        return [f"Not evaluated yet; `{make('evaluate', trained.run)}`, then export again."]
+        return [f"Not evaluated yet; `{make('evaluate', finished.run)}`, then export again."]
     policies = [name for name in list(POLICIES)[: list(POLICIES).index(policy) + 1] if name in evaluated["metrics"]]
     names = list(evaluated["metrics"][policy])
     rows = [[f"`{name}`", *(_estimate(evaluated["metrics"][p].get(name)) for p in policies)] for name in names]
@@ -205,7 +203,7 @@ def _results(trained: Trained, policy: str) -> list[str]:
     if over and (pair := evaluated["comparisons"].get(f"{policy}_over_{over}")) and POLICIES[over].stage:
         titles = f"{POLICIES[policy].title} over {POLICIES[over].title}"
         said.append(f"{titles}, in pairs: {_estimate(pair['gain'], signed=True)} `{evaluated['headline']}`.")
-    measured = trained.records.get("reward", {}).get("metrics", {})
+    measured = finished.records.get("reward", {}).get("metrics", {})
     if accuracy := measured.get("accuracy"):
         said.append(f"The reward model's accuracy on held-out comparisons: {_estimate(accuracy)}.")
     if spearman := measured.get("spearman"):
@@ -213,9 +211,9 @@ def _results(trained: Trained, policy: str) -> list[str]:
     return [table, " ".join(said)]
 
 
-def _reward(trained: Trained) -> str:
+def _reward(finished: FinishedRun) -> str:
     """What PPO's learned reward is."""
-    record = trained.records.get("reward")
+    record = finished.records.get("reward")
     if record is None:
         return "none: programmed terms alone"
     if taken := record.get("reward_model"):
@@ -223,18 +221,18 @@ def _reward(trained: Trained) -> str:
     return f"trained here, {record['objective']}"
 
 
-def _training(trained: Trained, policy: str) -> list[str]:
+def _training(finished: FinishedRun, policy: str) -> list[str]:
     made = str(POLICIES[policy].stage)
-    stages = [name for name in (*below(made), made) if name in trained.records]
-    last = trained.records[made]
+    stages = [name for name in (*below(made), made) if name in finished.records]
+    last = finished.records[made]
     facts = [
-        *([["reward model", _reward(trained)]] if "reward" in below(made) else []),
+        *([["reward model", _reward(finished)]] if "reward" in below(made) else []),
         ["seed", str(last["seed"])],
-        ["seconds", ", ".join(f"{stage} {trained.records[stage]['seconds']:.0f}" for stage in stages)],
+        ["seconds", ", ".join(f"{stage} {finished.records[stage]['seconds']:.0f}" for stage in stages)],
         ["finished", str(last["finished"])],
         ["rlrecipes", str(last["git_commit"] or "unknown commit")],
         ["libraries", ", ".join(f"{name} {version}" for name, version in last["versions"].items())],
-        ["Weights & Biases", _links({stage: trained.records[stage].get("wandb") for stage in stages})],
+        ["Weights & Biases", _links({stage: finished.records[stage].get("wandb") for stage in stages})],
     ]
     named = {"data.source": _public_data, "model.name": public, "reward.model": public}
     settings = {key: named[key](value) if key in named and value else value for key, value in last["settings"].items()}
@@ -247,8 +245,8 @@ def _links(links: Mapping[str, str | None]) -> str:
     return ", ".join(pages) or "no page: tracked offline or not at all"
 
 
-def _source(trained: Trained) -> str:
-    return str(trained.records["sft"]["data"]["source"])
+def _source(finished: FinishedRun) -> str:
+    return str(finished.records["sft"]["data"]["source"])
 
 
 def public(name: str) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from rlrecipes.after.finished import Trained
+from rlrecipes.after.finished import FinishedRun
 from rlrecipes.errors import UserError
 from rlrecipes.model.adapters import adapter, load_policies
 from rlrecipes.model.forward import device
@@ -36,14 +36,8 @@ from rlrecipes.reward.model import Scorer, open_learned
 from rlrecipes.run.stages import POLICIES
 
 COMMANDS = "/policy {}, /clear, /quit"
-
-
 LIKE_COMMANDS = "a message that starts with / needs a space before it"
-
-
 NO_TEXT = "this is not UTF-8 text; check the terminal's or the file's encoding"
-
-
 BOM = "\ufeff"
 """What some editors write before the first line of a file; it is no part of the text."""
 
@@ -65,7 +59,7 @@ class Answer:
 class Voice:
     """The policies of a run, loaded on one base."""
 
-    trained: Trained
+    finished: FinishedRun
     model: PeftModel
     tokenizer: Any
     scorer: Scorer | None
@@ -86,7 +80,7 @@ class Voice:
         room = self.window - len(ids)
         if room < 1:
             raise UserError(f"the prompt has {len(ids)} tokens, and {self.window} is the most with its answer")
-        length = min(room, self.trained.answer_length or room)
+        length = min(room, self.finished.answer_length or room)
         pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         stream = Stream(self.tokenizer, on_text)
         query = pad_left([ids], pad).to(device())
@@ -128,19 +122,19 @@ class Stream:
             self.on_text(piece)
 
 
-def load_voice(trained: Trained, temperature: float) -> Voice:
+def load_voice(finished: FinishedRun, temperature: float) -> Voice:
     """Loads all that the run has trained, on its base as it was in training.
 
     Raises:
         UserError: the base is gone or cannot be had, or a file of the run is damaged.
     """
-    base, run = trained.base_model(), trained.run
-    _ = trained.prompts  # read now, so that damage is not taken for a fault of what is asked
+    base, run = finished.base_model(), finished.run
+    _ = finished.prompts  # read now, so that damage is not taken for a fault of what is asked
     check_model(base)
     tokenizer = open_tokenizer(base)
-    model = load_policies(load_causal(base, trained.model, tokenizer), run, trained.policies)
-    scorer = open_learned(run.stage("reward"), model, tokenizer, trained.model, 1)[1] if trained.learned else None
-    return Voice(trained, model.eval(), tokenizer, scorer, window(base, trained.model), temperature)
+    model = load_policies(load_causal(base, finished.model, tokenizer), run, finished.policies)
+    scorer = open_learned(run.stage("reward"), model, tokenizer, finished.model, 1)[1] if finished.learned else None
+    return Voice(finished, model.eval(), tokenizer, scorer, window(base, finished.model), temperature)
 
 
 # In the terminal.
@@ -173,30 +167,30 @@ def talk(voice: Voice, policy: str) -> None:
 
 def opening(voice: Voice, policy: str) -> str:
     """What a talk begins with: who answers, what a prompt is, and what can be done."""
-    trained = voice.trained
+    finished = voice.finished
     how = f"temperature {voice.temperature:g}" if voice.temperature else "greedy"
-    lines = [f"{trained.recipe.name}: {policy} of {trained.run.folder}, {how}"]
-    if missing := trained.missing():
+    lines = [f"{finished.recipe.name}: {policy} of {finished.run.folder}, {how}"]
+    if missing := finished.missing():
         lines.append(missing)
     if voice.scorer is None:
         lines.append("no reward is shown: this run has no reward model")
-    if trained.prompts:
-        lines += ["a prompt looks like this:", *(f"    {line}" for line in _example(trained).splitlines())]
-    if trained.prefix:
-        lines.append(f"what you type goes in behind '{trained.prefix.strip()}', as in training")
-    lines.append("it remembers the turns before" if trained.many_turns else "each prompt stands alone, as in training")
+    if finished.prompts:
+        lines += ["a prompt looks like this:", *(f"    {line}" for line in _example(finished).splitlines())]
+    if finished.prefix:
+        lines.append(f"what you type goes in behind '{finished.prefix.strip()}', as in training")
+    lines.append("it remembers the turns before" if finished.many_turns else "each prompt stands alone, as in training")
     return "\n".join([*lines, f"{commands(voice)}; a line that ends with \\ goes on in the next", ""])
 
 
-def _example(trained: Trained) -> str:
-    turns = [message for message in trained.prompts[0] if message.role != "system"]
+def _example(finished: FinishedRun) -> str:
+    turns = [message for message in finished.prompts[0] if message.role != "system"]
     if len(turns) == 1:
-        return turns[0].content.removeprefix(trained.prefix)
+        return turns[0].content.removeprefix(finished.prefix)
     return "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
 
 
 def commands(voice: Voice) -> str:
-    return COMMANDS.format("|".join(voice.trained.policies))
+    return COMMANDS.format("|".join(voice.finished.policies))
 
 
 def _typed(mark: str) -> str | None:
@@ -214,7 +208,7 @@ def _typed(mark: str) -> str | None:
 
 def _chosen(voice: Voice, name: str, before: str) -> str:
     try:
-        return voice.trained.policy(name)
+        return voice.finished.policy(name)
     except UserError as error:
         print(error)
         return before
@@ -223,10 +217,10 @@ def _chosen(voice: Voice, name: str, before: str) -> str:
 def _turn(voice: Voice, policy: str, turns: Prompt, text: str) -> Prompt:
     """Answers, and returns the turns that the next prompt stands on."""
     try:
-        prompt, forgotten = _fitting(voice, turns, asked(voice.trained, text))
+        prompt, forgotten = _fitting(voice, turns, asked(voice.finished, text))
         if forgotten:
             print(f"({forgotten} turns are forgotten: {voice.window} tokens are the most)")
-        answer = voice.answer(policy, (*voice.trained.system, *prompt), _print)
+        answer = voice.answer(policy, (*voice.finished.system, *prompt), _print)
     except KeyboardInterrupt:
         print("\n  (stopped)")
         return turns
@@ -234,21 +228,21 @@ def _turn(voice: Voice, policy: str, turns: Prompt, text: str) -> Prompt:
         print(error)
         return turns
     print(f"\n{_dim('  ' + about(answer))}")
-    return (*prompt, Message("assistant", answer.text)) if voice.trained.many_turns else ()
+    return (*prompt, Message("assistant", answer.text)) if voice.finished.many_turns else ()
 
 
 def _fitting(voice: Voice, turns: Prompt, last: Message) -> tuple[Prompt, int]:
     """The turns before and the last one, without the oldest that find no room beside an answer; and how many those are."""
-    room = voice.window - (voice.trained.answer_length or 1)
+    room = voice.window - (voice.finished.answer_length or 1)
     kept = turns
-    while kept and len(encode_prompt(voice.tokenizer, (*voice.trained.system, *kept, last))) > room:
+    while kept and len(encode_prompt(voice.tokenizer, (*voice.finished.system, *kept, last))) > room:
         kept = kept[2:]
     return (*kept, last), len(turns) - len(kept)
 
 
-def asked(trained: Trained, text: str) -> Message:
+def asked(finished: FinishedRun, text: str) -> Message:
     """What a person said, as training would have had it."""
-    return Message("user", text if text.startswith(trained.prefix) else f"{trained.prefix}{text}")
+    return Message("user", text if text.startswith(finished.prefix) else f"{finished.prefix}{text}")
 
 
 def is_text(text: str) -> bool:
@@ -291,7 +285,7 @@ def answer_lines(voice: Voice, policy: str, lines: Iterator[str], as_json: bool)
     """
     for number, line in _numbered(lines):
         try:
-            prompt = _prompt_of(_parsed(line), voice.trained) if as_json else _alone(voice.trained, line)
+            prompt = _prompt_of(_parsed(line), voice.finished) if as_json else _alone(voice.finished, line)
             answer = voice.answer(policy, prompt, (lambda _: None) if as_json else _write)
         except UserError as error:
             raise UserError(f"standard input, line {number}: {error}") from error
@@ -319,8 +313,8 @@ def _write(piece: str) -> None:
     sys.stdout.flush()
 
 
-def _alone(trained: Trained, text: str) -> Prompt:
-    return (*trained.system, asked(trained, text))
+def _alone(finished: FinishedRun, text: str) -> Prompt:
+    return (*finished.system, asked(finished, text))
 
 
 def _parsed(line: str) -> Any:
@@ -330,7 +324,7 @@ def _parsed(line: str) -> Any:
         raise UserError(f"this is not JSON ({error}); send one JSON text, list or object a line") from None
 
 
-def _prompt_of(value: Any, trained: Trained) -> Prompt:
+def _prompt_of(value: Any, finished: FinishedRun) -> Prompt:
     """A prompt from JSON; messages are taken as they are.
 
     Raises:
@@ -338,7 +332,7 @@ def _prompt_of(value: Any, trained: Trained) -> Prompt:
     """
     value = value.get("prompt") if isinstance(value, dict) else value
     if isinstance(value, str) and value.strip():
-        return _alone(trained, value)
+        return _alone(finished, value)
     if _is_chat(value):
         return tuple(Message(turn["role"], turn["content"]) for turn in value)
     raise UserError("give a text, a list of messages that ends with the user's, or an object with such a 'prompt'")

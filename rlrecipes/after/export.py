@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from rlrecipes.after.card import Merged, card, public
-from rlrecipes.after.finished import Trained
+from rlrecipes.after.finished import FinishedRun
 from rlrecipes.errors import UserError, switch
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.model.forward import device
@@ -32,37 +32,39 @@ from rlrecipes.run.stages import POLICIES
 
 CHECKED = 8
 """Prompts on which logits are compared."""
-
-
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """The largest difference of a logit that saved weights may show, as a share of the largest; by their type."""
 
 
-def export(trained: Trained, policy: str, merged: bool, repository: str | None) -> Path:
+def export(finished: FinishedRun, policy: str, merged: bool, repository: str | None) -> Path:
     """Writes the export of a policy and returns its folder; an earlier export is replaced.
 
     Raises:
         UserError: the base cannot be had, or not unquantized, a file of the run is damaged, the export's place is taken, or
             the merged weights are not those of the adapter.
     """
-    base = trained.base_model()
+    base = finished.base_model()
     check_model(base)
     if merged:
         _check_unquantized(base)
-    _ = trained.prompts  # damage is told before the work
-    told = "base" if trained.embedded else base if repository is None else public(base)
-    place, draft, before = trained.run.stage("export"), trained.run.draft("export"), trained.run.draft("export-before")
+    _ = finished.prompts  # damage is told before the work
+    told = "base" if finished.embedded else base if repository is None else public(base)
+    place, draft, before = (
+        finished.run.stage("export"),
+        finished.run.draft("export"),
+        finished.run.draft("export-before"),
+    )
     if place.is_file():
         raise UserError(f"{place} is a file, and the export's folder is to stand there; move it away")
-    with locked(trained.run.folder):
+    with locked(finished.run.folder):
         _put_back(before, place)
         shutil.rmtree(draft, ignore_errors=True)
         try:
-            tokenizer = _adapter(trained, policy, base, told, draft / "adapter")
-            if trained.embedded:
+            tokenizer = _adapter(finished, policy, base, told, draft / "adapter")
+            if finished.embedded:
                 shutil.copytree(base, draft / "base")
-            found = _merge(trained, policy, base, tokenizer, draft) if merged else None
-            (draft / "README.md").write_text(card(trained, policy, found, repository, place), encoding="utf-8")
+            found = _merge(finished, policy, base, tokenizer, draft) if merged else None
+            (draft / "README.md").write_text(card(finished, policy, found, repository, place), encoding="utf-8")
             if place.exists():
                 place.rename(before)
             draft.rename(place)
@@ -87,13 +89,13 @@ def _check_unquantized(base: str) -> None:
         )
 
 
-def _adapter(trained: Trained, policy: str, base: str, told: str, folder: Path) -> Any:
+def _adapter(finished: FinishedRun, policy: str, base: str, told: str, folder: Path) -> Any:
     """Writes the adapter, which is `told` the name of its base, with its tokenizer and how answers are to be generated.
 
     Returns the tokenizer as training had it.
     """
     stage = str(POLICIES[policy].stage)
-    source, again = trained.run.stage(stage) / "adapter", f"{make(stage, trained.run)} {switch('force')}"
+    source, again = finished.run.stage(stage) / "adapter", f"{make(stage, finished.run)} {switch('force')}"
     config = _read(source / ADAPTER, lambda path: LoraConfig.from_pretrained(path.parent), again)
     weights = _read(source / ADAPTER_WEIGHTS, load_file, again)
     config.task_type, config.inference_mode = "CAUSAL_LM", True
@@ -102,7 +104,7 @@ def _adapter(trained: Trained, policy: str, base: str, told: str, folder: Path) 
     save_file(weights, folder / ADAPTER_WEIGHTS, {"format": "pt"})
     tokenizer = open_tokenizer(base)
     tokenizer.save_pretrained(folder)
-    _generation(trained, tokenizer).save_pretrained(folder)
+    _generation(finished, tokenizer).save_pretrained(folder)
     return tokenizer
 
 
@@ -114,7 +116,7 @@ def _read(path: Path, read: Callable[[Path], Any], again: str) -> Any:
         raise UserError(f"{path} is damaged or missing; make its stage again with `{again}`") from None
 
 
-def _generation(trained: Trained, tokenizer: Any) -> GenerationConfig:
+def _generation(finished: FinishedRun, tokenizer: Any) -> GenerationConfig:
     """Greedy, to our EOS. What a base's own configuration may add, such as a penalty on repetition, is switched off."""
     return GenerationConfig(
         do_sample=False,
@@ -123,24 +125,24 @@ def _generation(trained: Trained, tokenizer: Any) -> GenerationConfig:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
-        max_new_tokens=trained.answer_length or 256,
+        max_new_tokens=finished.answer_length or 256,
     )
 
 
-def _merge(trained: Trained, policy: str, base: str, tokenizer: Any, draft: Path) -> Merged:
+def _merge(finished: FinishedRun, policy: str, base: str, tokenizer: Any, draft: Path) -> Merged:
     """Writes `merged/` and compares what was written with the adapter.
 
     It is merged in float32, in main memory (4 bytes for each parameter), and saved in the type of the base's own checkpoint.
     """
     say("  merging into the unquantized base")
-    prompts = list(trained.prompts)[:CHECKED] or [user("Hello!")]
-    texts = [row["policies"][policy]["answer"] for row in trained.samples[:CHECKED]] or [""] * len(prompts)
+    prompts = list(finished.prompts)[:CHECKED] or [user("Hello!")]
+    texts = [row["policies"][policy]["answer"] for row in finished.samples[:CHECKED]] or [""] * len(prompts)
     rows = [encode(tokenizer, prompt, text).ids for prompt, text in zip(prompts, texts, strict=True)]
     model = PeftModel.from_pretrained(_unquantized(base, tokenizer), draft / "adapter").eval()
     expected = _logits(model, rows)
     whole = model.merge_and_unload(safe_merge=True)
     dtype = getattr(AutoConfig.from_pretrained(base), "dtype", None) or torch.float32
-    whole.generation_config = _generation(trained, tokenizer)
+    whole.generation_config = _generation(finished, tokenizer)
     whole.to(dtype).save_pretrained(draft / "merged")
     shutil.copytree(draft / "adapter", draft / "merged", dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter_*"))
     del model, whole
@@ -155,10 +157,10 @@ def _merge(trained: Trained, policy: str, base: str, tokenizer: Any, draft: Path
         )
     same = sum(
         _answer(saved, tokenizer, encode_prompt(tokenizer, prompt)) == row["policies"][policy]["answer"]
-        for prompt, row in zip(trained.prompts, trained.samples, strict=False)
+        for prompt, row in zip(finished.prompts, finished.samples, strict=False)
     )
-    found = Merged(str(dtype).removeprefix("torch."), difference, len(rows), same, len(trained.samples))
-    for sentence in found.sentences(trained.model.quantization):
+    found = Merged(str(dtype).removeprefix("torch."), difference, len(rows), same, len(finished.samples))
+    for sentence in found.sentences(finished.model.quantization):
         say(f"  {sentence}")
     return found
 

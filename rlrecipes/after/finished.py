@@ -22,14 +22,12 @@ from rlrecipes.run.stages import POLICIES, STAGES
 
 RECORDED = ("data", "finished", "git_commit", "metrics", "seconds", "seed", "versions")
 """What every stage records."""
-
-
 SHOWN = 50
 """Held-out prompts that are read to see what prompts look like."""
 
 
 @dataclass(frozen=True)
-class Trained:
+class FinishedRun:
     """A run in which SFT, at least, is finished."""
 
     run: Run
@@ -156,7 +154,7 @@ class Trained:
         return tuple(first) if len(first) == 1 and next(iter(first)).role == "system" else ()
 
 
-def find_trained(run: Run, recipe: Recipe) -> Trained:
+def find_finished_run(run: Run, recipe: Recipe) -> FinishedRun:
     """What is finished in a run.
 
     Raises:
@@ -170,4 +168,4 @@ def find_trained(run: Run, recipe: Recipe) -> Trained:
             raise UserError(f"{path} lacks '{lacking[0]}'; make the stage again with `{again}`")
     if "sft" not in records:
         raise UserError(f"nothing has been trained in {run.folder}; begin with `{make('sft', run)}`")
-    return Trained(run, recipe, records)
+    return FinishedRun(run, recipe, records)

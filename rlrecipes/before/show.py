@@ -22,19 +22,11 @@ from rlrecipes.reward.terms import score_term
 from rlrecipes.run.folder import make
 
 SHOWN = 3
-
-
 SAMPLED = 500
 """Rows that are counted for a distribution, drawn evenly."""
-
-
 TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
 """Either is enough to know that a model's tokenizer is in the cache."""
-
-
 BOUNDARY = "▌"
-
-
 LONGEST = 1200
 """Characters of a text that are shown."""
 
@@ -92,7 +84,7 @@ class _Model:
     eos_note: str | None
     """What was changed of its EOS token, if its weights are here to tell."""
     weights_known: bool
-    longest: int | None
+    max_tokens: int | None
     """The model's own window in tokens, as its `config.json` says."""
 
 
@@ -117,13 +109,13 @@ def _model(job: Job) -> tuple[_Model | None, str]:
         place = _place(name)
     except UserError as error:
         return None, str(error)
-    longest = _longest(place)
+    max_tokens = _longest(place)
     try:
         tokenizer, note = open_with_note(place, cached_file)  # nobody fetches weights to look
     except UserError as error:
         return None, str(error)
     weights = any(cached_file(place, file) for file in ("model.safetensors", "model.safetensors.index.json"))
-    return _Model(name, tokenizer, note, weights, longest), ""
+    return _Model(name, tokenizer, note, weights, max_tokens), ""
 
 
 def _place(name: str) -> str:
@@ -175,10 +167,10 @@ def _templated(job: Job, seen: _Model) -> list[str]:
 def _lengths(job: Job, seen: _Model) -> list[str]:
     """Distributions of tokens, and how many rows each stage will leave out for them."""
     train, profile, tokenizer = job.data.train, job.profile, seen.tokenizer
-    window = min(profile.model.max_length, seen.longest or profile.model.max_length)
+    window = min(profile.model.max_length, seen.max_tokens or profile.model.max_length)
     length = answer_length(tokenizer, train.demonstrations, profile.ppo.response_length)
     why = "ppo.response_length" if profile.ppo.response_length else "as 99 % of the demonstrations"
-    own = "" if seen.longest is None else f", the model's own {seen.longest:,}"
+    own = "" if seen.max_tokens is None else f", the model's own {seen.max_tokens:,}"
     demonstrations = [(row.prompt, row.answers[0]) for row in train.demonstrations]
     comparisons = [(pair.prompt, max(pair.chosen, pair.rejected, key=_bytes)) for pair in train.comparisons]
     prompts, held_out = ([(row.prompt, "") for row in rows] for rows in (train.prompts, job.data.held_out.prompts))
@@ -214,8 +206,8 @@ Pairs = Sequence[tuple[Prompt, str]]
 
 
 def _spread(tokenizer: Any, name: str, pairs: Pairs, answer: str | None = None) -> list[str]:
-    drawn = pairs[:: -(-len(pairs) // SAMPLED) or 1]
-    encoded = [encode(tokenizer, prompt, text) for prompt, text in drawn]
+    sample_by_hash = pairs[:: -(-len(pairs) // SAMPLED) or 1]
+    encoded = [encode(tokenizer, prompt, text) for prompt, text in sample_by_hash]
     lines = [_percentiles(f"{name}, prompt", [len(ids.prompt) for ids in encoded])]
     return [*lines, _percentiles(f"{name}, {answer}", [len(ids.answer) for ids in encoded])] if answer else lines
 

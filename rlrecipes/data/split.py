@@ -101,7 +101,7 @@ def at_most(limit: int, source: Source) -> tuple[Source, list[str]]:
     return dataclasses.replace(source, held_out=[row for row in source.held_out if row.prompt in kept]), [note]
 
 
-def drawn(limit: int, examples: Sequence[Example]) -> list[Example]:
+def sample_by_hash(limit: int, examples: Sequence[Example]) -> list[Example]:
     """`limit` examples in their order, drawn by hash of the prompt: the first ones of a sorted file would be of one kind."""
     chosen = sorted(range(len(examples)), key=lambda i: draw(examples[i].prompt))[:limit]
     return [examples[i] for i in sorted(chosen)]

@@ -75,13 +75,13 @@ def _find(folder: Path, hub_set: HubSet, split: str) -> Kept | None:
 
 def _stream(folder: Path, hub_set: HubSet, split: str, place: str, commit: str | None) -> Kept:
     """Streams one split to the disk; the file that says so is written last."""
-    asked = {**_identity(hub_set, split), "asked": hub_set.revision}
-    key = hashlib.sha256(json.dumps([asked, commit]).encode()).hexdigest()[:8]
+    selection = {**_identity(hub_set, split), "asked": hub_set.revision}
+    key = hashlib.sha256(json.dumps([selection, commit]).encode()).hexdigest()[:8]
     path = folder / f"{hub_set.id.replace('/', '--')}-{split}-{key}.jsonl.gz"
     say(f"fetching {hub_set.id}, {split}" + (f", at most {hub_set.take:,} rows" if hub_set.take else ""))
     count = _write(path, hub_set, split, place, commit if place == hub_set.id else None)
     record = {
-        **asked,
+        **selection,
         "revision": commit,
         "rows": count["kept"],
         "passed_over": count["passed over"],

@@ -20,14 +20,8 @@ from rlrecipes.text import shortened
 
 SECONDS = 1.2
 """That the hub has to answer; with the start of Python and the imports it stays below two."""
-
-
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-
-
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-
-
 Kind = Literal["dataset", "model"]
 
 

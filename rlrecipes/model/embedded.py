@@ -23,12 +23,8 @@ from rlrecipes.run.folder import read_json
 
 SHARING = ("dialogue", "question_answering", "text_generation", "translation")
 """The recipes that every base reads."""
-
-
 FOLDER, MADE_OF, MACHINE = ".base", "made_of.json", "machine.json"
 """Another machine, or another number of threads, trains another base from the same settings and text."""
-
-
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 """What a base's `config.json` tells of its settings."""
 
@@ -69,8 +65,10 @@ def find_base(root: Path, settings: BaseSettings, recipe: str) -> Path | None:
     """
     size = {name: getattr(settings, name) for name in SIZES}
     for path in sorted((root / FOLDER).glob("[!.]*/config.json"), key=lambda path: -path.stat().st_mtime):
-        told, config = read_json(path.with_name(MADE_OF)), read_json(path)
-        alike = told == made_of(settings, recipe) if told else {name: config.get(name) for name in SIZES} == size
+        recorded, config = read_json(path.with_name(MADE_OF)), read_json(path)
+        alike = (
+            recorded == made_of(settings, recipe) if recorded else {name: config.get(name) for name in SIZES} == size
+        )
         if alike:
             return path.parent.absolute()
     return None

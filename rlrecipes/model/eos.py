@@ -21,23 +21,13 @@ if TYPE_CHECKING:
 
 HEADS = ("lm_head.weight", "embed_out.weight")
 """Output matrices of untied models, which come first; otherwise the input embedding serves as one."""
-
-
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
-
-
 SAME = 0.999
 """Cosine from which two rows are one: trained rows of real models stay far below it."""
-
-
 ROWS = 16384
 """Of the matrix that are in memory in float32 at a time."""
-
-
 TYPES = ("F32", "F16", "BF16")
 """Of a matrix that can be judged, as safetensors names them; one that is quantized is taken as it is."""
-
-
 Find = Callable[[str, str], Path | None]
 """A model's file by the model's name and its own; None where it cannot be had."""
 

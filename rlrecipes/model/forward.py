@@ -40,13 +40,13 @@ def states_at(model: Any, ids: torch.Tensor, places: torch.Tensor) -> torch.Tens
     rows = torch.arange(len(ids), device=ids.device)[:, None]
     wanted = torch.zeros_like(ids, dtype=torch.bool)
     wanted[rows, places] = True
-    with read_at(model, wanted):
+    with needed_states_only(model, wanted):
         states = hidden_states(model, ids)
     return states[rows, places]
 
 
 @contextmanager
-def read_at(model: Any, wanted: torch.Tensor) -> Iterator[None]:
+def needed_states_only(model: Any, wanted: torch.Tensor) -> Iterator[None]:
     """Inside, the last hidden states are right where `wanted` `[b, w]` is true, and nothing else is promised.
 
     The last layer's feed-forward network then runs on those alone: in a shallow model that is a good part of all work. With

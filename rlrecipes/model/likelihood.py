@@ -13,8 +13,6 @@ import torch
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 """Logits `[N, vocabulary]` of hidden states `[N, hidden]`, by an output layer that is not trained."""
-
-
 AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Logits held at a time: 8 MB stay in a CPU's cache; 512 MB keep a GPU busy."""
 

@@ -53,8 +53,8 @@ def model_config(name: str) -> Any:
 
 def window(name: str, settings: ModelSettings) -> int:
     """The most tokens of a prompt and its answer: the profile's limit, or the model's own where that is lower."""
-    longest = getattr(model_config(name), "max_position_embeddings", None) or settings.max_length
-    return min(settings.max_length, longest)
+    max_tokens = getattr(model_config(name), "max_position_embeddings", None) or settings.max_length
+    return min(settings.max_length, max_tokens)
 
 
 def prompt_window(name: str, settings: ModelSettings, length: int) -> int:
@@ -77,7 +77,7 @@ def load_causal(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
     Raises:
         UserError: its weights cannot be read, or its logits are not simply its output layer's of its last hidden states.
     """
-    model = _prepared(_loaded(AutoModelForCausalLM, name, **_loading(settings)), tokenizer)
+    model = _prepare(_load(AutoModelForCausalLM, name, **_loading(settings)), tokenizer)
     _check_logits(model, name)
     return model
 
@@ -101,14 +101,14 @@ def load_scorer(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
     Raises:
         UserError: its weights cannot be read.
     """
-    model = _loaded(AutoModelForSequenceClassification, name, num_labels=1, **_loading(settings))
+    model = _load(AutoModelForSequenceClassification, name, num_labels=1, **_loading(settings))
     # The head stays in float32 while it is trained, whatever the hidden states are in; where they are too, nothing is cast.
     if hasattr(model, "score"):  # a decoder's head, the only one that is trained here
         model.score.register_forward_pre_hook(_to_weights_dtype)
-    return _prepared(model, tokenizer)
+    return _prepare(model, tokenizer)
 
 
-def _loaded(kind: Any, name: str, **options: Any) -> Any:
+def _load(kind: Any, name: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(name, **options)
     except torch.OutOfMemoryError:
@@ -140,7 +140,7 @@ def _loading(settings: ModelSettings) -> dict[str, Any]:
     return kwargs
 
 
-def _prepared(model: Any, tokenizer: Any) -> Any:
+def _prepare(model: Any, tokenizer: Any) -> Any:
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id

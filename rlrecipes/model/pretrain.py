@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from rlrecipes.errors import UserError, option
 from rlrecipes.model.embedded import FOLDER, MACHINE, MADE_OF, documents, find_base, key, made_of
-from rlrecipes.model.forward import hidden_states, next_token_logits, read_at
+from rlrecipes.model.forward import hidden_states, needed_states_only, next_token_logits
 from rlrecipes.model.tokens import PAD, encode, pad_right
 from rlrecipes.profile import BaseSettings
 from rlrecipes.recipe import Example
@@ -32,14 +32,10 @@ from rlrecipes.run.resume import Resumable
 from rlrecipes.run.tracking import progress, remove_printer
 
 END, USER, ASSISTANT, SYSTEM = "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
-
-
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
-
 IGNORED = -100
 """The label that a loss passes over."""
 
@@ -51,7 +47,7 @@ class ResumableTrainer(Resumable, Trainer):
         """Mean cross-entropy of the answers' tokens; logits are made for these alone."""
         targets = nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED)
         learned = targets != IGNORED
-        with read_at(model, learned):
+        with needed_states_only(model, learned):
             states = hidden_states(model, inputs["ids"])[learned]
         return nn.functional.cross_entropy(next_token_logits(model, states), targets[learned])
 

@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from rlrecipes.model.forward import causal, next_token_logits, read_at, trunk
+from rlrecipes.model.forward import causal, needed_states_only, next_token_logits, trunk
 from rlrecipes.model.likelihood import normalized
 
 Value = Callable[[torch.Tensor], torch.Tensor]
@@ -48,7 +48,7 @@ def sample(
     value: Value | None = None,
     on_tokens: Callable[[torch.Tensor], None] | None = None,
 ) -> Sampled:
-    """Answers of at most `length` tokens to left-padded `queries` `[B, longest]`. Temperature 0 is greedy.
+    """Answers of at most `length` tokens to left-padded `queries` `[B, max_tokens]`. Temperature 0 is greedy.
 
     `on_tokens` is told each step's tokens `[B]` as soon as they are drawn.
     """
@@ -62,7 +62,11 @@ def sample(
     columns: list[tuple[torch.Tensor, ...]] = []
     for _ in range(length):
         end = start + inputs.shape[1]
-        with read_at(model, positions[:, start:end] == positions[:, end - 1 : end]) if start == 0 else nullcontext():
+        with (
+            needed_states_only(model, positions[:, start:end] == positions[:, end - 1 : end])
+            if start == 0
+            else nullcontext()
+        ):
             output = trunk(model)(
                 input_ids=inputs,
                 attention_mask=None if unpadded else attention[:, :end],
@@ -96,9 +100,9 @@ class _Reserved(DynamicLayer):
     Transformers' own grows by concatenation: every token copies all that there are, into memory for both.
     """
 
-    def __init__(self, longest: int) -> None:
+    def __init__(self, max_tokens: int) -> None:
         super().__init__()
-        self.longest = longest
+        self.max_tokens = max_tokens
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -106,7 +110,7 @@ class _Reserved(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.room = [
-                states.new_empty(*states.shape[:2], self.longest, states.shape[3])
+                states.new_empty(*states.shape[:2], self.max_tokens, states.shape[3])
                 for states in (key_states, value_states)
             ]
         start = self.get_seq_length()
@@ -117,10 +121,10 @@ class _Reserved(DynamicLayer):
         return self.keys, self.values
 
 
-def _cache(model: PeftModel, longest: int) -> DynamicCache:
-    """The model's own kind of cache, with room for `longest` tokens in the layers that keep all of them."""
+def _cache(model: PeftModel, max_tokens: int) -> DynamicCache:
+    """The model's own kind of cache, with room for `max_tokens` tokens in the layers that keep all of them."""
     cache = DynamicCache(config=causal(model).config)
-    cache.layers = [_Reserved(longest) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [_Reserved(max_tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 

@@ -35,19 +35,11 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant: {% endif %}"
 )
 """For models that bring no chat template of their own. Without a BOS token, nothing stands for it."""
-
-
 TODAY = datetime(2024, 7, 26)
 """What a template takes for today, Llama's own default: with the real date, each day would ask with another prompt."""
-
-
 CODES = ("%A", "%a", "%B", "%b", "%d", "%-d", "%H", "%j", "%M", "%m", "%S", "%Y", "%y")
 """What `strftime_now` knows of a date in a template; a macro cannot ask Python's `strftime`."""
-
-
 _TODAYS = "".join(f" | replace('{code}', '{TODAY.strftime(code)}')" for code in CODES)
-
-
 FIXED = (
     "{% set enable_thinking = false %}{% set thinking = false %}"
     f"{{% set date_string = '{TODAY:%d %b %Y}' %}}"
@@ -55,8 +47,6 @@ FIXED = (
 )
 """Stands in front of every template. Without thinking, a template that puts an empty block of thought before an answer puts
 it into the prompt, where training, reward, PPO and evaluation all see it. Transformers drops the newline at its end."""
-
-
 SYSTEM_TO_USER = (
     "{% if messages | length > 1 and messages[0].role == 'system' and messages[1].role == 'user' %}"
     "{% set messages = [{'role': 'user', 'content': messages[0].content ~ '\\n\\n' ~ messages[1].content}] + messages[2:] %}"
@@ -251,42 +241,42 @@ def answer_length(tokenizer: Any, demonstrations: Sequence[Example], asked: int)
     return lengths[min(len(lengths) - 1, int(0.99 * len(lengths)))]
 
 
-def fitting_examples(tokenizer: Any, examples: Sequence[Example], longest: int) -> list[tuple[Example, Encoded]]:
-    """The examples whose prompt and first answer have at most `longest` tokens together."""
+def fitting_examples(tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> list[tuple[Example, Encoded]]:
+    """The examples whose prompt and first answer have at most `max_tokens` tokens together."""
     encoded = [(example, encode(tokenizer, example.prompt, example.answers[0])) for example in examples]
-    return [(example, ids) for example, ids in encoded if len(ids.ids) <= longest]
+    return [(example, ids) for example, ids in encoded if len(ids.ids) <= max_tokens]
 
 
-def fitting_prompts(tokenizer: Any, examples: Sequence[Example], longest: int) -> list[tuple[Example, list[int]]]:
-    """The examples whose prompt alone has at most `longest` tokens."""
+def fitting_prompts(tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> list[tuple[Example, list[int]]]:
+    """The examples whose prompt alone has at most `max_tokens` tokens."""
     encoded = [(example, encode_prompt(tokenizer, example.prompt)) for example in examples]
-    return [(example, ids) for example, ids in encoded if len(ids) <= longest]
+    return [(example, ids) for example, ids in encoded if len(ids) <= max_tokens]
 
 
 def fitting_comparisons(
-    tokenizer: Any, comparisons: Sequence[Comparison], longest: int
+    tokenizer: Any, comparisons: Sequence[Comparison], max_tokens: int
 ) -> list[tuple[Comparison, list[int], list[int]]]:
-    """The comparisons of which both sides have at most `longest` tokens, with their ids."""
+    """The comparisons of which both sides have at most `max_tokens` tokens, with their ids."""
     rows = [
         (c, encode(tokenizer, c.prompt, c.chosen).ids, encode(tokenizer, c.prompt, c.rejected).ids) for c in comparisons
     ]
-    return [row for row in rows if max(len(row[1]), len(row[2])) <= longest]
+    return [row for row in rows if max(len(row[1]), len(row[2])) <= max_tokens]
 
 
 def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
-    """Ids `[batch, longest]` with the padding in front, as generation wants prompts."""
+    """Ids `[batch, max_tokens]` with the padding in front, as generation wants prompts."""
     import torch
 
-    longest = max(map(len, sequences))
-    return torch.tensor([[pad] * (longest - len(ids)) + list(ids) for ids in sequences])
+    max_tokens = max(map(len, sequences))
+    return torch.tensor([[pad] * (max_tokens - len(ids)) + list(ids) for ids in sequences])
 
 
 def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
-    """Ids `[batch, longest]` with the padding behind."""
+    """Ids `[batch, max_tokens]` with the padding behind."""
     import torch
 
-    longest = max(map(len, sequences))
-    return torch.tensor([list(ids) + [pad] * (longest - len(ids)) for ids in sequences])
+    max_tokens = max(map(len, sequences))
+    return torch.tensor([list(ids) + [pad] * (max_tokens - len(ids)) for ids in sequences])
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -18,7 +18,6 @@ PROGRESS = (
     ("policy/entropy_avg", "Entropy", "nats per token"),
 )
 
-
 STEPS = (
     ("kl_coef", "KL weight", "per token"),
     ("val/ratio", "Probability ratio", "new to old policy; near 1"),
@@ -64,8 +63,8 @@ def curves(run: Run, records: Records, updates: Sequence[Mapping[str, float]]) -
             _plot(reward, "accuracy", "Reward model accuracy", "on its training batches"),
         ],
     }
-    drawn = {title: [plot for plot in plots if plot is not None] for title, plots in groups.items()}
-    return [(title, plots) for title, plots in drawn.items() if plots]
+    sample_by_hash = {title: [plot for plot in plots if plot is not None] for title, plots in groups.items()}
+    return [(title, plots) for title, plots in sample_by_hash.items() if plots]
 
 
 def _plot(rows: Sequence[Mapping[str, float]], key: str, title: str, note: str, small: bool = False) -> Plot | None:

@@ -74,9 +74,9 @@ SCALED_ON = 512
 
 def write_scale(job: Job, folder: Path, model: RewardModel) -> None:
     encoded = (model.encode(example.prompt, example.answers[0]) for example in job.data.train.demonstrations)
-    fitting = list(islice((row for row in encoded if len(row["input_ids"]) <= model.longest), SCALED_ON))
+    fitting = list(islice((row for row in encoded if len(row["input_ids"]) <= model.max_tokens), SCALED_ON))
     if not fitting:
-        record_drops("demonstrations", len(job.data.train.demonstrations), 0, model.longest)
+        record_drops("demonstrations", len(job.data.train.demonstrations), 0, model.max_tokens)
     scores = model.scores(fitting, _at_once(job))
     if not all(map(math.isfinite, scores)):
         raise UserError(
@@ -117,9 +117,9 @@ def _agreement(model: RewardModel, data: Data, at_once: int) -> dict[str, Any]:
         (pair, model.encode(pair.prompt, pair.chosen), model.encode(pair.prompt, pair.rejected))
         for pair in data.held_out.comparisons
     ]
-    rows = [row for row in rows if max(len(row[1]["input_ids"]), len(row[2]["input_ids"])) <= model.longest]
+    rows = [row for row in rows if max(len(row[1]["input_ids"]), len(row[2]["input_ids"])) <= model.max_tokens]
     rated = [(rating, model.encode(rating.prompt, rating.answer)) for rating in data.held_out.ratings]
-    rated = [row for row in rated if len(row[1]["input_ids"]) <= model.longest]
+    rated = [row for row in rated if len(row[1]["input_ids"]) <= model.max_tokens]
     return {
         **accuracy(
             [pair for pair, _, _ in rows],

@@ -92,8 +92,6 @@ def score_answers(
 
 Row = Mapping[str, Sequence[int]]
 """What a model reads of one text: `input_ids`, and what else its tokenizer makes, each as long."""
-
-
 Scorer = Callable[[Sequence[tuple[Prompt, str]]], list[float]]
 """Standardised scores of prompts with their answers."""
 
@@ -105,7 +103,7 @@ class RewardModel:
     model: Any
     encode: Callable[[Prompt, str], Row]
     pad: int
-    longest: int
+    max_tokens: int
     """In tokens; more it cannot read."""
 
     @torch.no_grad()
@@ -126,18 +124,18 @@ class RewardModel:
 
     def cut(self, row: Row) -> Row:
         """A row that is too long without what stands behind its first token: an answer's end says more than its prompt."""
-        over = len(row["input_ids"]) - self.longest
+        over = len(row["input_ids"]) - self.max_tokens
         return row if over <= 0 else {name: [*ids[:1], *ids[1 + over :]] for name, ids in row.items()}
 
 
-def as_policy(model: Any, tokenizer: Any, longest: int) -> RewardModel:
+def as_policy(model: Any, tokenizer: Any, max_tokens: int) -> RewardModel:
     """A classifier on the policy's base, which reads answers as the policy writes them."""
 
     def read(prompt: Prompt, answer: str) -> Row:
         return {"input_ids": encode(tokenizer, prompt, answer).ids}
 
     model.config.use_cache = False
-    return RewardModel(model, read, tokenizer.pad_token_id, longest)
+    return RewardModel(model, read, tokenizer.pad_token_id, max_tokens)
 
 
 def load_sharing(source: RewardSource, model_name: str, settings: ModelSettings, tokenizer: Any) -> RewardModel:
@@ -146,7 +144,7 @@ def load_sharing(source: RewardSource, model_name: str, settings: ModelSettings,
     Raises:
         UserError: the adapter does not fit.
     """
-    model = _adapted(load_scorer(model_name, settings, tokenizer), source)
+    model = _with_adapter(load_scorer(model_name, settings, tokenizer), source)
     return as_policy(model, tokenizer, window(model_name, settings))
 
 
@@ -157,9 +155,9 @@ def load_beside(source: RewardSource, settings: ModelSettings) -> RewardModel:
         UserError: it cannot be loaded, or has no tokenizer.
     """
     tokenizer = _tokenizer(source)
-    with _told(source):
+    with _library_errors(source):
         model = load_scorer(source.base or source.place, settings, tokenizer)
-    model = _adapted(model, source) if source.base else model
+    model = _with_adapter(model, source) if source.base else model
     model.config.use_cache = False
     positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
     return RewardModel(model, _reader(tokenizer), tokenizer.pad_token_id, min(positions, tokenizer.model_max_length))
@@ -195,8 +193,8 @@ def shares_base(folder: Path) -> bool:
     return (folder / "adapter").is_dir()
 
 
-def _adapted(model: Any, source: RewardSource) -> Any:
-    with _told(source):
+def _with_adapter(model: Any, source: RewardSource) -> Any:
+    with _library_errors(source):
         return PeftModel.from_pretrained(model, source.place)
 
 
@@ -204,7 +202,7 @@ def _tokenizer(source: RewardSource) -> Any:
     """Padding is the checkpoint's own: a decoder's score is read at the last token that is none."""
     own = source.base is None or any((Path(source.place) / name).is_file() for name in TOKENIZERS)
     name = source.place if own else str(source.base)
-    with _told(source):
+    with _library_errors(source):
         tokenizer = AutoTokenizer.from_pretrained(name)
         pad = AutoConfig.from_pretrained(source.base or source.place).pad_token_id
     tokenizer.pad_token_id = next(
@@ -242,7 +240,7 @@ def _row(encoded: Mapping[str, Sequence[int]]) -> Row:
 
 
 @contextmanager
-def _told(source: RewardSource) -> Iterator[None]:
+def _library_errors(source: RewardSource) -> Iterator[None]:
     """Makes one sentence of whatever the libraries raise over files that are damaged or do not fit together."""
     try:
         yield

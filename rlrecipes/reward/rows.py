@@ -16,12 +16,12 @@ from rlrecipes.run.resume import check_rows, length_of, record_drops
 # What is trained.
 
 
-def comparison_rows(job: Job, tokenizer: Any, longest: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def comparison_rows(job: Job, tokenizer: Any, max_tokens: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows as TRL names them, and what `done.json` records of them."""
-    tasks = [fitting_comparisons(tokenizer, data.train.comparisons, longest) for data in job.tasks.values()]
+    tasks = [fitting_comparisons(tokenizer, data.train.comparisons, max_tokens) for data in job.tasks.values()]
     before = sum(len(data.train.comparisons) for data in job.tasks.values())
-    dropped = record_drops("comparisons", before, sum(map(len, tasks)), longest)
-    balanced = _balanced(tasks)
+    dropped = record_drops("comparisons", before, sum(map(len, tasks)), max_tokens)
+    balanced = _balance(tasks)
     rows = [{"chosen_ids": chosen, "rejected_ids": rejected} for _, chosen, rejected in balanced]
     margins = [comparison.margin for comparison, _, _ in balanced]
     count = sum(margin is not None for margin in margins)
@@ -31,13 +31,13 @@ def comparison_rows(job: Job, tokenizer: Any, longest: int) -> tuple[list[dict[s
     return rows, {"too_long": dropped, **({"margins": count} if count else {})}
 
 
-def rating_rows(job: Job, tokenizer: Any, longest: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def rating_rows(job: Job, tokenizer: Any, max_tokens: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows whose scores have mean 0 and standard deviation 1 over each recipe's training ratings, whatever their scale."""
-    tasks = [_fitting_ratings(tokenizer, data.train.ratings, longest) for data in job.tasks.values()]
+    tasks = [_fitting_ratings(tokenizer, data.train.ratings, max_tokens) for data in job.tasks.values()]
     before = sum(len(data.train.ratings) for data in job.tasks.values())
-    dropped = record_drops("ratings", before, sum(map(len, tasks)), longest)
+    dropped = record_drops("ratings", before, sum(map(len, tasks)), max_tokens)
     scales = [scale_of([rating.score for rating, _ in rows]) for rows in tasks]
-    rows = _balanced(
+    rows = _balance(
         [
             [{"ids": ids, "score": (rating.score - scale["mean"]) / scale["std"]} for rating, ids in task]
             for task, scale in zip(tasks, scales, strict=True)
@@ -53,12 +53,12 @@ def _announce(job: Job, count: int, what: str, how: str) -> None:
     say(f"  {length_of(settings)} on {count} {what}{how}")
 
 
-def _fitting_ratings(tokenizer: Any, ratings: Sequence[Rating], longest: int) -> list[tuple[Rating, list[int]]]:
+def _fitting_ratings(tokenizer: Any, ratings: Sequence[Rating], max_tokens: int) -> list[tuple[Rating, list[int]]]:
     rows = [(rating, encode(tokenizer, rating.prompt, rating.answer).ids) for rating in ratings]
-    return [(rating, ids) for rating, ids in rows if len(ids) <= longest]
+    return [(rating, ids) for rating, ids in rows if len(ids) <= max_tokens]
 
 
-def _balanced(tasks: Sequence[Sequence[Any]]) -> list[Any]:
+def _balance(tasks: Sequence[Sequence[Any]]) -> list[Any]:
     """As many rows of each recipe as the largest brings, the others' repeated; a batch is drawn from all of them."""
     most = max(map(len, tasks))
     return [row for rows in tasks for row in islice(cycle(rows), most)]

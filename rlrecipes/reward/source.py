@@ -22,25 +22,13 @@ from rlrecipes.profile import Profile
 from rlrecipes.run.folder import read_json
 
 CHECKPOINT = "config.json"
-
-
 CLASSIFIER = "ForSequenceClassification"
-
-
 TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
-
-
 VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
 """What older checkpoints have for a tokenizer, with nothing beside."""
-
-
 ADAPTER_KEYS = {"task_type": str, "peft_type": str, "base_model_name_or_path": str}
-
-
 CHECKPOINT_KEYS = {"architectures": list, "id2label": dict, "num_labels": int}
 """What is looked at in the two configurations, and its type."""
-
-
 JSON_TYPES = {str: "text", list: "list", dict: "object", int: "number"}
 
 
@@ -76,7 +64,7 @@ def find_reward_model(name: str) -> RewardSource:
     files = {file: path for file in (ADAPTER, CHECKPOINT) if (path := _fetched(name, file))}
     if ADAPTER in files and (weights := _fetched(name, ADAPTER_WEIGHTS)):
         files[ADAPTER_WEIGHTS] = weights
-    return _looked_at(name, str(files[ADAPTER].parent) if ADAPTER in files else name, files)
+    return _inspect(name, str(files[ADAPTER].parent) if ADAPTER in files else name, files)
 
 
 def model_beside(profile: Profile) -> str | None:
@@ -112,7 +100,7 @@ def _in_folder(name: str) -> RewardSource:
     place = folder / "adapter" if (folder / "adapter").is_dir() else folder
     wanted = (ADAPTER, ADAPTER_WEIGHTS, CHECKPOINT, *WEIGHTS, *TOKENIZERS, *VOCABULARIES)
     files = {file: place / file for file in wanted if (place / file).is_file()}
-    if ADAPTER not in files and CHECKPOINT not in files and (original := _taken(place)):
+    if ADAPTER not in files and CHECKPOINT not in files and (original := _original_of(place)):
         raise UserError(f"reward.model={name} is a stage that took its model from elsewhere; give {original} instead")
     if ADAPTER in files and ADAPTER_WEIGHTS not in files:
         raise _none(name, f"has no weights ({ADAPTER_WEIGHTS})")
@@ -121,16 +109,16 @@ def _in_folder(name: str) -> RewardSource:
             raise _none(name, f"has no weights ({WEIGHTS[0]})")
         if not files.keys() & {*TOKENIZERS, *VOCABULARIES}:
             raise _none(name, f"has no tokenizer ({', '.join(TOKENIZERS)})")
-    return _looked_at(name, str(place), files)
+    return _inspect(name, str(place), files)
 
 
-def _taken(stage: Path) -> str | None:
+def _original_of(stage: Path) -> str | None:
     """What a finished reward stage was given as `reward.model`, where that did not become an adapter of its own."""
     record = read_json(stage / "done.json").get("reward_model")
     return str(record.get("name")) if isinstance(record, dict) else None
 
 
-def _looked_at(name: str, where: str, files: Mapping[str, Path]) -> RewardSource:
+def _inspect(name: str, where: str, files: Mapping[str, Path]) -> RewardSource:
     if ADAPTER in files:
         return _adapter(name, where, files)
     if CHECKPOINT in files:

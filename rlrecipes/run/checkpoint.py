@@ -27,12 +27,10 @@ from torch import nn
 
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import CHECKPOINTS, sync
-from rlrecipes.run.interrupts import Interrupted, asked
+from rlrecipes.run.interrupts import Interrupted, stop_requested
 from rlrecipes.run.tracking import Tracker
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
-
-
 KEPT = 2
 """The newest may be damaged by what lies below us; then there is one more."""
 
@@ -68,7 +66,7 @@ class Checkpoints:
 
     def due(self) -> bool:
         """Whether to save now: the time is up, or a signal asked for the end."""
-        return asked() or time.monotonic() - self.saved >= self.seconds
+        return stop_requested() or time.monotonic() - self.saved >= self.seconds
 
     def save(self, step: int, state: Any) -> None:
         """Saves the stage's state after `step` steps.
@@ -81,7 +79,7 @@ class Checkpoints:
         logs = self.tracker.positions() if self.tracker is not None else {}
         save(self.folder, step, {"stage": state, "logs": logs, "seconds": spent})
         self.saved = time.monotonic()
-        if asked():
+        if stop_requested():
             raise Interrupted(f"saved after step {step}")
 
     def discard(self) -> None:
@@ -96,13 +94,13 @@ def save(folder: Path, step: int, state: Any) -> None:
         TypeError: the state holds something that is neither JSON nor a tensor.
     """
     tensors: dict[str, torch.Tensor] = {}
-    plain = _packed(state, "", tensors)
+    plain = _pack(state, "", tensors)
     aside, target = folder / f".step-{step:06d}", folder / f"step-{step:06d}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     save_file(tensors, aside / TENSORS)
     (aside / STATE).write_text(json.dumps(plain), encoding="utf-8")
-    files = {name: _described(aside / name) for name in (TENSORS, STATE)}
+    files = {name: _description(aside / name) for name in (TENSORS, STATE)}
     manifest = json.dumps({"files": files, "sha256": _digest(files)}, indent=2)
     (aside / MANIFEST).write_text(manifest, encoding="utf-8")
     for path in (*aside.iterdir(), aside):
@@ -121,7 +119,7 @@ def load_newest(folder: Path) -> Checkpoint | None:
         damage = _damage(path)
         if damage is None:
             plain = json.loads((path / STATE).read_text(encoding="utf-8"))
-            return Checkpoint(_step(path), _unpacked(plain, load_file(path / TENSORS)))
+            return Checkpoint(_step(path), _unpack(plain, load_file(path / TENSORS)))
         say(f"  {path}/{damage}; this checkpoint is not used")
     if found:
         say("  no checkpoint is whole: starting from the beginning")
@@ -169,7 +167,7 @@ def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _description(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
@@ -191,7 +189,7 @@ def _damage(path: Path) -> str | None:
     for name, expected in manifest["files"].items():
         if not (path / name).is_file():
             return f"{name} is missing"
-        found = _described(path / name)
+        found = _description(path / name)
         if found["bytes"] != expected["bytes"]:
             return f"{name} has {found['bytes']} bytes instead of {expected['bytes']}"
         if found != expected:
@@ -199,7 +197,7 @@ def _damage(path: Path) -> str | None:
     return None
 
 
-def _packed(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     """`value` as JSON; its tensors go into `tensors` under the path that leads to them."""
     if isinstance(value, torch.Tensor):
         tensors[name] = (
@@ -207,25 +205,25 @@ def _packed(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
         )  # 8-bit optimizers share tables, safetensors may not
         return {"$tensor": name}
     if isinstance(value, Mapping):
-        pairs = [[key, _packed(inner, f"{name}/{key}", tensors)] for key, inner in value.items()]
+        pairs = [[key, _pack(inner, f"{name}/{key}", tensors)] for key, inner in value.items()]
         return dict(pairs) if all(isinstance(key, str) for key, _ in pairs) else {"$pairs": pairs}
     if isinstance(value, list | tuple):
-        items = [_packed(inner, f"{name}/{i}", tensors) for i, inner in enumerate(value)]
+        items = [_pack(inner, f"{name}/{i}", tensors) for i, inner in enumerate(value)]
         return {"$tuple": items} if isinstance(value, tuple) else items
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{name} is a {type(value).__name__}, which a checkpoint cannot hold")
 
 
-def _unpacked(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+def _unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     if isinstance(value, list):
-        return [_unpacked(inner, tensors) for inner in value]
+        return [_unpack(inner, tensors) for inner in value]
     if not isinstance(value, dict):
         return value
     if "$tensor" in value:
         return tensors[value["$tensor"]]
     if "$tuple" in value:
-        return tuple(_unpacked(inner, tensors) for inner in value["$tuple"])
+        return tuple(_unpack(inner, tensors) for inner in value["$tuple"])
     if "$pairs" in value:
-        return {key: _unpacked(inner, tensors) for key, inner in value["$pairs"]}
-    return {key: _unpacked(inner, tensors) for key, inner in value.items()}
+        return {key: _unpack(inner, tensors) for key, inner in value["$pairs"]}
+    return {key: _unpack(inner, tensors) for key, inner in value.items()}

@@ -117,23 +117,23 @@ class Run:
         except (ValueError, TypeError):
             raise UserError(f"{path} is damaged; delete the folder {path.parent} and run the stage again") from None
 
-    def check_begun(self, stage: str, under: Mapping[str, Any]) -> None:
+    def check_begun(self, stage: str, conditions: Mapping[str, Any]) -> None:
         """Refuses to go on with an interrupted stage under other settings or library versions.
 
         Raises:
             UserError: the sentence says what differs.
         """
         begun = self.begun(stage)
-        if begun is not None and (difference := _difference(begun, json.loads(json.dumps(under)))):
+        if begun is not None and (difference := _difference(begun, json.loads(json.dumps(conditions)))):
             raise UserError(
                 f"the interrupted {stage} stage in {self.draft(stage)} was begun with {difference}; name another run "
                 f"({option('run')}) or begin it again with the same options (`{make(stage, self)} {switch('force')}`)"
             )
 
-    def open(self, stage: str, under: Mapping[str, Any]) -> Path:
+    def open(self, stage: str, conditions: Mapping[str, Any]) -> Path:
         """The stage's draft, to be filled and then handed to `close`: an interrupted one begun under the same, or empty."""
         draft = self.draft(stage)
-        if self.begun(stage) == json.loads(json.dumps(under)):
+        if self.begun(stage) == json.loads(json.dumps(conditions)):
             for path in draft.iterdir():
                 # What is made after training is made again; the tracker cuts the logs back to the checkpoint.
                 if path.name not in (BEGUN, CHECKPOINTS) and path.suffix != ".jsonl":
@@ -141,7 +141,7 @@ class Run:
             return draft
         _remove(draft)
         draft.mkdir(parents=True)
-        write_json(draft / BEGUN, under)
+        write_json(draft / BEGUN, conditions)
         return draft
 
     def abandon(self, stage: str) -> None:
@@ -337,8 +337,6 @@ def _json(value: Any) -> str:
 
 TRL = "1.12.0"
 """The last release with `PPOTrainer`; 1.13.0 removed it (huggingface/trl pull request 7020)."""
-
-
 LIBRARIES = ("torch", "trl", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "wandb")
 
 

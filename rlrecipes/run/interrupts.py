@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM: a training loop finishes its step and saves; everything else stops at once.
 
-A loop runs inside `finishing_first()` and asks `asked()` after each step. The second signal always stops at once.
+A loop runs inside `finishing_first()` and asks `stop_requested()` after each step. The second signal always stops at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class _Signals:
-    asked: bool = False
+    requested: bool = False
     loops: int = 0
     """How many `finishing_first()` blocks are open."""
 
@@ -28,9 +28,9 @@ class _Signals:
 _signals = _Signals()
 
 
-def asked() -> bool:
+def stop_requested() -> bool:
     """Whether a signal has asked for the end."""
-    return _signals.asked
+    return _signals.requested
 
 
 @contextlib.contextmanager
@@ -45,7 +45,7 @@ def handled() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _signals.asked = False
+        _signals.requested = False
 
 
 @contextlib.contextmanager
@@ -66,12 +66,12 @@ def finishing_first() -> Iterator[None]:
 
 def _act() -> None:
     """A signal that a library swallowed while it was being imported is not lost: it acts here."""
-    if _signals.asked:
+    if _signals.requested:
         raise Interrupted
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    first, _signals.asked = not _signals.asked, True
+    first, _signals.requested = not _signals.requested, True
     if first and _signals.loops:
         # not print: a signal may come in the middle of one
         os.write(2, b"\nfinishing this step, then saving; once more stops at once\n")

@@ -56,7 +56,7 @@ def check_rows(what: str, rows: int, batch: int, setting: str) -> None:
         )
 
 
-def record_drops(what: str, before: int, after: int, longest: int) -> int:
+def record_drops(what: str, before: int, after: int, max_tokens: int) -> int:
     """Counts the rows that were too long for the window, and says so.
 
     Raises:
@@ -64,10 +64,10 @@ def record_drops(what: str, before: int, after: int, longest: int) -> int:
     """
     if before and not after:
         raise UserError(
-            f"all {before} {what} are longer than {longest} tokens; raise model.max_length or shorten the rows"
+            f"all {before} {what} are longer than {max_tokens} tokens; raise model.max_length or shorten the rows"
         )
     if after < before:
-        say(f"  {before - after} of {before} {what} left out: longer than {longest} tokens")
+        say(f"  {before - after} of {before} {what} left out: longer than {max_tokens} tokens")
     return before - after
 
 

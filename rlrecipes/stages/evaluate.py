@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from rlrecipes.data.split import drawn
+from rlrecipes.data.split import sample_by_hash
 from rlrecipes.job import Job
 from rlrecipes.metrics import Interval, estimate, mean_interval
 from rlrecipes.model.adapters import adapter, load_policies
@@ -36,10 +36,10 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     """Writes `folder/samples.jsonl` and returns each policy's metrics, the paired gains and the headline's name."""
     tokenizer = open_tokenizer(model_name)
     length = answer_length(tokenizer, job.data.train.demonstrations, job.profile.ppo.response_length)
-    longest = prompt_window(model_name, job.profile.model, length)
-    held_out = drawn(job.profile.evaluate.limit or len(job.data.held_out.prompts), job.data.held_out.prompts)
-    prompts = fitting_prompts(tokenizer, held_out, longest)
-    dropped = record_drops("held-out prompts", len(held_out), len(prompts), longest)
+    max_tokens = prompt_window(model_name, job.profile.model, length)
+    held_out = sample_by_hash(job.profile.evaluate.limit or len(job.data.held_out.prompts), job.data.held_out.prompts)
+    prompts = fitting_prompts(tokenizer, held_out, max_tokens)
+    dropped = record_drops("held-out prompts", len(held_out), len(prompts), max_tokens)
     examples = [example for example, _ in prompts]
 
     model = load_policies(load_causal(model_name, job.profile.model, tokenizer), job.run, POLICIES)

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from rlrecipes.data.split import drawn
+from rlrecipes.data.split import sample_by_hash
 from rlrecipes.job import Job
 from rlrecipes.model.adapters import load_adapter
 from rlrecipes.model.loading import load_causal, prompt_window
@@ -31,9 +31,9 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     tokenizer = open_tokenizer(model_name)
     settings = job.profile.ppo
     length = answer_length(tokenizer, job.data.train.demonstrations, settings.response_length)
-    longest = prompt_window(model_name, job.profile.model, length)
-    prompts = fitting_prompts(tokenizer, job.data.train.prompts, longest)
-    dropped = record_drops("prompts", len(job.data.train.prompts), len(prompts), longest)
+    max_tokens = prompt_window(model_name, job.profile.model, length)
+    prompts = fitting_prompts(tokenizer, job.data.train.prompts, max_tokens)
+    dropped = record_drops("prompts", len(job.data.train.prompts), len(prompts), max_tokens)
     batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     check_rows("prompts", len(prompts), batch, "ppo.per_device_train_batch_size")
 
@@ -58,7 +58,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         reward=fresh(job.recipe.reward),
         head=head,
         settings=settings,
-        samples=fitting_prompts(tokenizer, drawn(SAMPLES, job.data.held_out.prompts), longest),
+        samples=fitting_prompts(tokenizer, sample_by_hash(SAMPLES, job.data.held_out.prompts), max_tokens),
         on_samples=lambda rows, step: tracker.table("samples", rows, step),
         scorer=None if shared else scorer,
         callbacks=[progress("ppo", tracker)],

@@ -35,9 +35,9 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     if job.profile.reward.model is not None:
         return _take(job, model_name, folder)
     tokenizer = open_tokenizer(model_name)
-    longest = window(model_name, job.profile.model)
+    max_tokens = window(model_name, job.profile.model)
     prepare = comparison_rows if job.objective == "pairwise" else rating_rows
-    rows, record = prepare(job, tokenizer, longest)
+    rows, record = prepare(job, tokenizer, max_tokens)
     model = add_lora(load_scorer(model_name, job.profile.model, tokenizer), job.profile.lora, "SEQ_CLS")
     copy_lora(model, job.run.stage("sft") / "adapter", "default")
     build = pairwise_trainer if job.objective == "pairwise" else regression_trainer
@@ -51,7 +51,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     model.save_pretrained(folder / "adapter")
     tokenizer.save_pretrained(folder / "adapter")
 
-    reward_model = as_policy(model, tokenizer, longest)
+    reward_model = as_policy(model, tokenizer, max_tokens)
     write_scale(job, folder, reward_model)
     return {
         **measure(job, reward_model, {"train_loss": loss}),

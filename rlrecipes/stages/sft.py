@@ -33,9 +33,9 @@ class ResumableSFTTrainer(Resumable, SFTTrainer):
 def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
     """Trains the adapter into `folder/adapter` and returns what `done.json` records beside the common part."""
     tokenizer = open_tokenizer(model_name)
-    longest = window(model_name, job.profile.model)
-    rows = fitting_examples(tokenizer, job.data.train.demonstrations, longest)
-    dropped = record_drops("demonstrations", len(job.data.train.demonstrations), len(rows), longest)
+    max_tokens = window(model_name, job.profile.model)
+    rows = fitting_examples(tokenizer, job.data.train.demonstrations, max_tokens)
+    dropped = record_drops("demonstrations", len(job.data.train.demonstrations), len(rows), max_tokens)
     settings = job.profile.sft
     check_rows("demonstrations", len(rows), settings.per_device_train_batch_size, "sft.per_device_train_batch_size")
 

@@ -14,7 +14,7 @@ from conftest import tiny_tokenizer
 from rlrecipes.__main__ import main
 from rlrecipes.after import chat
 from rlrecipes.after.chat import Stream, load_voice, talk
-from rlrecipes.after.finished import find_trained
+from rlrecipes.after.finished import find_finished_run
 from rlrecipes.model.tokens import decode
 from rlrecipes.recipe import Message, load_recipe
 from rlrecipes.run.folder import Run
@@ -24,7 +24,7 @@ PROMPTS = ("Das Kind liest.", "Die Frau isst einen Apfel.", "Wer da?")
 
 @pytest.fixture
 def voice(home, apart):
-    return load_voice(find_trained(Run("apart", "translation"), load_recipe("translation")), 0.0)
+    return load_voice(find_finished_run(Run("apart", "translation"), load_recipe("translation")), 0.0)
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_a_damaged_file_of_the_run_is_told_and_not_taken_for_a_fault_of_the_firs
 
 def test_a_talk_shows_the_prompts_form_the_answer_and_its_reward(voice, typed):
     out = typed(voice, PROMPTS[0])
-    example = voice.trained.prompts[0][-1].content.removeprefix("Translate: ")
+    example = voice.finished.prompts[0][-1].content.removeprefix("Translate: ")
     assert "translation: ppo of runs/apart/translation, greedy" in out
     assert f"    {example}\n" in out
     assert "behind 'Translate:'" in out
@@ -242,7 +242,7 @@ def test_a_dialogue_is_shown_with_all_its_turns(voice):
         Message("assistant", "Hello"),
         Message("user", "So"),
     )
-    voice.trained.__dict__["prompts"] = [turns]
+    voice.finished.__dict__["prompts"] = [turns]
     assert "    user: Hi\n    assistant: Hello\n    user: So\n" in chat.opening(voice, "ppo")
 
 
@@ -294,7 +294,7 @@ def hear(voice, monkeypatch):
 def test_a_dialogue_remembers_its_turns_until_it_is_cleared(voice, typed, monkeypatch):
     heard = hear(voice, monkeypatch)
     turns = [Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "So")]
-    voice.trained.__dict__["prompts"] = [tuple(turns)]
+    voice.finished.__dict__["prompts"] = [tuple(turns)]
     typed(voice, "one", "two", "/clear", "three", "/policy sft", "four")
     assert [len(prompt) for prompt in heard] == [1, 3, 1, 1]
     assert heard[1] == (Message("user", "one"), Message("assistant", "answer 1"), Message("user", "two"))
@@ -302,7 +302,7 @@ def test_a_dialogue_remembers_its_turns_until_it_is_cleared(voice, typed, monkey
 
 def test_the_oldest_turns_are_forgotten_aloud_when_the_window_is_full(voice, typed, monkeypatch):
     heard = hear(voice, monkeypatch)
-    voice.trained.__dict__["prompts"] = [(Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "So"))]
+    voice.finished.__dict__["prompts"] = [(Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "So"))]
     out = typed(dataclasses.replace(voice, window=60), *["wort " * 8] * 4)
     assert "turns are forgotten: 60 tokens are the most" in out
     assert len(heard[-1]) < 7
@@ -316,7 +316,7 @@ def test_control_characters_of_an_answer_do_not_reach_the_terminal(capsys):
 
 def test_a_system_message_that_all_prompts_share_is_said_in_a_talk_too(voice, typed, monkeypatch):
     heard = hear(voice, monkeypatch)
-    voice.trained.__dict__["prompts"] = [(Message("system", "Be brief."), Message("user", text)) for text in "ab"]
+    voice.finished.__dict__["prompts"] = [(Message("system", "Be brief."), Message("user", text)) for text in "ab"]
     typed(voice, "one")
     assert heard == [(Message("system", "Be brief."), Message("user", "one"))]
 

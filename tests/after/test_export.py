@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlrecipes.__main__ import main
-from rlrecipes.after.finished import find_trained
+from rlrecipes.after.finished import find_finished_run
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import load_recipe
 from rlrecipes.run.folder import Run
@@ -31,7 +31,7 @@ def exported(session_home, apart):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.chdir(session_home)
         assert main(["export", "translation", "--run", "apart", "--merged"]) == 0
-        voice = load_voice(find_trained(Run("apart", "translation"), load_recipe("translation")), 0.0)
+        voice = load_voice(find_finished_run(Run("apart", "translation"), load_recipe("translation")), 0.0)
         answers = {
             policy: [voice.answer(policy, tuple(Message(**m) for m in given), print).text for given in MESSAGES]
             for policy in ("base", "sft", "ppo")
@@ -149,17 +149,17 @@ def test_the_card_has_data_licence_results_and_settings(exported):
 def test_the_card_has_the_pages_at_weights_and_biases(home, apart):
     from rlrecipes.after.card import card
 
-    trained = find_trained(Run("apart", "translation"), load_recipe("translation"))
-    assert "no page" in card(trained, "ppo", None, None, apart / "export")
-    trained.records["ppo"]["wandb"] = "https://wandb.ai/me/rlrecipes/runs/abc"
-    assert "[ppo](https://wandb.ai/me/rlrecipes/runs/abc)" in card(trained, "ppo", None, None, apart / "export")
+    finished = find_finished_run(Run("apart", "translation"), load_recipe("translation"))
+    assert "no page" in card(finished, "ppo", None, None, apart / "export")
+    finished.records["ppo"]["wandb"] = "https://wandb.ai/me/rlrecipes/runs/abc"
+    assert "[ppo](https://wandb.ai/me/rlrecipes/runs/abc)" in card(finished, "ppo", None, None, apart / "export")
 
 
 def test_a_card_on_the_hub_loads_from_the_hub(home, apart):
     from rlrecipes.after.card import card
 
-    trained = find_trained(Run("apart", "translation"), load_recipe("translation"))
-    text = card(trained, "ppo", None, "me/policy", apart / "export")
+    finished = find_finished_run(Run("apart", "translation"), load_recipe("translation"))
+    text = card(finished, "ppo", None, "me/policy", apart / "export")
     assert 'adapter = snapshot_download("me/policy")' in text
     assert "runs/apart" not in text
 
@@ -169,14 +169,14 @@ def test_a_card_shows_the_last_part_of_a_path_though_what_was_there_is_gone_and_
 
     from rlrecipes.after.card import card
 
-    trained = find_trained(Run("apart", "translation"), load_recipe("translation"))
-    records = json.loads(json.dumps(trained.records))
+    finished = find_finished_run(Run("apart", "translation"), load_recipe("translation"))
+    records = json.loads(json.dumps(finished.records))
 
     def shown(source, model):
         records["sft"]["data"]["source"] = records["ppo"]["settings"]["data.source"] = source
         records["reward"]["reward_model"] = {"name": model}
         records["ppo"]["settings"]["reward.model"] = model
-        return card(dataclasses.replace(trained, records=records), "ppo", None, None, apart / "export")
+        return card(dataclasses.replace(finished, records=records), "ppo", None, None, apart / "export")
 
     text = shown("gone/private/rows.jsonl", "gone/private/translation/reward")
     assert "private" not in text
@@ -193,9 +193,9 @@ def test_without_an_evaluation_the_card_says_how_to_get_one(home, apart):
 
     from rlrecipes.after.card import card
 
-    trained = find_trained(Run("apart", "translation"), load_recipe("translation"))
-    records = {stage: record for stage, record in trained.records.items() if stage != "evaluate"}
-    bare = dataclasses.replace(trained, records=records)
+    finished = find_finished_run(Run("apart", "translation"), load_recipe("translation"))
+    records = {stage: record for stage, record in finished.records.items() if stage != "evaluate"}
+    bare = dataclasses.replace(finished, records=records)
     assert "`python -m rlrecipes evaluate translation --run apart`" in card(bare, "sft", None, None, apart / "export")
 
 
@@ -231,13 +231,13 @@ def test_a_model_of_ones_own_is_named_and_not_copied(home, checkpoint, tmp_path,
 
 
 def test_a_base_of_quantized_weights_alone_cannot_be_merged_into(home, apart, monkeypatch, capsys):
-    base = find_trained(Run("apart", "translation"), load_recipe("translation")).base_model()
+    base = find_finished_run(Run("apart", "translation"), load_recipe("translation")).base_model()
     four_bit = shutil.copytree(base, home / "four_bit", dirs_exist_ok=True)
     config = json.loads((four_bit / "config.json").read_text())
     (four_bit / "config.json").write_text(
         json.dumps({**config, "quantization_config": {"quant_method": "bitsandbytes"}})
     )
-    monkeypatch.setattr("rlrecipes.after.finished.Trained.base_model", lambda self: str(four_bit))
+    monkeypatch.setattr("rlrecipes.after.finished.FinishedRun.base_model", lambda self: str(four_bit))
     assert main(["export", "translation", "--run", "apart", "--merged"]) == 2
     assert "quantized weights alone" in capsys.readouterr().err
 

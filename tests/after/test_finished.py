@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from rlrecipes.__main__ import main
-from rlrecipes.after.finished import find_trained
+from rlrecipes.after.finished import find_finished_run
 from rlrecipes.errors import option, switch
 from rlrecipes.recipe import load_recipe
 from rlrecipes.run.folder import Run, make
@@ -22,8 +22,8 @@ def copy(home, apart):
     shutil.rmtree(folder.parent)
 
 
-def trained():
-    return find_trained(Run("copy", "translation"), load_recipe("translation"))
+def finished():
+    return find_finished_run(Run("copy", "translation"), load_recipe("translation"))
 
 
 def refused(capsys, *arguments):
@@ -56,10 +56,10 @@ def test_a_policy_that_is_not_there_yet_names_the_command_that_makes_it(copy, ca
 
 
 def test_without_a_wish_the_policy_that_was_trained_last_is_taken(copy):
-    assert trained().policy(None) == "ppo"
+    assert finished().policy(None) == "ppo"
     shutil.rmtree(copy / "ppo")
-    assert trained().policy(None) == "sft"
-    assert trained().policies == ("base", "sft")
+    assert finished().policy(None) == "sft"
+    assert finished().policies == ("base", "sft")
 
 
 @pytest.mark.parametrize("command", ["chat", "export"])
@@ -170,14 +170,14 @@ def test_options_are_named_as_make_takes_them_where_it_is_at_hand(monkeypatch, t
 
 
 def test_the_prompts_form_is_seen_in_the_evaluation_or_else_in_the_built_in_data(copy):
-    assert trained().prefix == "Translate: "
+    assert finished().prefix == "Translate: "
     samples = copy / "evaluate" / "samples.jsonl"
     samples.write_text(samples.read_text().replace("Translate: ", ""))
-    assert trained().prefix == "", "the user's data had a form of their own"
+    assert finished().prefix == "", "the user's data had a form of their own"
     shutil.rmtree(copy / "evaluate")
-    assert trained().prompts == (), "the run's data were the user's"
+    assert finished().prompts == (), "the run's data were the user's"
     record = json.loads((copy / "sft" / "done.json").read_text())
     record["data"]["source"] = "built-in"
     (copy / "sft" / "done.json").write_text(json.dumps(record))
-    assert trained().prompts[0][-1].content.startswith("Translate: ")
-    assert not trained().many_turns
+    assert finished().prompts[0][-1].content.startswith("Translate: ")
+    assert not finished().many_turns

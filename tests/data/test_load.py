@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rlrecipes.data.load import fingerprint, lists, load
-from rlrecipes.data.split import HELD_OUT, canonical, drawn
+from rlrecipes.data.split import HELD_OUT, canonical, sample_by_hash
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import exact_match, mean_of
 from rlrecipes.recipe import Columns, Comparison, Data, Evaluation, Example, Rating, Recipe, Reward, Split, user
@@ -178,13 +178,13 @@ def test_a_held_out_prompt_never_occurs_in_training(tmp_path):
 
 def test_examples_are_drawn_from_all_of_a_sorted_file_and_keep_their_order():
     examples = [Example(user(f"Say {i}"), ("yes",)) for i in range(200)]
-    chosen = drawn(50, examples)
+    chosen = sample_by_hash(50, examples)
     places = [examples.index(example) for example in chosen]
     assert len(places) == 50
     assert places == sorted(places)
     assert 10 < sum(place < 100 for place in places) < 40
-    assert drawn(50, examples) == chosen
-    assert drawn(200, examples) == examples
+    assert sample_by_hash(50, examples) == chosen
+    assert sample_by_hash(200, examples) == examples
 
 
 def test_at_most_a_thousand_prompts_are_held_out_and_the_others_are_not_trained_on(tmp_path):

@@ -23,7 +23,7 @@ from transformers import (
 
 from rlrecipes.errors import UserError
 from rlrecipes.model.adapters import adapter, add_lora, load_adapter
-from rlrecipes.model.forward import hidden_states, next_token_logits, read_at, states_at, trunk
+from rlrecipes.model.forward import hidden_states, needed_states_only, next_token_logits, states_at, trunk
 from rlrecipes.model.loading import check_model, load_causal, load_scorer, prompt_window, window
 from rlrecipes.model.tokens import answer_length, encode, encode_prompt, load_tokenizer, open_tokenizer, pad_right
 from rlrecipes.profile import LoraSettings, ModelSettings
@@ -397,7 +397,7 @@ READ = torch.tensor([[False, True, True, True], [True, False, True, False]])
 def test_states_that_nobody_reads_cost_no_feed_forward_in_the_last_layer(stack):
     torch.manual_seed(0)
     scatter(stack, "policy", size=0.3)
-    seen, states, learned = fed(stack, read_at(stack, READ))
+    seen, states, learned = fed(stack, needed_states_only(stack, READ))
     seen_whole, whole, wholly_learned = fed(stack, nullcontext())
     assert seen[0].shape[:2] == (1, 5)
     assert seen_whole[0].shape[:2] == (2, 4)
@@ -407,7 +407,7 @@ def test_states_that_nobody_reads_cost_no_feed_forward_in_the_last_layer(stack):
 
 def test_outside_of_its_block_the_model_is_whole_again_whatever_happened_inside(stack):
     expected = hidden_states(stack, IDS)
-    with pytest.raises(RuntimeError, match="inside"), read_at(stack, READ):
+    with pytest.raises(RuntimeError, match="inside"), needed_states_only(stack, READ):
         raise RuntimeError("inside")
     assert torch.equal(hidden_states(stack, IDS), expected)
 
@@ -421,7 +421,7 @@ def test_a_forward_that_another_library_put_into_the_last_layer_is_there_again_a
 
     block.forward = own
     expected = hidden_states(stack, IDS)
-    with read_at(stack, READ):
+    with needed_states_only(stack, READ):
         assert torch.allclose(hidden_states(stack, IDS)[READ], expected[READ], atol=1e-5)
     assert block.forward is own
     assert torch.equal(hidden_states(stack, IDS), expected)

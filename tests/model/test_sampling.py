@@ -75,9 +75,9 @@ def test_a_model_in_training_answers_without_dropout(model, tokenizer, queries):
 def test_each_steps_tokens_are_handed_on_as_they_are_drawn(model, tokenizer, queries):
     steps = []
     eos = answers(model, tokenizer, queries, 0.0, length=3).tokens[0, 2].item()
-    drawn = sample(model, queries, tokenizer.pad_token_id, eos, LENGTH, 0.0, on_tokens=steps.append).tokens
-    assert tokenizer.pad_token_id in drawn
-    assert torch.stack(steps, 1).tolist() == drawn.tolist()
+    sample_by_hash = sample(model, queries, tokenizer.pad_token_id, eos, LENGTH, 0.0, on_tokens=steps.append).tokens
+    assert tokenizer.pad_token_id in sample_by_hash
+    assert torch.stack(steps, 1).tolist() == sample_by_hash.tolist()
 
 
 def test_without_a_value_function_there_are_no_values(model, tokenizer, queries):
@@ -94,20 +94,20 @@ def test_of_a_prompt_the_last_layers_feed_forward_reads_one_state_alone(model, t
 
 
 def test_sampling_follows_the_seed(model, tokenizer, queries):
-    drawn = []
+    sample_by_hash = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        drawn.append(answers(model, tokenizer, queries, 1.0).tokens.tolist())
-    assert drawn[0] == drawn[1] != drawn[2]
+        sample_by_hash.append(answers(model, tokenizer, queries, 1.0).tokens.tolist())
+    assert sample_by_hash[0] == sample_by_hash[1] != sample_by_hash[2]
 
 
 def test_tokens_are_drawn_as_often_as_they_are_probable(model, tokenizer, queries):
     row = queries[1:2].expand(4000, -1)
     torch.manual_seed(0)
-    drawn = answers(model, tokenizer, row, 0.5, length=1).tokens[:, 0]
+    sample_by_hash = answers(model, tokenizer, row, 0.5, length=1).tokens[:, 0]
     with torch.no_grad():
         probable = (next_token_logits(model, hidden_states(model, queries[1:2])[0, -1]) / 0.5).softmax(-1)
-    share = torch.bincount(drawn, minlength=len(probable)) / 4000
+    share = torch.bincount(sample_by_hash, minlength=len(probable)) / 4000
     assert (share - probable).abs().max() < 0.03
 
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from rlrecipes.run.interrupts import Interrupted, asked, finishing_first, handled
+from rlrecipes.run.interrupts import Interrupted, finishing_first, handled, stop_requested
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -25,9 +25,9 @@ def test_outside_of_a_loop_a_signal_acts_at_once(number):
 def test_a_loop_sees_a_signal_and_goes_on_until_it_raises_itself(number, capfd):
     def loop():
         with finishing_first():
-            assert not asked()
+            assert not stop_requested()
             send(number)
-            assert asked()
+            assert stop_requested()
             raise Interrupted("saved")
 
     with handled(), pytest.raises(Interrupted, match="saved"):
@@ -75,4 +75,4 @@ def test_afterwards_signals_are_as_they_were_and_nothing_is_remembered():
         send(signal.SIGTERM)
     assert [signal.getsignal(number) for number in SIGNALS] == before
     with handled():
-        assert not asked()
+        assert not stop_requested()
