@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from rlrecipes.__main__ import main
 from rlrecipes.model import loading as models
+from rlrecipes.model.tokens import load_tokenizer
 from rlrecipes.profile import load_profile, profile_names, settings_of
 
 GPU_PROFILES = [name for name in profile_names() if name != "tiny"]
@@ -52,7 +53,7 @@ def test_the_data_of_the_profile_are_read_where_none_are_named(home, monkeypatch
 
 
 def test_attention_reaches_the_model(checkpoint):
-    tokenizer = models.open_tokenizer(str(checkpoint.model))
+    tokenizer = load_tokenizer(str(checkpoint.model))
     for attention in ("sdpa", "eager"):
         settings = load_profile("tiny", ["model.quantization=none", f"model.attention={attention}"]).model
         for load in (models.load_causal, models.load_scorer):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import rlrecipes
 from rlrecipes import UserError, load_profile, load_recipe, run_recipe
 from rlrecipes.__main__ import main
 from rlrecipes.profile import split_override
+from rlrecipes.run.interrupts import Interrupted, finishing_first
 
 OWN = {"data": "pairs.jsonl", "run": "t"}
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.S)
@@ -94,9 +96,21 @@ def test_a_recipe_without_a_folder_brings_no_documents_to_the_embedded_base(prof
         run_recipe(dataclasses.replace(recipe, name="../mine"), profile, "sft")
 
 
-def test_signals_are_the_callers_again_afterwards(finished, profile):
-    import signal
+def test_an_interrupted_step_is_finished_first(profile, monkeypatch):
+    done = []
 
+    def step(*arguments):
+        with finishing_first():
+            signal.raise_signal(signal.SIGINT)
+            done.append("the step")
+
+    monkeypatch.setattr("rlrecipes.pipeline.run_stages", step)
+    with pytest.raises(Interrupted):
+        run_recipe("translation", profile, "sft", **OWN)
+    assert done == ["the step"]
+
+
+def test_signals_are_the_callers_again_afterwards(finished, profile):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     run_recipe("translation", profile, "sft", **OWN)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

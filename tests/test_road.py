@@ -179,7 +179,7 @@ def test_other_data_are_refused(finished, home, capsys):
 
 def test_a_stage_whose_ground_is_missing_says_what_to_run_first(home, capsys):
     assert run("nothing", *OWN, command="ppo") == 2
-    assert "make sft RECIPE=translation" in capsys.readouterr().err
+    assert "rlrecipes sft translation --run nothing" in capsys.readouterr().err
     assert not (home / "runs" / "nothing").exists()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rlrecipes.before.needs import GIB, ROLES, Need, fullest, largest_batch, lengths, moments
 from rlrecipes.before.shape import Shape, read_shape
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, option
 from rlrecipes.profile import Profile
 from rlrecipes.recipe import unknown
 from rlrecipes.run.stages import phases
@@ -44,10 +44,11 @@ def plan(profile: Profile, learned: bool, card: str | None = None) -> str:
         for phase in needs.values()
         for need in phase
     ]
+    place = f"a card of {room:g} GiB" if room else f"the CPU (name a card with {option('card')})"
     return "\n".join(
         [
             f"{profile.name}: {profile.model.name}, {shape.kind}, {profile.model.quantization}, {profile.model.dtype}, "
-            f"on {f'a card of {room:g} GiB' if room else 'the CPU (name a card with CARD=…)'}",
+            f"on {place}",
             f"rows of at most {longest.whole} tokens, answers of at most {longest.answer}{half}",
             "",
             *_aligned([heads, *rows]),
