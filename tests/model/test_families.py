@@ -46,7 +46,7 @@ def test_every_stage_takes_its_steps(family, quantization, home):
     assert first["policy/grad_norm"] > 0.1
     sft, ppo = (load_file(folder / stage / "adapter" / "adapter_model.safetensors") for stage in ("sft", "ppo"))
     step = load_profile("tiny").ppo.learning_rate
-    assert all((ppo[name] - weight).abs().max() > step / 2 for name, weight in sft.items())
+    assert all((ppo[name] - weight).abs().max() > step / 2 for name, weight in sft.items() if "lora_" in name)
 
 
 def test_answers_to_prompts_of_different_lengths_are_those_of_transformers(family):
