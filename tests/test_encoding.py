@@ -70,8 +70,9 @@ def test_a_missing_or_shared_pad_token_becomes_one_of_its_own(load, special):
     assert len(tokenizer) == len(tiny_tokenizer()) + 1
 
 
-def test_the_unknown_token_pads_where_there_is_one(load):
-    tokenizer = load(pad_token=None, unk_token="<pad>")
+@pytest.mark.parametrize("unknown", ["<pad>", "<user>"])
+def test_the_unknown_token_pads_where_there_is_one(load, unknown):
+    tokenizer = load(pad_token=None, unk_token=unknown)
     assert tokenizer.pad_token_id == tokenizer.unk_token_id
     assert len(tokenizer) == len(tiny_tokenizer())
 
@@ -92,6 +93,15 @@ def test_a_tokenizer_without_template_gets_a_plain_one(load):
     assert tokenizer.chat_template == PLAIN_TEMPLATE
     text = tokenizer.decode(encode_prompt(tokenizer, CHAT))
     assert text == "System: Be kind.\nUser: Hi\nAssistant: Hello\nUser: Bye\nAssistant: "
+
+
+def test_of_several_templates_the_default_one_is_taken(load):
+    own = "{% for m in messages %}<user>{{ m.content }}{% endfor %}<assistant>"
+    assert prompt_text(load(chat_template={"default": own, "rag": "another"}), user("Hi")) == "<user>Hi<assistant>"
+
+
+def test_several_templates_without_a_default_one_give_way_to_the_plain_one(load):
+    assert load(chat_template={"rag": "another"}).chat_template == PLAIN_TEMPLATE
 
 
 def test_bos_stands_before_the_plain_template_alone(load):
