@@ -10,6 +10,7 @@ from conftest import tiny_tokenizer
 
 from rlrecipes.encoding import (
     PLAIN_TEMPLATE,
+    answer_length,
     decode,
     encode,
     encode_prompt,
@@ -109,6 +110,30 @@ def test_bos_stands_before_the_plain_template_alone(load):
     assert encode_prompt(plain, user("Hi"))[0] == plain.bos_token_id
     own = load(bos_token="<assistant>")
     assert encode_prompt(own, user("Hi"))[0] != own.bos_token_id
+
+
+def test_a_tokenizer_that_begins_each_text_with_a_token_puts_none_before_prompt_or_answer(load, tmp_path):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<end> $A", special_tokens=[("<end>", 1)])
+    tokenizer.save_pretrained(tmp_path)
+    begins = load_tokenizer(tmp_path)
+    assert begins("It.")["input_ids"][0] == begins.eos_token_id
+    encoded = encode(begins, user("Hi"), "It.")
+    assert begins.convert_ids_to_tokens(encoded.ids) == ["<user>", "H", "i", "<assistant>", "I", "t", ".", "<end>"]
+    assert answer_length(begins, [Example(user("Hi"), ("It.",))], 0) == 4
+
+
+@pytest.mark.parametrize("turns", [2, 4])
+def test_a_template_without_a_system_turn_gets_its_text_before_the_users_first(load, turns):
+    refusing = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    )
+    told = prompt_text(load(chat_template=refusing), CHAT[:turns])
+    rest = "<assistant>Hello<user>Bye" if turns == 4 else ""
+    assert told == f"<user>Be kind.\n\nHi{rest}<assistant>"
 
 
 def test_special_tokens_are_no_part_of_an_answers_text(load):
