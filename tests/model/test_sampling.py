@@ -152,7 +152,7 @@ def test_a_prompt_that_holds_the_padding_token_is_read_whole(model, tokenizer):
 
 
 def test_keys_and_values_grow_where_they_are_instead_of_being_copied_at_every_token():
-    grown, layer, usual = [torch.randn(2, 3, width, 4) for width in (5, 1, 1)], _Reserved(longest=7), DynamicLayer()
+    grown, layer, usual = [torch.randn(2, 3, width, 4) for width in (5, 1, 1)], _Reserved(max_tokens=7), DynamicLayer()
     places = []
     for states in grown:
         keys, values = layer.update(states, -states)

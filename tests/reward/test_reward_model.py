@@ -169,7 +169,7 @@ def test_the_front_of_a_long_text_is_cut_but_not_its_first_token(tmp_path):
     model = load_beside(find_reward_model(str(gpt2(tmp_path / "rm"))), PLAIN)
     long = model.encode(user("Say " + "it " * 100), "end.")
     cut = model.cut(long)
-    assert len(cut["input_ids"]) == model.longest == 64
+    assert len(cut["input_ids"]) == model.max_tokens == 64
     assert cut["input_ids"][0] == long["input_ids"][0]
     assert cut["input_ids"][1:] == long["input_ids"][-63:]
     assert model.cut(cut) == cut

@@ -250,12 +250,12 @@ def test_a_checkpoint_is_due_after_its_seconds_or_after_every_step_or_when_a_sig
     assert checkpoints.due()
     checkpoints.save(1, {})
     assert not checkpoints.due()
-    monkeypatch.setattr(interrupts._signals, "asked", True)
+    monkeypatch.setattr(interrupts._signals, "requested", True)
     assert checkpoints.due()
 
 
 def test_a_signal_ends_the_stage_once_its_state_is_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr(interrupts._signals, "asked", True)
+    monkeypatch.setattr(interrupts._signals, "requested", True)
     with pytest.raises(Interrupted, match="saved after step 3"):
         Checkpoints(tmp_path, 30).save(3, {"a": 1})
     assert Checkpoints(tmp_path, 30).newest().state == {"a": 1}
