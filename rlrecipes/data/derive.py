@@ -1,4 +1,4 @@
-"""What training needs and the rows do not bring, made from what they do bring.
+"""Makes what training needs and the rows lack from what the rows bring.
 
 "Demonstrations are the best graded answers of each prompt (700 in training, 98 held out)."
 """
@@ -14,21 +14,24 @@ from rlrecipes.data.split import canonical
 from rlrecipes.recipe import Comparison, Example, Prompt, Rating, Recipe, Service, Split
 
 Part = tuple[Sequence[Service], Sequence[Record]]
-"""Records of one source, and what they serve as."""
+"""What the records of one source serve as, and the records."""
 
 Counts = dict[str, int]
-"""What was derived, one sentence each, with how many there are of it."""
+"""A sentence for each thing that was derived, with its count."""
 
 
 def derive(recipe: Recipe, parts: Sequence[Part]) -> tuple[Split, Counts]:
-    """One split of all sources, with what it lacks derived within it, so that neither split knows of the other."""
+    """One split of all sources, and the counts of what it lacked and what was derived within it.
+
+    The training rows and the held-out rows go through here apart, so that nothing passes from one to the other.
+    """
     counts: Counts = {}
     examples = _examples(parts, "demonstrations", "held out")
     preferences = _serving(parts, "preferences")
     comparisons = [row.comparison for row in preferences if row.comparison]
     ratings = [row.rating for row in _serving(parts, "ratings") if row.rating]
-    if examples and comparisons and (alone := len(preferences) - len(comparisons)):
-        counts["Rows that bring no rejected answer, or the right one as such, give no comparison"] = alone
+    if examples and comparisons and (unpaired := len(preferences) - len(comparisons)):
+        counts["Rows that bring no rejected answer, or the right one as such, give no comparison"] = unpaired
     # Files mix rows of all kinds, and their graded answers stand beside the others; a set of ratings only fills a gap.
     mixed = any({"demonstrations", "ratings"} <= set(services) for services, _ in parts)
     if ratings and (mixed or not (examples and comparisons)):
@@ -41,15 +44,16 @@ def derive(recipe: Recipe, parts: Sequence[Part]) -> tuple[Split, Counts]:
     if not examples:
         examples = [Example(pair.prompt, (pair.chosen,)) for pair in comparisons]
         counts["Demonstrations are the chosen answers of the comparisons"] = len(examples)
-    prompts = merged(examples)
+    prompts = _merge(examples)
     if recipe.compare and not comparisons and not ratings:
         rng = Random(0)
         comparisons = [pair for example in prompts if (pair := recipe.compare(example, prompts, rng))]
         counts[f"The data bring no preferences: {recipe.compared.rstrip('.')}"] = len(comparisons)
-    return Split(examples, merged(_examples(parts, "prompts", "held out")) or prompts, comparisons, ratings), counts
+    return Split(examples, _merge(_examples(parts, "prompts", "held out")) or prompts, comparisons, ratings), counts
 
 
 def derivation_notes(train: Counts, held_out: Counts) -> list[str]:
+    """The sentences of both splits' counts, for the console and `Data.notes`."""
     return [
         f"{sentence} ({train.get(sentence, 0):,} in training, {held_out.get(sentence, 0):,} held out)."
         for sentence in {**train, **held_out}
@@ -73,7 +77,7 @@ def _by_prompt(ratings: Sequence[Rating]) -> list[list[Rating]]:
 
 
 def _alternatives(groups: Sequence[Sequence[Rating]]) -> bool:
-    """Whether prompts have several answers; a few that recur by chance do not make a file one of graded alternatives."""
+    """Whether at least half of the prompts have several answers; a few prompts also recur by chance."""
     return 2 * sum(len(group) > 1 for group in groups) >= len(groups)
 
 
@@ -92,6 +96,7 @@ def _good_answers(groups: Sequence[Sequence[Rating]], counts: Counts) -> list[Ex
 
 
 def _best_against_worst(groups: Sequence[Sequence[Rating]], counts: Counts) -> list[Comparison]:
+    """A comparison for each prompt whose best answer differs from its worst in text and score."""
     if not _alternatives(groups):
         return []
     pairs = [
@@ -103,7 +108,7 @@ def _best_against_worst(groups: Sequence[Sequence[Rating]], counts: Counts) -> l
     return pairs
 
 
-def merged(examples: Sequence[Example]) -> list[Example]:
+def _merge(examples: Sequence[Example]) -> list[Example]:
     """One example for each prompt and truth, with all its different answers."""
     groups: dict[str, list[Example]] = {}
     for example in examples:

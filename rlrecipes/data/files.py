@@ -2,7 +2,7 @@
 
     data/train.jsonl, row 1: {"source": "Das Kind liest.", "target": "The child reads."}
 
-Whatever is wrong with a file is a `UserError` that names the file and, where there is one, the row.
+A fault of a file is a `UserError` that names the file and, where possible, the row.
 """
 
 from __future__ import annotations
@@ -21,38 +21,41 @@ from rlrecipes.errors import UserError
 from rlrecipes.recipe import unknown
 
 Numbered = Iterator[tuple[int, Any]]
+"""Rows as they stand in a file, each with its number from 1; not yet checked."""
 
 LONGEST_CELL = 2**31 - 1
-"""Characters; the csv module's own limit of 128 Ki is less than a long document."""
+"""Characters. The csv module's default, 128 Ki, is less than a long document; this is the most that any C long holds."""
 
 TEST = re.compile(r"(?<![a-z])(test|eval)(set|s|uation)?(?![a-z])")
+"""Marks the name of a file as held out: `test.csv`, `my-testset.csv`, `eval.csv`, but not `latest.csv`."""
 VALIDATION = re.compile(r"(?<![a-z])(val|valid|validation|dev)(set)?(?![a-z])")
+"""Marks it as held out where no name matches `TEST`."""
 
 
 class Row(NamedTuple):
-    """One row of a file, with where it stands for error messages."""
+    """One row of a file, with its place for error messages."""
 
     file: str
     number: int
-    """From 1; in JSONL the number of the line, in CSV the header is not counted."""
+    """From 1. JSONL counts lines; CSV does not count the header."""
     values: Mapping[str, Any]
     """By column; an empty cell of a CSV is None, like a null."""
 
 
 def find(source: str) -> list[Path]:
-    """The data file that `source` names, or those of the folder, by name.
+    """The data file that `source` names, or the data files of that folder, sorted by name.
 
     Raises:
-        UserError: nothing is there, or nothing that can be read.
+        UserError: there is no such file or folder, or nothing in it is of a kind in `READERS`.
     """
     path = Path(source).expanduser()
     try:
         if path.is_dir():
             return _in_folder(path)
-        there = path.exists()
+        exists = path.exists()
     except OSError as error:
         raise UserError(f"{source} cannot be read ({error.strerror}); check its name and permissions") from error
-    if not there:
+    if not exists:
         near = [str(path.with_name(other.name)) for other in path.parent.glob("*")]
         raise UserError(unknown("file or folder", source, near, "name a data file or a folder of data files"))
     if _kind(path) not in READERS:
@@ -61,7 +64,13 @@ def find(source: str) -> list[Path]:
 
 
 def find_splits(source: str) -> tuple[list[Path], list[Path], list[str]]:
-    """Files of the training split, files of the held-out split (none where no name says so), and notes."""
+    """Files of the training split, files of the held-out split, and notes for the console.
+
+    The names of a folder's files tell which are held out (`TEST`, else `VALIDATION`); there may be none.
+
+    Raises:
+        UserError: as `find`.
+    """
     paths = find(source)
     if not Path(source).expanduser().is_dir():
         return paths, [], []
@@ -93,34 +102,35 @@ def rename(rows: list[Row], columns: Mapping[str, str]) -> list[Row]:
     Raises:
         UserError: the file has no such column.
     """
-    found = column_names(rows)
+    names = column_names(rows)
     for column in columns.values():
-        if column not in found:
-            sentence = unknown("column", column, found, f"its columns are {', '.join(found)}")
+        if column not in names:
+            sentence = unknown("column", column, names, f"its columns are {', '.join(names)}")
             raise UserError(f"{rows[0].file}: {sentence}")
-    return [row._replace(values=_renamed(row.values, columns)) for row in rows]
+    return [row._replace(values=_rename(row.values, columns)) for row in rows]
 
 
 def column_names(rows: list[Row]) -> list[str]:
-    """The columns that any of the rows has, in the order in which they turn up."""
+    """The columns that any of the rows has, in order of first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row.values))
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in the words of a person who looks at JSON."""
+    """A value's type in words for error messages: "text", "a number", "a list"."""
     names = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    there = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    files = [path for path in there if _kind(path) in READERS]
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in paths if _kind(path) in READERS]
     if not files:
         raise UserError(f"the folder {folder} holds no data files; put files into it that end in {_kinds()}")
     return files
 
 
 def _kind(path: Path) -> str:
+    """The suffix that names the reader: `.csv` of `rows.csv.gz`."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
@@ -134,9 +144,9 @@ def _row(path: Path, number: int, value: Any) -> Row:
     return Row(str(path), number, value)
 
 
-def _renamed(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    kept = {name: value for name, value in values.items() if name not in columns and name not in columns.values()}
-    return kept | {name: values[column] for name, column in columns.items() if column in values}
+def _rename(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    others = {name: value for name, value in values.items() if name not in columns and name not in columns.values()}
+    return others | {name: values[column] for name, column in columns.items() if column in values}
 
 
 def _text(path: Path) -> str:
@@ -228,3 +238,4 @@ READERS: dict[str, Callable[[Path], Numbered]] = {
     ".csv": _csv,
     ".parquet": _parquet,
 }
+"""What reads a file, by its suffix; all but Parquet may also end in `.gz`."""

@@ -1,4 +1,4 @@
-"""Layouts of data files: what a row says, whichever of the usual columns it says it in.
+"""Layouts of data files: the usual columns, and how a row with them is read.
 
     {"prompt": "Hello!", "chosen": "Hello, what can I do for you?", "rejected": "What?"}
 
@@ -27,7 +27,7 @@ WRONG_KIND = (TypeError, AttributeError, KeyError, IndexError)
 
 
 class Record(NamedTuple):
-    """What one row says: an example, a comparison (or both), or a rating."""
+    """The content of one row: an example, a comparison (or both), or a rating."""
 
     prompt: Prompt
     example: Example | None = None
@@ -36,14 +36,14 @@ class Record(NamedTuple):
 
 
 Reader = Callable[[Row], Record]
-"""Raises `ValueError` with the reason when a row is to be left out, `UserError` when a value is of the wrong type."""
+"""Reads one row. Raises `ValueError` with the reason to leave the row out, `UserError` when a value is of the wrong type."""
 
 Records = tuple[list[Record], Counter[str]]
-"""What rows say, and how many were left out, by reason."""
+"""The records of rows, and the number of rows left out, by reason."""
 
 
-def _formats(own: Columns) -> list[tuple[tuple[str, ...], Reader]]:
-    """The layouts by the columns that mark them, the recipe's own first; the first that fits a file is taken."""
+def _layouts(own: Columns) -> list[tuple[tuple[str, ...], Reader]]:
+    """The columns that mark each layout, with its reader. The recipe's own stands first; a file takes the first that fits."""
     return [
         (own.required, partial(_own, own)),
         (("prompt", "chosen", "rejected"), _pair),
@@ -55,38 +55,40 @@ def _formats(own: Columns) -> list[tuple[tuple[str, ...], Reader]]:
 
 
 def records(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> Records:
-    """What the rows of a file say.
+    """The records of a file.
 
     Raises:
         UserError: the file is in no known layout, a value is of the wrong type, or no row can be used.
     """
     rows = rename(read(path), columns)
-    kept, reasons = read_rows(_reader(recipe, rows), rows)
-    if not kept:
+    usable, reasons = read_rows(_reader(recipe, rows), rows)
+    if not usable:
         where = f"{path}, row {rows[0].number}: {next(iter(reasons))}"
         raise UserError(f"{where}, and no other row can be used either; mend the rows, or map columns with --columns")
-    return kept, reasons
+    return usable, reasons
 
 
 def read_rows(reader: Reader, rows: Iterable[Row]) -> Records:
-    """What the rows say that can be trained on; the reasons of the others stand in the order in which they turn up."""
-    kept: list[Record] = []
+    """The records that can be trained on; the reasons of the others stand in order of first appearance."""
+    usable: list[Record] = []
     reasons: Counter[str] = Counter()
     for row in rows:
         try:
-            kept.append(_checked(reader(row)))
+            record = reader(row)
+            _check(record)
+            usable.append(record)
         except ValueError as reason:
             reasons[str(reason)] += 1
-    return kept, reasons
+    return usable, reasons
 
 
 def check_names(recipe: Recipe, columns: Mapping[str, str]) -> None:
-    """Refuses to read a column under a name that no layout knows, which would go unnoticed.
+    """Refuses to read a column under a name that no layout knows; it would have no effect.
 
     Raises:
         UserError: with the nearest name that is known.
     """
-    known = [name for names, _ in _formats(recipe.columns) for name in names] + [*recipe.columns.optional, "margin"]
+    known = [name for names, _ in _layouts(recipe.columns) for name in names] + [*recipe.columns.optional, "margin"]
     for name in columns:
         if name not in known:
             names = ", ".join(dict.fromkeys(known))
@@ -94,29 +96,30 @@ def check_names(recipe: Recipe, columns: Mapping[str, str]) -> None:
 
 
 def _reader(recipe: Recipe, rows: list[Row]) -> Reader:
-    found = column_names(rows)
-    usual = {name for names, _ in _formats(recipe.columns) for name in names} | set(recipe.columns.optional)
-    for hub_set in recipe.hub:  # first: what has columns of its own is no other layout, whatever else it has
+    header = column_names(rows)
+    usual = {name for names, _ in _layouts(recipe.columns) for name in names} | set(recipe.columns.optional)
+    for hub_set in recipe.hub:  # first: columns that only a public set has leave no doubt
         if not set(hub_set.columns) <= usual and not missing_column(hub_set, rows[0].values):
             return partial(hub_record, hub_set)
-    for columns, reader in _formats(recipe.columns):
-        if set(columns) <= set(found):
+    for columns, reader in _layouts(recipe.columns):
+        if set(columns) <= set(header):
             return reader
-    lacking = next(name for name in recipe.columns.required if name not in found)
-    layouts = ", or ".join("+".join(columns) for columns, _ in _formats(recipe.columns))
+    lacking = next(name for name in recipe.columns.required if name not in header)
+    choices = ", or ".join("+".join(columns) for columns, _ in _layouts(recipe.columns))
     raise UserError(
-        f"{rows[0].file} has the columns {', '.join(found)}, but {recipe.name} reads {layouts}; "
+        f"{rows[0].file} has the columns {', '.join(header)}, but {recipe.name} reads {choices}; "
         f"map names with COLUMNS='{lacking}=<a column>' or --columns {lacking}=<a column>"
     )
 
 
-def _checked(record: Record) -> Record:
-    """The record itself; raises `ValueError` with the reason where it cannot be trained on."""
+def _check(record: Record) -> None:
+    """Raises `ValueError` with the reason where a record cannot be trained on."""
     prompt, example, comparison, rating = record
     answers = list(example.answers[:1] or [""]) if example else []
     answers += [comparison.chosen, comparison.rejected] if comparison else []
     answers += [rating.answer] if rating else []
-    if not all(isinstance(text, str) for text in [*(message.content for message in prompt), *answers]):
+    texts = [*(message.content for message in prompt), *answers]
+    if not all(isinstance(text, str) for text in texts):
         raise ValueError("a value is no text")
     if not prompt or not prompt[-1].content.strip():
         raise ValueError("empty prompt")
@@ -124,9 +127,8 @@ def _checked(record: Record) -> Record:
         raise ValueError("empty answer")
     if comparison and comparison.chosen == comparison.rejected:
         raise ValueError("chosen equals rejected")
-    if not all(map(_encodable, [*(message.content for message in prompt), *answers])):
+    if not all(map(_encodable, texts)):
         raise ValueError("broken character")
-    return record
 
 
 def _encodable(text: str) -> bool:
@@ -142,7 +144,7 @@ def _encodable(text: str) -> bool:
 
 
 def hub_record(hub_set: HubSet, row: Row) -> Record:
-    """What a row of a data set of the hub says; raises `ValueError` with the reason when it is to be left out."""
+    """The record of a public set's row; raises `ValueError` with the reason to leave the row out."""
     if other := next((name for name, value in hub_set.where.items() if row.values.get(name) != value), None):
         raise ValueError(f"'{other}' is not {hub_set.where[other]}")
     try:
@@ -183,7 +185,7 @@ def _pair(row: Row) -> Record:
 
 
 def _pair_of_chats(row: Row) -> Record:
-    """Two chats that differ in their last answer: what they share is the prompt."""
+    """Two chats that differ in their last answer; the messages before it are the prompt."""
     chosen, rejected = _messages(row, "chosen"), _messages(row, "rejected")
     if chosen == rejected:
         raise ValueError("chosen equals rejected")
@@ -278,5 +280,5 @@ def _number(row: Row, field: str, least: float, expected: str) -> float:
 
 
 def _wrong(row: Row, field: str, expected: str, value: Any) -> UserError:
-    found = f"found {kind_of(value)} ({repr(value)[:60]})"
-    return UserError(f"{row.file}, row {row.number}: field '{field}' must be {expected}, but {found}; mend the row")
+    where = f"{row.file}, row {row.number}: field '{field}'"
+    return UserError(f"{where} must be {expected}, but found {kind_of(value)} ({repr(value)[:60]}); mend the row")

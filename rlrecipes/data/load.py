@@ -1,9 +1,9 @@
-"""The door to a recipe's data: its built-in world where it has one, files of the user's own, or public sets.
+"""The door to a recipe's data: its built-in data where it has any, the user's own files, or public sets.
 
     data/train.jsonl, row 1: {"prompt": "Hello!", "completion": "Hello, what can I do for you?", "score": 0.9}
 
-gives a `Rating`. Files and public sets are sources of such records, and take the same road from there: what they do not
-bring (a held-out split, demonstrations, comparisons) is made from what they do bring, and `Data.notes` says so.
+gives a `Rating`. Files and public sets are sources of such records, and take the same road from there. What they lack (a
+held-out split, demonstrations, comparisons) is made from what they bring, and `Data.notes` says so.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ def load(recipe: Recipe, source: str | None, columns: Mapping[str, str], root: P
     """The data of a recipe.
 
     Args:
-        source: `built-in` or None: its built-in world; `hub` or `hub:<id>,…`: public sets; otherwise a file or folder.
-        columns: which column of the files is read under which name: `{"target": "post_edit"}`.
+        source: `built-in` or None: its built-in data; `hub` or `hub:<id>,…`: public sets; otherwise a file or folder.
+        columns: the column of the files that is read under each name: `{"target": "post_edit"}`.
         root: the folder of all runs; fetched sets are kept in its `.hub`.
 
     Raises:
-        UserError: the recipe has no world, or whatever is wrong with the files or sets, in one sentence.
+        UserError: the recipe has no built-in data, or the files or sets have a fault, which it names.
     """
     if source is None or source == BUILT_IN:
         if columns:
             raise UserError(
                 f"--columns maps the columns of a file, but no file is named; name one with {option('data')}"
             )
-        return _world(recipe)
+        return _built_in(recipe)
     if not is_hub(source):
         check_names(recipe, columns)
         return _data(recipe, source, [_read_files(recipe, source, columns)])
@@ -59,7 +59,7 @@ def load(recipe: Recipe, source: str | None, columns: Mapping[str, str], root: P
     return _data(recipe, f"{HUB}:{','.join(one.name for one in sets)}", sets)
 
 
-def _world(recipe: Recipe) -> Data:
+def _built_in(recipe: Recipe) -> Data:
     if recipe.builtin is None:
         hub = f"{option('data', 'hub')}, or " if recipe.hub else ""
         raise UserError(
@@ -72,27 +72,26 @@ def _world(recipe: Recipe) -> Data:
 
 def _read_files(recipe: Recipe, source: str, columns: Mapping[str, str]) -> Source:
     def read_all(paths: Sequence[Path]) -> Records:
-        found = [records(recipe, path, columns) for path in paths]
-        return drop_duplicates(
-            ([row for rows, _ in found for row in rows], sum((left for _, left in found), Counter()))
-        )
+        files = [records(recipe, path, columns) for path in paths]
+        rows = [row for rows, _ in files for row in rows]
+        return drop_duplicates((rows, sum((reasons for _, reasons in files), Counter())))
 
     train_paths, held_out_paths, notes = find_splits(source)
     train, dropped = read_all(train_paths)
-    held_out, dropped_there = read_all(held_out_paths)
-    return Source(source, train, held_out, dropped + dropped_there, notes, undivided=not held_out_paths)
+    held_out, held_out_dropped = read_all(held_out_paths)
+    return Source(source, train, held_out, dropped + held_out_dropped, notes, undivided=not held_out_paths)
 
 
 def _data(recipe: Recipe, name: str, sources: Sequence[Source]) -> Data:
-    """The one road of all records: split by the prompt, cut, and what either split lacks derived from what it has."""
+    """The one road of all records: split them by prompt, limit the held-out ones, derive what either split lacks."""
     sources, clashes = without_held_out_prompts([hold_out_fifth(source) for source in sources])
     dropped = sum((source.dropped for source in sources), Counter[str]()) + Counter({"prompt is held out": clashes})
     check_enough(name, sources, dropped)
     notes = [note for source in sources for note in source.notes]
-    cut = [at_most(HELD_OUT, source) for source in sources]
-    notes += [note for _, cuts in cut for note in cuts]
+    limited = [at_most(HELD_OUT, source) for source in sources]
+    notes += [note for _, limit_notes in limited for note in limit_notes]
     train, counts = derive(recipe, [(source.serves, source.train) for source in sources])
-    held_out, held_out_counts = derive(recipe, [(source.serves, source.held_out) for source, _ in cut])
+    held_out, held_out_counts = derive(recipe, [(source.serves, source.held_out) for source, _ in limited])
     judge = recipe.judge(held_out.prompts) if recipe.judge else None
     if judge:
         notes.append(f"The metric {judge.name} is a judge fitted to the held-out rows alone.")
@@ -103,12 +102,12 @@ def _data(recipe: Recipe, name: str, sources: Sequence[Source]) -> Data:
         notes=notes + derivation_notes(counts, held_out_counts),
         dropped=dict(dropped),
         metrics=(*([judge] if judge else []), *(m for source in sources if source.held_out for m in source.metrics)),
-        hub=[source.recorded for source in sources if source.recorded],
+        hub=[source.record for source in sources if source.record],
     )
 
 
 def lists(data: Data) -> dict[str, Sequence[Any]]:
-    """All rows that are trained on or judged by, under the names that `done.json` counts them by; the fingerprint's order."""
+    """All rows for training and evaluation, under the names that `done.json` counts them by, in the fingerprint's order."""
     return {
         "demonstrations": data.train.demonstrations,
         "prompts": data.train.prompts,
@@ -121,7 +120,7 @@ def lists(data: Data) -> dict[str, Sequence[Any]]:
 
 
 def fingerprint(data: Data) -> str:
-    """16 hex digits that change with anything that is trained on or judged by, and not with where it was read from."""
-    # Data without held-out ratings keep the fingerprint that they had before there were any.
+    """16 hex digits that change with any row for training or evaluation, and not with the place it was read from."""
+    # An empty list of held-out ratings, the newest, does not count: finished runs keep their fingerprint.
     rows = [list(part) for name, part in lists(data).items() if part or name != "held_out_ratings"]
     return hashlib.sha256(canonical(rows).encode()).hexdigest()[:16]

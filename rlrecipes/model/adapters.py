@@ -1,4 +1,10 @@
-"""LoRA adapters: the roles that share one frozen base, each loaded under a name and switched without gradients."""
+"""LoRA adapters: the roles that share one frozen base, each loaded under a name and switched without gradients.
+
+PPO needs a policy, a reference, a reward model and a value function. Here they are adapters of one base: `reference` is the
+SFT adapter, `policy` starts as its copy, `reward` comes with a score head, and the value head stands on the policy's own
+trunk. PEFT switches `requires_grad` off for every adapter that is not active, so adapters are switched under `no_grad`
+only, never between a forward pass and its backward pass.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +30,7 @@ def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
     """The base wrapped with one fresh, trainable adapter.
 
     Raises:
-        UserError: the modules are none of this model's, or the output layer is among them.
+        UserError: the model has no such modules, or the output layer is among them.
     """
     targets = [name.strip() for name in settings.target_modules.split(",")]
     config = LoraConfig(
@@ -86,14 +92,14 @@ def load_policies(model: Any, run: Run, policies: Iterable[str]) -> PeftModel:
 
 
 def copy_lora(model: PeftModel, folder: Path, name: str) -> None:
-    """Sets the LoRA tensors of adapter `name` to those saved in `folder`; a score head that travels there is left aside.
+    """Sets the LoRA tensors of adapter `name` to those saved in `folder`; a score head that is saved there is ignored.
 
     Raises:
         UserError: the saved tensors are damaged, or not those of the adapter.
     """
     with stage_file(folder / ADAPTER_WEIGHTS, folder.parent):
-        saved = load_file(folder / ADAPTER_WEIGHTS)
-    weights = {_named(key, name): tensor for key, tensor in saved.items() if "lora_" in key}
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+    weights = {_module_key(key, name): tensor for key, tensor in tensors.items() if "lora_" in key}
     expected = {key for key in model.state_dict() if "lora_" in key and f".{name}." in key}
     if weights.keys() != expected:
         raise UserError(f"the adapter in {folder} does not fit the base model; make it again with {switch('force')}")
@@ -102,7 +108,11 @@ def copy_lora(model: PeftModel, folder: Path, name: str) -> None:
 
 @contextmanager
 def stage_file(path: Path, stage: Path) -> Iterator[None]:
-    """Inside, a file that the stage in a folder left behind is read."""
+    """Inside, `path` in the folder of a stage is read.
+
+    Raises:
+        UserError: in place of any error inside.
+    """
     try:
         yield
     except Exception as error:  # each way in which a file is damaged has an error of its own
@@ -111,7 +121,7 @@ def stage_file(path: Path, stage: Path) -> Iterator[None]:
         ) from None
 
 
-def _named(key: str, name: str) -> str:
+def _module_key(key: str, name: str) -> str:
     """PEFT saves `….lora_A.weight` and holds `….lora_A.<adapter>.weight`."""
     module, kind = key.rsplit(".", 1)
     return f"{module}.{name}.{kind}"
@@ -129,14 +139,17 @@ class _InPlace(LoraVariant):
         low = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x))
         up, scaling = module.lora_B[active_adapter], module.scaling[active_adapter]
         if low.dtype != result.dtype or up.bias is not None:
-            added: torch.Tensor = result + up(low) * scaling
-            return added
-        sum_in_place: torch.Tensor = _AddProduct.apply(result, low, up.weight, scaling)
-        return sum_in_place
+            plain: torch.Tensor = result + up(low) * scaling
+            return plain
+        in_place: torch.Tensor = _AddProduct.apply(result, low, up.weight, scaling)
+        return in_place
 
 
 class _AddProduct(torch.autograd.Function):
-    """`result + scaling · low @ weight.T`, written into `result`; autograd would copy the gradient of a view written to.
+    """`result + scaling · low @ weight.T`, written into `result`.
+
+    The backward pass is ours, since autograd copies the gradient of a view that was written to.
+
 
     Shapes: `result` `[…, out]`, `low` `[…, r]`, `weight` `[out, r]`.
     """
@@ -162,7 +175,7 @@ class _AddProduct(torch.autograd.Function):
 
 
 def add_in_place(model: PeftModel, name: str) -> None:
-    """Makes adapter `name` cheaper to run, by PEFT's own seam for variants of LoRA; nothing else about it changes."""
+    """Makes adapter `name` cheaper to run: it computes the same by `_InPlace`, which PEFT takes as a variant of LoRA."""
     for module in model.modules():
         if isinstance(module, LoraLayer) and name in module.lora_A:
             module.lora_variant[name] = _InPlace()

@@ -1,10 +1,10 @@
-"""Which embedded base a job stands on, known without the libraries that train one.
+"""Which embedded base a job stands on, answered without the libraries that train one.
 
     runs/.base/b2857da21bc0e4af/made_of.json
     {"settings": {"vocab_size": 2048, …}, "recipes": ["dialogue", "question_answering", "text_generation", "translation"]}
 
-The folder is called by a fingerprint of settings and documents. Reading all documents takes longer than looking may (`show`),
-so what a base was made of stands beside it as well.
+The folder's name is a fingerprint of settings and documents. Reading all documents takes longer than `show` may, so the
+folder also holds what the base was made of.
 """
 
 from __future__ import annotations
@@ -24,31 +24,32 @@ from rlrecipes.run.folder import read_json
 SHARING = ("dialogue", "question_answering", "text_generation", "translation")
 """The recipes that every base reads."""
 FOLDER, MADE_OF, MACHINE = ".base", "made_of.json", "machine.json"
-"""Another machine, or another number of threads, trains another base from the same settings and text."""
+"""The folder of all bases, and two files of each. A base's machine is recorded, since another machine or number of threads
+trains another base from the same settings and text."""
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
-"""What a base's `config.json` tells of its settings."""
+"""The settings that a base's `config.json` holds too."""
 
 
 def sources(recipe: str) -> list[str]:
-    """The recipes whose documents a recipe's base reads; one without documents of its own stands on the shared base."""
+    """The recipes whose documents a recipe's base reads; a recipe without documents of its own stands on the shared base."""
     return [name for name in recipe_names() if name in SHARING or (name == recipe and load_recipe(name).documents)]
 
 
 def documents(recipe: str) -> list[Example]:
-    """What a recipe's base reads.
+    """The texts that a recipe's base learns from, a prompt with its answer each.
 
     Raises:
         UserError: there is nothing to read, or one of the recipes whose documents it reads cannot be imported.
     """
     makers = [load_recipe(name).documents for name in sources(recipe)]
-    read = [document for make in makers if make for document in make()]
-    if not read:
+    texts = [document for make in makers if make for document in make()]
+    if not texts:
         raise UserError("no recipe has documents for it; give one of them documents")
-    return read
+    return texts
 
 
 def key(settings: BaseSettings, documents: Sequence[Example]) -> str:
-    """The name of a base's folder."""
+    """The name of a base's folder: 16 hex digits."""
     text = json.dumps([asdict(settings), [(d.prompt, d.answers) for d in documents]], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -59,16 +60,14 @@ def made_of(settings: BaseSettings, recipe: str) -> dict[str, Any]:
 
 
 def find_base(root: Path, settings: BaseSettings, recipe: str) -> Path | None:
-    """The newest of a recipe's bases under these settings; None while none has been made.
+    """The newest of a recipe's bases under these settings; None while there is none.
 
-    A folder from before there was `made_of.json` is taken if its size is right.
+    A folder without `made_of.json`, as the first ones were, counts if its sizes match.
     """
-    size = {name: getattr(settings, name) for name in SIZES}
+    sizes = {name: getattr(settings, name) for name in SIZES}
     for path in sorted((root / FOLDER).glob("[!.]*/config.json"), key=lambda path: -path.stat().st_mtime):
-        recorded, config = read_json(path.with_name(MADE_OF)), read_json(path)
-        alike = (
-            recorded == made_of(settings, recipe) if recorded else {name: config.get(name) for name in SIZES} == size
-        )
-        if alike:
+        record, config = read_json(path.with_name(MADE_OF)), read_json(path)
+        match = record == made_of(settings, recipe) if record else {name: config.get(name) for name in SIZES} == sizes
+        if match:
             return path.parent.absolute()
     return None

@@ -1,4 +1,4 @@
-"""Forward passes of a causal model in parts: hidden states where they are read, and the logits of these alone."""
+"""Forward passes of a causal model in parts: hidden states where they are needed, and the logits of these alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 
 
 def device() -> torch.device:
+    """CUDA's current GPU, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -27,30 +28,30 @@ def trunk(model: Any) -> Any:
 
 
 def hidden_states(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Last hidden states `[batch, length, hidden]` of right-padded `ids` `[batch, length]`.
+    """Last hidden states `[B, L, H]` of right-padded `ids` `[B, L]`.
 
-    No mask: a causal model never looks to the right, so what is padded there changes nothing before it.
+    There is no mask: a causal model never looks to the right, so padding there changes nothing before it.
     """
     states: torch.Tensor = trunk(model)(input_ids=ids, use_cache=False).last_hidden_state
     return states
 
 
 def states_at(model: Any, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """The last hidden states `[b, t, hidden]` of right-padded `ids` `[b, w]` at `places` `[b, t]`."""
+    """The last hidden states `[b, t, H]` of right-padded `ids` `[b, w]` at `places` `[b, t]`."""
     rows = torch.arange(len(ids), device=ids.device)[:, None]
-    wanted = torch.zeros_like(ids, dtype=torch.bool)
-    wanted[rows, places] = True
-    with needed_states_only(model, wanted):
+    needed = torch.zeros_like(ids, dtype=torch.bool)
+    needed[rows, places] = True
+    with needed_states_only(model, needed):
         states = hidden_states(model, ids)
     return states[rows, places]
 
 
 @contextmanager
-def needed_states_only(model: Any, wanted: torch.Tensor) -> Iterator[None]:
-    """Inside, the last hidden states are right where `wanted` `[b, w]` is true, and nothing else is promised.
+def needed_states_only(model: Any, needed: torch.Tensor) -> Iterator[None]:
+    """Inside, the last hidden states are right where `needed` `[b, w]` is true; elsewhere they may be anything.
 
-    The last layer's feed-forward network then runs on those alone: in a shallow model that is a good part of all work. With
-    activation checkpointing it runs on all, since the recomputation would no longer match.
+    The last layer's feed-forward network then runs on those alone, which saves a good part of the work of a shallow model.
+    With activation checkpointing it runs on all, since the recomputation would no longer match.
     """
     block = _last_feed_forward(model)
     if block is None or (torch.is_grad_enabled() and trunk(model).is_gradient_checkpointing):
@@ -59,8 +60,8 @@ def needed_states_only(model: Any, wanted: torch.Tensor) -> Iterator[None]:
     whole, own = block.forward, block.__dict__.get("forward")  # accelerate, too, puts its own there
 
     def forward(states: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = whole(states[wanted][None])[0]
-        return made.new_zeros(states.shape).index_put((wanted,), made)
+        outputs: torch.Tensor = whole(states[needed][None])[0]
+        return outputs.new_zeros(states.shape).index_put((needed,), outputs)
 
     block.forward = forward
     try:
@@ -73,13 +74,13 @@ def needed_states_only(model: Any, wanted: torch.Tensor) -> Iterator[None]:
 
 
 def _last_feed_forward(model: Any) -> Any:
-    """Nearly all families call it `mlp`; where none is called so, there is none to be found."""
+    """The last layer's `mlp`, as nearly all families call it; None where a family has another name."""
     stacks = [child for child in trunk(model).children() if isinstance(child, nn.ModuleList)]
     return getattr(stacks[-1][-1], "mlp", None) if stacks else None
 
 
 def next_token_logits(model: Any, states: torch.Tensor) -> torch.Tensor:
-    """Logits `[…, vocabulary]`, in float32 at least, of hidden states `[…, hidden]`; soft-capped where the model does so."""
+    """Logits `[…, vocabulary]`, in float32 at least, of hidden states `[…, H]`; soft-capped where the model does so."""
     inner = causal(model)
     logits: torch.Tensor = inner.get_output_embeddings()(states)
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

@@ -1,7 +1,7 @@
 """Log-probabilities of tokens from hidden states, without the logits of a whole batch.
 
-Logits are by far the largest thing in a step: `[batch, tokens, vocabulary]` in float32, several times over once softmax and
-gradients are counted. Here they are made for some tokens at a time, used up, and dropped.
+Logits are by far the largest thing in a step: `[B, T, vocabulary]` in float32, and softmax and gradients take as much again
+each. Here they exist for some tokens at a time.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
-"""Logits `[N, vocabulary]` of hidden states `[N, hidden]`, by an output layer that is not trained."""
+"""Logits `[N, vocabulary]` of hidden states `[N, H]`, by an output layer that is not trained."""
 AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Logits held at a time: 8 MB stay in a CPU's cache; 512 MB keep a GPU busy."""
 
 
 def token_logprobs(states: torch.Tensor, tokens: torch.Tensor, logits: Logits) -> torch.Tensor:
-    """Log-probabilities `[N]` of `tokens` `[N]` after `states` `[N, hidden]`; differentiable in the states.
+    """Log-probabilities `[N]` of `tokens` `[N]`, in nats, after `states` `[N, H]`; differentiable in the states.
 
-    A log-probability depends on its own state alone, so its gradient is one row `[hidden]`. It is taken at once, while the
-    logits are there: the backward pass recomputes nothing, and these rows are all that is kept for it.
+    A log-probability depends on its own state alone, so its gradient is one row `[H]`. It is computed at once, while the
+    logits exist: the backward pass recomputes nothing, and needs these rows alone.
     """
     if not len(states):
         return states.sum(1)
@@ -30,11 +30,11 @@ def token_logprobs(states: torch.Tensor, tokens: torch.Tensor, logits: Logits) -
     return logprobs
 
 
-def normalized(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities `[N, vocabulary]` of logits, and the logarithms `[N]` of what the exponentials were divided by.
+def softmax_and_logsumexp(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The softmax `[N, vocabulary]` of logits, and their log-sum-exp `[N]`.
 
-    The largest probability is never too small for a logarithm, and two passes over the logits do: a log-softmax whose
-    probabilities are needed too takes four.
+    The log-sum-exp is the largest logit less the logarithm of its probability, which is never too small for one. So two
+    passes over the logits are enough; a log-softmax and its exponentials take four.
     """
     probabilities = logits.softmax(-1)
     highest, places = logits.max(-1)
@@ -51,13 +51,13 @@ class _TokenLogprobs(torch.autograd.Function):
         for part, targets in zip(states.split(size), tokens.split(size), strict=True):
             with torch.set_grad_enabled(differentiable):
                 leaf = part.detach().requires_grad_(differentiable)
-                made = logits(leaf)
-            probabilities, total = normalized(made.detach())
-            logprobs.append(made.detach().gather(1, targets[:, None]).squeeze(1) - total)
+                part_logits = logits(leaf)
+            probabilities, total = softmax_and_logsumexp(part_logits.detach())
+            logprobs.append(part_logits.detach().gather(1, targets[:, None]).squeeze(1) - total)
             if differentiable:
                 by_logits = probabilities.neg_()  # d log p(token) / d logits: 1 at the token, less the probabilities
                 by_logits[torch.arange(len(targets), device=targets.device), targets] += 1
-                gradients += torch.autograd.grad(made, leaf, by_logits)
+                gradients += torch.autograd.grad(part_logits, leaf, by_logits)
         if differentiable:
             ctx.save_for_backward(torch.cat(gradients))
         return torch.cat(logprobs)

@@ -1,10 +1,4 @@
-"""One quantized base model, several LoRA adapters: loading, switching, scoring.
-
-PPO needs a policy, a reference, a reward model and a value function. Here they are adapters of one frozen base:
-`reference` is the SFT adapter, `policy` starts as its copy, `reward` comes with a score head, and the value head stands on
-the policy's own trunk. PEFT switches `requires_grad` off for every adapter that is not active, so adapters are switched
-under `no_grad` only, never between a forward pass and its backward pass.
-"""
+"""Loads the frozen base, quantized as the profile says: as a causal language model, or with a score head."""
 
 from __future__ import annotations
 
@@ -21,11 +15,11 @@ from rlrecipes.profile import ModelSettings
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 HEADS = ("lm_head", "embed_out", "score", "classifier")
-"""Layers that stay in full precision whatever is quantized, by the ends of their names."""
+"""Ends of the names of layers that are never quantized."""
 
 
 def check_model(name: str) -> None:
-    """Refuses a model that cannot be had, or one that is no decoder, before anything is trained.
+    """Refuses, before anything is trained, a model that cannot be read or is no decoder.
 
     Raises:
         UserError: the folder holds no checkpoint, the hub id cannot be read, or the model is an encoder-decoder.
@@ -52,7 +46,11 @@ def model_config(name: str) -> Any:
 
 
 def window(name: str, settings: ModelSettings) -> int:
-    """The most tokens of a prompt and its answer: the profile's limit, or the model's own where that is lower."""
+    """The most tokens of a prompt and its answer: the profile's limit, or the model's own where that is lower.
+
+    Raises:
+        UserError: the model's configuration cannot be read.
+    """
     max_tokens = getattr(model_config(name), "max_position_embeddings", None) or settings.max_length
     return min(settings.max_length, max_tokens)
 
@@ -61,7 +59,7 @@ def prompt_window(name: str, settings: ModelSettings, length: int) -> int:
     """The most tokens of a prompt that leaves room for an answer of `length` tokens.
 
     Raises:
-        UserError: there is no room for any prompt.
+        UserError: there is no room for any prompt, or the model's configuration cannot be read.
     """
     room = window(name, settings) - length
     if room < 1:
@@ -75,20 +73,20 @@ def load_causal(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
     """The frozen base as a causal language model, quantized as the profile says.
 
     Raises:
-        UserError: its weights cannot be read, or its logits are not simply its output layer's of its last hidden states.
+        UserError: its weights cannot be read, or its logits are not the output layer's of its last hidden states alone.
     """
-    model = _prepare(_load(AutoModelForCausalLM, name, **_loading(settings)), tokenizer)
+    model = _prepare(_load(AutoModelForCausalLM, name, **_load_options(settings)), tokenizer)
     _check_logits(model, name)
     return model
 
 
 @torch.no_grad()
 def _check_logits(model: Any, name: str) -> None:
-    """PPO takes logits from hidden states, some at a time; a model that does more in between would be misread in silence."""
+    """Refuses a model whose logits `next_token_logits` does not give: PPO would train on wrong ones in silence."""
     ids = torch.arange(4, device=model.device)[None]
     expected = model.eval()(input_ids=ids).logits[:, 1:].float()
-    found = next_token_logits(model, states_at(model, ids, ids[:, 1:]))
-    if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
+    logits = next_token_logits(model, states_at(model, ids, ids[:, 1:]))
+    if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
         raise UserError(
             f"'{name}' ({model.config.model_type}) makes its logits in a way that PPO here does not know; "
             "choose another model"
@@ -101,8 +99,8 @@ def load_scorer(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
     Raises:
         UserError: its weights cannot be read.
     """
-    model = _load(AutoModelForSequenceClassification, name, num_labels=1, **_loading(settings))
-    # The head stays in float32 while it is trained, whatever the hidden states are in; where they are too, nothing is cast.
+    model = _load(AutoModelForSequenceClassification, name, num_labels=1, **_load_options(settings))
+    # While it is trained the head is in float32, so hidden states are cast to the type of its weights.
     if hasattr(model, "score"):  # a decoder's head, the only one that is trained here
         model.score.register_forward_pre_hook(_to_weights_dtype)
     return _prepare(model, tokenizer)
@@ -124,7 +122,7 @@ def _to_weights_dtype(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[t
     return (inputs[0].to(weight.dtype),)
 
 
-def _loading(settings: ModelSettings) -> dict[str, Any]:
+def _load_options(settings: ModelSettings) -> dict[str, Any]:
     kwargs: dict[str, Any] = {"dtype": DTYPES[settings.dtype]}
     if settings.attention != "auto":
         kwargs["attn_implementation"] = settings.attention

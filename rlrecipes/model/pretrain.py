@@ -1,7 +1,7 @@
 """The embedded base model: a small Llama and its tokenizer, trained once from scratch on the recipes' own documents.
 
-The four recipes that came first share one. A later recipe has one of its own, which reads its documents beside theirs: were
-it to join the shared one, that would change, and with it every number measured on it and every adapter that stands on it.
+The first four recipes share one. A later recipe with documents has one of its own, which reads these beside theirs: another
+document would change the shared base, and with it every number measured on it and every adapter that stands on it.
 
 It stands in for the pretrained model that a GPU user downloads: byte-level BPE (any language works), a pad token of its own,
 a chat template, about a million parameters. It is cached under `runs/.base/` by the fingerprint of its settings and text.
@@ -37,14 +37,14 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 IGNORED = -100
-"""The label that a loss passes over."""
+"""The label that PyTorch's cross-entropy passes over."""
 
 
 class ResumableTrainer(Resumable, Trainer):
-    """Transformers' own, going on from our checkpoints."""
+    """Transformers' trainer, which goes on from our checkpoints."""
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Mean cross-entropy of the answers' tokens; logits are made for these alone."""
+        """Mean cross-entropy, in nats, of the tokens with a label; `ids` and `labels` are `[B, L]`. Others get no logits."""
         targets = nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED)
         learned = targets != IGNORED
         with needed_states_only(model, learned):
@@ -53,46 +53,46 @@ class ResumableTrainer(Resumable, Trainer):
 
 
 def embedded_base(settings: BaseSettings, root: Path, seconds: float, recipe: str = "") -> Path:
-    """The folder of a recipe's embedded base, trained now if it is not there yet, saved every `seconds` meanwhile.
+    """The folder of a recipe's embedded base; trains it if it is not there yet, with a checkpoint every `seconds`.
 
-    A second process that wants the same one waits for it. Where a recipe whose documents it reads cannot be imported, the
-    one that was made before serves.
+    A second process that needs the same base waits for it. Where its documents cannot all be read, a base that `find_base`
+    knows serves.
 
     Raises:
-        UserError: it is to be trained, and not all of its documents can be read.
+        UserError: there is no such base, and its documents cannot all be read.
     """
     try:
-        read = documents(recipe)
+        texts = documents(recipe)
     except UserError as error:
-        if (made_before := find_base(root, settings, recipe)) is None:
+        if (base := find_base(root, settings, recipe)) is None:
             raise UserError(
                 f"the embedded base cannot be trained: {error}, or name a model with {option('model')}"
             ) from error
-        return made_before
-    folder = root / FOLDER / key(settings, read)
+        return base
+    folder = root / FOLDER / key(settings, texts)
     with locked(folder.parent, wait=True):
         draft = folder.with_name("." + folder.name)
         if not (folder / "config.json").exists():
             _open(draft)
-            made = _train(settings, read, draft, seconds)
-            write_json(made / MACHINE, machine())
-            write_json(made / MADE_OF, made_of(settings, recipe))
-            made.rename(folder)
+            target = _train(settings, texts, draft, seconds)
+            write_json(target / MACHINE, machine())
+            write_json(target / MADE_OF, made_of(settings, recipe))
+            target.rename(folder)
         shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 
 def _open(draft: Path) -> None:
-    """Keeps what an interrupted process left, if it had the same libraries."""
-    begun = draft / "begun.json"
-    if read_json(begun) != versions():
+    """Keeps the checkpoints of an interrupted process with the same libraries; otherwise empties the folder."""
+    marker = draft / "begun.json"
+    if read_json(marker) != versions():
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        write_json(begun, versions())
+        write_json(marker, versions())
 
 
 def _train(settings: BaseSettings, documents: Sequence[Example], folder: Path, seconds: float) -> Path:
-    """Trains in `folder` and returns where in it the model is."""
+    """Trains in `folder` and returns the model's own folder in it."""
     tokenizer = _tokenizer(settings, documents)
     batches = _batches(tokenizer, documents, settings)
     set_seed(settings.seed)
@@ -130,18 +130,18 @@ def _train(settings: BaseSettings, documents: Sequence[Example], folder: Path, s
         model,
         arguments,
         train_dataset=batches,
-        data_collator=lambda chosen: {
-            "ids": pad_right([row["ids"] for row in chosen[0]["rows"]], tokenizer.pad_token_id),
-            "labels": pad_right([row["labels"] for row in chosen[0]["rows"]], IGNORED),
+        data_collator=lambda items: {
+            "ids": pad_right([row["ids"] for row in items[0]["rows"]], tokenizer.pad_token_id),
+            "labels": pad_right([row["labels"] for row in items[0]["rows"]], IGNORED),
         },
         callbacks=[progress("base")],
     )
     remove_printer(trainer)
     trainer.train_from(Checkpoints(folder, seconds))
-    made = folder / "model"
-    model.save_pretrained(made)
-    tokenizer.save_pretrained(made)
-    return made
+    target = folder / "model"
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return target
 
 
 def _tokenizer(settings: BaseSettings, documents: Sequence[Example]) -> Any:
@@ -167,10 +167,10 @@ def _tokenizer(settings: BaseSettings, documents: Sequence[Example]) -> Any:
 
 
 def _batches(tokenizer: Any, documents: Sequence[Example], settings: BaseSettings) -> list[dict[str, Any]]:
-    """Rows of like length together, for little padding; batches are then drawn in random order.
+    """Batches of rows of like length, for little padding; the trainer draws them in random order.
 
     Transformers' own grouping by length draws neighbouring lengths one after the other, which here means one recipe after
-    the other: the model forgets each while it reads the next.
+    another: the model forgets each while it reads the next.
     """
     shuffled = random.Random(settings.seed).sample(documents, len(documents))
     rows = sorted((_row(tokenizer, document) for document in shuffled), key=lambda row: len(row["ids"]))
@@ -179,6 +179,7 @@ def _batches(tokenizer: Any, documents: Sequence[Example], settings: BaseSetting
 
 
 def _row(tokenizer: Any, document: Example) -> dict[str, list[int]]:
-    """The loss is on the answer alone: a model this small learns to copy from its prompt far sooner that way."""
+    """Ids and labels of a document. The loss is on the answer alone: so small a model then learns far sooner to copy from
+    its prompt."""
     encoded = encode(tokenizer, document.prompt, document.answers[0])
     return {"ids": encoded.ids, "labels": [IGNORED] * len(encoded.prompt) + encoded.answer}

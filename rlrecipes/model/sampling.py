@@ -1,7 +1,7 @@
-"""Answers token by token from a key-value cache, with what PPO wants to know of each token taken on the way.
+"""Draws answers token by token from a key-value cache, with the log-probability, entropy and value that PPO needs of each.
 
-Transformers' `generate` hands out the logits of every step at once, `[steps, batch, vocabulary]` in float32: 20 GB for 64
-answers of 512 tokens in a vocabulary of 152,000. Here a step's logits are gone before the next step.
+Transformers' `generate` returns the logits of all steps together, `[T, B, vocabulary]` in float32: 20 GB for 64 answers of
+512 tokens in a vocabulary of 152,000. Here the logits of one step exist at a time.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from rlrecipes.model.forward import causal, needed_states_only, next_token_logits, trunk
-from rlrecipes.model.likelihood import normalized
+from rlrecipes.model.likelihood import softmax_and_logsumexp
 
 Value = Callable[[torch.Tensor], torch.Tensor]
-"""Values `[…]` of hidden states `[…, hidden]`."""
+"""Values `[…]` of hidden states `[…, H]`."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """Answers of one batch, right-padded; T is the longest one's length."""
+    """Answers of one batch, right-padded."""
 
     tokens: torch.Tensor
-    """`[B, T]`, the padding token behind EOS."""
+    """`[B, T]`, with the padding token behind EOS."""
     logprobs: torch.Tensor
-    """`[B, T]` of the tokens under the distribution that they were drawn from; 0 on padding."""
+    """`[B, T]` of the tokens under the distribution that they were drawn from, in nats; 0 on padding."""
     entropy: torch.Tensor
     """`[B, T]` of that distribution, in nats; 0 on padding."""
     values: torch.Tensor
@@ -48,9 +48,9 @@ def sample(
     value: Value | None = None,
     on_tokens: Callable[[torch.Tensor], None] | None = None,
 ) -> Sampled:
-    """Answers of at most `length` tokens to left-padded `queries` `[B, max_tokens]`. Temperature 0 is greedy.
+    """Answers of at most `length` tokens to `queries` `[B, longest prompt]`, which are padded on the left with `pad`.
 
-    `on_tokens` is told each step's tokens `[B]` as soon as they are drawn.
+    Temperature 0 is greedy. `on_tokens` gets each step's tokens `[B]` as soon as they are drawn.
     """
     model.eval()
     real = (queries != pad).cumsum(1) > 0  # a prompt may hold the padding token, where that is also the unknown one
@@ -97,7 +97,7 @@ def sample(
 class _Reserved(DynamicLayer):
     """A layer's keys and values `[B, heads, tokens so far, dimensions]`, with room for all tokens from the start.
 
-    Transformers' own grows by concatenation: every token copies all that there are, into memory for both.
+    Transformers' own layer grows by concatenation: each token copies the whole cache, and both copies are in memory.
     """
 
     def __init__(self, max_tokens: int) -> None:
@@ -132,7 +132,7 @@ def _draw(logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch
     """A token of each row of `[B, vocabulary]` (overwritten), its log-probability and the entropy, `[B]` each."""
     if temperature not in (0, 1):
         logits /= temperature
-    probabilities, total = normalized(logits)
+    probabilities, total = softmax_and_logsumexp(logits)
     token = torch.multinomial(probabilities, 1).squeeze(1) if temperature else logits.argmax(-1)
     logprob = logits.gather(1, token[:, None]).squeeze(1) - total
     return token, logprob, total - torch.linalg.vecdot(probabilities, logits)

@@ -3,8 +3,8 @@
     "<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n" | "Hello." "<|im_end|>"
 
 An answer's ids are always `prompt ids + answer ids + EOS`, each tokenized alone, so the boundary between prompt and
-answer is the same in SFT, in the reward model, in PPO and in evaluation. What a template may ask for beside the messages
-stands in front of it and is saved with it, so whoever applies it afterwards asks as training did.
+answer is the same in SFT, in the reward model, in PPO and in evaluation. The variables that a template may read beside the
+messages stand in front of it and are saved with it, so everybody who applies it gets the prompts of training.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ PLAIN_TEMPLATE = (
 )
 """For models that bring no chat template of their own. Without a BOS token, nothing stands for it."""
 TODAY = datetime(2024, 7, 26)
-"""What a template takes for today, Llama's own default: with the real date, each day would ask with another prompt."""
+"""The date that templates see, Llama's own default; with the real date, prompts would change from day to day."""
 CODES = ("%A", "%a", "%B", "%b", "%d", "%-d", "%H", "%j", "%M", "%m", "%S", "%Y", "%y")
-"""What `strftime_now` knows of a date in a template; a macro cannot ask Python's `strftime`."""
-_TODAYS = "".join(f" | replace('{code}', '{TODAY.strftime(code)}')" for code in CODES)
+"""Date codes that `strftime_now` replaces in a template; a macro cannot call Python's `strftime`."""
+_REPLACE_CODES = "".join(f" | replace('{code}', '{TODAY.strftime(code)}')" for code in CODES)
 FIXED = (
     "{% set enable_thinking = false %}{% set thinking = false %}"
     f"{{% set date_string = '{TODAY:%d %b %Y}' %}}"
-    f"{{% macro strftime_now(format) %}}{{{{ format{_TODAYS} }}}}{{% endmacro %}}\n"
+    f"{{% macro strftime_now(format) %}}{{{{ format{_REPLACE_CODES} }}}}{{% endmacro %}}\n"
 )
-"""Stands in front of every template. Without thinking, a template that puts an empty block of thought before an answer puts
-it into the prompt, where training, reward, PPO and evaluation all see it. Transformers drops the newline at its end."""
+"""Stands in front of every template. It turns thinking off; where a template then puts an empty block of thought before an
+answer, the block is part of the prompt in every stage. Transformers drops the newline at its end."""
 SYSTEM_TO_USER = (
     "{% if messages | length > 1 and messages[0].role == 'system' and messages[1].role == 'user' %}"
     "{% set messages = [{'role': 'user', 'content': messages[0].content ~ '\\n\\n' ~ messages[1].content}] + messages[2:] %}"
     "{% endif %}\n"
 )
-"""Stands behind it where a template knows no system turn: that turn's text goes to the start of the user's first."""
+"""Follows `FIXED` where a template takes no system turn: puts that turn's text at the start of the first user turn."""
 
 
 def fix_template(tokenizer: Any) -> None:
-    """Puts `FIXED` in front of a tokenizer's chat template, once; of several templates the default one stays.
+    """Puts `FIXED` in front of a tokenizer's chat template; of several templates only the default one stays.
 
-    A template of ours that was saved comes back as it is.
+    A template that starts with `FIXED`, as ours do when they are saved and read again, stays as it is.
     """
     template = tokenizer.chat_template
     if isinstance(template, dict):
@@ -68,7 +68,7 @@ def fix_template(tokenizer: Any) -> None:
         return
     tokenizer.chat_template = FIXED + template
     turns = Message("system", "Be kind."), Message("user", "Hi")
-    if _takes(tokenizer, turns[1:]) and not _takes(tokenizer, turns):
+    if _accepts(tokenizer, turns[1:]) and not _accepts(tokenizer, turns):
         tokenizer.chat_template = FIXED + SYSTEM_TO_USER + template
 
 
@@ -77,15 +77,15 @@ def is_fixed(template: str | None) -> bool:
     return template is not None and template.startswith(FIXED)
 
 
-def _takes(tokenizer: Any, messages: Prompt) -> bool:
+def _accepts(tokenizer: Any, messages: Prompt) -> bool:
     try:
-        _rendered(tokenizer, messages, True)
+        _render(tokenizer, messages, True)
     except Exception:  # a template is a program of its own, and fails as one
         return False
     return True
 
 
-def _rendered(tokenizer: Any, messages: Prompt, add_generation_prompt: bool) -> str:
+def _render(tokenizer: Any, messages: Prompt, add_generation_prompt: bool) -> str:
     turns = [message._asdict() for message in messages]
     text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
     return text
@@ -98,7 +98,7 @@ PAD = "<|pad|>"
 
 
 def open_tokenizer(name: str) -> Any:
-    """`load_tokenizer`, with a missing tokenizer told as what it is, and an EOS token that the model can produce.
+    """`load_tokenizer`, with an EOS token that the model can produce.
 
     Raises:
         UserError: there is no tokenizer, it is damaged, or it has no EOS token.
@@ -107,9 +107,9 @@ def open_tokenizer(name: str) -> Any:
 
 
 def open_with_note(name: str, find: Find = fetched_file) -> tuple[Any, str | None]:
-    """`open_tokenizer`, and in a sentence what it changed of the model's EOS token; None where the model can produce its own.
+    """`open_tokenizer`, and a sentence on the EOS token that it replaced; None where the model can produce its own.
 
-    `find` looks up the weights that tell.
+    `find` gives the files of the weights, which `use_producible_eos` looks at.
 
     Raises:
         UserError: as `open_tokenizer`.
@@ -130,7 +130,11 @@ def open_with_note(name: str, find: Find = fetched_file) -> tuple[Any, str | Non
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """The tokenizer of a checkpoint, made ready by `prepare`."""
+    """The tokenizer of a checkpoint after `prepare`, with the padding on the left.
+
+    Raises:
+        UserError: as `prepare`; other errors of Transformers and jinja2 pass through.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -147,7 +151,7 @@ def prepare(tokenizer: Any, name: str) -> None:
 
     Raises:
         UserError: the model's `generation_config.json` is damaged.
-        jinja2.TemplateError: so is its chat template.
+        jinja2.TemplateError: its chat template is broken.
     """
     fix_template(tokenizer)
     if tokenizer.chat_template is None:
@@ -171,13 +175,13 @@ def _declared_end(tokenizer: Any, name: str) -> str | None:
     if not isinstance(ends, list):
         return None
     chat = (Message("user", "Hi"), Message("assistant", "Hello"))
-    behind = _rendered(tokenizer, chat, add_generation_prompt=False).rpartition("Hello")[2].lstrip()
+    behind = _render(tokenizer, chat, add_generation_prompt=False).rpartition("Hello")[2].lstrip()
     tokens = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if i in ends}
     return next((token for token in tokens.values() if behind.startswith(token)), None)
 
 
 def vocabulary(tokenizer: Any) -> str:
-    """A fingerprint of which id means what, and of what ends an answer: models that differ in it cannot read each other."""
+    """16 hex digits of all tokens' ids, EOS and padding: models that differ in them cannot read each other's ids."""
     ids = [sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id, tokenizer.pad_token_id]
     return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
 
@@ -204,12 +208,12 @@ def chat_text(tokenizer: Any, messages: Prompt, add_generation_prompt: bool = Fa
         UserError: the template refuses them, or is broken.
     """
     try:
-        return _rendered(tokenizer, messages, add_generation_prompt)
-    except Exception as refused:  # see `_takes`
+        return _render(tokenizer, messages, add_generation_prompt)
+    except Exception as error:  # see `_accepts`
         roles = ", ".join(message.role for message in messages)
         raise UserError(
             f"the model's chat template refuses the prompt {quoted(messages[-1].content)} with the turns {roles}: "
-            f"{first_line(refused)}; mend or leave out such rows, or choose another model"
+            f"{first_line(error)}; mend or leave out such rows, or choose another model"
         ) from None
 
 
@@ -223,20 +227,29 @@ def prompt_text(tokenizer: Any, prompt: Prompt) -> str:
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """The prompt's ids, up to where the answer starts; a template puts BOS itself where its model wants one."""
+    """The prompt's ids, up to where the answer starts; a template puts BOS itself where its model needs one.
+
+    Raises:
+        UserError: the template refuses the prompt, or is broken.
+    """
     ids: list[int] = tokenizer(prompt_text(tokenizer, prompt), add_special_tokens=False)["input_ids"]
     return ids
 
 
 def encode(tokenizer: Any, prompt: Prompt, answer: str) -> Encoded:
+    """The ids of a prompt and of its answer, each tokenized alone, with EOS behind the answer; nothing is cut.
+
+    Raises:
+        UserError: the template refuses the prompt, or is broken.
+    """
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
     return Encoded(encode_prompt(tokenizer, prompt), [*ids, tokenizer.eos_token_id])
 
 
-def answer_length(tokenizer: Any, demonstrations: Sequence[Example], asked: int) -> int:
-    """The most tokens of an answer: as asked, or (0) what 99 % of the demonstrations' answers need, EOS included."""
-    if asked:
-        return asked
+def answer_length(tokenizer: Any, demonstrations: Sequence[Example], response_length: int) -> int:
+    """The most tokens of an answer, EOS included: `response_length`, or where that is 0 what 99 % of demonstrations need."""
+    if response_length:
+        return response_length
     lengths = sorted(len(tokenizer(d.answers[0], add_special_tokens=False)["input_ids"]) + 1 for d in demonstrations)
     return lengths[min(len(lengths) - 1, int(0.99 * len(lengths)))]
 
@@ -264,7 +277,7 @@ def fitting_comparisons(
 
 
 def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
-    """Ids `[batch, max_tokens]` with the padding in front, as generation wants prompts."""
+    """Ids `[B, longest sequence]` with the padding in front, as sampling needs prompts."""
     import torch
 
     max_tokens = max(map(len, sequences))
@@ -272,7 +285,7 @@ def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
 
 
 def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
-    """Ids `[batch, max_tokens]` with the padding behind."""
+    """Ids `[B, longest sequence]` with the padding behind."""
     import torch
 
     max_tokens = max(map(len, sequences))
@@ -280,6 +293,6 @@ def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of an answer, without special tokens."""
+    """The text of an answer, without special tokens and the spaces around it."""
     text: str = tokenizer.decode(ids, skip_special_tokens=True)
     return text.strip()

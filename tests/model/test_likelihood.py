@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlrecipes.model import likelihood
-from rlrecipes.model.likelihood import normalized, token_logprobs
+from rlrecipes.model.likelihood import softmax_and_logsumexp, token_logprobs
 
 
 @pytest.fixture
@@ -55,6 +55,6 @@ def test_no_tokens_have_no_log_probabilities(case):
 
 def test_a_token_that_is_next_to_impossible_has_a_finite_log_probability():
     logits = torch.tensor([[0.0, -500.0, 400.0]])
-    probabilities, total = normalized(logits)
+    probabilities, total = softmax_and_logsumexp(logits)
     assert probabilities[0, 1] == 0
     assert (logits - total[:, None])[0].tolist() == pytest.approx([-400, -900, 0])
