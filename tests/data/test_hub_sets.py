@@ -207,6 +207,26 @@ def test_rows_left_out_are_counted_with_their_set_and_reason(cache):
     }
 
 
+def test_rows_that_recur_or_are_held_out_are_counted_over_both_splits(cache, monkeypatch):
+    rows = ROWS["trl-lib/tldr"]
+    monkeypatch.setitem(ROWS, "trl-lib/tldr", lambda i: rows(i % 25 if i < 100_000 else 20 + i % 100_000 % 25))
+    data = loaded("text_generation", "hub:trl-lib/tldr", cache)
+    assert data.dropped == {"trl-lib/tldr: duplicate row": 30, "prompt is held out": 5}
+    assert (len(data.train.demonstrations), len(data.held_out.prompts)) == (20, 25)
+
+
+def test_what_is_held_out_of_a_set_is_said_with_its_name(cache, monkeypatch):
+    data = loaded("translation", "hub:RicardoRei/wmt-da-human-evaluation", cache)
+    assert any(
+        note.startswith("RicardoRei/wmt-da-human-evaluation: It has no held-out split, so") for note in data.notes
+    )
+    monkeypatch.setattr("rlrecipes.data.load.HELD_OUT", 5)
+    data = loaded("text_generation", "hub:trl-lib/tldr", cache)
+    cut = "trl-lib/tldr: Of 40 held-out prompts 5 are kept; the others are not trained on either."
+    assert cut in data.notes
+    assert len(data.held_out.prompts) == 5
+
+
 def test_an_alternative_brings_its_own_headline(cache):
     assert [metric.name for metric in loaded("text_generation", "hub:trl-lib/tldr", cache).metrics] == ["overlap"]
     assert [metric.name for metric in loaded("text_generation", "hub", cache).metrics] == ["positive"]

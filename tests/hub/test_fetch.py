@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 from hub_rows import ROWS, loaded, put_in_cache, set_of
 
@@ -101,3 +102,26 @@ def test_every_file_of_a_large_set_gives_its_share(cache, monkeypatch):
     data = load(load_recipe("translation"), "hub", {}, Path("runs"))
     numbers = sorted(int(example.answers[0].split()[2]) for example in data.train.demonstrations)
     assert numbers == [0, 1, 2, 3, 20, 21, 22, 40, 41, 42]
+
+
+def test_a_set_of_which_no_row_is_wanted_is_told_and_leaves_nothing(cache, monkeypatch):
+    rows = ROWS["RicardoRei/wmt-da-human-evaluation"]
+    monkeypatch.setitem(ROWS, "RicardoRei/wmt-da-human-evaluation", lambda i: rows(i) | {"lp": "zh-en"})
+    with pytest.raises(UserError, match=r"^RicardoRei/wmt-da-human-evaluation, train has no row that is wanted"):
+        loaded("translation", "hub:RicardoRei/wmt-da-human-evaluation", cache)
+    assert not [path for path in Path("runs").rglob("*") if path.is_file()]
+
+
+def test_a_set_that_is_read_from_the_hub_itself_is_read_at_the_commit_that_is_recorded(cache, monkeypatch):
+    snapshot = put_in_cache(cache, set_of("nvidia/HelpSteer2"))
+    real, revisions = datasets.load_dataset, []
+
+    def from_the_hub(place, *arguments, revision, **options):
+        revisions.append((place, revision))
+        return real(str(snapshot), *arguments, **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", from_the_hub)
+    monkeypatch.setattr(hub_fetch, "reach_data", lambda id, revision: (id, "abc"))
+    data = load(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", {}, Path("runs"))
+    assert revisions == [("nvidia/HelpSteer2", "abc")] * 2
+    assert data.hub[0]["revision"] == "abc"

@@ -18,9 +18,9 @@ BOS = 4
 def save(tmp_path):
     """Writes a random checkpoint whose `untaught` tokens all have one and the same row in the output matrix."""
 
-    def write(untaught=(), tied=True, shards=False, **special) -> str:
+    def write(untaught=(), tied=True, shards=False, dtype=torch.float32, **special) -> str:
         bos = tiny_tokenizer().convert_ids_to_tokens(BOS)
-        tokenizer = tiny_tokenizer(bos_token=bos, **special)
+        tokenizer = tiny_tokenizer(**{"bos_token": bos} | special)
         tokenizer.save_pretrained(tmp_path)
         torch.manual_seed(0)
         config = LlamaConfig(
@@ -34,7 +34,7 @@ def save(tmp_path):
         model = LlamaForCausalLM(config)
         with torch.no_grad():
             model.get_output_embeddings().weight[list(untaught)] = 1.0
-        model.save_pretrained(tmp_path, max_shard_size="30KB" if shards else "1GB")
+        model.to(dtype).save_pretrained(tmp_path, max_shard_size="30KB" if shards else "1GB")
         return str(tmp_path)
 
     return write
@@ -64,6 +64,23 @@ def test_an_eos_that_was_taught_stays(save):
 def test_another_special_token_serves_where_bos_was_not_taught_either(save):
     name = save(untaught=(PAD, EOS, BOS, 200))
     assert open_tokenizer(name).eos_token_id in (USER, ASSISTANT)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_eos_that_was_never_taught_is_seen_in_half_precision_too(save, dtype):
+    assert open_tokenizer(save(untaught=(PAD, EOS, 200), dtype=dtype)).eos_token_id == BOS
+    assert open_tokenizer(save(untaught=(PAD, 200, 201), dtype=dtype)).eos_token_id == EOS
+
+
+def test_a_model_without_bos_ends_with_another_special_token_wherever_it_stands(save):
+    name = save(untaught=(PAD, EOS, 200), bos_token=None, pad_token="<assistant>")
+    assert open_tokenizer(name).eos_token_id == USER
+
+
+def test_the_padding_token_never_becomes_the_eos(save):
+    name = save(untaught=(EOS, USER, ASSISTANT, BOS))
+    assert open_tokenizer(name).eos_token_id == EOS
+    assert "choose another model" in note(name)
 
 
 def test_where_no_special_token_was_taught_it_is_said_and_the_eos_stays(save):
