@@ -252,7 +252,7 @@ class _Sizes:
     ) -> tuple[float, float]:
         """Activations of a forward pass with gradients, and what the way back through a block adds to them.
 
-        `read` is the share of tokens whose last states are read: the last MLP runs on those alone (`forward.read_at`).
+        `read` is the share of tokens whose last states are read: the last MLP runs on those alone (`forward.states_at`).
         """
         shape, number = self.shape, rows * tokens
         blocks = [
