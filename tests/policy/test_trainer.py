@@ -13,10 +13,10 @@ from transformers import TrainerCallback as Callback
 from rlrecipes.errors import UserError
 from rlrecipes.model.adapters import load_adapter
 from rlrecipes.model.loading import load_causal
-from rlrecipes.model.tokens import encode_prompt, load_tokenizer
+from rlrecipes.model.tokens import decode, encode_prompt, load_tokenizer
 from rlrecipes.policy.trainer import SharedBasePPOTrainer
 from rlrecipes.profile import ModelSettings, PPOSettings
-from rlrecipes.recipe import Example, Reward, Term, user
+from rlrecipes.recipe import Example, Message, Reward, Term, user
 from rlrecipes.reward.model import load_score_head
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.stages.ppo import _arguments
@@ -618,6 +618,18 @@ def test_answers_of_which_most_never_end_are_told_at_the_first_update_alone(
     monkeypatch.setattr(trainer, "roll_out", lambda batch: dataclasses.replace(roll_out(batch), ended=ends))
     trainer.train()
     assert capsys.readouterr().out.count("only 38% of the SFT policy's answers end within 6 tokens") == said
+
+
+def test_a_sample_is_the_last_turn_of_its_prompt_and_the_greedy_answer_to_all_of_it(make):
+    trainer = make(num_sample_generations=1, total_episodes=8, learning_rate=0.0)
+    tokenizer, shown = trainer.processing_class, []
+    chat = (Message("user", "Hello"), Message("assistant", "Hi"), Message("user", "Say it"))
+    trainer.samples = [(Example(chat, ("it",)), encode_prompt(tokenizer, chat))]
+    trainer.on_samples = lambda rows, step: shown.extend(rows)
+    ids = torch.tensor([encode_prompt(tokenizer, chat)])
+    greedy = trainer.policy.eval().generate(input_ids=ids, max_new_tokens=LENGTH, do_sample=False)[0, ids.shape[1] :]
+    trainer.train()
+    assert shown == [{"prompt": "Say it", "answer": decode(tokenizer, greedy)}]
 
 
 def test_ppo_climbs_its_reward(make):
