@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from rlrecipes.recipe import (
     Data,
     Evaluation,
     Example,
+    HubSet,
     Message,
     Prompt,
     Rating,
@@ -88,6 +90,28 @@ def test_a_row_in_the_recipes_own_columns_is_read_by_the_recipe(tmp_path):
 def test_the_recipes_own_columns_come_before_any_other_layout(tmp_path):
     row = {"source": "Ja", "target": "Yes", "prompt": "Hello", "completion": "Hi"}
     assert only(tmp_path, row).prompt == user("Translate: Ja")
+
+
+def refusing(columns: tuple[str, ...]) -> Recipe:
+    """The recipe with a data set of the hub, none of whose rows can be used."""
+
+    def read(row: Mapping[str, Any]) -> Example:
+        raise ValueError("read as the hub's")
+
+    return dataclasses.replace(RECIPE, hub=(HubSet("owner/set", ("demonstrations",), columns, read, "MIT"),))
+
+
+def test_a_file_in_a_usual_layout_is_read_as_such_though_a_set_of_the_hub_has_the_same_columns(tmp_path):
+    path = write(tmp_path / "rows.jsonl", {"prompt": "Hello", "completion": "Hi"})
+    (record,), _ = records(refusing(("prompt", "completion")), path, {})
+    assert record == Record(HELLO, Example(HELLO, ("Hi",)))
+
+
+def test_a_file_with_all_columns_of_a_set_of_the_hub_is_read_as_that_set_whatever_else_it_has(tmp_path):
+    path = write(tmp_path / "rows.jsonl", {"post": "Hello", "prompt": "Hello", "completion": "Hi"})
+    with pytest.raises(UserError, match="read as the hub's"):
+        records(refusing(("post", "completion")), path, {})
+    assert records(refusing(("post", "votes")), path, {})[0] == [Record(HELLO, Example(HELLO, ("Hi",)))]
 
 
 def test_a_rejected_answer_in_the_recipes_own_columns_gives_a_comparison_too(tmp_path):

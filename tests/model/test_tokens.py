@@ -13,6 +13,7 @@ from rlrecipes.errors import UserError
 from rlrecipes.model.tokens import (
     PLAIN_TEMPLATE,
     TODAY,
+    answer_length,
     decode,
     encode,
     encode_prompt,
@@ -71,8 +72,9 @@ def test_a_missing_or_shared_pad_token_becomes_one_of_its_own(load, special):
     assert len(tokenizer) == len(tiny_tokenizer()) + 1
 
 
-def test_the_unknown_token_pads_where_there_is_one(load):
-    tokenizer = load(pad_token=None, unk_token="<pad>")
+@pytest.mark.parametrize("unknown", ["<pad>", "<user>"])
+def test_the_unknown_token_pads_where_there_is_one(load, unknown):
+    tokenizer = load(pad_token=None, unk_token=unknown)
     assert tokenizer.pad_token_id == tokenizer.unk_token_id
     assert len(tokenizer) == len(tiny_tokenizer())
 
@@ -95,11 +97,44 @@ def test_a_tokenizer_without_template_gets_a_plain_one(load):
     assert text == "System: Be kind.\nUser: Hi\nAssistant: Hello\nUser: Bye\nAssistant: "
 
 
+def test_of_several_templates_the_default_one_is_taken(load):
+    own = "{% for m in messages %}<user>{{ m.content }}{% endfor %}<assistant>"
+    assert prompt_text(load(chat_template={"default": own, "rag": "another"}), user("Hi")) == "<user>Hi<assistant>"
+
+
+def test_several_templates_without_a_default_one_give_way_to_the_plain_one(load):
+    assert prompt_text(load(chat_template={"rag": "another"}), user("Hi")) == "User: Hi\nAssistant: "
+
+
 def test_bos_stands_before_the_plain_template_alone(load):
     plain = load(chat_template=None, bos_token="<user>")
     assert encode_prompt(plain, user("Hi"))[:2] == [plain.bos_token_id, *plain("User")["input_ids"][:1]]
     own = load(bos_token="<assistant>")
     assert encode_prompt(own, user("Hi"))[0] != own.bos_token_id
+
+
+def test_a_tokenizer_that_begins_each_text_with_a_token_puts_none_before_prompt_or_answer(load, tmp_path):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<end> $A", special_tokens=[("<end>", 1)])
+    tokenizer.save_pretrained(tmp_path)
+    begins = load_tokenizer(tmp_path)
+    assert begins("It.")["input_ids"][0] == begins.eos_token_id
+    encoded = encode(begins, user("Hi"), "It.")
+    assert begins.convert_ids_to_tokens(encoded.ids) == ["<user>", "H", "i", "<assistant>", "I", "t", ".", "<end>"]
+    assert answer_length(begins, [Example(user("Hi"), ("It.",))], 0) == 4
+
+
+@pytest.mark.parametrize("turns", [2, 4])
+def test_a_template_without_a_system_turn_gets_its_text_before_the_users_first(load, turns):
+    refusing = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    )
+    told = prompt_text(load(chat_template=refusing), CHAT[:turns])
+    rest = "<assistant>Hello<user>Bye" if turns == 4 else ""
+    assert told == f"<user>Be kind.\n\nHi{rest}<assistant>"
 
 
 def test_special_tokens_are_no_part_of_an_answers_text(load):
