@@ -359,6 +359,8 @@ def test_a_fresh_adapter_has_the_settings_rank_scale_and_dropout_and_trains_a_he
         assert layer.lora_A["default"].weight.shape[0] == 3
         assert layer.scaling["default"] == 12 / 3
         assert layer.lora_dropout["default"].p == 0.25
+        assert "default" in layer.lora_variant
+    assert (model.peft_config["default"].modules_to_save is None) == (task == "CAUSAL_LM")
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert {name for name in trainable if "lora_" not in name} == (
         {"base_model.model.score.modules_to_save.default.weight"} if task == "SEQ_CLS" else set()
