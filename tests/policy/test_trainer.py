@@ -100,8 +100,9 @@ def log_probabilities(model, ids, context, temperature):
     return logits.log_softmax(-1).gather(1, ids[1:, None])[context - 1 :, 0]
 
 
-def test_log_probabilities_are_those_of_each_model_alone_on_the_sequence_alone(make, checkpoint):
-    trainer = make(temperature=0.7)
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
+def test_log_probabilities_are_those_of_each_model_alone_on_the_sequence_alone(make, checkpoint, temperature):
+    trainer = make(temperature=temperature)
     scatter(trainer.policy, "policy")
     rollout = first_batch(trainer)
     pad = trainer.processing_class.pad_token_id
@@ -111,9 +112,9 @@ def test_log_probabilities_are_those_of_each_model_alone_on_the_sequence_alone(m
     for i, row in enumerate(rollout.ids):
         ids = row[row != pad]
         answer = int(rollout.lengths[i])
-        alone = log_probabilities(reference, ids, len(ids) - answer, 0.7)
+        alone = log_probabilities(reference, ids, len(ids) - answer, temperature)
         assert rollout.reference_logprobs[i, :answer].tolist() == pytest.approx(alone.tolist(), abs=1e-3)
-        policy = log_probabilities(trainer.policy, ids, len(ids) - answer, 0.7)
+        policy = log_probabilities(trainer.policy, ids, len(ids) - answer, temperature)
         assert rollout.logprobs[i, :answer].tolist() == pytest.approx(policy.tolist(), abs=1e-3)
     assert (rollout.logprobs - rollout.reference_logprobs).abs().max() > 0.1
 
@@ -150,6 +151,29 @@ def test_an_answer_ends_with_its_first_eos(make):
         assert eos not in answer[:-1]
         assert pad not in answer
         assert (answer[-1] == eos) == bool(ended)
+
+
+@PLACEMENTS
+def test_behind_the_end_of_an_answer_there_is_nothing_but_the_value_of_the_state_after_it(make, value):
+    trainer = make(value=value)
+    scatter(trainer.policy, "policy")
+    torch.nn.init.normal_(trainer.model.value_model.score.weight)
+    batch = next(trainer._batches())
+    set_seed(0)
+    sampled = trainer.roll_out(batch).response
+    trainer.processing_class.eos_token = trainer.processing_class.convert_ids_to_tokens(sampled[0, 1].item())
+    set_seed(0)
+    rollout = trainer.roll_out(batch)
+    assert rollout.response[0].tolist() == [*sampled[0, :2].tolist(), *[trainer.processing_class.pad_token_id] * 4]
+    assert rollout.lengths[0] == 2
+    places = torch.arange(LENGTH)[None]
+    assert torch.equal(rollout.padding, places >= rollout.lengths[:, None])
+    for numbers in (rollout.logprobs, rollout.reference_logprobs, rollout.entropy):
+        assert not numbers[rollout.padding].any()
+        assert numbers[~rollout.padding].all()
+    assert torch.equal(rollout.states_padding, places > rollout.lengths[:, None])
+    assert not rollout.values[rollout.states_padding].any()
+    assert rollout.values[~rollout.states_padding].all()
 
 
 # Score.
@@ -390,6 +414,27 @@ def test_gradients_are_those_of_a_literal_ppo_step_in_float64(make, value, check
         assert (parameter.grad - expected[name]).abs().max().item() < 1e-6 * scale, name
 
 
+def test_how_far_the_policy_moved_is_a_mean_over_the_mini_batchs_tokens(make):
+    trainer = make()
+    lengths = [1, 2, 4, 5, LENGTH, LENGTH, 3, 1]
+    rollout = rollout_of(trainer, lengths)
+    ratios = []
+    for ids, start, length, old in zip(rollout.ids, rollout.prompt_lengths, lengths, rollout.logprobs, strict=True):
+        new = log_probabilities(trainer.policy, ids[: start + length], int(start), trainer.args.temperature)
+        old[:length] = (
+            new - old[:length] / 4
+        )  # not far from what the policy says, so that some are clipped and some not
+        ratios += (new - old[:length]).exp().tolist()
+    ratios = torch.tensor(ratios)
+    trainer.args.per_device_train_batch_size = 3
+    found = trainer._accumulate(rollout, torch.zeros_like(rollout.values), rollout.values, torch.arange(8))
+    clipped = ((ratios - 1).abs() > trainer.args.cliprange).float().mean().item()
+    assert 0.1 < clipped < 0.9
+    assert float(found["policy/clipfrac_avg"]) == pytest.approx(clipped)
+    assert float(found["policy/approxkl_avg"]) == pytest.approx(ratios.log().square().mean().item() / 2, rel=1e-3)
+    assert float(found["val/ratio"]) == pytest.approx(ratios.mean().item(), rel=1e-3)
+
+
 @PLACEMENTS
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_only_the_policy_and_the_value_function_move(make, quantization, value):
@@ -458,6 +503,7 @@ def test_a_gradient_that_is_nan_stops_before_the_weights_change(make):
     with pytest.raises(UserError, match="gradient is NaN"):
         trainer.update(rollout, torch.ones_like(rollout.values), rollout.values)
     assert largest_difference(before, everything(trainer)) == 0
+    assert all(parameter.grad is None for parameter in trainer._trainable())
 
 
 def test_a_learned_score_that_is_nan_names_its_row(make):
