@@ -263,7 +263,7 @@ def sources_of(recipes: Sequence[Recipe], source: str | None) -> list[str | None
         names = PLUS.join(recipe.name for recipe in recipes)
         raise UserError(
             f"--data {source} names {len(parts)} sources for the {len(recipes)} recipes of {names}; join one for each "
-            f"with '{PLUS}', '{BUILT_IN}' for an embedded world"
+            f"with '{PLUS}', '{BUILT_IN}' for built-in data"
         )
     return list(parts)
 
