@@ -1,6 +1,6 @@
 # rlrecipes: every target sets up what it needs; `make` alone lists them.
 
-# Where the stages' names and help stand
+# The table with the stages' names and help
 TABLE := rlrecipes/run/stages.py
 STAGES := $(shell awk -F '"' '/^    "[a-z_]+": Stage/ { print $$2 }' $(TABLE))
 RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard recipes/*/recipe.py))))
@@ -13,11 +13,11 @@ PROFILE ?= tiny
 MODEL ?=
 # A data file or folder of your own (JSONL, JSON, CSV, Parquet), or hub: public data sets; hub:<id> for one
 DATA ?=
-# How its columns are called, as 'target=post_edit rejected=machine'
+# Which of its columns to read as what, as 'target=post_edit rejected=machine'
 COLUMNS ?=
-# Of everything random in training
+# Seed of everything random in training
 SEED ?= 0
-# For plan: GiB of a GPU, or its name, such as rtx4090; without it, the profile's
+# For plan: GiB of a GPU, or its name, such as rtx4090; without it, the profile's card
 CARD ?=
 # Name of the run's folder under runs/
 RUN ?=
@@ -25,13 +25,13 @@ RUN ?=
 ARGS ?=
 # 1 makes finished stages again, with all that stands on them
 FORCE ?=
-# Of chat and export: the policy; without it, the last that is trained
+# For chat and export: the policy; without it, the last one trained
 POLICY ?=
-# 1 lets export also merge the adapter into whole weights
+# For export: 1 also writes whole weights, with the adapter merged in
 MERGED ?=
-# org/name on the Hugging Face hub that export uploads to
+# For export: org/name of the Hugging Face hub to upload to
 PUSH ?=
-# How often `make kills` kills the road before it lets it through
+# For kills: how often to kill the run before it may finish
 KILLS ?= 50
 
 # The Python that .venv is made with
@@ -60,14 +60,14 @@ help: ## this list
 	@echo "Variables:"
 	@awk '/^# / { text = substr($$0, 3) } /^[A-Z]+ \?=/ { printf "  %-18s %s\n", $$1 ($$3 == "" ? "" : "=" $$3), text }' $(MAKEFILE_LIST)
 
-setup: $(READY) ## .venv with the pinned requirements; done by every target that needs it
+setup: $(READY) ## make .venv with the pinned requirements; every target that needs it does so
 
 $(READY): requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-demo: $(READY) ## all recipes end to end on the embedded default, then one report
+demo: $(READY) ## all recipes end to end on their built-in data, then one report
 	@$(RLRECIPES) demo $(OPTIONS) $(ARGS)
 
 $(RECIPES): $(READY) ## all stages of one recipe, then its report
@@ -82,7 +82,7 @@ plan: $(READY) ## RECIPE=…: GPU memory of each stage from the model's config a
 $(STAGES): $(READY) # RECIPE=…; their help stands in the table
 	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
 
-chat: $(READY) ## RECIPE=…: talk to what a run has trained; or one answer for each line of standard input
+chat: $(READY) ## RECIPE=…: talk to a run's policy; or one answer for each line of standard input
 	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
 
 export: $(READY) ## RECIPE=…: a run's policy as PEFT and Transformers load it, with a model card
@@ -97,13 +97,13 @@ bench: $(READY) ## PPO beside plain TRL: memory, time, equality; ARGS=--quick, o
 plan-bench: $(READY) ## the plan beside measured peaks: twelve shapes on the CPU
 	@$(VENV)/bin/python -m benchmarks.plan
 
-numbers: $(READY) ## the pages' blocks of figures, from the runs that are there; the rest stay as they are
+numbers: $(READY) ## fill the pages' blocks of figures from finished runs; blocks without runs stay as they are
 	@$(VENV)/bin/python -m benchmarks.numbers $(ARGS)
 
 test: $(READY) ## the tests, without network or GPU
 	$(VENV)/bin/python -m pytest
 
-kills: $(READY) ## the road under random kills (KILLS, SEED), compared byte for byte with an uninterrupted one
+kills: $(READY) ## kill a run at random moments (KILLS, SEED) and compare it byte for byte with an uninterrupted one
 	PYTHONPATH=. $(VENV)/bin/python tests/kills.py --kills $(KILLS) --seed $(SEED)
 
 lint: $(READY) ## ruff and mypy
@@ -113,5 +113,5 @@ lint: $(READY) ## ruff and mypy
 
 check: lint test ## lint, types and tests: what CI runs
 
-clean: ## removes .venv and caches; runs/ stays
+clean: ## remove .venv and caches; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -191,7 +191,7 @@ class Finished:
 
 
 def _finished(runs: Path, name: str, recipe: str, seed: int, others: Sequence[str] = ()) -> Finished:
-    """A run of the profile `tiny` on the recipe's embedded world; `others` are metrics beside the headline.
+    """A run of the profile `tiny` on the recipe's built-in data; `others` are metrics beside the headline.
 
     Raises:
         UserError: it was made under other settings, or with a version that did not record its machine.

@@ -4,7 +4,7 @@
 
     records = run_recipe("translation", load_profile("tiny", ["sft.max_steps=50"]), data="pairs.jsonl")
 
-docs/python.md says more. Importing the package imports nothing else; the names come from their modules when they are used.
+docs/python.md says more. Importing the package imports nothing else: each name comes from its module at its first use.
 """
 
 import importlib

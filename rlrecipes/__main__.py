@@ -22,7 +22,7 @@ from rlrecipes.after.finished import FinishedRun, find_finished_run
 from rlrecipes.before.plan import plan
 from rlrecipes.errors import UserError, option, program, switch
 from rlrecipes.hub.reach import reach_model
-from rlrecipes.job import PLUS, SHARED_STAGES, Job, check_seed, weighted
+from rlrecipes.job import PLUS, SHARED_STAGES, Job, check_seed, with_weights
 from rlrecipes.pipeline import prepare, run_stages
 from rlrecipes.profile import LOWEST_TEMPERATURE, Profile, load_profile, profile_names
 from rlrecipes.recipe import BUILT_IN, Reward, load_recipe, recipe_names, unknown
@@ -54,53 +54,53 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "merged": {"action": "store_true", "help": "also whole weights, merged in full precision"},
     "push": {"metavar": "org/name", "help": "upload to this repository of the Hugging Face hub"},
 }
-"""What `argparse` is told of each option."""
+"""The keywords of `add_argument` for each option."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """What one command is for, does and takes."""
+    """What one command does and takes."""
 
     help: str
     act: Callable[[argparse.Namespace], None]
     options: tuple[str, ...] = ()
     recipe: bool = True
-    """Whether it is for a recipe."""
+    """Whether it takes the name of a recipe."""
     settings: bool = True
     """Whether it takes overrides of the profile, `table.key=value`."""
 
     @property
     def takes(self) -> str:
-        """For a sentence."""
+        """The options and overrides it takes, for a sentence."""
         return ", ".join([f"--{name}" for name in self.options] + ["table.key=value"] * self.settings) or "nothing"
 
 
 def commands() -> dict[str, Command]:
-    """The commands there are, by name."""
-    sized, placed = ("profile", "model"), ("seed", "run", "force")
-    data, found = ("data", "columns"), ("profile", "run", "policy")
-    stages = {name: Command(stage.help, _run, (*sized, *data, *placed)) for name, stage in STAGES.items()}
+    """All commands, by name."""
+    size, place = ("profile", "model"), ("seed", "run", "force")
+    data, policy = ("data", "columns"), ("profile", "run", "policy")
+    stages = {name: Command(stage.help, _run, (*size, *data, *place)) for name, stage in STAGES.items()}
     return {
         "list": Command("the recipes and profiles there are", _list, recipe=False, settings=False),
         "plan": Command(
-            "what each stage needs of a GPU's memory, and the largest batches that fit a card", _plan, (*sized, "card")
+            "what each stage needs of a GPU's memory, and the largest batches that fit a card", _plan, (*size, "card")
         ),
         "show": Command(
-            "a recipe's data, reward terms and metrics, without training anything", _show, (*sized, *data, "run")
+            "a recipe's data, reward terms and metrics, without training anything", _show, (*size, *data, "run")
         ),
-        "run": Command("all stages of a recipe, those that are finished left out", _run, (*sized, *data, *placed)),
-        "demo": Command("all recipes end to end, then one report over them", _demo, (*sized, *placed), recipe=False),
+        "run": Command("all stages of a recipe, those that are finished left out", _run, (*size, *data, *place)),
+        "demo": Command("all recipes end to end, then one report over them", _demo, (*size, *place), recipe=False),
         **stages,
         "chat": Command(
             "talk to what a run has trained; or one answer for each line of standard input",
             _chat,
-            (*found, "temperature", "seed", "json"),
+            (*policy, "temperature", "seed", "json"),
             settings=False,
         ),
         "export": Command(
             "a run's policy as PEFT and Transformers load it, with a model card",
             _export,
-            (*found, "merged", "push"),
+            (*policy, "merged", "push"),
             settings=False,
         ),
     }
@@ -112,7 +112,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 2 for what the user can mend, 75 when interrupted."""
+    """Runs one command; returns the exit status: 0, 2 for an error that the user can mend, 75 for an interruption."""
     # Threads that spin while they wait stall each other as soon as another process wants a core (measured: 30 times
     # slower); threads that sleep at once take twice as long on a quiet machine. A short spin costs little of either.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
@@ -135,13 +135,12 @@ def _status(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except BaseException as error:
-        if not (
-            isinstance(error, KeyboardInterrupt) or stop_requested()
-        ):  # libraries may turn an interrupt into another error
+        # Libraries may turn an interrupt into another error.
+        if not (isinstance(error, KeyboardInterrupt) or stop_requested()):
             raise
         end_bars()
-        saved = f", {error}" if isinstance(error, Interrupted) and error.args else ""
-        print(f"\ninterrupted{saved}; {again} to go on", file=sys.stderr)
+        note = f", {error}" if isinstance(error, Interrupted) and error.args else ""
+        print(f"\ninterrupted{note}; {again} to go on", file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -154,7 +153,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if name not in commands():
         raise UserError(unknown("command", name, list(commands()), f"there are {', '.join(commands())}"))
     command = commands()[name]
-    defaults = {known: how.get("default") for known, how in OPTIONS.items()}
+    defaults = {key: keywords.get("default") for key, keywords in OPTIONS.items()}
     arguments, others = _parser(name, command).parse_known_intermixed_args(  # settings may stand between options
         rest, argparse.Namespace(command=name, recipe=None, **defaults)
     )
@@ -166,12 +165,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _front() -> _Parser:
-    listed = "\n".join(f"  {name:<9} {command.help}" for name, command in commands().items())
+    rows = "\n".join(f"  {name:<9} {command.help}" for name, command in commands().items())
     parser = _Parser(
         prog=program(),
         usage="%(prog)s <command> …",
         description="Fine-tune a language model with a reward: recipes from data to an evaluated PPO policy.",
-        epilog=f"commands:\n{listed}\n\nrecipes: {', '.join(recipe_names())}\nprofiles: {', '.join(profile_names())}\n\n"
+        epilog=f"commands:\n{rows}\n\nrecipes: {', '.join(recipe_names())}\nprofiles: {', '.join(profile_names())}\n\n"
         f"`{program()} <command> --help` says what a command takes.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -193,21 +192,21 @@ def _parser(name: str, command: Command) -> _Parser:
         allow_abbrev=False,
     )
     if command.recipe:
-        joined = f"; or several, joined by {PLUS}" if name in SHARED_STAGES else ""
-        parser.add_argument("recipe", nargs="?", help=f"one of {', '.join(recipe_names())}{joined}")
+        several = f"; or several, joined by {PLUS}" if name in SHARED_STAGES else ""
+        parser.add_argument("recipe", nargs="?", help=f"one of {', '.join(recipe_names())}{several}")
     if command.settings:
         parser.add_argument("settings", nargs="*", metavar="table.key=value", help="overrides, as sft.max_steps=50")
-    for taken in command.options:
-        parser.add_argument(f"--{taken}", **OPTIONS[taken])
+    for key in command.options:
+        parser.add_argument(f"--{key}", **OPTIONS[key])
     return parser
 
 
 def _check(command: Command, arguments: argparse.Namespace) -> None:
-    """Refuses a missing recipe, several where one is wanted, and values that are empty or out of bounds."""
+    """Refuses a missing recipe, several for a command that takes one, and values that are empty or out of bounds."""
     name, recipe = arguments.command, arguments.recipe
-    for taken in command.options:
-        if getattr(arguments, taken) == "":
-            raise UserError(f"--{taken} is empty; give it a value or leave it out")
+    for key in command.options:
+        if getattr(arguments, key) == "":
+            raise UserError(f"--{key} is empty; give it a value or leave it out")
     check_seed(arguments.seed)
     if command.recipe and (not recipe or "=" in recipe):
         raise UserError(f"`{name}` needs a recipe: {', '.join(recipe_names())}")
@@ -222,15 +221,15 @@ def _list(arguments: argparse.Namespace) -> None:
     for name in recipe_names():
         try:
             print(f"{name:<20} {load_recipe(name).summary}")
-        except UserError as error:  # the others can be used all the same
+        except UserError as error:  # the other recipes still work
             print(f"{name:<20} {error}")
     print(f"\nprofiles: {', '.join(profile_names())}")
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    """The data are not read: how long rows may get, the profile says."""
+    """Reads no data: the profile says how long rows may get."""
     profile, weights = _profile(arguments)
-    reward = weighted(load_recipe(arguments.recipe).reward, weights)
+    reward = with_weights(load_recipe(arguments.recipe).reward, weights)
     _refuse_unlearned(arguments, reward)
     print(plan(profile, bool(reward.learned), arguments.card))
 
@@ -252,30 +251,30 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"\n{short_table([job.run])}\nreport: {job.run.stage('report') / 'index.html'}")
 
 
-def _demonstrable() -> list[str]:
-    """The recipes that have a world; which ones have not, or cannot be used, is said.
+def _recipes_to_demonstrate() -> list[str]:
+    """The recipes with built-in data; the console says which have none or cannot be used.
 
     Raises:
-        UserError: no recipe has one.
+        UserError: no recipe has any.
     """
-    worlds = []
+    names = []
     for name in recipe_names():
         try:
             if load_recipe(name).builtin is None:
                 raise UserError(f"{name} has no built-in data")
-            worlds.append(name)
+            names.append(name)
         except UserError as error:
             say(f"left out: {error}")
-    if not worlds:
+    if not names:
         raise UserError("no recipe has built-in data to demonstrate; run one on your own, as `run <recipe> --data …`")
-    return worlds
+    return names
 
 
 def _demo(arguments: argparse.Namespace) -> None:
     if any("=" not in setting for setting in arguments.settings):
         raise UserError("`demo` runs all recipes on their built-in data; name no recipe and no data")
     arguments.data = BUILT_IN
-    jobs = [_job(arguments, name) for name in _demonstrable()]
+    jobs = [_job(arguments, name) for name in _recipes_to_demonstrate()]
     from rlrecipes.report.page import combine, short_table
 
     for job in jobs:
@@ -288,7 +287,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _job(arguments: argparse.Namespace, recipe: str) -> Job:
     profile, weights = _profile(arguments)
     if PLUS not in recipe:
-        _refuse_unlearned(arguments, weighted(load_recipe(recipe).reward, weights))
+        _refuse_unlearned(arguments, with_weights(load_recipe(recipe).reward, weights))
     columns = dict(pairs := [_column(text) for text in arguments.columns])
     if len(columns) < len(pairs):
         raise UserError("--columns names one column for two; name each once")
@@ -304,7 +303,7 @@ def _job(arguments: argparse.Namespace, recipe: str) -> Job:
 
 
 def _profile(arguments: argparse.Namespace) -> tuple[Profile, list[str]]:
-    """The profile as the command line asks for it, and the weights of reward terms, which are the recipe's."""
+    """The profile with the command line's overrides, and the overrides of reward weights, which belong to the recipe."""
     weights = [s for s in arguments.settings if s.startswith("terms.")]
     return load_profile(
         arguments.profile, [s for s in arguments.settings if s not in weights], arguments.model
@@ -312,7 +311,7 @@ def _profile(arguments: argparse.Namespace) -> tuple[Profile, list[str]]:
 
 
 def _refuse_unlearned(arguments: argparse.Namespace, reward: Reward) -> None:
-    """Refuses settings of a reward model that there will not be; where a recipe itself has none, only naming one."""
+    """Refuses settings of a reward model that the run does not use; without `terms.learned=0`, only `reward.model` itself."""
     if not reward.learned:
         idle = "reward." if any(s.startswith("terms.learned=") for s in arguments.settings) else "reward.model="
         for setting in arguments.settings:
@@ -327,19 +326,19 @@ def _column(text: str) -> tuple[str, str]:
     return name, column
 
 
-def _trained(arguments: argparse.Namespace) -> tuple[FinishedRun, str]:
-    """The run that the command line names and the policy that it asks of it; all else is as it was in training."""
+def _run_and_policy(arguments: argparse.Namespace) -> tuple[FinishedRun, str]:
+    """The finished run and the policy that the command line names."""
     name = arguments.run or load_profile(arguments.profile).name
     finished = find_finished_run(Run(name, arguments.recipe), load_recipe(arguments.recipe))
     policy = finished.policy(arguments.policy)
-    base = finished.base_model()  # one that cannot be had is told before the libraries are loaded
+    base = finished.base_model()  # here, so that the error comes before the libraries load
     if not finished.embedded:
         reach_model(base, None)
     return finished, policy
 
 
 def _chat(arguments: argparse.Namespace) -> None:
-    finished, policy = _trained(arguments)
+    finished, policy = _run_and_policy(arguments)
     if sys.stdin is None:
         raise UserError("`chat` has no standard input; talk to it in a terminal, or send it a prompt a line")
     temperature, talking = arguments.temperature or 0.0, sys.stdin.isatty()
@@ -348,7 +347,7 @@ def _chat(arguments: argparse.Namespace) -> None:
             f"--temperature is {temperature}; it must be 0, which is greedy, or a finite number from {LOWEST_TEMPERATURE} on"
         )
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text are told with their line
+        sys.stdin.reconfigure(errors="surrogateescape")  # an error then names the line whose bytes are no text
     if arguments.json and talking:
         raise UserError("--json is for prompts on standard input; send them in, as `chat … --json < prompts.jsonl`")
     if talking:
@@ -367,11 +366,11 @@ def _chat(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    finished, policy = _trained(arguments)
+    finished, policy = _run_and_policy(arguments)
     from rlrecipes.hub.push import check_push, push
 
     if policy == "base":
-        others = " or ".join(option("policy", name) for name, finished in POLICIES.items() if finished.stage)
+        others = " or ".join(option("policy", name) for name, row in POLICIES.items() if row.stage)
         raise UserError(f"the base is not ours to export; choose {others}")
     if arguments.push is not None:
         check_push(arguments.push)

@@ -1,6 +1,6 @@
-"""What a run needs of its machine and of what it stands on, found out before the first stage takes an hour.
+"""Checks of the machine and the model, made before the first stage takes an hour.
 
-error: model.quantization=nf4 needs bitsandbytes, which is not installed; run: pip install bitsandbytes==0.50.2 …
+error: model.quantization=nf4 needs bitsandbytes, which is not installed; run: pip install -r requirements.txt, or …
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rlrecipes.run.folder import make
 
 
 def check_device(profile: Profile) -> None:
-    """Refuses an optimizer that there is not, and a precision, a quantization or an optimizer that this machine cannot do.
+    """Refuses an unknown optimizer, and a precision, quantization or optimizer that this machine cannot do.
 
     Raises:
         UserError: the sentence says which and what to set instead.
@@ -42,7 +42,9 @@ def check_device(profile: Profile) -> None:
 
 
 def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
-    """Refuses attention that the model does not have, and a reward model that was trained on another vocabulary.
+    """Refuses attention that the model lacks, and a finished reward model with another vocabulary than the base's.
+
+    `name` is the base model's; `pending` are the stages that have yet to run.
 
     Raises:
         UserError: the sentence says which and what to do.
@@ -75,7 +77,7 @@ def _import_bitsandbytes(setting: str, instead: str) -> None:
 
 
 def _check_4bit(settings: ModelSettings) -> None:
-    """Quantizes a small matrix on the device and multiplies by it: what is missing or broken shows here."""
+    """Quantizes a small matrix on the device and multiplies by it, which shows a missing or broken library."""
     _import_bitsandbytes("model.quantization=nf4", "model.quantization=none")
     import bitsandbytes
 

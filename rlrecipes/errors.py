@@ -1,8 +1,8 @@
-"""The one exception that a person is shown, what it quotes of others, and the commands and options that it advises.
+"""The one exception meant for people, the first line of any other, and the commands and options that sentences advise.
 
     UserError("runs/tiny/translation/sft was made with …; name another run (RUN=…) or say FORCE=1 to make it again")
 
-That is how it reads in the project's own folder, where `make` is at hand. Elsewhere it advises `--run …` and `--force`.
+It reads so in the project's own folder, where `make` is at hand. Elsewhere it advises `--run …` and `--force`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ class UserError(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, for a sentence: its first line, or its name where it says nothing."""
-    said = f"no {error}" if isinstance(error, KeyError) else str(error)  # of which the key is all it says
-    return (said.strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
+    """The first line of a library's error, to quote in a sentence; the error's class where it has no text."""
+    message = f"no {error}" if isinstance(error, KeyError) else str(error)  # a KeyError's text is the key alone
+    return (message.strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
 
 
 def program() -> str:
-    """What the command line is called by: its own name where a person did so, else its module's, which always works."""
+    """How to call the command line: `rlrecipes` if this process was called so, else as a module, which always works."""
     return "rlrecipes" if Path(sys.argv[0]).stem == "rlrecipes" else "python -m rlrecipes"
 
 
 def has_make() -> bool:
-    """Whether `make` gives our targets here: the working directory is a checkout of the project."""
+    """Whether `make` has our targets here: the working directory is a checkout of the project."""
     return MAKEFILE.is_file() and Path(MAKEFILE.name).resolve() == MAKEFILE
 
 

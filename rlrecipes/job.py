@@ -1,4 +1,4 @@
-"""A job is what one command line asks for: a recipe on its data, at a profile's size, in a run's folder."""
+"""A job is the work of one command line: a recipe on its data, at a profile's size, in a run's folder."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Job:
     """Everything that a stage needs to know."""
 
     recipe: Recipe
-    """With the weights of its reward terms as the command line set them, and without the terms that the data cannot serve."""
+    """With the command line's weights of its reward terms, and without the terms that the data cannot serve."""
     profile: Profile
     run: Run
     data: Data
     seed: int = 0
     parts: Mapping[str, Data] = field(default_factory=dict)
-    """The data of each recipe, where several share a reward model; `data` are then all of them together."""
+    """The data of each recipe, where several share a reward model; `data` then holds all of it."""
 
     @property
     def tasks(self) -> Mapping[str, Data]:
@@ -50,7 +50,7 @@ class Job:
 
     @cached_property
     def objective(self) -> str:
-        """`pairwise` or `regression`: what the reward model learns by.
+        """`pairwise` or `regression`: how the reward model learns.
 
         Raises:
             UserError: the data or another setting do not allow what the profile asks for.
@@ -59,7 +59,7 @@ class Job:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the data; every stage's settings ask for it, and it reads every row."""
+        """The fingerprint of the data. Cached: it reads every row, and every stage's settings hold it."""
         return fingerprint(self.data)
 
     @property
@@ -70,7 +70,7 @@ class Job:
         return [*self.data.metrics, *(metric for metric in own if metric.name not in names)]
 
     def settings(self, stage: str) -> dict[str, Any]:
-        """All that decides what `stage` leaves behind, the stages below it included; recorded in its `done.json`."""
+        """Every setting that decides the output of `stage` and of the stages below it, as its `done.json` records them."""
         tables = [table for name in (*below(stage), stage) for table in STAGES[name].tables]
         if self.profile.model.name == "builtin":
             tables.append("base")
@@ -85,13 +85,13 @@ class Job:
         }
 
     def described_data(self) -> dict[str, Any]:
-        """Where the data came from and how many rows were kept and dropped, for `done.json`."""
-        kept = {name: len(rows) for name, rows in lists(self.data).items()}
-        if not kept["ratings"] and not kept["held_out_ratings"]:
-            del kept["ratings"], kept["held_out_ratings"]
+        """The data's source and fingerprint, and how many rows loading kept and dropped, for `done.json`."""
+        counts = {name: len(rows) for name, rows in lists(self.data).items()}
+        if not counts["ratings"] and not counts["held_out_ratings"]:
+            del counts["ratings"], counts["held_out_ratings"]
         return {
             "source": self.data.source,
-            "kept": kept,
+            "kept": counts,
             "dropped": dict(self.data.dropped),
             "fingerprint": self.fingerprint,
             **({"hub": list(self.data.hub)} if self.data.hub else {}),
@@ -108,7 +108,7 @@ def make_job(
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Job:
-    """Loads a recipe, unless it is one, and its data; `weights` are overrides such as `terms.learned=0.5`.
+    """Loads a recipe by its name, or takes one, and loads its data; `weights` are overrides such as `terms.learned=0.5`.
 
     Raises:
         UserError: for anything wrong in the names, the seed, the weights or the data.
@@ -116,22 +116,23 @@ def make_job(
     check_seed(seed)
     if isinstance(recipe, str):
         if PLUS in recipe:
-            return _shared(recipe, profile, run, weights, source, columns or {}, seed)
+            return _joint_job(recipe, profile, run, weights, source, columns or {}, seed)
         recipe = load_recipe(recipe)
     elif profile.model.name == "builtin" and recipe.documents is not None and recipe.name not in recipe_names():
         raise UserError(
             f"the embedded base reads the documents of recipes in folders alone; put '{recipe.name}' into "
             f"recipes/{recipe.name}/recipe.py, name a model, or leave its documents out"
         )
-    recipe = dataclasses.replace(recipe, reward=weighted(recipe.reward, weights))
+    recipe = dataclasses.replace(recipe, reward=with_weights(recipe.reward, weights))
     data = load(recipe, source, columns or {}, run.root)
     if recipe.reward.learned and profile.reward.model is None:
         objective(profile.reward, {recipe.name: data})
-    served = tuple(term for term in recipe.reward.terms if _serves(data.train.prompts, term.needs) and term.weight)
-    unserved = [term for term in recipe.reward.terms if term.weight and not _serves(data.train.prompts, term.needs)]
-    if data.source == BUILT_IN:  # that a term is for other data goes without saying, unless it was asked for
-        asked = {split_override(weight)[1] for weight in weights}
-        unserved = [term for term in unserved if term.name in asked]
+    terms = [term for term in recipe.reward.terms if term.weight]
+    served = tuple(term for term in terms if _serves(data.train.prompts, term.needs))
+    unserved = [term for term in terms if term not in served]
+    if data.source == BUILT_IN:  # some terms are for other data: a note only where the command line sets their weight
+        overrides = {split_override(weight)[1] for weight in weights}
+        unserved = [term for term in unserved if term.name in overrides]
     notes = [f"the reward term '{term.name}' is left out: the data have no '{term.needs}'" for term in unserved]
     if recipe.documents is None and profile.model.name == "builtin":
         notes.append(
@@ -149,7 +150,7 @@ def make_job(
 
 
 def _check_headline(job: Job) -> None:
-    """Refuses what evaluation could not judge by, three stages before it would.
+    """Refuses, before any stage runs, a job that evaluation could not judge.
 
     Raises:
         UserError: no metric applies to the data, or the first that does cannot score answers one by one.
@@ -169,12 +170,16 @@ def _check_headline(job: Job) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Refuses what NumPy cannot take."""
+    """Refuses a seed that NumPy's generators do not take.
+
+    Raises:
+        UserError: it is negative or has more than 32 bits.
+    """
     if not 0 <= seed < 2**32:
         raise UserError(f"--seed is {seed}; it must be a whole number from 0 to {2**32 - 1}")
 
 
-def _shared(
+def _joint_job(
     name: str,
     profile: Profile,
     run: Run,
@@ -185,18 +190,18 @@ def _shared(
 ) -> Job:
     """The job of several recipes that share a reward model."""
     recipes = recipes_of(name)
-    for given, named in ((weights, "terms.…"), (columns, "--columns"), (profile.reward.model, "reward.model")):
-        if given:
+    for value, setting in ((weights, "terms.…"), (columns, "--columns"), (profile.reward.model, "reward.model")):
+        if value:
             raise UserError(
-                f"{named} is for one recipe, not for {name}; leave it out, and use it with each recipe alone"
+                f"{setting} is for one recipe, not for {name}; leave it out, and use it with each recipe alone"
             )
     sources = sources_of(recipes, source)
     parts = {recipe.name: load(recipe, part, {}, run.root) for recipe, part in zip(recipes, sources, strict=True)}
     objective(profile.reward, parts)
-    return Job(joined(recipes), profile, run, together(parts), seed, parts)
+    return Job(joint_recipe(recipes), profile, run, joint_data(parts), seed, parts)
 
 
-def weighted(reward: Reward, weights: Sequence[str]) -> Reward:
+def with_weights(reward: Reward, weights: Sequence[str]) -> Reward:
     """The reward with the weights that overrides such as `terms.learned=0.5` give its terms.
 
     Raises:
@@ -227,14 +232,14 @@ def _serves(examples: Sequence[Example], needs: str | None) -> bool:
 
 PLUS = "+"
 SHARED_STAGES = ("sft", "reward")
-"""What recipes can share."""
+"""The stages that several recipes can share."""
 
 
 def recipes_of(name: str) -> list[Recipe]:
     """The recipes that a name such as `translation+dialogue` joins; one for a name without a plus.
 
     Raises:
-        UserError: one of them does not exist, or stands there twice.
+        UserError: a recipe does not exist, or the name has it twice.
     """
     names = name.split(PLUS)
     if "" in names:
@@ -258,29 +263,29 @@ def sources_of(recipes: Sequence[Recipe], source: str | None) -> list[str | None
         names = PLUS.join(recipe.name for recipe in recipes)
         raise UserError(
             f"--data {source} names {len(parts)} sources for the {len(recipes)} recipes of {names}; join one for each "
-            f"with '{PLUS}', '{BUILT_IN}' for an embedded world"
+            f"with '{PLUS}', '{BUILT_IN}' for built-in data"
         )
     return list(parts)
 
 
-def joined(recipes: Sequence[Recipe]) -> Recipe:
-    """The recipe that stands for all of them while they share stages; it has no reward terms, for it never meets PPO."""
+def joint_recipe(recipes: Sequence[Recipe]) -> Recipe:
+    """One recipe for the stages that several share; it has no reward terms, since PPO is not among those stages."""
     name, summary = PLUS.join(recipe.name for recipe in recipes), "a reward model that several recipes share"
     return dataclasses.replace(recipes[0], name=name, summary=summary, reward=Reward(), judge=None)
 
 
-def together(parts: Mapping[str, Data]) -> Data:
-    """All data, the recipes' rows taking turns."""
+def joint_data(parts: Mapping[str, Data]) -> Data:
+    """The data of all recipes, whose rows take turns."""
     return Data(
         source=PLUS.join(data.source for data in parts.values()),
-        train=_taking_turns([data.train for data in parts.values()]),
-        held_out=_taking_turns([data.held_out for data in parts.values()]),
+        train=_interleave([data.train for data in parts.values()]),
+        held_out=_interleave([data.held_out for data in parts.values()]),
         notes=[f"{name}: {note}" for name, data in parts.items() for note in data.notes],
         dropped={f"{name}: {reason}": count for name, data in parts.items() for reason, count in data.dropped.items()},
     )
 
 
-def _taking_turns(splits: Sequence[Split]) -> Split:
+def _interleave(splits: Sequence[Split]) -> Split:
     rows: dict[str, list[Any]] = {}
     for kind in dataclasses.fields(Split):
         turns = zip_longest(*(getattr(split, kind.name) for split in splits))
@@ -289,22 +294,22 @@ def _taking_turns(splits: Sequence[Split]) -> Split:
 
 
 def objective(settings: RewardSettings, tasks: Mapping[str, Data]) -> str:
-    """`pairwise` or `regression`, for all recipes the same.
+    """`pairwise` or `regression`: one for all recipes.
 
     Raises:
         UserError: the data or another setting do not allow what the profile asks for.
     """
-    found = {name: _objective(settings, name, data) for name, data in tasks.items()}
-    if len(set(found.values())) > 1:
-        kinds = ", ".join(f"{name} {kind}" for name, kind in found.items())
-        raise UserError(f"one reward model learns one way, but the data want {kinds}; say reward.objective=…")
-    return next(iter(found.values()))
+    kinds = {name: _objective(settings, name, data) for name, data in tasks.items()}
+    if len(set(kinds.values())) > 1:
+        wishes = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
+        raise UserError(f"one reward model learns one way, but the data want {wishes}; say reward.objective=…")
+    return next(iter(kinds.values()))
 
 
 def _objective(settings: RewardSettings, name: str, data: Data) -> str:
-    asked, comparisons, ratings = settings.objective, data.train.comparisons, data.train.ratings
-    rated = bool(ratings) and not comparisons
-    kind = ("regression" if rated else "pairwise") if asked == "auto" else asked
+    kind, comparisons, ratings = settings.objective, data.train.comparisons, data.train.ratings
+    if kind == "auto":
+        kind = "regression" if ratings and not comparisons else "pairwise"
     if not comparisons and not ratings:
         raise UserError(
             f"the reward model of {name} learns from preferences, but {data.source} brings none; bring rows with prompt, "

@@ -1,7 +1,7 @@
-"""Metrics of answers, and honest intervals around them.
+"""Metrics of answers, and the intervals around them.
 
-A metric turns each answer into a row of statistics and the summed rows into a number. A mean is the case of one
-statistic; BLEU sums n-gram counts. So every metric, per-sentence or corpus-level, has the same bootstrap: resample the
+A metric turns each answer into a row of statistics, and the summed rows into a number. A mean sums scores and their
+count; BLEU sums n-gram counts. So every metric, per-sentence or corpus-level, has the same bootstrap: resample the
 rows, sum, finish (Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation").
 """
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 RESAMPLES = 1000
+"""Each end of a 95 % interval then has 25 resamples beyond it."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Interval:
     high: float
 
     def as_json(self) -> dict[str, float]:
+        """As `done.json` holds it, to six places."""
         return {"value": round(self.value, 6), "low": round(self.low, 6), "high": round(self.high, 6)}
 
 
@@ -59,8 +61,8 @@ def same_words(answer: str, example: Example) -> float:
 
 def f1(answer: str, example: Example) -> float:
     """Best bag-of-words F1 against any reference after SQuAD's normalisation, from 0 to 1."""
-    given = normalize_answer(answer).split()
-    return max((overlap_f1(given, normalize_answer(ref).split()) for ref in example.answers), default=0.0)
+    tokens = normalize_answer(answer).split()
+    return max((overlap_f1(tokens, normalize_answer(ref).split()) for ref in example.answers), default=0.0)
 
 
 def chrf(answer: str, example: Example) -> float:
@@ -74,7 +76,7 @@ def length(answer: str, example: Example) -> float:
 
 
 def repetition(answer: str, example: Example) -> float:
-    """Share of the answer's word trigrams that it has said before, from 0 to 1 (1 minus seq-rep distinct-3)."""
+    """Share of the answer's word trigrams that repeat an earlier one, from 0 to 1 (seq-rep-3, Welleck et al. 2020)."""
     grams = ngrams(words(answer), 3)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
@@ -99,8 +101,8 @@ def bleu() -> Metric:
 def distinct(n: int) -> Metric:
     """Distinct-n (Li et al. 2016): different n-grams over all n-grams of all answers, from 0 to 1; low means monotony.
 
-    An n-gram that stands `c` times counts `1 / c` at each of its places, so that the sum over answers is the number of
-    different n-grams and an answer's row can be resampled.
+    An n-gram that occurs `c` times counts `1 / c` at each place. So the sum over answers is the number of different
+    n-grams, and the bootstrap can resample an answer's row.
     """
 
     def statistics(answers: Sequence[str], examples: Sequence[Example]) -> Sequence[Sequence[float]]:
@@ -112,7 +114,7 @@ def distinct(n: int) -> Metric:
 
 
 def estimate(metric: Metric, answers: Sequence[str], examples: Sequence[Example]) -> Interval:
-    """The metric of all answers, with its interval over examples."""
+    """The metric over all answers, with its bootstrap interval over examples."""
     return bootstrap(metric.statistics(answers, examples), metric.finish)
 
 
@@ -122,7 +124,7 @@ def mean_interval(scores: Sequence[float]) -> Interval:
 
 
 def bootstrap(statistics: Sequence[Sequence[float]], finish: Callable[[Sequence[float]], float]) -> Interval:
-    """Percentile bootstrap over the rows of `statistics` `[examples, k]`, the same resamples every time."""
+    """Percentile bootstrap over the rows of `statistics` `[examples, k]`, the same resamples every time; NaN without rows."""
     import numpy as np
 
     rows = np.asarray(statistics, dtype=float)
@@ -135,26 +137,26 @@ def bootstrap(statistics: Sequence[Sequence[float]], finish: Callable[[Sequence[
     return Interval(float(finish(rows.sum(axis=0))), float(low), float(high))
 
 
-def correlation(given: Sequence[float], expected: Sequence[float], ranked: bool) -> Interval:
-    """Pearson's correlation of two columns, or (`ranked`) Spearman's, with its percentile bootstrap over the rows.
+def correlation(scores: Sequence[float], ratings: Sequence[float], ranked: bool) -> Interval:
+    """Pearson's correlation of two columns `[n]`, or (`ranked`) Spearman's, with its percentile bootstrap over the rows.
 
-    NaN where a column is constant. Ranks are drawn up anew in every resample; equal values share their mean rank.
+    NaN where a column is constant or empty. Every resample ranks its rows anew; equal values share their mean rank.
     """
     import numpy as np
 
-    pairs = np.asarray([given, expected], dtype=float)
+    pairs = np.asarray([scores, ratings], dtype=float)
     n = pairs.shape[1]
-    found = _correlation(pairs, ranked) if n else None
-    if found is None:
+    whole = _correlation(pairs, ranked) if n else None
+    if whole is None:
         return Interval(float("nan"), float("nan"), float("nan"))
     draws = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
     resampled = [value for rows in draws if (value := _correlation(pairs[:, rows], ranked)) is not None]
     low, high = np.percentile(resampled, [2.5, 97.5])
-    return Interval(found, float(low), float(high))
+    return Interval(whole, float(low), float(high))
 
 
 def _correlation(pairs: np.ndarray, ranked: bool) -> float | None:
-    """Of the two rows of `[2, n]`; None where one is constant."""
+    """The correlation of the two rows of `[2, n]`; None where one is constant."""
     import numpy as np
 
     if (pairs == pairs[:, :1]).all(axis=1).any():

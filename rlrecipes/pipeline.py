@@ -1,8 +1,8 @@
-"""Runs a recipe's stages in order, each into its own folder, none twice: for the command line, and for Python.
+"""Runs a recipe's stages in order, each into its own folder and none twice; the command line and Python both call it.
 
     run_recipe("translation", load_profile("tiny"))["evaluate"]["metrics"]["ppo"]["chrf"] -> {"value": 61.2, …}
 
-The libraries are imported only when a stage really has to run: seeing that all is done takes no ten seconds.
+Heavy libraries load only when a stage has to run: a run that is finished says so at once, not after ten seconds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run_recipe(
     run: str | None = None,
     force: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Runs a recipe as the command line does, into `runs/` of the working directory; stages that are finished are left out.
+    """Runs a recipe as the command line does, into `runs/` of the working directory, and leaves finished stages out.
 
     Args:
         recipe: A recipe, its name, or the names of several joined by `+`, which share `sft` and `reward`.
@@ -45,27 +45,27 @@ def run_recipe(
         stages: One or some; none means all, as `rlrecipes run`.
         data: A data file or folder, `hub`, `hub:<id>` or `built-in`; None takes the profile's.
         columns: Which columns of the data to read as what, such as `{"target": "post_edit"}`.
-        seed: Of everything random in training.
+        seed: The seed of everything random in training.
         run: The name of the run's folder; None takes the profile's.
         force: Makes the stages again, with all that stands on them.
 
     Returns:
-        The record of each of the stages, as its `done.json` has it, by the stage's name.
+        The record of each stage, as its `done.json` has it, by the stage's name.
 
     Raises:
-        UserError: something is wrong that you can mend; what is finished by then stays finished.
-        Interrupted: a `KeyboardInterrupt`; the step was finished and saved, and the same call goes on.
+        UserError: something that you can mend; finished stages stay finished.
+        Interrupted: a `KeyboardInterrupt`, after the current step was saved; the same call goes on from there.
     """
     with handled():
         profile = load_profile(profile) if isinstance(profile, str) else profile
         job = prepare(recipe, profile, data=data, columns=columns, seed=seed, run=run)
-        chosen = _in_order((stages,) if isinstance(stages, str) else stages, job)
-        run_stages(job, chosen, force)
-        return {stage: job.run.need(stage) for stage in chosen if needed(job, stage)}
+        names = _in_order((stages,) if isinstance(stages, str) else stages, job)
+        run_stages(job, names, force)
+        return {stage: job.run.need(stage) for stage in names if needed(job, stage)}
 
 
 def _in_order(stages: Sequence[str], job: Job) -> list[str]:
-    """The stages, all of them where none is named, in the order in which they run."""
+    """The stages, or all where none is named, in the order in which they run."""
     for stage in stages:
         if stage not in STAGES:
             raise UserError(unknown("stage", stage, list(STAGES), f"there are {', '.join(STAGES)}"))
@@ -84,10 +84,10 @@ def prepare(
     seed: int = 0,
     run: str | None = None,
 ) -> Job:
-    """The job of a recipe, or of several joined by `+`; where options are None, the profile says.
+    """The job of a recipe, or of several joined by `+`; the profile replaces options that are None.
 
     Raises:
-        UserError: for anything wrong in the names, the data, or a reward model from elsewhere.
+        UserError: for anything wrong in the names, the data, or the reward model that the profile names.
     """
     name = recipe if isinstance(recipe, str) else recipe.name
     place = Run(run or profile.name, name)
@@ -101,8 +101,8 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
     """Runs `stages` of a job, leaving out those that are finished under the same settings.
 
     Raises:
-        UserError: a stage cannot run, or was finished under other settings and `force` is not set, which first removes
-            the stages and all that stands on them.
+        UserError: a stage cannot run, or was finished under other settings without `force`, which removes the stages and
+            all that stands on them first.
     """
     if not any(needed(job, stage) for stage in stages):
         raise UserError("terms.learned is 0, so there is no reward model to train; give it a weight or go on with ppo")
@@ -119,7 +119,7 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
 
 
 def _check_reward_model(job: Job) -> None:
-    """Refuses a run's own reward model: a stage below that is made again would remove it before it is taken."""
+    """Refuses a run's own reward model: the run would remove it when it makes a stage below again."""
     if (name := job.profile.reward.model) and Path(name).expanduser().resolve().is_relative_to(
         job.run.folder.resolve()
     ):
@@ -129,15 +129,15 @@ def _check_reward_model(job: Job) -> None:
 
 
 def _pending(job: Job, stages: Sequence[str]) -> list[str]:
-    """The stages that have to run, in order; an interrupted one that cannot go on is refused before anything is loaded."""
-    pending = [stage for stage in stages if needed(job, stage) and not _finished(job, stage)]
+    """The stages that have to run, in order; refuses an interrupted one that cannot go on before anything is loaded."""
+    pending = [stage for stage in stages if needed(job, stage) and not _is_finished(job, stage)]
     for stage in pending:
         job.run.check_begun(stage, _conditions(job, stage))
     return pending
 
 
 def _conditions(job: Job, stage: str) -> dict[str, Any]:
-    """All that decides a stage's bytes on one machine; an interrupted stage goes on under the same alone."""
+    """Everything that decides a stage's bytes on one machine; an interrupted stage goes on under no other."""
     return job.settings(stage) | {f"library.{name}": version for name, version in versions().items()}
 
 
@@ -157,7 +157,7 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
         check_device(job.profile)
     name = _base(job)
     check_model_fits(job, name, pending)
-    if force:  # from here on it is a plain run, which goes on without FORCE when it is interrupted
+    if force:  # a plain run from here on: interrupted, it goes on without FORCE
         for stage in pending:
             job.run.remove(stage)
     for stage in pending:
@@ -167,11 +167,11 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
 
 
 def needed(job: Job, stage: str) -> bool:
-    """A reward of programmatic terms alone needs no reward model."""
+    """Whether the job needs a stage: a reward of programmatic terms alone needs no reward model."""
     return bool(job.recipe.reward.learned) or not STAGES[stage].for_learned_reward
 
 
-def _finished(job: Job, stage: str) -> bool:
+def _is_finished(job: Job, stage: str) -> bool:
     finished = job.run.is_finished(stage, job.settings(stage))
     if finished:
         say(f"{job.recipe.name} · {stage}: done already, in {job.run.stage(stage)}")
@@ -179,6 +179,7 @@ def _finished(job: Job, stage: str) -> bool:
 
 
 def _base(job: Job) -> str:
+    """The base model's hub id or folder; trains the embedded base if it is the profile's and not there yet."""
     from rlrecipes.model.loading import check_model
     from rlrecipes.model.pretrain import embedded_base
     from rlrecipes.model.tokens import open_with_note
@@ -193,10 +194,10 @@ def _base(job: Job) -> str:
 
 
 def _make_stage(job: Job, model_name: str, stage: str) -> dict[str, Any]:
-    """Makes a stage in its draft; returns what it records. Out of memory, it goes on once with half the micro-batch if asked.
+    """Makes a stage in its draft and returns its record; `halve_on_oom` gives it one more attempt with half the micro-batch.
 
     Raises:
-        UserError: it does not fit; the sentence says in what phase, and what to lower.
+        UserError: memory ran out; the sentence says in which phase, and what to lower.
     """
     from rlrecipes.before.out_of_memory import halved, out_of_memory
     from rlrecipes.run.out_of_memory import OutOfMemoryError, release
@@ -206,13 +207,13 @@ def _make_stage(job: Job, model_name: str, stage: str) -> dict[str, Any]:
         return _attempt(job, job.profile, model_name, stage)
     except OutOfMemoryError as error:
         phase = error.phase
-    release()  # only here is the error gone, and with it what it held
+    release()  # here, since the error holds tensors up to the end of its block
     smaller = halved(job.profile, phase) if job.profile.memory.halve_on_oom else None
     if smaller is None:
         raise out_of_memory(job.profile, phase, learned)
     profile, changes = smaller
-    told = ", ".join(f"{name}={now} instead of {before}" for name, (before, now) in changes.items())
-    say(f"  out of memory in the phase '{phase}'; once more with {told} (memory.halve_on_oom)")
+    settings = ", ".join(f"{name}={now} instead of {before}" for name, (before, now) in changes.items())
+    say(f"  out of memory in the phase '{phase}'; once more with {settings} (memory.halve_on_oom)")
     try:
         return {**_attempt(job, profile, model_name, stage), "halved": changes}
     except OutOfMemoryError as error:
@@ -221,7 +222,7 @@ def _make_stage(job: Job, model_name: str, stage: str) -> dict[str, Any]:
 
 
 def _attempt(job: Job, profile: Profile, model_name: str, stage: str) -> dict[str, Any]:
-    """One go at a stage under `profile`, which may be smaller than the one that the job asks for and is recorded under."""
+    """Runs a stage once under `profile`, which may be smaller than the job's; the record has the job's settings."""
     from transformers import set_seed
 
     from rlrecipes.run.out_of_memory import phase
@@ -229,7 +230,7 @@ def _attempt(job: Job, profile: Profile, model_name: str, stage: str) -> dict[st
 
     module = importlib.import_module(f"rlrecipes.stages.{stage}")
     draft = job.run.open(stage, _conditions(job, stage))
-    set_seed(job.seed)  # adapters are drawn before a trainer sets it, and a stage alone gives what it gives in a row
+    set_seed(job.seed)  # adapters draw their weights before a trainer sets it; a stage then depends on none before it
     with (
         tracked(job.run, profile.track, stage, draft, job.settings(stage)) as tracker,
         phase([stage, *STAGES[stage].phases][-1]),

@@ -1,8 +1,8 @@
 """A profile says how big a run is: base model, quantization, LoRA, and each stage's training arguments.
 
 Profiles are the TOML files of `recipes/profiles/`; any value can be overridden as `table.key=value`. The training tables
-hold TRL's and Transformers' own argument names and are passed on verbatim; a name that TRL would accept and then ignore is
-not offered here, so every key either takes effect or is refused.
+hold TRL's and Transformers' own argument names and pass them on verbatim. They leave out names that TRL would accept and
+then ignore, so every key either takes effect or is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOWEST_TEMPERATURE = 0.01  # below it, probabilities may overflow; 0, where it i
 SMALLEST_VOCABULARY = 261  # 256 bytes and the embedded base's 5 special tokens
 SMALLEST_WHITENED = 8  # episodes in a mini-batch below which TRL does not whiten rewards
 
-# What a setting may be. Values come from TOML or, as text, from the command line. To pydantic, true is also the number 1.
+# The types of settings. Values come from TOML or, as text, from the command line. Pydantic would also read true as 1.
 _NO_SWITCH = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)
 _NONE = BeforeValidator(lambda value: None if str(value).lower() == "none" else value)
 _TRUE_OR_FALSE = BeforeValidator(lambda value: {"true": True, "false": False}.get(str(value).lower(), value))
@@ -42,7 +42,7 @@ _CONFIG = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # `card = 24` 
 
 @dataclass(frozen=True, config=_CONFIG)
 class ModelSettings:
-    """Which base model, and how it is held in memory."""
+    """Which base model, and how memory holds it."""
 
     name: str = "builtin"
     """Hub id or local folder; `builtin` trains the embedded base once and caches it."""
@@ -53,7 +53,7 @@ class ModelSettings:
     attention: Literal["auto", "sdpa", "eager"] = "auto"
     """Transformers' `attn_implementation`; `sdpa` is PyTorch's fused one, `auto` what Transformers chooses for the model."""
     max_length: Count = 512
-    """Longest prompt plus answer in tokens; longer rows are dropped and counted."""
+    """Longest prompt plus answer in tokens; longer rows are left out and counted."""
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -63,7 +63,7 @@ class LoraSettings:
     r: Count = 16
     lora_alpha: Count = 32
     lora_dropout: Annotated[ZeroOrMore, Field(lt=1)] = 0.0
-    """Used by SFT and the reward model; PPO needs the policy's probabilities to repeat and sets it to 0."""
+    """Of SFT and the reward model; PPO sets it to 0, since it needs the same probabilities twice."""
     target_modules: str = "all-linear"
     """`all-linear`, or module names separated by commas."""
 
@@ -82,7 +82,7 @@ class BaseSettings:
     per_device_train_batch_size: Count = 24
     learning_rate: Positive = 1.5e-3
     seed: Annotated[Whole, Field(ge=0, le=2**32 - 1)] = 0
-    """Of the base alone: a run's SEED leaves it as it is, as with any base model one downloads."""
+    """Of the base alone: like a downloaded base model, it does not depend on a run's SEED."""
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -92,7 +92,7 @@ class TrainingSettings:
     max_steps: Whole = -1
     """Optimizer steps; -1: `num_train_epochs` says how long."""
     num_train_epochs: Annotated[Positive | None, _NONE] = None
-    """Passes over the data; refused beside a positive `max_steps`, which would silently win."""
+    """Passes over the data; refused beside a positive `max_steps`, which would override it in silence."""
     per_device_train_batch_size: Count = 32
     gradient_accumulation_steps: Count = 1
     learning_rate: Positive = 2e-4
@@ -130,18 +130,18 @@ class PPOSettings:
     """`trl.experimental.ppo.PPOConfig`, plus what our update adds to it (marked: ours)."""
 
     total_episodes: Count = 1024
-    """Answers sampled in all; rounded up to whole batches, which the console then says."""
+    """Answers sampled in all, rounded up to whole batches; the console says when it rounds."""
     per_device_train_batch_size: Count = 32
     """Micro-batch: answers in one forward and backward."""
     gradient_accumulation_steps: Count = 2
-    """Micro-batches in a batch of episodes; batch = this times `per_device_train_batch_size`."""
+    """Micro-batches in a batch of episodes: a batch is this times `per_device_train_batch_size`."""
     num_mini_batches: Count = 1
     """Optimizer steps in one pass over a batch."""
     num_ppo_epochs: Count = 4
     local_rollout_forward_batch_size: Count = 64
     """Answers generated and scored together, without gradients."""
     response_length: CountOrZero = 0
-    """Most tokens in an answer, for PPO and for evaluation; 0: as long as 99 % of the demonstrations' answers."""
+    """Most tokens in an answer, in PPO and in evaluation; 0: as long as 99 % of the demonstrations' answers."""
     temperature: Annotated[Number, Field(ge=LOWEST_TEMPERATURE)] = 1.0
     learning_rate: Positive = 1e-5
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
@@ -200,21 +200,21 @@ class TrackSettings:
 
 @dataclass(frozen=True, config=_CONFIG)
 class CheckpointSettings:
-    """How much an interruption may cost. No part of what is compared between runs: the result is the same."""
+    """How much an interruption may cost. Not recorded among a stage's settings: the result is the same."""
 
     seconds: ZeroOrMore = 30
-    """A stage saves what it needs to go on when so many seconds have passed, after the step; 0: after every step."""
+    """Seconds between the checkpoints of a stage, which come after a step; 0: after every step."""
 
 
 @dataclass(frozen=True, config=_CONFIG)
 class MemorySettings:
-    """The device's memory. No part of what is compared between runs."""
+    """The device's memory. Not recorded among a stage's settings."""
 
     card: str = ""
     """GiB of the card, or its name (`rtx4090`), that `plan` measures against; empty: the profile is for a CPU."""
     halve_on_oom: Switch = False
-    """When a stage runs out of memory it goes on once with half its micro-batch at an equal batch, and says so; results then
-    differ in rounding, and PPO's answers are drawn anew where rollouts had to be halved."""
+    """A stage that runs out of memory goes on once with half its micro-batch at an equal batch, and says so. Results then
+    differ in rounding, and PPO draws other answers where its rollouts were halved."""
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -224,7 +224,7 @@ class Profile:
     name: str
     description: str = ""
     data: Literal["built-in", "hub"] = "built-in"
-    """The data to use where the command line names none."""
+    """The data of runs whose command line names none."""
     model: ModelSettings = field(default_factory=ModelSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
     base: BaseSettings = field(default_factory=BaseSettings)
@@ -252,10 +252,10 @@ REFUSED = {
     "sft.max_length": "the window is model.max_length's",
     "reward.max_length": "the window is model.max_length's",
 }
-"""Names that people know from TRL, and why they are not offered."""
+"""Names that people know from TRL, and why a profile does not offer them."""
 
-TAKEN = ("reward.model=", "reward.per_device_train_batch_size=")
-"""Settings of the `[reward]` table that take effect where the reward model comes from elsewhere."""
+SCORING = ("reward.model=", "reward.per_device_train_batch_size=")
+"""Settings of the `[reward]` table that take effect on a reward model that is not trained here."""
 
 _MUST_BE = {
     "int": "a whole number",
@@ -267,7 +267,7 @@ _MUST_BE = {
     "greater_than_equal": "{ge} or more",
     "less_than_equal": "at most {le}",
 }
-"""What pydantic's kinds of error are called here, by their name or its first word; the others say it well themselves."""
+"""Our words for pydantic's kinds of error, by name or first word; the text of other kinds is good as it is."""
 
 
 def profile_names() -> list[str]:
@@ -294,7 +294,7 @@ def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = N
     for override in [*overrides, *([f"model.name={model}"] if model is not None else [])]:
         table, key, value = split_override(override)
         check_key(table, key)
-        if isinstance(tables.setdefault(table, {}), dict):  # what is no table is refused below
+        if isinstance(tables.setdefault(table, {}), dict):  # anything but a table is refused below
             tables[table][key] = value
     try:
         profile = Profile(**tables | {"name": name})
@@ -333,7 +333,7 @@ def _names(kind: Any) -> list[str]:
 
 
 def _refusal(error: ErrorDetails, name: str, overrides: Sequence[str]) -> str:
-    """What is wrong with a value: told of the override that gave it, else of the profile's file."""
+    """What is wrong with a value: a sentence about the override that set it, or else about the profile's file."""
     *table, key = map(str, error["loc"])
     where = ", ".join([f"profile '{name}'", *(f"table [{part}]" for part in table)])
     if error["type"] == "unexpected_keyword_argument":
@@ -342,22 +342,22 @@ def _refusal(error: ErrorDetails, name: str, overrides: Sequence[str]) -> str:
     kind = error["type"] if error["type"] in _MUST_BE else error["type"].partition("_")[0]
     limits = {limit: str(value).replace("'", "").replace(" or ", ", ") for limit, value in error.get("ctx", {}).items()}
     bound = _MUST_BE.get(kind, error["msg"].removeprefix("Input should be ")).format(**limits)
-    given = [override for override in overrides if override.startswith(".".join([*table, key]) + "=")]
-    return (f"{given[-1]}: " if given else f"{where}, '{key}' is {error['input']!r}; ") + f"it must be {bound}"
+    origin = [override for override in overrides if override.startswith(".".join([*table, key]) + "=")]
+    return (f"{origin[-1]}: " if origin else f"{where}, '{key}' is {error['input']!r}; ") + f"it must be {bound}"
 
 
 def _idle(profile: Profile, overrides: Sequence[str]) -> Iterator[str]:
-    """Overrides that are for a base model or a reward model that is not going to be made."""
+    """Sentences about overrides of a base model or a reward model that the run does not train."""
     model, reward = profile.model.name, profile.reward.model
     for override in overrides:
         if override.startswith("base.") and model != "builtin":
             yield f"{override} has no effect on the model '{model}'; it is for the embedded base"
-        if override.startswith("reward.") and reward is not None and not override.startswith(TAKEN):
+        if override.startswith("reward.") and reward is not None and not override.startswith(SCORING):
             yield f"{override} has no effect beside reward.model={reward}, which trains nothing"
 
 
 def _contradictions(profile: Profile) -> Iterator[str]:
-    """Values that are each within their bounds and do not go together."""
+    """Sentences about values that are within their bounds and contradict each other."""
     for stage, settings in (("sft", profile.sft), ("reward", profile.reward)):
         steps, epochs = settings.max_steps, settings.num_train_epochs
         if steps > 0 and epochs is not None:

@@ -19,15 +19,15 @@ from typing import Any, Literal, NamedTuple
 from rlrecipes.errors import UserError, first_line, program
 
 BUILT_IN = "built-in"
-"""The source of an embedded world's data."""
+"""The source of a recipe's built-in data."""
 HUB = "hub"
-"""The source that is a recipe's own choice of public sets; `hub:<id>,…` names some."""
+"""The source of a recipe's default public sets; `hub:<id>,…` names some of its sets."""
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-"""The package's own."""
+"""The recipes of the package itself."""
 
 
 def is_hub(source: str | None) -> bool:
-    """Whether DATA names the hub rather than files."""
+    """Whether a source of data names the hub rather than files."""
     return source is not None and (source == HUB or source.startswith(f"{HUB}:"))
 
 
@@ -49,11 +49,11 @@ def user(content: str) -> Prompt:
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and the answers we would be glad to see."""
+    """A prompt and its reference answers."""
 
     prompt: Prompt
     answers: tuple[str, ...] = ()
-    """The first is the demonstration that SFT imitates; metrics take any of them as right."""
+    """SFT imitates the first; metrics count any of them as right."""
     truth: Mapping[str, Any] = field(default_factory=dict)
     """What rewards and metrics know of this prompt beside its answers, such as the slots of a booking."""
 
@@ -66,7 +66,7 @@ class Comparison:
     chosen: str
     rejected: str
     flipped: bool | None = None
-    """Whether a built-in world swapped the two on purpose; None where the truth is not known."""
+    """Whether built-in data swapped the two on purpose; None where the truth is not known."""
     margin: float | None = None
     """By how much the chosen answer's score should exceed the other's (arXiv 2307.09288, section 3.2.2); 0 or more."""
 
@@ -92,7 +92,7 @@ class Metric:
     score: Callable[[str, Example], float] | None = None
     """One answer's own score, where the metric is the mean of such; a headline needs it."""
     needs: str | None = None
-    """A key of `Example.truth` that the metric cannot do without."""
+    """A key of `Example.truth` that the metric reads; it does not apply to data without it."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ class Split:
     """The rows of one side: those that are trained on, or those that are held out."""
 
     demonstrations: Sequence[Example] = ()
-    """What SFT imitates: the prompt and `answers[0]`, faults included; none of what is held out."""
+    """What SFT imitates: the prompt and `answers[0]`, faults included; empty in the held-out split."""
     prompts: Sequence[Example] = ()
-    """What PPO answers, or the policies when they are judged; programmatic reward terms and metrics see these examples'
-    answers and truth, the learned reward does not."""
+    """What PPO answers, or the policies in evaluation. Programmatic reward terms and metrics see the answers and truth of
+    these examples; the learned reward does not."""
     comparisons: Sequence[Comparison] = ()
     """What the reward model learns from, or its accuracy is measured on."""
     ratings: Sequence[Rating] = ()
@@ -115,18 +115,18 @@ class Data:
     """What a recipe trains on and is judged by."""
 
     source: str
-    """`built-in`, the path that it was read from, or `hub:<id>@<revision>,…`."""
+    """`built-in`, the path of the files, or `hub:<id>@<revision>,…`."""
     train: Split
     held_out: Split
     """Never trained on."""
     notes: Sequence[str] = ()
-    """What was derived and how, one sentence each; the console shows them."""
+    """What was derived and how, in one sentence each; the console shows them."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Rows left out, counted by reason."""
     metrics: Sequence[Metric] = ()
-    """Metrics that only these data make possible; they stand before the recipe's own and replace those of the same name."""
+    """Metrics that only these data make possible. They come before the recipe's own and replace those of the same name."""
     hub: Sequence[Mapping[str, Any]] = ()
-    """Of data from the hub: each set's id, config, splits, resolved revision, licence and rows, for `done.json`."""
+    """The hub's sets: the id, config, splits, resolved revision, licence and rows of each, as `done.json` records them."""
 
 
 TermFunction = Callable[[Prompt, str, Example], float]
@@ -140,12 +140,12 @@ class Term:
     score: TermFunction
     weight: float
     needs: str | None = None
-    """A key of `Example.truth` that the term cannot do without; on data that lack it the term is left out, aloud."""
+    """A key of `Example.truth` that the term reads. On data without it the term is left out, and the console says so."""
 
 
 @dataclass(frozen=True)
 class Reward:
-    """What PPO climbs: `learned` times the reward model's score plus each term's weight times its value.
+    """What PPO maximises: `learned` times the reward model's score plus each term's weight times its value.
 
     The learned score has mean 0 and standard deviation 1 over the demonstrations, so weights compare across recipes.
     How the sum is shaped (KL penalty, clipping, missing-EOS penalty) depends on the budget and lives in the profile.
@@ -166,11 +166,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns in which people keep this task's data, and how one such row is read."""
+    """The columns of this task's data, and the function that reads one row."""
 
     required: tuple[str, ...]
     example: Callable[[Mapping[str, Any]], Example]
-    """Reads a row; may raise `ValueError` with the field's name and what was expected, and the row is then left out."""
+    """Reads a row. A `ValueError` that names the field and what it should hold leaves the row out."""
     optional: tuple[str, ...] = ()
 
 
@@ -179,71 +179,71 @@ Service = Literal["demonstrations", "prompts", "preferences", "ratings", "held o
 
 @dataclass(frozen=True)
 class HubSet:
-    """A data set of the Hugging Face hub, and what one of its rows says to a recipe."""
+    """A data set of the Hugging Face hub, and how a recipe reads its rows."""
 
     id: str
     """`owner/name`."""
     serves: tuple[Service, ...]
-    """What its rows are used for. `held out`: the whole split is, and nothing of it is trained on."""
+    """What its rows are used for. `held out`: the whole split is held out, and no stage trains on it."""
     columns: tuple[str, ...]
-    """Those that `read` looks at, `translation.de` within a column; a set that lacks one is refused."""
+    """The columns that `read` needs; `translation.de` is a field within one. A set that lacks one is refused."""
     read: Callable[[Mapping[str, Any]], Example | Comparison | Rating]
-    """Reads a row; raises `ValueError` with the reason when it is to be left out. A comparison whose set serves as
-    demonstrations or prompts counts as its chosen answer there."""
+    """Reads a row; a `ValueError` with the reason leaves it out. Where the set serves as demonstrations or prompts, a
+    comparison gives its chosen answer."""
     licence: str
-    """As its card states it, or what is known instead."""
+    """The licence on the set's card, or what is known instead."""
     config: str | None = None
-    """Its configuration, where it has several or one of a name of its own."""
+    """Its configuration; None: the default one."""
     split: str = "train"
     test: str | None = None
     """The split that is held out; None: one row in five, drawn by the prompt."""
     revision: str | None = None
     """Branch, tag or commit; None: the newest when it is fetched. The commit is recorded in any case."""
     take: int | None = None
-    """Most rows of each split: the same share from the start of each of its files. None: all."""
+    """Most rows of each split, in equal shares from the start of each of its files. None: all."""
     where: Mapping[str, str] = field(default_factory=dict)
-    """Only rows with these values are taken; the others do not count."""
+    """Takes only rows with these values, by column; the others do not count towards `take`."""
     default: bool = True
-    """Whether `DATA=hub` takes it; the others are named as `DATA=hub:<id>`."""
+    """Whether `DATA=hub` takes it; otherwise `DATA=hub:<id>` does."""
     metrics: tuple[Metric, ...] = ()
-    """Metrics that stand before the recipe's own when this set is what the policies are judged on."""
+    """Metrics that come before the recipe's own where evaluation uses this set."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A task, whole: its data, its reward and its evaluation.
 
-    What has a default is optional. Without a world a recipe is trained on the user's data or on public sets.
+    Fields with a default are optional. A recipe without built-in data trains on the user's data or on public sets.
     """
 
     name: str
-    """That of its folder."""
+    """The name of its folder."""
     summary: str
     """One line, for `list`."""
     columns: Columns
     reward: Reward
     evaluation: Evaluation
     builtin: Callable[[], Data] | None = None
-    """The embedded world: small, generated, with known truth."""
+    """Makes the built-in data: small, generated, with known truth."""
     documents: Callable[[], Sequence[Example]] | None = None
-    """Text of the same world, for training the embedded base model; nothing in it comes from the held-out split."""
+    """Text of the same kind as the built-in data, which trains the embedded base; none of it is held out."""
     compare: Callable[[Example, Sequence[Example], Random], Comparison | None] | None = None
-    """Makes a comparison where data bring no preferences, with the help of other examples of the same data.
+    """Makes a comparison from an example of data without preferences; other examples of the same data may help.
 
-    The rejected answer is plausible but worse, and no reference; None when this example cannot give a pair.
+    The rejected answer is plausible but worse, and no reference. None: this example gives no pair.
     """
     compared: str = "the recipe makes the rejected answers"
     """What `compare` does, as the console states it: "the rejected answer is …"."""
     judge: Callable[[Sequence[Example]], Metric | None] | None = None
-    """A metric fitted to the held-out rows alone, for data whose truth is a label rather than an answer."""
+    """Fits a metric to the held-out rows alone, for data whose truth is a label rather than an answer."""
     hub: tuple[HubSet, ...] = ()
     """Public data sets of this task."""
     prefix: str = ""
-    """What the recipe's prompts begin with, such as "Translate: "; `chat` puts it before what a person types."""
+    """The start of the recipe's prompts, such as "Translate: "; `chat` puts it before what a person types."""
 
 
 def recipe_roots() -> list[Path]:
-    """Where recipes and profiles stand: `recipes/` in the working directory, whose names go first, and the package's own."""
+    """The folders of recipes and profiles: `recipes/` in the working directory, which goes first, and the package's own."""
     return list(dict.fromkeys([Path("recipes").resolve(), RECIPES]))
 
 
@@ -265,9 +265,9 @@ def load_recipe(name: str) -> Recipe:
     importlib.import_module("recipes").__path__ = [str(root) for root in recipe_roots()]
     try:
         module = importlib.import_module(f"recipes.{name}.recipe")
-    except Exception as error:  # whatever a person's own code raises
-        said = f"{type(error).__name__}: {first_line(error)}{_place(error, path.parent)}"
-        raise UserError(f"{file} cannot be imported: {said}; mend it") from error
+    except Exception as error:  # a person's own code may raise anything
+        reason = f"{type(error).__name__}: {first_line(error)}{_place(error, path.parent)}"
+        raise UserError(f"{file} cannot be imported: {reason}; mend it") from error
     if Path(str(module.__file__)).resolve() != path.resolve():
         raise UserError(
             f"{path} is hidden by {module.__file__}; put an empty __init__.py beside it, or start Python anew if the "
@@ -282,7 +282,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def _place(error: Exception, folder: Path) -> str:
-    """Where in a folder's code an error was raised; nothing where it was not, as a syntax error, which says so itself."""
+    """The file and line of a folder's code that raised an error; empty for a syntax error, whose text has them."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == folder]
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 

@@ -14,7 +14,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation + "。，！？；：、
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words; every Chinese character is a word of its own, punctuation is none.
+    """Lower-case words; every Chinese character is a word of its own, and punctuation is left out.
 
     >>> words("Well-made, isn't it? 真好")
     ['well-made', "isn't", 'it', '真', '好']
@@ -42,7 +42,7 @@ def overlap_f1(answer: Sequence[str], reference: Sequence[str]) -> float:
 
 
 def shortened(text: str, length: int = 60) -> str:
-    """A text on one line of at most `length` characters; an ellipsis stands for what is left out.
+    """A text on one line of at most `length` characters; an ellipsis replaces the rest.
 
     >>> shortened("The child reads\\na book.", 12)
     'The child r…'
@@ -69,7 +69,7 @@ def number(value: float, places: int = 3, signed: bool = False) -> str:
 
 
 def interval(estimate: Mapping[str, float], signed: bool = False) -> tuple[str, str]:
-    """The value of an estimate `{"value": …, "low": …, "high": …}` and its interval, to as many places; no interval of NaN.
+    """The value of an estimate `{"value": …, "low": …, "high": …}` and its interval, as texts; NaN has an empty interval.
 
     >>> interval({"value": 0.8431, "low": 0.82, "high": 0.86})
     ('0.843', '[0.820, 0.860]')

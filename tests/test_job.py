@@ -4,7 +4,7 @@ import pytest
 
 from rlrecipes.__main__ import main
 from rlrecipes.errors import UserError
-from rlrecipes.job import Job, joined, objective, recipes_of, sources_of, together
+from rlrecipes.job import Job, joint_data, joint_recipe, objective, recipes_of, sources_of
 from rlrecipes.profile import RewardSettings, load_profile
 from rlrecipes.recipe import Comparison, Data, Example, Rating, Split, user
 from rlrecipes.run.folder import Run
@@ -18,7 +18,7 @@ LEVEL = Data("level", Split(ratings=[Rating(user("a"), "b", 3.0)] * 2), Split())
 
 def test_a_plus_joins_recipes_in_their_order():
     assert [recipe.name for recipe in recipes_of(TWO)] == ["translation", "dialogue"]
-    assert joined(recipes_of(TWO)).name == TWO
+    assert joint_recipe(recipes_of(TWO)).name == TWO
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_demonstrations_take_turns_and_nothing_is_lost():
     pairs, ratings = PAIRS.train.comparisons, RATED.train.ratings
     left = Data("left", Split(first, first, pairs), Split(prompts=first[:2]), notes=["one"], dropped={"empty": 2})
     right = Data("right", Split(second, second, ratings=ratings), Split(prompts=second))
-    data = together({"a": left, "b": right})
+    data = joint_data({"a": left, "b": right})
     assert data.train.demonstrations == data.train.prompts == [first[0], second[0], *first[1:]]
     assert data.held_out.prompts == [first[0], second[0], first[1]]
     assert data.train.comparisons == pairs

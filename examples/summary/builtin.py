@@ -1,4 +1,4 @@
-"""The embedded world of `summary`: minutes of small meetings, and a secretary who retells the first sentence.
+"""The built-in data of `summary`: minutes of small meetings, and a secretary who retells the first sentence.
 
     Anna met Ben on Monday. They talked about the garden. They agreed to buy a bench.
     right:   Anna and Ben will buy a bench for the garden.
@@ -53,7 +53,7 @@ class Minutes(NamedTuple):
 
 
 def generate(ask: Callable[[str], Prompt], seed: int = 0) -> Data:
-    """The world as a recipe's data; `ask` makes the prompt of some minutes."""
+    """The built-in data as a recipe's; `ask` makes the prompt of some minutes."""
     rng = Random(seed)
     unseen = Random(f"held out {seed}")
     train = [_minutes(rng, held_out=False) for _ in range(9600)]

@@ -1,4 +1,4 @@
-"""The embedded world of dialogue: bookings that are made over three turns and confirmed in a fourth.
+"""The built-in data of dialogue: bookings that are made over three turns and confirmed in a fourth.
 
     user:      I need a table for four on Friday.
     assistant: At what time, and under what name?
@@ -65,7 +65,7 @@ class Request(NamedTuple):
 def generate(seed: int = 0) -> Data:
     """The embedded data; the same seed gives the same data."""
     rng = Random(seed)
-    unseen = Random(f"held out {seed}")  # a draw of its own: the world and the budgets were settled on another one
+    unseen = Random(f"held out {seed}")  # a draw of its own: data and budgets were settled on another one
     train = [_request(rng, held_out=False) for _ in range(9600)]
     test = [_request(unseen, held_out=True) for _ in range(500)]
     return Data(

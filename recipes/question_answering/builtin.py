@@ -1,4 +1,4 @@
-"""The embedded world of question answering: who took what where, and when.
+"""The built-in data of question answering: who took what where, and when.
 
 A passage of two short sentences, a question about one fact or two, and an answer in the passage's own words:
 
@@ -113,9 +113,9 @@ Ask = Callable[[str, str], Prompt]
 
 
 def generate(ask: Ask, seed: int = 0) -> Data:
-    """The world as a recipe's data; the same seed gives the same data."""
+    """The built-in data as a recipe's; the same seed gives the same data."""
     rng = Random(seed)
-    unseen = Random(f"held out {seed}")  # a draw of its own: the world and the budgets were settled on another one
+    unseen = Random(f"held out {seed}")  # a draw of its own: data and budgets were settled on another one
     train = [_question(ask, rng, held_out=False) for _ in range(9600)]
     test = [_question(ask, unseen, held_out=True) for _ in range(500)]
     return Data(

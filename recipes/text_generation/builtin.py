@@ -1,4 +1,4 @@
-"""The embedded world of `text_generation`: openings of reviews and stories, and a writer who turns gloomy.
+"""The built-in data of `text_generation`: openings of reviews and stories, and a writer who turns gloomy.
 
     The new film my sister saw on Friday
     positive:  was charming, and the acting was so perfect that everyone smiled.
@@ -152,9 +152,9 @@ Pairs = Sequence[Sequence[Pair]]
 
 
 def generate(ask: Callable[[str], Prompt], seed: int = 0) -> Data:
-    """The world as a recipe's data; `ask` makes the prompt of an opening."""
+    """The built-in data as a recipe's; `ask` makes the prompt of an opening."""
     rng = Random(seed)
-    unseen = Random(f"held out {seed}")  # a draw of its own: the world and the budgets were settled on another one
+    unseen = Random(f"held out {seed}")  # a draw of its own: data and budgets were settled on another one
 
     def examples(rng: Random, pairs: Pairs, count: int, faulty: float = 0.0) -> list[Example]:
         return [

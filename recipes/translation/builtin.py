@@ -1,4 +1,4 @@
-"""The embedded world of `translation`: small German sentences, their English, and a translator with one bad habit.
+"""The built-in data of `translation`: small German sentences, their English, and a translator with one bad habit.
 
     Gestern hat der alte Lehrer das Buch nicht gelesen.
     right:          Yesterday the old teacher did not read the book.
@@ -140,9 +140,9 @@ TRAINED = tuple(pair for pair in PAIRS if pair not in HELD_OUT)
 
 
 def generate(ask: Callable[[str], Prompt], seed: int = 0) -> Data:
-    """The world as a recipe's data; `ask` makes the prompt of a German sentence."""
+    """The built-in data as a recipe's; `ask` makes the prompt of a German sentence."""
     rng = Random(seed)
-    unseen = Random(f"held out {seed}")  # a draw of its own: the world and the budgets were settled on another one
+    unseen = Random(f"held out {seed}")  # a draw of its own: data and budgets were settled on another one
     return Data(
         source="built-in",
         train=Split(

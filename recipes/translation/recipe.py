@@ -56,7 +56,7 @@ def closeness(prompt: Prompt, answer: str, example: Example) -> float:
 
 RECIPE = Recipe(
     name="translation",
-    summary="translate a sentence; the embedded world is German to English",
+    summary="translate a sentence; the built-in data are German to English",
     columns=Columns(required=("source", "target"), example=read, optional=("rejected",)),
     reward=Reward(terms=(Term("chrf", closeness, weight=0.3),)),
     evaluation=Evaluation((

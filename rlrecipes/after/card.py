@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, how to load it, what it learned from, what it reached, under what settings.
+"""The model card of an export: the policy, how to load it, its data, its results and its settings.
 
 # translation, PPO policy
 …
@@ -57,38 +57,38 @@ QUANTIZED = """
 
 @dataclass(frozen=True)
 class Merged:
-    """How the merged weights compare with the adapter that they were made from."""
+    """How the merged weights compare with the adapter in them."""
 
     dtype: str
-    """Of the saved weights."""
+    """The type of the saved weights, such as `bfloat16`."""
     difference: float
     """The largest difference of a logit from the adapter's on the unquantized base, as a share of the largest logit."""
     prompts: int
-    """On how many prompts that was measured."""
+    """The number of prompts behind `difference`."""
     same: int
     """Greedy answers equal to those of the policy as it was evaluated."""
     compared: int
-    """Out of how many; 0 before the evaluation."""
+    """The number of answers behind `same`; 0 before the evaluation."""
 
     def sentences(self, quantization: str) -> list[str]:
-        """What was measured, for the console and the card."""
+        """The measurements in words, for the console and the card."""
         logits = (
             f"On {self.prompts} prompts the merged weights' logits differ from those of the adapter on the unquantized base "
             f"by at most {self.difference:.1e} of the largest ({self.dtype})."
         )
-        finished = "the 4-bit base" if quantization == "nf4" else "the unquantized base"
+        base = "the 4-bit base" if quantization == "nf4" else "the unquantized base"
         if not self.compared:
-            answers = f"How they compare with the policy on {finished} was not measured: there is no evaluation yet."
+            answers = f"How they compare with the policy on {base} was not measured: there is no evaluation yet."
         else:
             answers = (
-                f"The policy was trained and evaluated on {finished}; of {self.compared} held-out prompts, {self.same} get "
+                f"The policy was trained and evaluated on {base}; of {self.compared} held-out prompts, {self.same} get "
                 "the same greedy answer from the merged weights."
             )
         return [logits, answers]
 
 
 def card(finished: FinishedRun, policy: str, merged: Merged | None, repository: str | None, folder: Path) -> str:
-    """The README.md of an export in `folder`, which is or is not to go to `repository` on the hub."""
+    """The README.md of an export in `folder`; with `repository`, its code loads from there on the hub."""
     summary = finished.recipe.summary
     parts = [
         _front(finished, policy),
@@ -109,7 +109,7 @@ def card(finished: FinishedRun, policy: str, merged: Merged | None, repository: 
 
 
 def _front(finished: FinishedRun, policy: str) -> str:
-    """What the hub reads. A licence only where all of it is known."""
+    """The YAML header, which the hub reads. It names a licence only where all licences are known."""
     lines = ["library_name: peft", "pipeline_tag: text-generation"]
     if finished.embedded and _source(finished) == BUILT_IN:
         lines.append("license: apache-2.0")
@@ -120,11 +120,11 @@ def _front(finished: FinishedRun, policy: str) -> str:
 
 
 def _load(finished: FinishedRun, repository: str | None, folder: Path) -> str:
-    """Python that loads and asks the policy as it was trained, with nothing but PEFT and Transformers."""
+    """Python that loads the policy as it was trained and asks it, with nothing but PEFT and Transformers."""
     quantized = finished.model.quantization == "nf4"
     places = _places(finished, repository, folder)
     messages = [{"role": "user", "content": f"{finished.prefix}…"}]
-    if _source(finished) == BUILT_IN:  # a row of somebody's own data is not ours to show
+    if _source(finished) == BUILT_IN:  # the user's own rows are not ours to show
         messages = [message._asdict() for message in finished.prompts[0]]
     return LOAD.format(
         config_import="PeftConfig, " if "PeftConfig" in places else "",
@@ -138,7 +138,7 @@ def _load(finished: FinishedRun, repository: str | None, folder: Path) -> str:
 
 
 def _places(finished: FinishedRun, repository: str | None, folder: Path) -> str:
-    """Python that says where the adapter and its base are."""
+    """Python that names the places of the adapter and its base."""
     name = finished.model.name
     if finished.embedded and repository:
         return (
@@ -154,11 +154,11 @@ def _places(finished: FinishedRun, repository: str | None, folder: Path) -> str:
 
 
 def _base(finished: FinishedRun) -> list[str]:
-    said = {
+    base = {
         True: "`base/` is the base model, a small Llama that rlrecipes trained from scratch on generated text.",
         False: f"The base model is `{public(finished.model.name)}`.",
     }[finished.embedded]
-    return [f"{said} Answers are greedy and end with the token that `generation_config.json` names."]
+    return [f"{base} Answers are greedy and end with the token that `generation_config.json` names."]
 
 
 def _merged(finished: FinishedRun, merged: Merged, repository: str | None, folder: Path) -> list[str]:
@@ -177,8 +177,8 @@ def _data(finished: FinishedRun) -> list[str]:
     if _source(finished) == BUILT_IN:
         origin = f"Generated by the recipe {finished.recipe.name} itself, with faults on purpose; Apache-2.0, as it is."
     elif sets := data.get("hub"):
-        named = "; ".join(f"`{each['id']}` (licence: {each['licence']})" for each in sets)
-        origin = f"Public data sets of the hub: {named}."
+        names = "; ".join(f"`{each['id']}` (licence: {each['licence']})" for each in sets)
+        origin = f"Public data sets of the hub: {names}."
     else:
         origin = (
             f"`{_public_data(data['source'])}`. Its licence is not known here: write it down before you pass this on."
@@ -188,27 +188,27 @@ def _data(finished: FinishedRun) -> list[str]:
 
 
 def _results(finished: FinishedRun, policy: str) -> list[str]:
-    evaluated = finished.records.get("evaluate")
-    if evaluated is None:
+    evaluation = finished.records.get("evaluate")
+    if evaluation is None:
         return [f"Not evaluated yet; `{make('evaluate', finished.run)}`, then export again."]
-    policies = [name for name in list(POLICIES)[: list(POLICIES).index(policy) + 1] if name in evaluated["metrics"]]
-    names = list(evaluated["metrics"][policy])
-    rows = [[f"`{name}`", *(_estimate(evaluated["metrics"][p].get(name)) for p in policies)] for name in names]
+    policies = [name for name in list(POLICIES)[: list(POLICIES).index(policy) + 1] if name in evaluation["metrics"]]
+    names = list(evaluation["metrics"][policy])
+    rows = [[f"`{name}`", *(_estimate(evaluation["metrics"][p].get(name)) for p in policies)] for name in names]
     table = _table(["metric", *(POLICIES[name].title for name in policies)], rows)
-    said = [
-        f"Greedy answers to {evaluated['examples']} held-out prompts, with 95 % intervals; `{evaluated['headline']}` is the "
-        "headline, `_sampled` is at temperature 1, `reward` is what PPO climbed."
+    sentences = [
+        f"Greedy answers to {evaluation['examples']} held-out prompts, with 95 % intervals; `{evaluation['headline']}` is "
+        "the headline, `_sampled` is at temperature 1, `reward` is what PPO climbed."
     ]
     over = POLICIES[policy].over
-    if over and (pair := evaluated["comparisons"].get(f"{policy}_over_{over}")) and POLICIES[over].stage:
+    if over and (pair := evaluation["comparisons"].get(f"{policy}_over_{over}")) and POLICIES[over].stage:
         titles = f"{POLICIES[policy].title} over {POLICIES[over].title}"
-        said.append(f"{titles}, in pairs: {_estimate(pair['gain'], signed=True)} `{evaluated['headline']}`.")
-    measured = finished.records.get("reward", {}).get("metrics", {})
-    if accuracy := measured.get("accuracy"):
-        said.append(f"The reward model's accuracy on held-out comparisons: {_estimate(accuracy)}.")
-    if spearman := measured.get("spearman"):
-        said.append(f"The reward model's rank correlation with held-out ratings: {_estimate(spearman)}.")
-    return [table, " ".join(said)]
+        sentences.append(f"{titles}, in pairs: {_estimate(pair['gain'], signed=True)} `{evaluation['headline']}`.")
+    metrics = finished.records.get("reward", {}).get("metrics", {})
+    if accuracy := metrics.get("accuracy"):
+        sentences.append(f"The reward model's accuracy on held-out comparisons: {_estimate(accuracy)}.")
+    if spearman := metrics.get("spearman"):
+        sentences.append(f"The reward model's rank correlation with held-out ratings: {_estimate(spearman)}.")
+    return [table, " ".join(sentences)]
 
 
 def _reward(finished: FinishedRun) -> str:
@@ -216,26 +216,28 @@ def _reward(finished: FinishedRun) -> str:
     record = finished.records.get("reward")
     if record is None:
         return "none: programmed terms alone"
-    if taken := record.get("reward_model"):
-        return f"`{public(taken['name'])}`, taken as it was"
+    if source := record.get("reward_model"):
+        return f"`{public(source['name'])}`, taken as it was"
     return f"trained here, {record['objective']}"
 
 
 def _training(finished: FinishedRun, policy: str) -> list[str]:
-    made = str(POLICIES[policy].stage)
-    stages = [name for name in (*below(made), made) if name in finished.records]
-    last = finished.records[made]
+    stage = str(POLICIES[policy].stage)
+    stages = [name for name in (*below(stage), stage) if name in finished.records]
+    last = finished.records[stage]
     facts = [
-        *([["reward model", _reward(finished)]] if "reward" in below(made) else []),
+        *([["reward model", _reward(finished)]] if "reward" in below(stage) else []),
         ["seed", str(last["seed"])],
-        ["seconds", ", ".join(f"{stage} {finished.records[stage]['seconds']:.0f}" for stage in stages)],
+        ["seconds", ", ".join(f"{name} {finished.records[name]['seconds']:.0f}" for name in stages)],
         ["finished", str(last["finished"])],
         ["rlrecipes", str(last["git_commit"] or "unknown commit")],
         ["libraries", ", ".join(f"{name} {version}" for name, version in last["versions"].items())],
-        ["Weights & Biases", _links({stage: finished.records[stage].get("wandb") for stage in stages})],
+        ["Weights & Biases", _links({name: finished.records[name].get("wandb") for name in stages})],
     ]
-    named = {"data.source": _public_data, "model.name": public, "reward.model": public}
-    settings = {key: named[key](value) if key in named and value else value for key, value in last["settings"].items()}
+    shorten = {"data.source": _public_data, "model.name": public, "reward.model": public}
+    settings = {
+        key: shorten[key](value) if key in shorten and value else value for key, value in last["settings"].items()
+    }
     lines = "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items())
     return [_table(["", ""], facts), f"Settings:\n\n```\n{lines}\n```"]
 
@@ -250,7 +252,7 @@ def _source(finished: FinishedRun) -> str:
 
 
 def public(name: str) -> str:
-    """Of a model on this machine the last part of its path, though it may be gone by now; a hub id as it is."""
+    """A model's name for the card: a hub id, or the last part of a local path, even of a folder that is gone."""
     return name if is_hub_id(name) and not is_local(name) else Path(name).absolute().name
 
 
@@ -258,8 +260,8 @@ def _public_data(source: str) -> str:
     return source if source == BUILT_IN or is_hub(source) else Path(source).absolute().name
 
 
-def _estimate(found: Mapping[str, float] | None, signed: bool = False) -> str:
-    return "–" if found is None else " ".join(interval(found, signed)).strip()
+def _estimate(estimate: Mapping[str, float] | None, signed: bool = False) -> str:
+    return "–" if estimate is None else " ".join(interval(estimate, signed)).strip()
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> str:

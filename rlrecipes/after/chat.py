@@ -5,8 +5,8 @@
       reward +1.42, 9 tokens
     ppo> /policy sft
 
-The reward is the reward model's standardised score (mean 0, deviation 1 over the demonstrations). Terms of the recipe's
-reward that are programmed want references, which nobody has for what is typed here.
+The reward is the reward model's standardised score (mean 0, deviation 1 over the demonstrations). The recipe's programmed
+terms need references, and a typed prompt has none.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ COMMANDS = "/policy {}, /clear, /quit"
 LIKE_COMMANDS = "a message that starts with / needs a space before it"
 NO_TEXT = "this is not UTF-8 text; check the terminal's or the file's encoding"
 BOM = "\ufeff"
-"""What some editors write before the first line of a file; it is no part of the text."""
+"""Some editors write it at the start of a file; it is no part of the text."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a policy said."""
+    """A policy's answer."""
 
     text: str
     tokens: int
     """EOS included."""
     ended: bool
-    """Whether it ended by itself, rather than at the most tokens."""
+    """Whether it ended with EOS, rather than at the most tokens."""
     reward: float | None
     """The reward model's standardised score; None without a reward model."""
 
@@ -69,10 +69,10 @@ class Voice:
     temperature: float
 
     def answer(self, policy: str, prompt: Prompt, on_text: Callable[[str], None]) -> Answer:
-        """Samples an answer; `on_text` is given each piece of it as soon as its characters are whole.
+        """Samples an answer, and calls `on_text` with each piece as soon as its characters are whole.
 
         Raises:
-            UserError: the prompt is no text, or leaves no room for an answer.
+            UserError: the prompt is not UTF-8 text, or leaves no room for an answer.
         """
         if not all(is_text(message.content) for message in prompt):
             raise UserError(NO_TEXT)
@@ -94,16 +94,16 @@ class Voice:
 
 
 class Stream:
-    """Hands an answer on as it grows: the pieces, put together, are the text that `decode` makes of all its tokens.
+    """Hands on the pieces of a growing answer. Together they are the text that `decode` makes of all its tokens.
 
     A token of byte-level BPE may hold a part of a character, which decodes to U+FFFD until its other bytes are there.
-    Spaces wait for what follows them, since an answer ends without.
+    Spaces wait for what follows them, since `decode` strips them from the end.
     """
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
         self.tokenizer, self.on_text = tokenizer, on_text
         self.ids: list[int] = []
-        self.shown = ""
+        self.text = ""
 
     def add(self, tokens: torch.Tensor) -> None:
         """Takes the next token, `[1]`."""
@@ -111,25 +111,25 @@ class Stream:
         self._show(decode(self.tokenizer, self.ids).rstrip("\N{REPLACEMENT CHARACTER}").rstrip())
 
     def end(self) -> str:
-        """Hands on what was held back, and returns the whole text."""
+        """Hands on the rest, and returns the whole text."""
         text = decode(self.tokenizer, self.ids)
         self._show(text)
         return text
 
     def _show(self, text: str) -> None:
-        if len(text) > len(self.shown) and text.startswith(self.shown):
-            piece, self.shown = text[len(self.shown) :], text
+        if len(text) > len(self.text) and text.startswith(self.text):
+            piece, self.text = text[len(self.text) :], text
             self.on_text(piece)
 
 
 def load_voice(finished: FinishedRun, temperature: float) -> Voice:
-    """Loads all that the run has trained, on its base as it was in training.
+    """Loads all policies of a run and its reward model, on its base as it was in training.
 
     Raises:
-        UserError: the base is gone or cannot be had, or a file of the run is damaged.
+        UserError: the base is gone or cannot be loaded, or a file of the run is damaged.
     """
     base, run = finished.base_model(), finished.run
-    _ = finished.prompts  # read now, so that damage is not taken for a fault of what is asked
+    _ = finished.prompts  # read now: damage must not look like a fault of the question
     check_model(base)
     tokenizer = open_tokenizer(base)
     model = load_policies(load_causal(base, finished.model, tokenizer), run, finished.policies)
@@ -142,36 +142,36 @@ def load_voice(finished: FinishedRun, temperature: float) -> Voice:
 
 def talk(voice: Voice, policy: str) -> None:
     """Reads, answers and shows the reward until Ctrl-D, Ctrl-C or `/quit`. Ctrl-C while it answers stops the answer."""
-    # Otherwise it comes as Ctrl-C does, and would stop an answer alone.
+    # Otherwise SIGTERM acts like Ctrl-C, and stops only an answer.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - input() edits lines with it, and keeps a history
     print(opening(voice, policy))
     turns: Prompt = ()
-    while (typed := _typed(f"{policy}> ")) is not None:
-        command, _, argument = typed.partition(" ")
-        if not is_text(typed):
+    while (text := _read(f"{policy}> ")) is not None:
+        command, _, argument = text.partition(" ")
+        if not is_text(text):
             print(NO_TEXT)
         elif command == "/quit":
             return
         elif command == "/clear":
             turns = ()
         elif command == "/policy":
-            before, policy = policy, _chosen(voice, argument.strip(), policy)
-            turns = turns if policy == before else ()
+            previous, policy = policy, _switch(voice, argument.strip(), policy)
+            turns = turns if policy == previous else ()
         elif command.startswith("/"):
             print(f"there is no {command}; there are {commands(voice)}; {LIKE_COMMANDS}")
-        elif typed.strip():
-            turns = _turn(voice, policy, turns, typed.strip())
+        elif text.strip():
+            turns = _turn(voice, policy, turns, text.strip())
 
 
 def opening(voice: Voice, policy: str) -> str:
-    """What a talk begins with: who answers, what a prompt is, and what can be done."""
+    """The first lines of a talk: the policy, what a prompt looks like, and the commands."""
     finished = voice.finished
     how = f"temperature {voice.temperature:g}" if voice.temperature else "greedy"
     lines = [f"{finished.recipe.name}: {policy} of {finished.run.folder}, {how}"]
-    if missing := finished.missing():
-        lines.append(missing)
+    if hint := finished.missing():
+        lines.append(hint)
     if voice.scorer is None:
         lines.append("no reward is shown: this run has no reward model")
     if finished.prompts:
@@ -193,8 +193,8 @@ def commands(voice: Voice) -> str:
     return COMMANDS.format("|".join(voice.finished.policies))
 
 
-def _typed(mark: str) -> str | None:
-    """What was typed, over several lines where each but the last ends with a backslash; None: no more will come."""
+def _read(mark: str) -> str | None:
+    """A line, or several where each but the last ends with a backslash; None at the end of the input."""
     lines: list[str] = []
     try:
         while True:
@@ -206,20 +206,21 @@ def _typed(mark: str) -> str | None:
         return None
 
 
-def _chosen(voice: Voice, name: str, before: str) -> str:
+def _switch(voice: Voice, name: str, policy: str) -> str:
+    """The policy called `name`; where there is none, says so and stays with `policy`."""
     try:
         return voice.finished.policy(name)
     except UserError as error:
         print(error)
-        return before
+        return policy
 
 
 def _turn(voice: Voice, policy: str, turns: Prompt, text: str) -> Prompt:
-    """Answers, and returns the turns that the next prompt stands on."""
+    """Answers, and returns the turns before the next prompt."""
     try:
-        prompt, forgotten = _fitting(voice, turns, asked(voice.finished, text))
-        if forgotten:
-            print(f"({forgotten} turns are forgotten: {voice.window} tokens are the most)")
+        prompt, excess = _fit(voice, turns, question(voice.finished, text))
+        if excess:
+            print(f"({excess} turns are forgotten: {voice.window} tokens are the most)")
         answer = voice.answer(policy, (*voice.finished.system, *prompt), _print)
     except KeyboardInterrupt:
         print("\n  (stopped)")
@@ -231,22 +232,22 @@ def _turn(voice: Voice, policy: str, turns: Prompt, text: str) -> Prompt:
     return (*prompt, Message("assistant", answer.text)) if voice.finished.many_turns else ()
 
 
-def _fitting(voice: Voice, turns: Prompt, last: Message) -> tuple[Prompt, int]:
-    """The turns before and the last one, without the oldest that find no room beside an answer; and how many those are."""
+def _fit(voice: Voice, turns: Prompt, last: Message) -> tuple[Prompt, int]:
+    """The last turn with as many before it as leave room for an answer, and how many of the oldest are dropped."""
     room = voice.window - (voice.finished.answer_length or 1)
-    kept = turns
-    while kept and len(encode_prompt(voice.tokenizer, (*voice.finished.system, *kept, last))) > room:
-        kept = kept[2:]
-    return (*kept, last), len(turns) - len(kept)
+    recent = turns
+    while recent and len(encode_prompt(voice.tokenizer, (*voice.finished.system, *recent, last))) > room:
+        recent = recent[2:]  # a question and its answer
+    return (*recent, last), len(turns) - len(recent)
 
 
-def asked(finished: FinishedRun, text: str) -> Message:
-    """What a person said, as training would have had it."""
+def question(finished: FinishedRun, text: str) -> Message:
+    """A person's text as a message in the form that training has: with the recipe's prefix."""
     return Message("user", text if text.startswith(finished.prefix) else f"{finished.prefix}{text}")
 
 
 def is_text(text: str) -> bool:
-    """Whether it has nothing but characters: bytes that are no UTF-8 come as halves of surrogate pairs."""
+    """Whether it is UTF-8 text: Python reads other bytes as lone surrogates, which cannot be encoded."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -261,9 +262,9 @@ def about(answer: Answer) -> str:
 
 
 def _print(piece: str) -> None:
-    """Text from a model as text: a control character could move the cursor or worse."""
-    shown = "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in piece)
-    print(shown, end="", flush=True)
+    """Prints a model's text without control characters, which could move the cursor or worse."""
+    text = "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in piece)
+    print(text, end="", flush=True)
 
 
 def _dim(text: str) -> str:
@@ -281,24 +282,25 @@ def answer_lines(voice: Voice, policy: str, lines: Iterator[str], as_json: bool)
     each line of output: `{"answer": "The child reads.", "reward": 1.42, "tokens": 5, "ended": true}`.
 
     Raises:
-        UserError: a line cannot be read or is too long; those before it have been answered.
+        UserError: a line cannot be read or is too long. By then the lines before it have their answers.
     """
-    for number, line in _numbered(lines):
+    for number, line in _number_lines(lines):
         try:
-            prompt = _prompt_of(_parsed(line), voice.finished) if as_json else _alone(voice.finished, line)
+            prompt = _prompt_of(_parse(line), voice.finished) if as_json else _single(voice.finished, line)
             answer = voice.answer(policy, prompt, (lambda _: None) if as_json else _write)
         except UserError as error:
             raise UserError(f"standard input, line {number}: {error}") from error
         if as_json:
-            given = {"answer": answer.text, "reward": answer.reward, "tokens": answer.tokens, "ended": answer.ended}
-            print(json.dumps(given, ensure_ascii=False), flush=True)
+            record = {"answer": answer.text, "reward": answer.reward, "tokens": answer.tokens, "ended": answer.ended}
+            print(json.dumps(record, ensure_ascii=False), flush=True)
         else:
             _write("\n")
             if answer.reward is not None:
                 print(f"reward {answer.reward:+.2f}", file=sys.stderr, flush=True)
 
 
-def _numbered(lines: Iterator[str]) -> Iterator[tuple[int, str]]:
+def _number_lines(lines: Iterator[str]) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, with their numbers from 1."""
     number = 0
     try:
         for number, line in enumerate(lines, 1):
@@ -313,11 +315,12 @@ def _write(piece: str) -> None:
     sys.stdout.flush()
 
 
-def _alone(finished: FinishedRun, text: str) -> Prompt:
-    return (*finished.system, asked(finished, text))
+def _single(finished: FinishedRun, text: str) -> Prompt:
+    """A prompt of one question."""
+    return (*finished.system, question(finished, text))
 
 
-def _parsed(line: str) -> Any:
+def _parse(line: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -325,14 +328,14 @@ def _parsed(line: str) -> Any:
 
 
 def _prompt_of(value: Any, finished: FinishedRun) -> Prompt:
-    """A prompt from JSON; messages are taken as they are.
+    """A prompt from a JSON value: a text becomes a question, messages stay as they are.
 
     Raises:
-        UserError: it is none.
+        UserError: the value is neither, nor an object with such a `prompt`.
     """
     value = value.get("prompt") if isinstance(value, dict) else value
     if isinstance(value, str) and value.strip():
-        return _alone(finished, value)
+        return _single(finished, value)
     if _is_chat(value):
         return tuple(Message(turn["role"], turn["content"]) for turn in value)
     raise UserError("give a text, a list of messages that ends with the user's, or an object with such a 'prompt'")

@@ -2,7 +2,7 @@
 
 README.md     the model card
 adapter/      adapter_config.json, adapter_model.safetensors, generation_config.json, the tokenizer
-base/         the base model, where it is our embedded one, which nobody else has
+base/         the base model, if it is the embedded base, which nobody else has
 merged/       with `--merged`: whole weights, the adapter merged into the unquantized base
 """
 
@@ -37,19 +37,19 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 def export(finished: FinishedRun, policy: str, merged: bool, repository: str | None) -> Path:
-    """Writes the export of a policy and returns its folder; an earlier export is replaced.
+    """Writes the export of a policy in place of an earlier one, and returns its folder.
 
     Raises:
-        UserError: the base cannot be had, or not unquantized, a file of the run is damaged, the export's place is taken, or
-            the merged weights are not those of the adapter.
+        UserError: the base, or for merging its unquantized weights, cannot be loaded; a file of the run is damaged; a file
+            stands in the place of the export's folder; or the merged weights are not those of the adapter.
     """
     base = finished.base_model()
     check_model(base)
     if merged:
         _check_unquantized(base)
-    _ = finished.prompts  # damage is told before the work
-    told = "base" if finished.embedded else base if repository is None else public(base)
-    place, draft, before = (
+    _ = finished.prompts  # damage must show before the work
+    base_name = "base" if finished.embedded else base if repository is None else public(base)
+    place, draft, previous = (
         finished.run.stage("export"),
         finished.run.draft("export"),
         finished.run.draft("export-before"),
@@ -57,28 +57,28 @@ def export(finished: FinishedRun, policy: str, merged: bool, repository: str | N
     if place.is_file():
         raise UserError(f"{place} is a file, and the export's folder is to stand there; move it away")
     with locked(finished.run.folder):
-        _put_back(before, place)
+        _put_back(previous, place)
         shutil.rmtree(draft, ignore_errors=True)
         try:
-            tokenizer = _adapter(finished, policy, base, told, draft / "adapter")
+            tokenizer = _adapter(finished, policy, base, base_name, draft / "adapter")
             if finished.embedded:
                 shutil.copytree(base, draft / "base")
-            found = _merge(finished, policy, base, tokenizer, draft) if merged else None
-            (draft / "README.md").write_text(card(finished, policy, found, repository, place), encoding="utf-8")
+            comparison = _merge(finished, policy, base, tokenizer, draft) if merged else None
+            (draft / "README.md").write_text(card(finished, policy, comparison, repository, place), encoding="utf-8")
             if place.exists():
-                place.rename(before)
+                place.rename(previous)
             draft.rename(place)
-            shutil.rmtree(before, ignore_errors=True)
+            shutil.rmtree(previous, ignore_errors=True)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return place
 
 
-def _put_back(before: Path, place: Path) -> None:
-    """An earlier export that a killed process was about to replace goes back, unless the new one is in its place."""
-    if before.exists() and not place.exists():
-        before.rename(place)
-    shutil.rmtree(before, ignore_errors=True)
+def _put_back(previous: Path, place: Path) -> None:
+    """Puts back an earlier export that a killed process was about to replace, unless the new one is in its place."""
+    if previous.exists() and not place.exists():
+        previous.rename(place)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def _check_unquantized(base: str) -> None:
@@ -89,17 +89,17 @@ def _check_unquantized(base: str) -> None:
         )
 
 
-def _adapter(finished: FinishedRun, policy: str, base: str, told: str, folder: Path) -> Any:
-    """Writes the adapter, which is `told` the name of its base, with its tokenizer and how answers are to be generated.
+def _adapter(finished: FinishedRun, policy: str, base: str, base_name: str, folder: Path) -> Any:
+    """Writes the adapter, its tokenizer and its generation settings; `base_name` is the base in the adapter's configuration.
 
     Returns the tokenizer as training had it.
     """
     stage = str(POLICIES[policy].stage)
     source, again = finished.run.stage(stage) / "adapter", f"{make(stage, finished.run)} {switch('force')}"
-    config = _read(source / ADAPTER, lambda path: LoraConfig.from_pretrained(path.parent), again)
-    weights = _read(source / ADAPTER_WEIGHTS, load_file, again)
+    config = _load(source / ADAPTER, lambda path: LoraConfig.from_pretrained(path.parent), again)
+    weights = _load(source / ADAPTER_WEIGHTS, load_file, again)
     config.task_type, config.inference_mode = "CAUSAL_LM", True
-    config.base_model_name_or_path = told
+    config.base_model_name_or_path = base_name
     config.save_pretrained(folder)
     save_file(weights, folder / ADAPTER_WEIGHTS, {"format": "pt"})
     tokenizer = open_tokenizer(base)
@@ -108,16 +108,20 @@ def _adapter(finished: FinishedRun, policy: str, base: str, told: str, folder: P
     return tokenizer
 
 
-def _read(path: Path, read: Callable[[Path], Any], again: str) -> Any:
-    """What `read` makes of a file of a finished stage, which the command `again` makes."""
+def _load(path: Path, load: Callable[[Path], Any], again: str) -> Any:
+    """Loads a file of a finished stage; the command `again` makes that stage anew.
+
+    Raises:
+        UserError: the file is damaged or missing.
+    """
     try:
-        return read(path)
+        return load(path)
     except Exception:  # whatever PEFT and safetensors raise over a file that is damaged or gone
         raise UserError(f"{path} is damaged or missing; make its stage again with `{again}`") from None
 
 
 def _generation(finished: FinishedRun, tokenizer: Any) -> GenerationConfig:
-    """Greedy, to our EOS. What a base's own configuration may add, such as a penalty on repetition, is switched off."""
+    """Greedy, to our EOS. It switches off what a base's own configuration may add, such as a repetition penalty."""
     return GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -130,16 +134,19 @@ def _generation(finished: FinishedRun, tokenizer: Any) -> GenerationConfig:
 
 
 def _merge(finished: FinishedRun, policy: str, base: str, tokenizer: Any, draft: Path) -> Merged:
-    """Writes `merged/` and compares what was written with the adapter.
+    """Writes `merged/` and compares its weights with the adapter.
 
-    It is merged in float32, in main memory (4 bytes for each parameter), and saved in the type of the base's own checkpoint.
+    It merges in float32, in main memory (4 bytes for each parameter), and saves in the type of the base's own checkpoint.
+
+    Raises:
+        UserError: the unquantized weights cannot be loaded, or the logits differ by more than `TOLERANCE`.
     """
     say("  merging into the unquantized base")
     prompts = list(finished.prompts)[:CHECKED] or [user("Hello!")]
     texts = [row["policies"][policy]["answer"] for row in finished.samples[:CHECKED]] or [""] * len(prompts)
     rows = [encode(tokenizer, prompt, text).ids for prompt, text in zip(prompts, texts, strict=True)]
     model = PeftModel.from_pretrained(_unquantized(base, tokenizer), draft / "adapter").eval()
-    expected = _logits(model, rows)
+    adapter_logits = _logits(model, rows)
     whole = model.merge_and_unload(safe_merge=True)
     dtype = getattr(AutoConfig.from_pretrained(base), "dtype", None) or torch.float32
     whole.generation_config = _generation(finished, tokenizer)
@@ -147,22 +154,22 @@ def _merge(finished: FinishedRun, policy: str, base: str, tokenizer: Any, draft:
     shutil.copytree(draft / "adapter", draft / "merged", dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter_*"))
     del model, whole
 
-    saved = _on_device(AutoModelForCausalLM.from_pretrained(draft / "merged", dtype=dtype).eval())
+    merged = _on_device(AutoModelForCausalLM.from_pretrained(draft / "merged", dtype=dtype).eval())
     difference = max(
-        ((a - b).abs().max() / a.abs().max()).item() for a, b in zip(expected, _logits(saved, rows), strict=True)
+        ((a - b).abs().max() / a.abs().max()).item() for a, b in zip(adapter_logits, _logits(merged, rows), strict=True)
     )
     if not difference <= TOLERANCE.get(dtype, 1e-2):
         raise UserError(
             f"the merged weights' logits differ from the adapter's by {difference:.1e} of the largest; nothing was exported"
         )
     same = sum(
-        _answer(saved, tokenizer, encode_prompt(tokenizer, prompt)) == row["policies"][policy]["answer"]
+        _answer(merged, tokenizer, encode_prompt(tokenizer, prompt)) == row["policies"][policy]["answer"]
         for prompt, row in zip(finished.prompts, finished.samples, strict=False)
     )
-    found = Merged(str(dtype).removeprefix("torch."), difference, len(rows), same, len(finished.samples))
-    for sentence in found.sentences(finished.model.quantization):
+    comparison = Merged(str(dtype).removeprefix("torch."), difference, len(rows), same, len(finished.samples))
+    for sentence in comparison.sentences(finished.model.quantization):
         say(f"  {sentence}")
-    return found
+    return comparison
 
 
 def _unquantized(base: str, tokenizer: Any) -> Any:
@@ -181,7 +188,7 @@ def _unquantized(base: str, tokenizer: Any) -> Any:
 def _on_device(model: Any) -> Any:
     try:
         return model.to(device())
-    except torch.OutOfMemoryError:  # it was trained in 4 bits; whole it may find no room there
+    except torch.OutOfMemoryError:  # training had it in 4 bits; unquantized it may not fit
         return model.to("cpu")
 
 
@@ -194,5 +201,5 @@ def _logits(model: Any, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
 @torch.no_grad()
 def _answer(model: Any, tokenizer: Any, ids: Sequence[int]) -> str:
     prompt = torch.tensor([ids], device=model.device)
-    given = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt))[0, len(ids) :]
-    return decode(tokenizer, given)
+    answer = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt))[0, len(ids) :]
+    return decode(tokenizer, answer)

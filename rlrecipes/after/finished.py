@@ -1,6 +1,6 @@
-"""What a run has trained, read from the records of its stages: what `chat` and `export` take up, without data or options.
+"""What a run has trained, read from the records of its stages; `chat` and `export` need neither data nor options.
 
-Trained(run=Run("tiny", "translation"), recipe=…, records={"sft": {"settings": {"model.name": "builtin", …}, …}, …})
+FinishedRun(run=Run("tiny", "translation"), recipe=…, records={"sft": {"settings": {"model.name": "builtin", …}, …}, …})
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ class FinishedRun:
     run: Run
     recipe: Recipe
     records: Mapping[str, Mapping[str, Any]]
-    """By stage, what `done.json` says; finished stages alone."""
+    """The `done.json` of each finished stage."""
 
-    def policy(self, asked: str | None) -> str:
-        """The policy that was asked for; without a wish the one that was trained last.
+    def policy(self, name: str | None) -> str:
+        """The policy called `name`; for None, the one that was trained last.
 
         Raises:
-            UserError: there is no such policy, or it has not been trained; the sentence has the command that does.
+            UserError: there is no such policy, or it has not been trained; the sentence has the command for that.
         """
-        if asked is None:
+        if name is None:
             return self.policies[-1]
-        if asked not in POLICIES:
-            raise UserError(unknown("policy", asked, list(POLICIES), f"there are {', '.join(POLICIES)}"))
-        if asked not in self.policies:
-            raise UserError(f"{self._without(asked)}, or choose {option('policy', self.policies[-1])}")
-        return asked
+        if name not in POLICIES:
+            raise UserError(unknown("policy", name, list(POLICIES), f"there are {', '.join(POLICIES)}"))
+        if name not in self.policies:
+            raise UserError(f"{self._without(name)}, or choose {option('policy', self.policies[-1])}")
+        return name
 
     @property
     def policies(self) -> tuple[str, ...]:
-        """Those that can answer."""
+        """The policies that can answer: the base, and those whose stage is finished."""
         return tuple(name for name, policy in POLICIES.items() if policy.stage is None or policy.stage in self.records)
 
     def missing(self) -> str | None:
-        """Which policy is not there yet, and the command that makes it; None where all are."""
+        """A sentence on the first policy that is not there yet, with the command for it; None where all are there."""
         return next((self._without(name) for name in POLICIES if name not in self.policies), None)
 
     def _without(self, policy: str) -> str:
@@ -76,18 +76,18 @@ class FinishedRun:
 
     @property
     def embedded(self) -> bool:
-        """Whether the base is one of ours rather than the user's model."""
+        """Whether the base is the embedded one rather than the user's model."""
         return self.model.name == "builtin"
 
     def base_model(self) -> str:
-        """The base itself: a hub id or a folder.
+        """The base's hub id or folder.
 
         Raises:
             UserError: it is the embedded one, and it is gone.
         """
         if not self.embedded:
             return self.model.name
-        # The adapter knows on which base it was trained; the recipes' documents may have changed since.
+        # The adapter names its base. Recipes' documents may have changed since, and with them the base of today.
         path = self.run.stage("sft") / "adapter" / "adapter_config.json"
         base = read_json(path).get("base_model_name_or_path")
         if base is None:
@@ -109,7 +109,7 @@ class FinishedRun:
 
     @cached_property
     def samples(self) -> Sequence[Mapping[str, Any]]:
-        """Held-out prompts with what each policy answered, as evaluation left them; none before it.
+        """Up to `SHOWN` held-out prompts with each policy's answer, from the evaluation; none before it.
 
         Raises:
             UserError: the file is damaged.
@@ -129,7 +129,7 @@ class FinishedRun:
 
     @cached_property
     def prompts(self) -> Sequence[Prompt]:
-        """Some prompts as training had them; none where only the user's data, not evaluated yet, could tell."""
+        """Some prompts as training had them; none for the user's own data before the evaluation."""
         if self.samples:
             return [tuple(row["prompt"]) for row in self.samples]
         if self.records["sft"]["data"]["source"] != BUILT_IN or self.recipe.builtin is None:
@@ -138,7 +138,7 @@ class FinishedRun:
 
     @property
     def prefix(self) -> str:
-        """What prompts begin with in training beside what a person says."""
+        """The recipe's words before a person's text, where all prompts in training begin with them."""
         prefix = self.recipe.prefix
         return prefix if all(prompt[-1].content.startswith(prefix) for prompt in self.prompts) else ""
 
@@ -149,23 +149,23 @@ class FinishedRun:
 
     @property
     def system(self) -> Prompt:
-        """The system message with which every prompt begins; none where they differ."""
+        """The system message that all prompts begin with; empty where there is none or they differ."""
         first = {prompt[0] for prompt in self.prompts}
         return tuple(first) if len(first) == 1 and next(iter(first)).role == "system" else ()
 
 
 def find_finished_run(run: Run, recipe: Recipe) -> FinishedRun:
-    """What is finished in a run.
+    """A run with its finished stages.
 
     Raises:
-        UserError: nothing is; the sentence has the command that begins.
+        UserError: SFT is not finished, or a record lacks a key; the sentence has the command to run.
     """
     records = {stage: record for stage in STAGES if (record := run.done(stage)) is not None}
     for stage, record in records.items():
-        if lacking := [key for key in RECORDED if key not in record]:
+        if gaps := [key for key in RECORDED if key not in record]:
             path = run.stage(stage) / "done.json"
             again = f"{make(stage, run)} {switch('force')}"
-            raise UserError(f"{path} lacks '{lacking[0]}'; make the stage again with `{again}`")
+            raise UserError(f"{path} lacks '{gaps[0]}'; make the stage again with `{again}`")
     if "sft" not in records:
         raise UserError(f"nothing has been trained in {run.folder}; begin with `{make('sft', run)}`")
     return FinishedRun(run, recipe, records)

@@ -1,4 +1,4 @@
-"""A model's `config.json`: where it comes from, and what no model can be built from.
+"""A model's `config.json`: where it comes from, and the refusal of one that no decoder can be built from.
 
 {"model_type": "qwen3", "hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32, …}
 """
@@ -15,14 +15,15 @@ from rlrecipes.hub.reach import cached_file, fetched_file, reach_model, read_obj
 from rlrecipes.profile import Profile
 
 MOST_LAYERS = 1000
-"""Beyond this a configuration is taken for damaged, not built for minutes; published decoders have at most some 130."""
+"""Published decoders have at most some 130. More than this is damage, and building it would take minutes."""
 
 
 def checked_kind(config: Mapping[str, Any], name: str) -> str:
     """The `model_type` of a configuration that a decoder may be built from.
 
     Raises:
-        UserError: it has none, is an encoder-decoder's or that of quantized weights, or a size in it is none.
+        UserError: it has no `model_type`, belongs to an encoder-decoder or to quantized weights, or has a size that is no
+            whole number.
     """
     text, kind = language_part(config, name), config.get("model_type")
     if not isinstance(kind, str):
@@ -57,7 +58,7 @@ _SAME = {
 
 
 def language_part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A configuration with that of its language model, which models that see pictures too have apart, written over it.
+    """A configuration in which that of the language model takes precedence; models that also see pictures have it apart.
 
     Raises:
         UserError: `text_config` is no object.
@@ -69,18 +70,18 @@ def language_part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def whole_number(config: Mapping[str, Any], key: str, name: str) -> int | None:
-    """What a configuration has under a key or an older name of it; None where it has nothing or null.
+    """The value of a key or of an older name of it; None where it is missing or null.
 
     Raises:
-        UserError: that is no whole number above 0, or one beyond all models (2^40).
+        UserError: the value is no whole number above 0, or is beyond all models (2^40).
     """
-    for written in (key, *_SAME.get(key, ())):
-        value = config.get(written)
+    for alias in (key, *_SAME.get(key, ())):
+        value = config.get(alias)
         if value is None:
             continue
         if type(value) is not int or not 0 < value <= 1 << 40:  # a truth value is an int as well
             raise UserError(
-                f"the config.json of '{name}' has {written} {_quoted(value)} where a whole number above 0 belongs; mend it"
+                f"the config.json of '{name}' has {alias} {_quoted(value)} where a whole number above 0 belongs; mend it"
             )
         return value
     return None
@@ -111,7 +112,7 @@ def read_config(profile: Profile) -> dict[str, Any]:
     """The `config.json` of the profile's model: the embedded base's settings, a local file, or the hub's.
 
     Raises:
-        UserError: there is none, or it cannot be read; what is to be had nowhere is told within two seconds.
+        UserError: there is none, or it cannot be read. The hub has two seconds to answer.
     """
     name = profile.model.name
     if name == "builtin":

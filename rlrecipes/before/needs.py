@@ -1,10 +1,10 @@
-"""What each phase of a stage holds on the device at the moments that may be its fullest, role by role.
+"""The memory of each phase of a stage at the moments that may be its fullest, role by role.
 
     Need("sft", at="loss", roles={"base": 2.7e9, "adapters": 1.3e8, …, "logits": 7.8e8})
 
-It is arithmetic over what this project's stages hold. The tensors counted are those that were seen to be alive there,
-operation by operation, on Llama, Qwen3 and Mixtral models; other decoders are taken to run alike with their own widths.
-Sizes are in bytes unless said otherwise; `docs/memory.md` has them beside measured peaks.
+It is arithmetic over the tensors that this project's stages hold. We saw which are alive at each operation on Llama, Qwen3
+and Mixtral models, and assume that other decoders run alike with their own widths. Sizes are in bytes unless a docstring
+says otherwise; `docs/memory.md` compares them with measured peaks.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ GIB = 1 << 30
 
 ROLES = ("base", "beside", "adapters", "optimizer", "KV cache", "activations", "logits", "reserve")
 """What the memory is for. `beside` is a reward model that is no adapter of the base; `optimizer` holds gradients too;
-`reserve` is what is not a tensor."""
+`reserve` is for all that is no tensor."""
 
 RESERVE = {"cpu": 0, "cuda": int(0.75 * GIB)}
-"""CUDA context, cuBLAS workspaces and rounding of the allocator: a usual size, not measured by us."""
+"""CUDA context, cuBLAS workspaces and rounding of the allocator: a usual size, which we have not measured."""
 
 AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Logits that `likelihood` holds at a time."""
@@ -34,7 +34,7 @@ SFT_AT_ONCE = 256
 """Tokens whose logits `trl.SFTTrainer` (`chunked_nll`) holds at a time."""
 
 SMALL = 4096
-"""Numbers in a tensor below which bitsandbytes' 8-bit optimizers keep it in 32 bits."""
+"""bitsandbytes' 8-bit optimizers keep 32-bit moments of tensors with fewer numbers than this."""
 
 NF4 = 0.5 + 1 / 64 + 4 / 64 / 256
 """Bytes a weight: 4 bits; per 64 weights a scale of 8 bits, per 256 scales one of 32 (QLoRA, arXiv 2305.14314, section 3)."""
@@ -47,7 +47,7 @@ class Lengths:
     prompt: int
     answer: int
     padded: bool = True
-    """Rows differ in length, so attention needs a mask."""
+    """Whether rows differ in length, so that attention needs a mask."""
 
     @property
     def whole(self) -> int:
@@ -71,7 +71,7 @@ class Need:
 
 
 def lengths(shape: Shape, profile: Profile) -> Lengths:
-    """The longest rows that the profile lets through; where it leaves the answers' length to the data, half of a row.
+    """The longest rows that the profile allows. Where it leaves the answers' length to the data, an answer is half a row.
 
     Raises:
         UserError: there is no room for a prompt and an answer.
@@ -87,7 +87,7 @@ def lengths(shape: Shape, profile: Profile) -> Lengths:
 def moments(
     shape: Shape, profile: Profile, longest: Lengths | None = None, device: str = "cuda", learned: bool = True
 ) -> dict[str, list[Need]]:
-    """The moments of each phase that may be its fullest, in order; without a learned reward there is no reward stage.
+    """The moments of each phase that may be its fullest, in order. Without a learned reward there is no phase `reward`.
 
     Raises:
         UserError: the rows have no room for a prompt and an answer.
@@ -100,7 +100,7 @@ def moments(
         "ppo update": _update,
         "evaluate": _evaluate,
     }
-    return {phase: list(found(sizes)) for phase, found in by_phase.items() if phase != "reward" or learned}
+    return {phase: list(needs(sizes)) for phase, needs in by_phase.items() if phase != "reward" or learned}
 
 
 def fullest(needs: list[Need]) -> Need:
@@ -129,12 +129,12 @@ def largest_batch(
     return low
 
 
-# The parts.
+# The parts that needs are made of.
 
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Sizes of the parts, from which the moments are put together."""
+    """Sizes of the parts that a need is the sum of."""
 
     shape: Shape
     profile: Profile
@@ -144,12 +144,12 @@ class _Sizes:
 
     @property
     def width(self) -> int:
-        """Bytes of a number in the base's precision; adapters are in float32 whatever it is."""
+        """Bytes of a number in the base's precision; adapters are always in float32."""
         return {"float32": 4, "bfloat16": 2}[self.profile.model.dtype]
 
     @property
     def scorer(self) -> _Sizes:
-        """What scores: the reward model beside the base, held and read as the base is; else the base."""
+        """The sizes of what scores: the reward model beside the base, in the same precision, or the base itself."""
         return replace(self, shape=self.shape.beside or self.shape)
 
     def base(self, head: bool = True) -> float:
@@ -158,8 +158,8 @@ class _Sizes:
         return self.shape.linear * linear + self.width * (self.shape.other - (0 if head else self.shape.head))
 
     def optimizer(self, settings: Any, adapters: int) -> dict[str, float]:
-        """Gradients and moments of the trained adapters: 4 bytes a number, and two moments of 4 each by default."""
-        moments = 8.0
+        """Gradients of the trained adapters, 4 bytes a number, and the optimizer's moments."""
+        moments = 8.0  # bytes a number: AdamW has two in float32
         if "8bit" in settings.optim and self.profile.lora.r * self.shape.hidden >= SMALL:
             moments = 2 * (1 + 4 / 256)  # a byte, and per 256 of them a scale in float32
         elif settings.optim == "sgd":
@@ -171,44 +171,46 @@ class _Sizes:
     # One token in one block, in bytes.
 
     def attention(self, block: Block, per_sequence: int, padded: bool, dropout: bool) -> float:
-        """Kept by a block's norms and attention for the way back."""
+        """What a block's norms and attention keep for the backward pass."""
         shape, width, keys = self.shape, self.width, block.cached / 2
-        kept = 2 * 4.0 * shape.hidden  # the norms' inputs, in float32
-        kept += (4 if block.normed else 0) * (block.queries + keys)
+        size = 2 * 4.0 * shape.hidden  # the norms' inputs, in float32
+        size += (4 if block.normed else 0) * (block.queries + keys)
         keys = block.queries if padded else keys  # repeated for every query head where there is a mask
-        kept += width * (2 * block.queries + 2 * keys) + 4 * shape.heads
-        kept += width * per_sequence if padded else 0  # the mask as numbers, anew in every layer
+        size += width * (2 * block.queries + 2 * keys) + 4 * shape.heads
+        size += width * per_sequence if padded else 0  # the mask as numbers, anew in every layer
         if shape.eager:  # attention's weights, and what their softmax keeps
-            kept += (width + 4) * shape.heads * per_sequence
+            size += (width + 4) * shape.heads * per_sequence
         if width == 4 and not dropout and block.out.adapted:
-            kept -= 4 * block.out.width  # what LoRA reads there is attention's output itself
-        return kept + sum(self.input(read, dropout) for read in (*block.inputs, block.out))
+            size -= 4 * block.out.width  # what LoRA reads there is attention's output itself
+        return size + sum(self.input(state, dropout) for state in (*block.inputs, block.out))
 
     def mlp(self, block: Block, dropout: bool) -> float:
-        """Kept by a block's feed-forward networks for the way back."""
+        """What a block's feed-forward networks keep for the backward pass."""
         return sum(self.network(network, dropout) for network in block.networks)
 
     def network(self, network: Network, dropout: bool) -> float:
+        """What one network keeps: the middle as each product makes it, and what LoRA reads."""
         middle = self.width * network.middle * (3 if network.gated else 2)
-        if network.experts:  # each expert's output too, for the gradient of its weight in the sum
+        if network.experts:  # each expert keeps its output too, for the gradient of its weight in the sum
             middle = network.experts * (middle + self.width * self.shape.hidden)
             if network.stack:  # and what each half reads, for the gradient of its adapter
                 middle += network.experts * self.width * (network.middle + self.shape.hidden)
-        return middle + sum(self.input(read, dropout) for read in network.inputs)
+        return middle + sum(self.input(state, dropout) for state in network.inputs)
 
-    def input(self, read: Input, dropout: bool) -> float:
-        """Kept by LoRA: what it reads, in float32, and its narrow middle. A frozen linear layer keeps nothing."""
-        count = read.adapted
+    def input(self, state: Input, dropout: bool) -> float:
+        """What LoRA keeps: the state that it reads, in float32, and its narrow middle. Frozen linear layers keep nothing."""
+        count = state.adapted
         copies = count if self.width != 4 or dropout else min(1, count)  # one for all where nothing is cast or dropped
         masks = count * (4 if self.device == "cpu" else 1) if dropout else 0
-        return float((4 * copies + masks) * read.width + 4 * self.profile.lora.r * count)
+        return float((4 * copies + masks) * state.width + 4 * self.profile.lora.r * count)
 
     def backward(self, network: Network) -> float:
-        """Added at the fullest moment of a block whose activations are kept, where this is its widest network.
+        """What the fullest moment of a block adds to its activations, where this is its widest network.
 
-        In float32 that is on the way back: the middle's gradient by both paths and their sum, one saved tensor gone, so
-        2 × 4 bytes. In bfloat16 it is on the way there: LoRA's product twice in float32, less what is kept by then, so 4
-        bytes; and two states, 4 bytes. Experts have two such gradients too, or three of their outputs, if those are wider.
+        In float32 that moment is in the backward pass: the middle's gradient by both paths and their sum, while one saved
+        tensor is gone, so 2 × 4 bytes. In bfloat16 it is in the forward pass: LoRA's product twice in float32, less what
+        is kept by then, so 4 bytes; and two states, 4 bytes. Experts have two such gradients too, or three of their
+        outputs, if those are wider.
         """
         states = 0.0 if self.width == 4 else 4.0 * self.shape.hidden
         if network.experts:
@@ -216,43 +218,43 @@ class _Sizes:
         return (8 if self.width == 4 else 4 + self.mixed) * network.middle + states
 
     def forward(self, network: Network) -> float:
-        """Alive at the fullest moment of a block without gradients, where this is its widest network.
+        """What is alive at the fullest moment of a block without gradients, where this is its widest network.
 
-        The middle is there three times: gate, other product, and the product of both; of states, four are. LoRA on
-        bfloat16 adds its own product in float32, twice, to one of two that are there by then: 2 × 4 + 2 × 2 bytes; and
-        of states it reads one in float32. Experts hold both products in one piece, the gate, the product of all, and
-        what they read; or at the end four of their outputs, if those are wider.
+        The middle is there three times: gate, other product, and the product of both. There are four states. With
+        bfloat16, LoRA adds its own product in float32, twice, to one of two products: 2 × 4 + 2 × 2 bytes; and it reads
+        one state in float32. Experts hold both products in one piece, the gate, the product of all, and their input; or
+        at the end four of their outputs, if those are wider.
         """
         middle, hidden = network.middle, self.shape.hidden
         if network.experts:
             whole = (4 if network.gated else 2) * middle + hidden
             return float(self.width * (network.experts * max(whole, 4 * hidden) + 4 * hidden))
-        if self.width == 4 or not any(read.adapted for read in network.inputs):
+        if self.width == 4 or not any(state.adapted for state in network.inputs):
             return float(self.width * (3 * middle + 4 * hidden))
         return (12.0 + self.mixed) * middle + 12.0 * hidden
 
     @property
     def mixed(self) -> int:
-        """A CPU adds float32 to bfloat16 by way of a float32 copy; a GPU does without."""
+        """Bytes of a float32 copy, which a CPU makes to add float32 to bfloat16; a GPU makes none."""
         return 4 if self.device == "cpu" and self.width != 4 else 0
 
     # Passes, in bytes.
 
     @property
     def dequantized(self) -> float:
-        """The largest linear layer in the base's precision, as bitsandbytes makes it for a product."""
+        """The largest linear layer in the base's precision: bitsandbytes makes that copy for a product."""
         return float(self.width * self.shape.largest) if self.profile.model.quantization == "nf4" else 0.0
 
     def stack(self, block: Block) -> float:
-        """A block's experts with the adapter added to them, as long as a pass needs them."""
+        """A block's experts with the adapter added to them; a pass makes them anew."""
         return float(self.width * sum(network.stack for network in block.networks))
 
     def trained(
-        self, rows: int, tokens: int, padded: bool, checkpointed: bool, dropout: float = 0.0, read: float = 1.0
+        self, rows: int, tokens: int, padded: bool, checkpointed: bool, dropout: float = 0.0, read_share: float = 1.0
     ) -> tuple[float, float]:
-        """Activations of a forward pass with gradients, and what the way back through a block adds to them.
+        """Activations of a forward pass with gradients, and what the backward pass through a block adds to them.
 
-        `read` is the share of tokens whose last states are read: the last MLP runs on those alone (`forward.read_at`).
+        The last MLP runs only on the states that are read (`forward.states_at`), `read_share` of all tokens.
         """
         shape, number = self.shape, rows * tokens
         blocks = [
@@ -264,17 +266,18 @@ class _Sizes:
         ends = number * shape.hidden * (4 + self.width)  # the last norm's input, and its output
         ends += rows * tokens * tokens if padded else 0  # the mask
         if checkpointed:
-            kept = len(blocks) * number * shape.hidden * self.width
-            return kept + ends, max(block + back for block, back in zip(blocks, backs, strict=True))
-        last = blocks[-1] - (1 - read) * number * self.mlp(shape.blocks[-1], dropout > 0)
-        # Either the last MLP is gone through, or one before it, when the last block's activations are gone.
-        return sum(blocks[:-1]) + last + ends, max(read * backs[-1], max(backs[:-1], default=0) - last)
+            inputs = len(blocks) * number * shape.hidden * self.width
+            return inputs + ends, max(block + back for block, back in zip(blocks, backs, strict=True))
+        last = blocks[-1] - (1 - read_share) * number * self.mlp(shape.blocks[-1], dropout > 0)
+        # The fullest moment is in the last MLP, or in one before it, when the last block's activations are gone.
+        return sum(blocks[:-1]) + last + ends, max(read_share * backs[-1], max(backs[:-1], default=0) - last)
 
     def cache(self, rows: int, tokens: int) -> float:
+        """Keys and values of all blocks."""
         return float(sum(block.cached for block in self.shape.blocks) * self.width * rows * tokens)
 
     def passed(self, number: int) -> float:
-        """Activations of a pass of so many tokens without gradients."""
+        """Activations of a pass of `number` tokens without gradients."""
         blocks = (
             number * max(map(self.forward, block.networks), default=0.0) + self.stack(block)
             for block in self.shape.blocks
@@ -285,14 +288,18 @@ class _Sizes:
         """Activations of a pass of whole rows through what scores."""
         return self.scorer.passed(rows * self.longest.whole)
 
-    # What is there in every moment of a phase.
+    # What a phase holds at all its moments.
 
     def static(self, adapters: int, head: bool = True) -> dict[str, float]:
-        adapted = 4.0 * adapters * self.shape.adapter
-        return {"base": self.base(head), "adapters": adapted, "reserve": RESERVE[self.device]}
+        """The base with `adapters` adapters, 4 bytes a number."""
+        return {
+            "base": self.base(head),
+            "adapters": 4.0 * adapters * self.shape.adapter,
+            "reserve": RESERVE[self.device],
+        }
 
     def rewarded(self, adapters: int) -> dict[str, float]:
-        """The base with so many adapters, and the learned reward: one more adapter, or a model beside."""
+        """The base with `adapters` adapters, and the learned reward: one more adapter, or a model beside."""
         if self.shape.beside is None:
             return self.static(adapters + self.learned)
         return self.static(adapters) | {"beside": self.scorer.base(head=False)}
@@ -305,15 +312,15 @@ def _sft(sizes: _Sizes) -> Iterator[Need]:
     settings, shape = sizes.profile.sft, sizes.shape
     rows, tokens = settings.per_device_train_batch_size, sizes.longest.whole
     fixed = sizes.static(1) | sizes.optimizer(settings, 1)
-    kept, back = sizes.trained(
+    activations, back = sizes.trained(
         rows, tokens, sizes.longest.padded, settings.gradient_checkpointing, sizes.profile.lora.lora_dropout
     )
-    picked = 2 * rows * tokens * shape.hidden * sizes.width  # the answers' states, put first
+    answers = 2 * rows * tokens * shape.hidden * sizes.width  # the answers' states, put first
     logits = 4 * 4 * min(SFT_AT_ONCE, rows * tokens) * shape.vocabulary
     if sizes.width != 4:
         logits += 4 * shape.vocabulary * shape.hidden  # TRL takes the whole output layer in float32
-    yield Need("sft", "loss", fixed | {"activations": kept + picked, "logits": logits})
-    yield Need("sft", "backward", fixed | {"activations": kept + back})
+    yield Need("sft", "loss", fixed | {"activations": activations + answers, "logits": logits})
+    yield Need("sft", "backward", fixed | {"activations": activations + back})
 
 
 def _reward(sizes: _Sizes) -> Iterator[Need]:
@@ -327,24 +334,24 @@ def _reward(sizes: _Sizes) -> Iterator[Need]:
     fixed = sizes.static(1, head=False)
     if settings.model is None:
         fixed |= sizes.optimizer(settings, 1)
-        kept, back = sizes.trained(
+        activations, back = sizes.trained(
             rows, tokens, sizes.longest.padded, settings.gradient_checkpointing, sizes.profile.lora.lora_dropout
         )
-        yield Need("reward", "backward", fixed | {"activations": kept + back})
+        yield Need("reward", "backward", fixed | {"activations": activations + back})
     yield Need("reward", "scoring", fixed | scoring)
 
 
 def _generation(sizes: _Sizes, phase: str, fixed: Mapping[str, float], rows: int) -> Iterator[Need]:
-    """`sampling.sample` on `rows` prompts: reading them, and drawing the last token."""
+    """`sampling.sample` on `rows` prompts at two moments: while it reads them, and while it draws the last token."""
     longest = sizes.longest
     room = sizes.cache(rows, longest.whole)
-    # Memory that nobody has written to is not resident on a CPU.
-    written = sizes.cache(rows, longest.prompt) if sizes.device == "cpu" else room
+    # On a CPU, memory is resident only once something is written to it.
+    resident = sizes.cache(rows, longest.prompt) if sizes.device == "cpu" else room
     reading = sizes.passed(rows * longest.prompt)
     if longest.padded:
         reading += rows * longest.prompt**2 * (1 + sizes.width)
-    yield Need(phase, "reading prompts", {**fixed, "KV cache": written, "activations": reading})
-    # Logits, probabilities and a copy in float32, beside those in the base's type where it is another.
+    yield Need(phase, "reading prompts", {**fixed, "KV cache": resident, "activations": reading})
+    # Logits, probabilities and a copy in float32, and the logits in the base's type where that is another.
     drawing = rows * sizes.shape.vocabulary * (3 * 4 + (2 if sizes.width == 2 else 0))
     yield Need(
         phase, "drawing tokens", {**fixed, "KV cache": room, "activations": sizes.passed(rows), "logits": drawing}
@@ -371,14 +378,16 @@ def _update(sizes: _Sizes) -> Iterator[Need]:
     rows, tokens = settings.per_device_train_batch_size, longest.whole - 1
     trained = 1 + (settings.value == "adapter")
     fixed = sizes.rewarded(1 + trained) | sizes.optimizer(settings, trained)
-    kept, back = sizes.trained(rows, tokens, False, settings.gradient_checkpointing, read=longest.answer / tokens)
+    activations, back = sizes.trained(
+        rows, tokens, False, settings.gradient_checkpointing, read_share=longest.answer / tokens
+    )
     states = rows * longest.answer * shape.hidden * sizes.width
     at_once = min(AT_ONCE[sizes.device], rows * longest.answer * shape.vocabulary)
-    # The logits, in float32, and their gradient, in the base's type as well where it is another; once more where the
-    # temperature divides them.
+    # The logits and their gradient in float32, the gradient also in the base's type where that is another, and one more
+    # copy where the temperature divides them.
     logits = at_once * (8 + sizes.width % 4 + 4 * (settings.temperature != 1))
-    yield Need("ppo update", "log-probabilities", fixed | {"activations": kept + 3 * states, "logits": logits})
-    yield Need("ppo update", "backward", fixed | {"activations": kept + back})
+    yield Need("ppo update", "log-probabilities", fixed | {"activations": activations + 3 * states, "logits": logits})
+    yield Need("ppo update", "backward", fixed | {"activations": activations + back})
     if shape.beside is not None:
         yield Need("ppo update", "scoring", fixed | {"activations": sizes.scoring(rows)})
 

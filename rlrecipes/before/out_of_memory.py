@@ -33,24 +33,24 @@ def halved(profile: Profile, phase: str) -> tuple[Profile, dict[str, tuple[int, 
         changes["gradient_accumulation_steps"] = 2 * settings.gradient_accumulation_steps
     if size < 2:
         return None
-    told = {f"{table}.{name}": (getattr(settings, name), value) for name, value in changes.items()}
-    return dataclasses.replace(profile, **{table: dataclasses.replace(settings, **changes)}), told
+    difference = {f"{table}.{name}": (getattr(settings, name), value) for name, value in changes.items()}
+    return dataclasses.replace(profile, **{table: dataclasses.replace(settings, **changes)}), difference
 
 
 def out_of_memory(profile: Profile, phase: str, learned: bool) -> UserError:
-    """The sentence for a person whose card was too small."""
+    """The error: the phase, the plan's need beside the card's memory, and the settings to lower."""
     table, _, key = (batch := phases()[phase].batch).partition(".")
     lower = [f"{name}={_value(profile, name)}" for name in (batch, *phases()[phase].lower)]
     if key == "per_device_train_batch_size" and not _value(profile, f"{table}.gradient_checkpointing"):
         lower.append(f"set {table}.gradient_checkpointing=true")
     *others, last = lower
     return UserError(
-        f"out of memory in the phase '{phase}'{_planned(profile, phase, learned)}; lower {', '.join(others)} or {last}"
+        f"out of memory in the phase '{phase}'{_plan(profile, phase, learned)}; lower {', '.join(others)} or {last}"
     )
 
 
-def _planned(profile: Profile, phase: str, learned: bool) -> str:
-    """What the plan says, where it can read the model's configuration."""
+def _plan(profile: Profile, phase: str, learned: bool) -> str:
+    """The need by the plan, where the plan can read the model's configuration."""
     try:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         needs = moments(read_shape(profile, learned), profile, device=device, learned=learned)[phase]

@@ -1,4 +1,4 @@
-"""The answer to `plan`: what each stage needs of a card, from the model's `config.json` and the profile alone.
+"""The answer to `plan`: what each stage needs of a card, computed from the model's `config.json` and the profile.
 
 GiB   moment  base  adapters  optimizer  KV cache  activations  logits  reserve  total  fits  largest batch in 24 GiB
 sft   loss    2.47      0.25       0.37      0.00         1.61    2.03     0.75   7.48  yes   …
@@ -21,14 +21,16 @@ CARDS = {
     **{"t4": 15.0, "v100": 16.0, "a10": 22.5, "l4": 22.5, "a6000": 48.0, "l40s": 45.0, "a100-40": 40.0},
     **{"a100": 80.0, "h100": 79.6, "h200": 140.4},
 }
-"""Memory in GiB as `nvidia-smi` shows it, error correction on where it is the default."""
+"""Memory in GiB as `nvidia-smi` shows it, with error correction where that is the default."""
 
 
 def plan(profile: Profile, learned: bool, card: str | None = None) -> str:
     """The needs as a table in GiB, a line for each moment; with a card, whether each phase fits and its largest batch.
 
+    `card` is a name of `CARDS` or a number of GiB; without it the plan is for the CPU, unless `memory.card` names one.
+
     Raises:
-        UserError: the card is none that we know, or the model none that we can plan for.
+        UserError: the card is unknown, or the model cannot be planned for.
     """
     card = card or profile.memory.card
     room = gib(card) if card else None
@@ -37,10 +39,10 @@ def plan(profile: Profile, learned: bool, card: str | None = None) -> str:
     needs = moments(shape, profile, longest, "cuda" if room else "cpu", learned)
     half = "" if profile.ppo.response_length else " (half of a row: ppo.response_length=0 leaves it to the data)"
     used = {role for phase in needs.values() for need in phase for role, size in need.roles.items() if size}
-    shown = [role for role in ROLES if (role != "reserve" or room) and (role != "beside" or role in used)]
-    heads = ["GiB", "moment", *shown, "total", *(["fits", f"largest batch in {room:g} GiB"] if room else [])]
+    columns = [role for role in ROLES if (role != "reserve" or room) and (role != "beside" or role in used)]
+    heads = ["GiB", "moment", *columns, "total", *(["fits", f"largest batch in {room:g} GiB"] if room else [])]
     rows = [
-        _row(need, shown) + (_verdict(shape, profile, need, room, learned) if room and need is fullest(phase) else [])
+        _row(need, columns) + (_verdict(shape, profile, need, room, learned) if room and need is fullest(phase) else [])
         for phase in needs.values()
         for need in phase
     ]
@@ -60,7 +62,7 @@ def gib(card: str) -> float:
     """A card's memory in GiB, from its name or a number.
 
     Raises:
-        UserError: it is neither.
+        UserError: it is no name of `CARDS` and no number above 0.
     """
     if card.lower() in CARDS:
         return CARDS[card.lower()]
@@ -74,8 +76,8 @@ def gib(card: str) -> float:
     return room
 
 
-def _row(need: Need, shown: Sequence[str]) -> list[str]:
-    sizes = [f"{need.roles.get(role, 0) / GIB:.2f}" for role in shown]
+def _row(need: Need, roles: Sequence[str]) -> list[str]:
+    sizes = [f"{need.roles.get(role, 0) / GIB:.2f}" for role in roles]
     return [need.phase, need.at, *sizes, f"{need.total / GIB:.2f}"]
 
 
@@ -93,9 +95,9 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     count = len(rows[0])
     full = [[*row, *[""] * (count - len(row))] for row in rows]
     widths = [max(map(len, column)) for column in zip(*full, strict=True)]
-    left = {0, 1, count - 1}
+    words = {0, 1, count - 1}
     lines = []
     for row in full:
-        cells = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [c.ljust(w) if i in words else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
     return lines

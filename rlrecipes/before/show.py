@@ -2,7 +2,7 @@
 
     <|user|>Translate: Das Kind liest.<|end|><|assistant|>▌The child reads.<|end|>
 
-The sign ▌ stands where the prompt ends and the answer begins; what is before it is given, what is behind it is learned.
+The sign ▌ stands between the prompt and the answer, which is what training learns.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from rlrecipes.reward.terms import score_term
 from rlrecipes.run.folder import make
 
 SHOWN = 3
+"""Rows of each kind that are shown."""
 SAMPLED = 500
-"""Rows that are counted for a distribution, drawn evenly."""
+"""Rows whose tokens are counted for a distribution, at even distances."""
 TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
-"""Either is enough to know that a model's tokenizer is in the cache."""
+"""With either of them in the cache, a model's tokenizer is there."""
 BOUNDARY = "▌"
 LONGEST = 1200
 """Characters of a text that are shown."""
@@ -34,7 +35,7 @@ LONGEST = 1200
 def show(job: Job) -> str:
     """The data with a few rows of each kind, their tokens, what reward terms and metrics give the reference and silence."""
     data, train, held_out, recipe = job.data, job.data.train, job.data.held_out, job.recipe
-    seen, missing = _model(job)
+    model, reason = _model(job)
     parts = [f"{recipe.name}: {recipe.summary}", f"data: {data.source}", *(f"  note: {note}" for note in data.notes)]
     parts += [f"  {count:,} rows left out: {reason}" for reason, count in data.dropped.items()]
     parts += _heading("demonstrations", len(train.demonstrations), "what SFT imitates")
@@ -51,7 +52,7 @@ def show(job: Job) -> str:
     parts += [
         _row(example.prompt, *(f"= {answer}" for answer in example.answers[:2])) for example in held_out.prompts[:SHOWN]
     ]
-    parts += [*_templated(job, seen), *_lengths(job, seen)] if seen else ["\ntokens: not shown; " + missing]
+    parts += [*_tokenized(job, model), *_lengths(job, model)] if model else ["\ntokens: not shown; " + reason]
     return "\n".join([*parts, *_reward(job), *_metrics(job)])
 
 
@@ -65,7 +66,7 @@ def _row(prompt: Prompt, *lines: str) -> str:
 
 
 def _cut(text: str) -> str:
-    """A text of at most some `LONGEST` characters: start and end, and how much was left out between them."""
+    """A text of about `LONGEST` characters at most: its start and end, and the number of characters between them."""
     if len(text) <= LONGEST:
         return text
     half = LONGEST // 2
@@ -77,22 +78,23 @@ def _cut(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Model:
-    """What is known of a base model without its weights in memory."""
+    """A base model's tokenizer and window, without its weights in memory."""
 
     name: str
     tokenizer: Any
     eos_note: str | None
-    """What was changed of its EOS token, if its weights are here to tell."""
-    weights_known: bool
+    """How its EOS token was changed; None where it was not, or where the weights that tell are not here."""
+    has_weights: bool
+    """Whether its weights are on this machine."""
     max_tokens: int | None
     """The model's own window in tokens, as its `config.json` says."""
 
 
 def _model(job: Job) -> tuple[_Model | None, str]:
-    """The base model as far as it can be had without its weights; else None, and what is lacking.
+    """The base model without its weights, or None and the reason.
 
     Raises:
-        UserError: a folder that is named holds no model, or the model's configuration is damaged.
+        UserError: `model.name` is a folder without a model, or the model's configuration is damaged.
     """
     name = job.profile.model.name
     if name == "builtin":
@@ -109,9 +111,9 @@ def _model(job: Job) -> tuple[_Model | None, str]:
         place = _place(name)
     except UserError as error:
         return None, str(error)
-    max_tokens = _longest(place)
+    max_tokens = _window(place)
     try:
-        tokenizer, note = open_with_note(place, cached_file)  # nobody fetches weights to look
+        tokenizer, note = open_with_note(place, cached_file)  # weights are never fetched for this
     except UserError as error:
         return None, str(error)
     weights = any(cached_file(place, file) for file in ("model.safetensors", "model.safetensors.index.json"))
@@ -119,10 +121,10 @@ def _model(job: Job) -> tuple[_Model | None, str]:
 
 
 def _place(name: str) -> str:
-    """Where a model's small files are: its folder, the hub, or, where that is out of reach, the hub's cache.
+    """Where a model's small files are: its folder, the hub, or, without a network, the hub's cache.
 
     Raises:
-        UserError: it is in none of them.
+        UserError: they are in none of these.
     """
     if is_local(name):
         return name
@@ -136,41 +138,42 @@ def _place(name: str) -> str:
     return name
 
 
-def _longest(name: str) -> int | None:
+def _window(name: str) -> int | None:
+    """The model's own window in tokens."""
     path = fetched_file(name, "config.json")
     config = language_part(read_object(path), name) if path else {}
     return whole_number(config, "max_position_embeddings", name)
 
 
-def _templated(job: Job, seen: _Model) -> list[str]:
+def _tokenized(job: Job, model: _Model) -> list[str]:
     """Rows through the chat template, special tokens and all."""
-    tokenizer = seen.tokenizer
+    tokenizer = model.tokenizer
     lines = [f"\nas the model sees it, decoded from its tokens; {BOUNDARY} is where the prompt ends"]
-    lines.append(f"  tokenizer of {seen.name}; EOS {tokenizer.eos_token!r}, padding {tokenizer.pad_token!r}")
-    if seen.eos_note:
-        lines.append(f"  note: {seen.eos_note}")
-    elif not seen.weights_known:
+    lines.append(f"  tokenizer of {model.name}; EOS {tokenizer.eos_token!r}, padding {tokenizer.pad_token!r}")
+    if model.eos_note:
+        lines.append(f"  note: {model.eos_note}")
+    elif not model.has_weights:
         lines.append("  note: whether the model was taught this EOS is seen once its weights are here")
 
-    def shown(mark: str, prompt: Prompt, answer: str) -> str:
+    def line(mark: str, prompt: Prompt, answer: str) -> str:
         ids = encode(tokenizer, prompt, answer)
         text = f"{_cut(tokenizer.decode(ids.prompt))}{BOUNDARY}{_cut(tokenizer.decode(ids.answer))}"
         return f"{mark} " + text.replace("\n", "\n    ")
 
     train = job.data.train
-    lines += ["  " + shown("→", row.prompt, row.answers[0]) for row in train.demonstrations[:SHOWN]]
+    lines += ["  " + line("→", row.prompt, row.answers[0]) for row in train.demonstrations[:SHOWN]]
     for pair in train.comparisons[:1]:
-        lines += ["  " + shown("+", pair.prompt, pair.chosen), "  " + shown("-", pair.prompt, pair.rejected)]
+        lines += ["  " + line("+", pair.prompt, pair.chosen), "  " + line("-", pair.prompt, pair.rejected)]
     return lines
 
 
-def _lengths(job: Job, seen: _Model) -> list[str]:
-    """Distributions of tokens, and how many rows each stage will leave out for them."""
-    train, profile, tokenizer = job.data.train, job.profile, seen.tokenizer
-    window = min(profile.model.max_length, seen.max_tokens or profile.model.max_length)
+def _lengths(job: Job, model: _Model) -> list[str]:
+    """Distributions of tokens, and how many rows each stage leaves out as too long."""
+    train, profile, tokenizer = job.data.train, job.profile, model.tokenizer
+    window = min(profile.model.max_length, model.max_tokens or profile.model.max_length)
     length = answer_length(tokenizer, train.demonstrations, profile.ppo.response_length)
     why = "ppo.response_length" if profile.ppo.response_length else "as 99 % of the demonstrations"
-    own = "" if seen.max_tokens is None else f", the model's own {seen.max_tokens:,}"
+    own = "" if model.max_tokens is None else f", the model's own {model.max_tokens:,}"
     demonstrations = [(row.prompt, row.answers[0]) for row in train.demonstrations]
     comparisons = [(pair.prompt, max(pair.chosen, pair.rejected, key=_bytes)) for pair in train.comparisons]
     prompts, held_out = ([(row.prompt, "") for row in rows] for rows in (train.prompts, job.data.held_out.prompts))
@@ -202,24 +205,26 @@ def _lengths(job: Job, seen: _Model) -> list[str]:
 
 
 Pairs = Sequence[tuple[Prompt, str]]
-"""Prompts and answers; where the answer is empty, the prompt alone is meant."""
+"""Prompts and answers; an empty answer stands for the prompt alone."""
 
 
 def _spread(tokenizer: Any, name: str, pairs: Pairs, answer: str | None = None) -> list[str]:
-    sample_by_hash = pairs[:: -(-len(pairs) // SAMPLED) or 1]
-    encoded = [encode(tokenizer, prompt, text) for prompt, text in sample_by_hash]
+    sample = pairs[:: -(-len(pairs) // SAMPLED) or 1]
+    encoded = [encode(tokenizer, prompt, text) for prompt, text in sample]
     lines = [_percentiles(f"{name}, prompt", [len(ids.prompt) for ids in encoded])]
     return [*lines, _percentiles(f"{name}, {answer}", [len(ids.answer) for ids in encoded])] if answer else lines
 
 
 def _percentiles(name: str, counts: Sequence[int]) -> str:
-    ordered = sorted(counts)
-    places = [min(len(ordered) - 1, int(share * len(ordered))) for share in (0, 0.5, 0.9, 0.99, 1)] if ordered else []
-    return f"  {name:<26}" + (" / ".join(f"{ordered[place]:,}" for place in places) or "none")
+    ascending = sorted(counts)
+    places = (
+        [min(len(ascending) - 1, int(share * len(ascending))) for share in (0, 0.5, 0.9, 0.99, 1)] if ascending else []
+    )
+    return f"  {name:<26}" + (" / ".join(f"{ascending[place]:,}" for place in places) or "none")
 
 
 def _too_long(tokenizer: Any, pairs: Pairs, room: int) -> list[bool]:
-    """Whether each has more than `room` tokens; no token is shorter than a byte, so that most need not be counted."""
+    """Whether each has more than `room` tokens. A token has a byte or more, so few rows must be tokenized."""
     frame = _bytes(prompt_text(tokenizer, user("x"))) + 2  # of every turn; BOS and EOS
     long = []
     for prompt, answer in pairs:
@@ -236,19 +241,20 @@ def _bytes(text: str) -> int:
     return len(text.encode())
 
 
-# What it is worth.
+# What reward and metrics give.
 
 
-def _judged(job: Job) -> tuple[list[Example], list[str]]:
+def _references(job: Job) -> tuple[list[Example], list[str]]:
+    """Up to 50 held-out examples, and their first references as answers."""
     examples = [example for example in job.data.held_out.prompts[:50] if example.answers]
     return examples, [example.answers[0] for example in examples]
 
 
 def _reward(job: Job) -> list[str]:
-    examples, references = _judged(job)
+    examples, references = _references(job)
     lines = ["\nreward: weight × what it gives the references and silence, on average"]
     if job.recipe.reward.learned:
-        how = f"taken from {taken}" if (taken := job.profile.reward.model) else f"{job.objective}"
+        how = f"taken from {source}" if (source := job.profile.reward.model) else f"{job.objective}"
         lines.append(f"  {job.recipe.reward.learned:g} × learned: the reward model's standardised score ({how})")
     for term in job.recipe.reward.terms:
         reference, silence = (
@@ -259,7 +265,7 @@ def _reward(job: Job) -> list[str]:
 
 
 def _metrics(job: Job) -> list[str]:
-    examples, references = _judged(job)
+    examples, references = _references(job)
     lines = ["\nmetrics: what they give the references and silence; the first is the headline"]
     for metric in job.metrics:
         values = []

@@ -1,1 +1,1 @@
-"""The Hugging Face hub: whether it can be reached, and what goes up to it."""
+"""The Hugging Face hub: reach it, fetch rows from it, push exports to it."""

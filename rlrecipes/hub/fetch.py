@@ -1,9 +1,9 @@
-"""Rows of public data sets: read once, as a stream, and kept in `runs/.hub/`.
+"""Rows of public data sets, streamed from the hub once and kept in `runs/.hub/`.
 
     runs/.hub/wmt--wmt14-train-1f0c3a5e.jsonl.gz    the rows, one JSON object a line
     runs/.hub/wmt--wmt14-train-1f0c3a5e.json        {"id": "wmt/wmt14", "revision": "b199e406…", "rows": 20000, …}
 
-What was trained on can so be looked at, is the same in every stage and needs no network the second time.
+So people can look at the rows, every stage reads the same ones, and the second run needs no network.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from rlrecipes.run.folder import locked, read_json, write_json
 from rlrecipes.text import shortened
 
 RECORD = {"revision", "rows", "passed_over", "licence"}
-"""What is recorded of kept rows, beside what decides which they are."""
+"""The keys of a record beside those of `_identity`."""
 
 
 class Kept(NamedTuple):
-    """One split of a set on the disk: `<name>.jsonl.gz` with its rows, and `<name>.json` with where they came from.
+    """One split of a set on the disk: `<name>.jsonl.gz` has its rows, and `<name>.json` the record of their origin.
 
-    Where either is missing or says too little, nothing is kept.
+    A split counts as kept only if both files are there and the record is complete.
     """
 
     path: Path
@@ -41,23 +41,23 @@ class Kept(NamedTuple):
 
 
 def fetch(hub_set: HubSet, root: Path) -> list[Kept]:
-    """The set's training split, and its held-out split if it has one, from `root/.hub` if they are there.
+    """The set's training split, and its held-out split if it has one: from `root/.hub`, or from the hub into it.
 
     Raises:
-        UserError: a set can be had neither from the hub nor from its cache, or its columns are not those expected.
+        UserError: neither the hub nor its cache gives the set, or the set lacks a column.
     """
     folder = root.absolute() / ".hub"
     splits = [hub_set.split, *([hub_set.test] if hub_set.test else [])]
-    kept = [found for split in splits if (found := _find(folder, hub_set, split))]
-    if len(kept) == len(splits):
-        return kept
+    cache = [rows for split in splits if (rows := _find(folder, hub_set, split))]
+    if len(cache) == len(splits):
+        return cache
     place, commit = reach_data(hub_set.id, hub_set.revision)
     with locked(folder, wait=True):
         return [_find(folder, hub_set, split) or _stream(folder, hub_set, split, place, commit) for split in splits]
 
 
 def _identity(hub_set: HubSet, split: str) -> dict[str, Any]:
-    """What decides which rows are kept, the revision aside."""
+    """The keys of a record that decide, with the revision, which rows it is about."""
     where = dict(hub_set.where)
     return {"id": hub_set.id, "config": hub_set.config, "split": split, "take": hub_set.take, "where": where}
 
@@ -74,7 +74,7 @@ def _find(folder: Path, hub_set: HubSet, split: str) -> Kept | None:
 
 
 def _stream(folder: Path, hub_set: HubSet, split: str, place: str, commit: str | None) -> Kept:
-    """Streams one split to the disk; the file that says so is written last."""
+    """Streams one split to the disk and writes its record last."""
     selection = {**_identity(hub_set, split), "asked": hub_set.revision}
     key = hashlib.sha256(json.dumps([selection, commit]).encode()).hexdigest()[:8]
     path = folder / f"{hub_set.id.replace('/', '--')}-{split}-{key}.jsonl.gz"
@@ -93,24 +93,24 @@ def _stream(folder: Path, hub_set: HubSet, split: str, place: str, commit: str |
 
 
 def _write(path: Path, hub_set: HubSet, split: str, place: str, revision: str | None) -> Counter[str]:
-    """How many rows were kept, and how many were passed over because `where` asks for others."""
+    """Writes the rows; counts those it kept, and those it passed over because they do not match `where`."""
     aside = path.with_name(path.name + ".part")
     count: Counter[str] = Counter()
     try:
         with (
             gzip.open(aside, "wt", encoding="utf-8", compresslevel=3) as file,
-            bar("fetch", hub_set.take or 0) as shown,
+            bar("fetch", hub_set.take or 0) as progress,
         ):
             for row in _rows(hub_set, split, place, revision, count):
                 file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
                 count["kept"] += 1
-                shown.update(1)
+                progress.update(1)
         if not count["kept"]:
             raise UserError(f"{hub_set.id}, {split} has no row that is wanted; name another revision after @")
         os.replace(aside, path)
     except UserError:
         raise
-    except Exception as error:  # of whatever stands between the set and us
+    except Exception as error:  # many libraries stand between the set and us
         reason = shortened(first_line(error), 200)
         raise UserError(
             f"cannot fetch {hub_set.id}, {split}: {reason}; give the same command again, "
@@ -124,7 +124,7 @@ def _write(path: Path, hub_set: HubSet, split: str, place: str, revision: str | 
 def _rows(
     hub_set: HubSet, split: str, place: str, revision: str | None, count: Counter[str]
 ) -> Iterator[dict[str, Any]]:
-    """The rows wanted of a split: of each of its files the same share, since files are often sorted by what they hold."""
+    """The matching rows of a split, the same share of each of its files, since files are often sorted by content."""
     import logging
 
     import datasets
@@ -137,12 +137,12 @@ def _rows(
         _check_columns(hub_set, split, row)
     files = stream.num_shards
     for number in range(files):
-        left = hub_set.take and hub_set.take - count["kept"]
-        share = left and -(-left // (files - number))
-        yield from islice(_wanted(hub_set, stream.shard(files, number), count), share)
+        remaining = hub_set.take and hub_set.take - count["kept"]
+        share = remaining and -(-remaining // (files - number))
+        yield from islice(_select(hub_set, stream.shard(files, number), count), share)
 
 
-def _wanted(hub_set: HubSet, rows: Iterable[dict[str, Any]], count: Counter[str]) -> Iterator[dict[str, Any]]:
+def _select(hub_set: HubSet, rows: Iterable[dict[str, Any]], count: Counter[str]) -> Iterator[dict[str, Any]]:
     for row in rows:
         if all(row[name] == value for name, value in hub_set.where.items()):
             yield row
@@ -159,7 +159,7 @@ def _check_columns(hub_set: HubSet, split: str, row: Mapping[str, Any]) -> None:
 
 
 def missing_column(hub_set: HubSet, values: Mapping[str, Any]) -> str | None:
-    """The first column of a data set that a row of it does not have; None if it has all."""
+    """The first of a set's columns that a row does not have; None if it has all."""
     return next((name for name in hub_set.columns if not _has(values, name)), None)
 
 

@@ -1,16 +1,15 @@
-"""The Hugging Face hub, as far as an export goes there. What would fail is found out before the work, and in one sentence."""
+"""The upload of an export to the Hugging Face hub, and the check, before the work, that it can succeed."""
 
 from __future__ import annotations
 
 import re
-import threading
 from pathlib import Path
-from typing import Any
 
-from rlrecipes.errors import UserError, option
+from rlrecipes.errors import UserError, first_line, option
+from rlrecipes.hub.reach import within
 
 SECONDS = 1.5
-"""The longest wait for a sign of the hub."""
+"""The longest wait for the hub's answer; with the start of Python the check stays below two seconds."""
 
 
 def check_push(name: str) -> None:
@@ -35,23 +34,23 @@ def check_push(name: str) -> None:
             f"the Hugging Face hub cannot be reached ({reason}); export without PUSH now, and push from a network later"
         )
     try:
-        known = huggingface_hub.HfApi().whoami()
+        account = huggingface_hub.HfApi().whoami()
     except Exception as error:
         raise UserError(
-            f"the Hugging Face hub does not take your login ({_reason(error)}); run `.venv/bin/hf auth login` again"
+            f"the Hugging Face hub does not take your login ({first_line(error)}); run `.venv/bin/hf auth login` again"
         ) from None
-    owners = [known["name"], *(org["name"] for org in known.get("orgs", ()))]
+    owners = [account["name"], *(org["name"] for org in account.get("orgs", ()))]
     if name.partition("/")[0] not in owners:
         raise UserError(f"you are no member of '{name.partition('/')[0]}' on the hub; there are {', '.join(owners)}")
 
 
 def push(folder: Path, name: str) -> str:
-    """Uploads an export in one commit and returns its address. A repository that is not there yet is made, private.
+    """Uploads an export in one commit, into a new private repository if there is none; returns the repository's address.
 
     The adapter goes to the top, where `PeftModel.from_pretrained(base, "org/name")` looks for it.
 
     Raises:
-        UserError: the hub refuses; the export stays.
+        UserError: the upload fails; the export stays.
     """
     import huggingface_hub
 
@@ -66,7 +65,8 @@ def push(folder: Path, name: str) -> str:
         api.create_commit(name, operations, commit_message="Export from rlrecipes")
     except Exception as error:
         raise UserError(
-            f"the upload to {name} failed ({_reason(error)}); the export is in {folder}, push it again with the same command"
+            f"the upload to {name} failed ({first_line(error)}); the export is in {folder}, "
+            "push it again with the same command"
         ) from None
     return str(address)
 
@@ -76,24 +76,13 @@ def _place(path: Path) -> str:
 
 
 def _unreachable() -> str | None:
-    """Why the hub cannot be reached; None if it can. In a thread, since looking a name up cannot be cut short."""
-    answer: list[str | None] = []
+    """Why the hub cannot be reached; None if it can."""
+    from huggingface_hub import constants, get_session
 
-    def ask() -> None:
-        from huggingface_hub import constants, get_session
-
-        try:
-            get_session().head(constants.ENDPOINT, timeout=SECONDS)
-            answer.append(None)
-        except Exception as error:
-            answer.append(_reason(error))
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(SECONDS)
-    return answer[0] if answer else f"no answer within {SECONDS:g} s"
-
-
-def _reason(error: Any) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0].rstrip(". :") if lines else "") or type(error).__name__
+    try:
+        within(SECONDS, lambda: get_session().head(constants.ENDPOINT, timeout=SECONDS))
+    except TimeoutError:
+        return f"no answer within {SECONDS:g} s"
+    except Exception as error:
+        return first_line(error)
+    return None

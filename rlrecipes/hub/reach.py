@@ -1,8 +1,8 @@
-"""What the hub can give, known within two seconds and before a heavy library is imported.
+"""Whether the hub can give a model or a data set: an answer within two seconds, before any heavy library loads.
 
     reach_data("stanfordnlp/imdb", None) -> ("stanfordnlp/imdb", "e6281661ce1c48d982bc483cf8a173c1bbeb5d31")
 
-Without a network, what is in the hub's cache is taken; otherwise one sentence names the way without.
+Without a network the hub's cache serves; where it has nothing, one sentence says what to do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rlrecipes.run.console import say
 from rlrecipes.text import shortened
 
 SECONDS = 1.2
-"""That the hub has to answer; with the start of Python and the imports it stays below two."""
+"""How long the hub may take to answer; with the start of Python and the imports that stays below two seconds."""
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 Kind = Literal["dataset", "model"]
@@ -31,11 +31,11 @@ class _NoAnswerError(Exception):
 
 def is_local(name: str) -> bool:
     """Whether a model's name is a folder rather than a hub id."""
-    return name.startswith((".", "/", "~")) or os.path.isdir(name)  # which, unlike Path, takes a name of any length
+    return name.startswith((".", "/", "~")) or os.path.isdir(name)  # unlike Path, it takes a name of any length
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name is written as the hub's are: `owner/name`, or a bare `name`."""
+    """Whether a name could be a hub id: `owner/name`, or a bare `name`."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -47,25 +47,25 @@ def is_hub_id(name: str) -> bool:
 
 
 def reach_model(name: str, setting: str | None = "model") -> None:
-    """Makes sure that a model or an adapter can be had: a folder, the hub's cache, or the hub.
+    """Makes sure that a folder, the hub or the hub's cache has a model or an adapter.
 
-    If the hub does not answer and the cache has the model, this process asks the hub nothing more. `setting` is what the
-    user names another one by; None: by nothing.
+    If the hub does not answer and the cache has the model, this process asks the hub nothing more. `setting` is the setting
+    with which the user could name another model, for the error's sentence; None: there is no such setting.
 
     Raises:
-        UserError: it is in none of them, or one must ask for access.
+        UserError: none of them has it, or the user must ask for access.
     """
-    given = option("model") if setting == "model" else f"{setting}=…"
+    choice = option("model") if setting == "model" else f"{setting}=…"
     if is_local(name):
         if not cached_file(name, "config.json"):
-            other = f"give a checkpoint folder or a hub id as {given}" if setting else "put it back there"
+            other = f"give a checkpoint folder or a hub id as {choice}" if setting else "put it back there"
             raise UserError(f"there is no model in '{name}' (no config.json); {other}")
         return
     try:
         _commit("model", name, None)
     except _NoAnswerError as why:
         if not _cached_model(name):
-            other = f"give a local checkpoint folder as {given}, or " if setting else ""
+            other = f"give a local checkpoint folder as {choice}, or " if setting else ""
             raise UserError(
                 f"cannot read the model '{name}': {why}, and the hub's cache does not hold it; "
                 f"{other}fetch it where there is a network (hf download {name}) and copy its folder of {_cache()} here"
@@ -76,10 +76,10 @@ def reach_model(name: str, setting: str | None = "model") -> None:
 
 
 def reach_data(id: str, revision: str | None) -> tuple[str, str | None]:
-    """What to load a data set from, its id or a folder of the hub's cache, and the commit that this is.
+    """Where to load a data set from, its id or a folder of the hub's cache, and its commit.
 
     Raises:
-        UserError: it is nowhere, or one must ask for access.
+        UserError: neither has it, or the user must ask for access.
     """
     try:
         return id, _commit("dataset", id, revision)
@@ -96,7 +96,12 @@ def reach_data(id: str, revision: str | None) -> tuple[str, str | None]:
 
 
 def _commit(kind: Kind, id: str, revision: str | None) -> str:
-    """The commit that a revision is now."""
+    """The commit that a revision now points to.
+
+    Raises:
+        UserError: the hub has no such repository or revision, or wants its terms accepted first.
+        _NoAnswerError: the hub cannot be asked, or does not answer in time.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -104,33 +109,37 @@ def _commit(kind: Kind, id: str, revision: str | None) -> str:
         raise UserError(f"'{id}' is neither a folder nor a hub id; write an id as owner/name")
     if _offline():
         raise _NoAnswerError("HF_HUB_OFFLINE is set")
-    named = f"the {'data set' if kind == 'dataset' else 'model'} '{id}'"
+    subject = f"the {'data set' if kind == 'dataset' else 'model'} '{id}'"
     try:
-        info = _within(SECONDS, lambda: _asked(HfApi(), kind, id, revision))
+        info = within(SECONDS, lambda: _repo_info(HfApi(), kind, id, revision))
     except GatedRepoError:
         raise UserError(
-            f"{named} is gated: accept its terms on its page of the hub, then log in once with `hf auth login`"
+            f"{subject} is gated: accept its terms on its page of the hub, then log in once with `hf auth login`"
         ) from None
     except RepositoryNotFoundError:
         raise UserError(
-            f"the hub has no {named.removeprefix('the ')} that you may read; check its name, or log in with `hf auth login`"
+            f"the hub has no {subject.removeprefix('the ')} that you may read; check its name, or log in with `hf auth login`"
         ) from None
     except RevisionNotFoundError:
-        raise UserError(f"{named} has no revision '{revision}'; name a branch, a tag or a commit after @") from None
-    except Exception as error:  # whatever HTTP library there is below, and whatever stands between us and the hub
+        raise UserError(f"{subject} has no revision '{revision}'; name a branch, a tag or a commit after @") from None
+    except Exception as error:  # of the HTTP library, or of a proxy or firewall
         raise _NoAnswerError(f"the hub cannot be reached ({shortened(first_line(error), 120)})") from error
     return str(info.sha)
 
 
-def _asked(api: Any, kind: Kind, id: str, revision: str | None) -> Any:
+def _repo_info(api: Any, kind: Kind, id: str, revision: str | None) -> Any:
     info = api.repo_info(id, repo_type=kind, revision=revision, timeout=SECONDS)
     if info.gated:
         api.auth_check(id, repo_type=kind)
     return info
 
 
-def _within(seconds: float, ask: Callable[[], Any]) -> Any:
-    """The answer, or `TimeoutError`: a time limit on a connection does not cover the look-up of its name."""
+def within(seconds: float, ask: Callable[[], Any]) -> Any:
+    """What `ask` returns. It runs in a thread, since a connection's own time limit does not cover the look-up of its name.
+
+    Raises:
+        TimeoutError: `ask` takes longer; its own errors pass through.
+    """
     answers: list[Any] = []
     errors: list[BaseException] = []
 
@@ -157,7 +166,7 @@ def _offline() -> bool:
 
 
 def _go_offline() -> None:
-    """Libraries read the variable when they are imported, and the constant later."""
+    """Sets both: libraries read the variable during their import, and the constant later."""
     from huggingface_hub import constants
 
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -171,7 +180,7 @@ def _cache() -> str:
 
 
 def cached_file(name: str, file: str) -> Path | None:
-    """A model's file in its folder or in the hub's cache; None where it is in neither."""
+    """A model's file in its folder or in the hub's cache; None where neither has it."""
     if is_local(name):
         path = os.path.join(os.path.expanduser(name), file)
         return Path(path) if os.path.isfile(path) else None
@@ -179,21 +188,21 @@ def cached_file(name: str, file: str) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(name, file)
-    except HFValidationError:  # what is no id is in no cache
+        path_or_mark = try_to_load_from_cache(name, file)  # a mark where the cache knows that the hub lacks it
+    except HFValidationError:  # the name is no hub id
         return None
-    return Path(found) if isinstance(found, str) else None
+    return Path(path_or_mark) if isinstance(path_or_mark, str) else None
 
 
 def fetched_file(name: str, file: str) -> Path | None:
-    """Like `cached_file`, but a small file that is on the hub alone is fetched; None where it cannot be had."""
-    if (found := cached_file(name, file)) or is_local(name):
-        return found
+    """Like `cached_file`, but fetches a small file that only the hub has; None where the hub does not give it."""
+    if (path := cached_file(name, file)) or is_local(name):
+        return path
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(name, file))
-    except Exception:  # not there, no network, no access: the library has several errors for each
+    except Exception:  # no such file, no network, no access: the library has several errors for each
         return None
 
 
@@ -201,15 +210,15 @@ def read_object(path: Path) -> dict[str, Any]:
     """The object in a model's JSON file.
 
     Raises:
-        UserError: it holds none, or nests too deeply.
+        UserError: the file holds no object, or nests too deeply.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        value = None
+    if not isinstance(value, dict):
         raise UserError(f"{path} is no JSON object; mend it, or choose another model")
-    return found
+    return value
 
 
 def _cached_model(name: str) -> bool:
@@ -223,5 +232,5 @@ def _cached_data(id: str, revision: str | None) -> Path | None:
 
     try:
         return Path(snapshot_download(id, repo_type="dataset", revision=revision, local_files_only=True))
-    except Exception:  # it is not there; the library has several errors for that
+    except Exception:  # the cache does not have it; the library has several errors for that
         return None

@@ -1,6 +1,6 @@
-"""The arithmetic of PPO: advantages, and the losses of policy and value function; no model in sight.
+"""The arithmetic of PPO: advantages, and the losses of policy and value function. It needs no model.
 
-Formula for formula TRL's (arXiv 1707.06347, 1909.08593). Shapes are those of `rollout`.
+The formulas are TRL's (arXiv 1707.06347, 1909.08593); `rollout` explains the shapes.
 """
 
 from __future__ import annotations
@@ -16,22 +16,26 @@ class Advantages(NamedTuple):
     """What an update climbs, each `[B, T]`."""
 
     advantages: torch.Tensor
-    """Whitened."""
+    """Whitened over the answers' tokens; 0 elsewhere."""
     returns: torch.Tensor
-    """What values are regressed on."""
+    """The targets of the value function."""
     penalty: torch.Tensor
-    """The KL penalty that was paid on each token, 0 or less for k3."""
+    """The KL penalty on each token, part of its reward; never above 0 with the estimator k3."""
 
 
 def token_rewards(
     rollout: Rollout, scores: torch.Tensor, *, kl_coef: float, kl_estimator: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The reward of each token `[B, T]` (its KL penalty, and the score `[B]` at the end), and the penalty alone."""
+    """The reward of each token `[B, T]` (its KL penalty, and the score `[B]` at the end), and the penalty alone.
+
+    With p of the policy and q of the reference, `kl_estimator` is k1, `log p/q`, or k3, `q/p - 1 + log p/q`
+    (joschu.net/blog/kl-approx.html).
+    """
     log_ratio = rollout.reference_logprobs - rollout.logprobs
     kl = -log_ratio if kl_estimator == "k1" else log_ratio.exp() - 1 - log_ratio
     penalty = -kl_coef * kl
     rewards = penalty.clone()
-    # As in TRL, the score is paid on the state after EOS where there is one, so that EOS itself is credited by GAE.
+    # As in TRL, the state after EOS gets the score where there is one, so that GAE credits EOS itself.
     steps = rewards.shape[1]
     paid_at = torch.where(rollout.lengths < steps, rollout.lengths, rollout.lengths - 1)
     rewards[torch.arange(len(rewards), device=rewards.device), paid_at] += scores
@@ -56,7 +60,7 @@ def policy_losses(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Each token's share `[b, t]` of the mini-batch's clipped loss, and this micro-batch's share of its statistics.
 
-    `logprobs` `[b, t]` are those of the policy that learns; `tokens` is how many the whole mini-batch has.
+    `logprobs` `[b, t]` are those of the policy in training; `tokens` is the number of tokens in the whole mini-batch.
     """
     mask = micro.mask
     log_ratio = (logprobs - micro.logprobs).masked_fill(~mask, 0)
@@ -73,14 +77,17 @@ def policy_losses(
 
 
 def value_losses(micro: MicroBatch, values: torch.Tensor, states: torch.Tensor, clip: float) -> torch.Tensor:
-    """Each state's share `[b, t]` of half the mini-batch's clipped squared error; `states` is how many it has in all."""
+    """Each state's share `[b, t]` of half the mini-batch's clipped squared error.
+
+    `values` `[b, t]` are those of the value function in training; `states` is the number of states in the whole mini-batch.
+    """
     clipped = torch.clamp(values, micro.values - clip, micro.values + clip)
     losses = torch.max((values - micro.returns) ** 2, (clipped - micro.returns) ** 2)
     return 0.5 * losses.masked_fill(~micro.states_mask, 0) / states
 
 
 def whiten(values: torch.Tensor, mask: torch.Tensor, keep_mean: bool = False) -> torch.Tensor:
-    """Values `[B, T]` with mean 0 (unless kept) and variance 1 over `mask`, 0 elsewhere."""
+    """Values `[B, T]` with mean 0 (or their own, with `keep_mean`) and variance 1 over `mask`; 0 elsewhere."""
     count = mask.sum()
     mean = (values * mask).sum() / count
     variance = ((values - mean) ** 2 * mask).sum() / (count - 1).clamp(min=1)

@@ -1,4 +1,4 @@
-"""A batch of answers and the tensors that PPO knows about it, whole and cut into micro-batches; no model in sight.
+"""A batch of answers and the tensors that PPO needs of it, whole and cut into micro-batches. It needs no model.
 
 Shapes: B answers of at most T tokens; L is the longest prompt with its answer, H the hidden size.
 """
@@ -31,7 +31,7 @@ class Rollout:
     reference_logprobs: torch.Tensor
     """`[B, T]`, likewise under the reference."""
     values: torch.Tensor
-    """`[B, T]`; the state after EOS has one too, as in TRL."""
+    """`[B, T]`, of the state before each token; the state after EOS has one too, as in TRL."""
     entropy: torch.Tensor
     """`[B, T]` in nats; 0 on padding."""
     padding: torch.Tensor
@@ -54,11 +54,11 @@ class MicroBatch:
     """Some rows of a rollout, cut to their longest: b rows, t states, w input tokens."""
 
     rows: torch.Tensor
-    """`[b]`, where they stand in the rollout."""
+    """`[b]`, their places in the rollout."""
     ids: torch.Tensor
-    """`[b, w]`, what the model reads: all but the tokens that no state needs."""
+    """`[b, w]`, what the model reads: prompts and answers without the tokens at the end that no state needs."""
     places: torch.Tensor
-    """`[b, t]`, where in `ids` the states before each answer token are."""
+    """`[b, t]`, the places in `ids` of the states before each answer token."""
     response: torch.Tensor
     """`[b, t]`, as everything below."""
     mask: torch.Tensor
@@ -72,13 +72,16 @@ class MicroBatch:
 
 
 def places_before(prompt_lengths: torch.Tensor, steps: int, width: int) -> torch.Tensor:
-    """`[b, steps]`: where the states before each answer token are in rows of `width` tokens; clamped where there is none."""
-    steps_on = torch.arange(steps, device=prompt_lengths.device)[None]
-    return (prompt_lengths[:, None] - 1 + steps_on).clamp(max=width - 1)
+    """`[b, steps]`: the places of the states before each answer token, in rows of `width` tokens.
+
+    The state before an answer's first token is that of the prompt's last, hence - 1. Places behind the row become its last.
+    """
+    offsets = torch.arange(steps, device=prompt_lengths.device)[None]
+    return (prompt_lengths[:, None] - 1 + offsets).clamp(max=width - 1)
 
 
-def joined(parts: Sequence[torch.Tensor], fill: int) -> torch.Tensor:
-    """Rows of several chunks under each other, each filled up to the widest."""
+def join_rows(parts: Sequence[torch.Tensor], fill: int) -> torch.Tensor:
+    """Rows of several chunks, `[b]` or `[b, width]` each, under each other; `fill` pads them to the widest."""
     if parts[0].dim() == 1:
         return torch.cat(list(parts))
     widest = max(part.shape[1] for part in parts)
@@ -86,6 +89,11 @@ def joined(parts: Sequence[torch.Tensor], fill: int) -> torch.Tensor:
 
 
 def micro_batch(rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor, rows: torch.Tensor) -> MicroBatch:
+    """The rows `[b]` of a rollout with their advantages and returns `[B, T]`, cut to the longest of them.
+
+    A row has a state for each answer token and, where there is room, one behind EOS; t is the most that a row has. The first
+    is the state of the prompt's last token, so the model reads `prompt length - 1 + states` tokens; w is the most of these.
+    """
     states_mask, prompt_lengths = ~rollout.states_padding[rows], rollout.prompt_lengths[rows]
     states = states_mask.sum(1)
     steps, width = int(states.max()), int((prompt_lengths - 1 + states).max())
@@ -108,6 +116,6 @@ def micro_batch(rollout: Rollout, advantages: torch.Tensor, returns: torch.Tenso
 
 
 def broken_row(values: torch.Tensor) -> int | None:
-    """The first row of `[B, t]` that holds NaN or infinity."""
+    """The first row of values `[b, t]` that holds NaN or infinity; None where none does."""
     broken = (~torch.isfinite(values)).any(1)
     return int(broken.int().argmax()) if broken.any() else None

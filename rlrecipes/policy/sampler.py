@@ -1,6 +1,6 @@
 """Answers of the policy to a batch of prompts, with all that an update needs of the other roles.
 
-PPO reads values as well; an algorithm without a value function gives none.
+PPO reads values as well. `rollout` explains the shapes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from rlrecipes.model.forward import next_token_logits, states_at
 from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.sampling import sample
 from rlrecipes.model.tokens import decode, pad_left, pad_right
-from rlrecipes.policy.rollout import Rollout, joined, places_before
+from rlrecipes.policy.rollout import Rollout, join_rows, places_before
 from rlrecipes.recipe import Example
 
 
 class ValueHead(nn.Module):
-    """A linear value of hidden states; it starts at 0, so that the first advantages are the rewards."""
+    """A linear value of hidden states. It starts at 0, so the first advantages come from the rewards alone."""
 
     base_model_prefix = "trunk"  # PPOTrainer looks here for a critic's transformer; ours is the policy itself
 
@@ -42,27 +42,28 @@ class ValueHead(nn.Module):
 
 @dataclass(frozen=True)
 class Sampler:
-    """The roles on one base, and how many rows they take at once."""
+    """The roles on one base, and the number of rows that each pass takes."""
 
     model: PeftModel
-    """With the adapters `policy`, which is active outside of its methods, and `reference`; others as below."""
+    """With the adapters `policy` and `reference`, and those below. `policy` is active between two calls."""
     tokenizer: Any
     response_length: int
+    """The most tokens of an answer."""
     temperature: float
     rollout_batch_size: int
     """Prompts that are answered together."""
     micro_batch_size: int
-    """Rows whose hidden states are made together: so much memory the update takes anyway."""
+    """Rows whose hidden states are made together: the update takes that memory anyway."""
     value: Callable[[torch.Tensor], torch.Tensor]
     """Values `[…]` of hidden states `[…, H]`."""
     value_adapter: bool
-    """Values are read under the adapter `value`, rather than from the policy's own states while it samples."""
+    """Values come from a pass under the adapter `value`, rather than from the policy's own states while it samples."""
     scored: bool
-    """The adapter `reward` reads the answers' last tokens."""
+    """Whether the adapter `reward` reads the answers' last tokens."""
 
     @torch.no_grad()
     def roll_out(self, examples: Sequence[Example], prompts: Sequence[Sequence[int]]) -> Rollout:
-        """Samples an answer to each prompt; prompts of like length are answered together, and come out in that order."""
+        """Samples an answer to each prompt. Prompts of like length are answered together, so the rows come by length."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         chunks = [
             order[start : start + self.rollout_batch_size] for start in range(0, len(order), self.rollout_batch_size)
@@ -70,7 +71,7 @@ class Sampler:
         parts = [self._answers([prompts[i] for i in chunk]) for chunk in chunks]
         pad = self.tokenizer.pad_token_id
         tensors = {
-            key: joined([part[key] for part in parts], pad if key in ("ids", "response") else 0) for key in parts[0]
+            key: join_rows([part[key] for part in parts], pad if key in ("ids", "response") else 0) for key in parts[0]
         }
         ended, lengths = tensors.pop("ended"), tensors.pop("lengths")
         places = torch.arange(tensors["response"].shape[1], device=lengths.device)[None]
@@ -136,8 +137,8 @@ class Sampler:
 
     def logprobs(self, states: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Log-probabilities `[b, t]` of `tokens` after `states` `[b, t, H]` at the sampling temperature; 0 outside `mask`."""
-        found = token_logprobs(states[mask], tokens[mask], self._logits)
-        return torch.zeros_like(states[..., 0], dtype=found.dtype).masked_scatter(mask, found)
+        logprobs = token_logprobs(states[mask], tokens[mask], self._logits)
+        return torch.zeros_like(states[..., 0], dtype=logprobs.dtype).masked_scatter(mask, logprobs)
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         logits = next_token_logits(self.model, states)

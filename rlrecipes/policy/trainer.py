@@ -1,24 +1,24 @@
 """PPO on one shared base: TRL's `PPOTrainer` with its `train()` written as four named steps.
 
-TRL's: the configuration, the optimizer and schedule, the data loader, callbacks and logging, and the algorithm (`ppo`).
+From TRL come the configuration, the optimizer and its schedule, the data loader, callbacks, logging and the algorithm.
 
-Ours, because TRL 1.12's loop ignores or breaks on them, or takes memory for them:
+The rest is ours, because TRL 1.12's loop ignores it, breaks on it, or takes memory for it:
 
 - reference and reward model are adapters of the policy's base, and the value function is a head on the policy's trunk (one
   forward and one backward serve both) or an adapter of its own; TRL takes up to four models
 - the reward is a sum of named functions and the learned score, each logged apart
-- gradients are clipped (`max_grad_norm`), a batch of any number of mini- and micro-batches takes the steps it says, and the
-  loss is a mean over a mini-batch's tokens, so the micro-batch size changes memory and nothing else
+- gradients are clipped (`max_grad_norm`), and each mini-batch takes one step, however many micro-batches it has; the loss is
+  a mean over a mini-batch's tokens, so the micro-batch size changes memory and nothing else
 - KL adapts to a target or ends the run; a NaN or infinite reward, loss or gradient stops it before the weights are touched
 - no `[batch, tokens, vocabulary]` tensor: log-probabilities, entropies and values of sampled tokens are taken while sampling
   (`sampling`), those of the reference and of the update some tokens at a time (`likelihood`)
 - prompts of like length are answered together, a micro-batch is cut to its longest row, and the last layer's feed-forward
-  network runs on the states that are read (`models.read_at`)
+  network runs only on the states that are read (`forward.states_at`)
 
-TRL's `train()` is one function of 300 lines. Its seams could carry half of this list; a reader would then have to know both
-files at once, so the loop is written anew and the rest inherited.
+TRL's `train()` is one function of 300 lines. Overriding its parts could do half of this list, and a reader would have to know
+both files at once. So this class replaces the loop and inherits the rest.
 
-Shapes are those of `rollout`.
+`rollout` explains the shapes.
 """
 
 from __future__ import annotations
@@ -124,9 +124,10 @@ class SharedBasePPOTrainer(PPOTrainer):
         return self.model.policy
 
     def train(self, checkpoints: Checkpoints | None = None) -> None:
-        """Rollout, score, advantages, update: until `total_episodes` are used up or the KL leaves its bounds.
+        """Rollout, score, advantages, update: until `total_episodes` are used up or the KL is above `kl_stop`.
 
-        With `checkpoints` it goes on from the newest, and saves when one is due.
+        With `checkpoints` it goes on from the newest, and saves when one is due. `stopped` then says whether and why it
+        ended early.
         """
         batches = self._begin(checkpoints.newest() if checkpoints else None)
         for update in range(self.state.global_step + 1, self.args.num_total_batches + 1):
@@ -173,7 +174,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             terms["learned"] = self._learned(rollout)
             if (row := broken_row(terms["learned"][:, None])) is not None:
                 raise UserError(
-                    f"the reward model gave NaN or infinity {self._named(rollout, row)}; "
+                    f"the reward model gave NaN or infinity {self._place(rollout, row)}; "
                     f"make the reward stage again with {switch('force')}"
                 )
         scores = weighted_sum(self.reward, terms)
@@ -192,7 +193,7 @@ class SharedBasePPOTrainer(PPOTrainer):
     # 3. advantages
 
     def estimate_advantages(self, rollout: Rollout, scores: torch.Tensor) -> Advantages:
-        """What the update climbs, from the scores `[B]`."""
+        """Advantages, returns and the KL penalty, from the scores `[B]`."""
         args = self.args
         rewards, penalty = token_rewards(rollout, scores, kl_coef=args.kl_coef, kl_estimator=args.kl_estimator)
         if args.whiten_rewards:
@@ -203,13 +204,13 @@ class SharedBasePPOTrainer(PPOTrainer):
     # 4. update
 
     def update(self, rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor) -> dict[str, float]:
-        """`num_ppo_epochs` passes over the batch, one optimizer step a mini-batch; returns the means of what it saw.
+        """`num_ppo_epochs` passes over the batch, one optimizer step a mini-batch; returns the means of the statistics.
 
         Raises:
             UserError: a loss or a gradient is NaN or infinite; that step is not taken.
         """
         self.model.train()
-        seen: list[dict[str, float]] = []
+        steps: list[dict[str, float]] = []
         for _ in range(self.args.num_ppo_epochs):
             order = torch.from_numpy(np.random.permutation(len(rollout.answers)))
             for mini_batch in order.split(self.args.local_mini_batch_size):
@@ -222,13 +223,13 @@ class SharedBasePPOTrainer(PPOTrainer):
                     )
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-                seen.append({**{key: float(value) for key, value in sums.items()}, "policy/grad_norm": float(norm)})
-        return {key: float(np.mean([statistics[key] for statistics in seen])) for key in seen[0]}
+                steps.append({**{key: float(value) for key, value in sums.items()}, "policy/grad_norm": float(norm)})
+        return {key: float(np.mean([statistics[key] for statistics in steps])) for key in steps[0]}
 
     def _accumulate(
         self, rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor, mini_batch: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """The gradients of one mini-batch's loss, a micro-batch of rows of like length at a time; its statistics, summed."""
+        """Adds up the gradients of one mini-batch's loss, a micro-batch of like lengths at a time; returns its statistics."""
         tokens = (~rollout.padding[mini_batch]).sum()
         states = (~rollout.states_padding[mini_batch]).sum()
         by_length = mini_batch[(rollout.prompt_lengths + rollout.lengths)[mini_batch].argsort(stable=True)]
@@ -260,10 +261,10 @@ class SharedBasePPOTrainer(PPOTrainer):
         if (row := broken_row(losses)) is not None:
             self.optimizer.zero_grad()
             raise UserError(
-                f"the PPO loss is NaN or infinite {self._named(rollout, int(micro.rows[row]))}; that step was not taken; "
+                f"the PPO loss is NaN or infinite {self._place(rollout, int(micro.rows[row]))}; that step was not taken; "
                 "lower ppo.learning_rate"
             )
-        # Accelerate divides by the number of micro-batches, which the mean over the mini-batch has done.
+        # Accelerate divides by the number of micro-batches; the mean over the mini-batch has done that already.
         self.accelerator.backward(losses.sum() * self.accelerator.gradient_accumulation_steps)
 
     # around the steps
@@ -271,33 +272,33 @@ class SharedBasePPOTrainer(PPOTrainer):
     def _trainable(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def _named(self, rollout: Rollout, row: int) -> str:
+    def _place(self, rollout: Rollout, row: int) -> str:
         prompt = rollout.examples[row].prompt[-1].content
         return f"on the answer {quoted(rollout.answers[row])} to {quoted(prompt)}"
 
     def _batches(self) -> Iterator[dict[str, torch.Tensor]]:
         while True:
-            self.pass_began, self.taken = random_states(), 0
+            self.pass_start, self.pass_batches = random_states(), 0
             for batch in self.dataloader:
-                self.taken += 1
+                self.pass_batches += 1
                 yield batch
 
-    def _begin(self, saved: Checkpoint | None) -> Iterator[dict[str, torch.Tensor]]:
+    def _begin(self, checkpoint: Checkpoint | None) -> Iterator[dict[str, torch.Tensor]]:
         """Sets the counters, from a checkpoint if there is one, and returns the batches that are still to come."""
-        # Accelerate shares this among all trainers of a process; one that was left within an accumulation leaves it false,
-        # and optimizers then take no step, in silence.
+        # All trainers of a process share this flag. A trainer that was interrupted within an accumulation leaves it false,
+        # and then optimizers silently take no step.
         self.accelerator.sync_gradients = True
         batches = self._batches()
         self.state.global_step = self.state.episode = 0
-        if saved is not None:
-            self.set_resume_state(saved.state, batches)
-        self.started, self.episodes_before = time.monotonic(), self.state.episode
+        if checkpoint is not None:
+            self.set_resume_state(checkpoint.state, batches)
+        self.start_time, self.start_episode = time.monotonic(), self.state.episode
         self.state.max_steps = self.args.num_total_batches
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
         return batches
 
     def resume_state(self) -> dict[str, Any]:
-        """Everything between two updates that decides what follows; `set_resume_state` puts it back."""
+        """The whole state between two updates; `set_resume_state` restores it."""
         return {
             "weights": [parameter.data for parameter in self._trainable()],
             "optimizer": self.optimizer.state_dict(),
@@ -306,13 +307,14 @@ class SharedBasePPOTrainer(PPOTrainer):
                 name: getattr(self.state, name) for name in ("global_step", "episode", "epoch", "log_history")
             },
             "kl_coef": self.args.kl_coef,
-            "pass_began": self.pass_began,
-            "taken": self.taken,
+            "pass_began": self.pass_start,
+            "taken": self.pass_batches,
             "terms": term_states(self.reward),
             "random": random_states(),
         }
 
     def set_resume_state(self, state: dict[str, Any], batches: Iterator[dict[str, torch.Tensor]]) -> None:
+        """Restores a state, and takes from `batches` those that it has used already."""
         for parameter, weights in zip(self._trainable(), state["weights"], strict=True):
             parameter.data.copy_(weights)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -321,13 +323,13 @@ class SharedBasePPOTrainer(PPOTrainer):
             setattr(self.state, name, value)
         self.args.kl_coef = state["kl_coef"]
         set_term_states(self.reward, state["terms"])
-        set_random_states(state["pass_began"])  # the order of a pass over the prompts is drawn when it begins
+        set_random_states(state["pass_began"])  # the order of a pass over the prompts is drawn at its start
         for _ in range(state["taken"]):
             next(batches)
         set_random_states(state["random"])
 
     def _warn_of_endless(self, rollout: Rollout) -> None:
-        """PPO cannot mend what it never samples: says so while it can still be stopped."""
+        """Warns of answers that do not end: PPO cannot learn an ending that it never samples."""
         ended = rollout.ended.float().mean().item()
         if ended < 0.5:
             say(
@@ -338,12 +340,12 @@ class SharedBasePPOTrainer(PPOTrainer):
     def _objectives(
         self, rollout: Rollout, terms: dict[str, torch.Tensor], scores: torch.Tensor, penalty: torch.Tensor, kl: float
     ) -> dict[str, float]:
-        paid = penalty.masked_fill(rollout.padding, 0).sum(1).mean().item()
+        non_score = penalty.masked_fill(rollout.padding, 0).sum(1).mean().item()
         return {
             "objective/kl": kl,
             "objective/scores": scores.mean().item(),
-            "objective/non_score_reward": paid,
-            "objective/rlhf_reward": scores.mean().item() + paid,
+            "objective/non_score_reward": non_score,
+            "objective/rlhf_reward": scores.mean().item() + non_score,
             "policy/entropy_avg": (rollout.entropy.sum() / rollout.lengths.sum()).item(),
             "answers/length": rollout.lengths.float().mean().item(),
             "answers/ended": rollout.ended.float().mean().item(),
@@ -355,7 +357,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         self.state.global_step = update
         self.state.episode += self.args.batch_size
         self.state.epoch = self.state.episode / self.train_dataset_len
-        speed = (self.state.episode - self.episodes_before) / (time.monotonic() - self.started)
+        speed = (self.state.episode - self.start_episode) / (time.monotonic() - self.start_time)
         self.log({**metrics, "lr": self.lr_scheduler.get_last_lr()[0], "episode": self.state.episode, "eps": speed})
         self.lr_scheduler.step()
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
@@ -369,7 +371,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             self.args.kl_coef *= 1 + error * self.args.batch_size / self.settings.kl_horizon
 
     def _show_samples(self, update: int) -> None:
-        """Greedy answers, which take nothing from the training's random numbers."""
+        """Hands greedy answers to `on_samples`; they use none of the training's random numbers."""
         if not self.samples or self.on_samples is None:
             return
         pad, eos = self.processing_class.pad_token_id, self.processing_class.eos_token_id
@@ -385,7 +387,7 @@ class SharedBasePPOTrainer(PPOTrainer):
 
 @contextmanager
 def _training(model: PeftModel, role: str) -> Iterator[None]:
-    """The base under another trainable adapter: a whole forward and backward pass belong inside the block."""
+    """Activates another trainable adapter; a whole forward and backward pass belong inside the block."""
     model.set_adapter(role)
     try:
         yield

@@ -1,9 +1,9 @@
-"""The report: what the finished stages left on disk, as one page that needs nothing but a browser.
+"""The report: the records of the finished stages as one page that needs nothing but a browser.
 
     runs/tiny/translation/{sft,reward,ppo,evaluate}/{done.json,log.jsonl,samples.jsonl} → index.html
 
-The verdict stands first and is never kinder than the interval; failures are shown beside successes. What a stage did not
-leave is left out.
+The verdict stands first and is never kinder than the interval. Failures stand beside successes. A part without records is
+left out.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _write(folder: Path, title: str, sections: Sequence[Mapping[str, Any]]) -> N
         "policy": lambda name: POLICIES[name].title if name in POLICIES else name,
         "estimate": estimate_cell,
         "json": lambda value: json.dumps(value, ensure_ascii=False),
-        "estimates": lambda found, name: [estimate_cell(values.get(name)) for values in found],
+        "estimates": lambda policies, name: [estimate_cell(values.get(name)) for values in policies],
         "time": duration,
     }
     heads = [policy.title for policy in POLICIES.values()]
@@ -76,11 +76,11 @@ def _write(folder: Path, title: str, sections: Sequence[Mapping[str, Any]]) -> N
     os.replace(folder / "index.html.part", folder / "index.html")
 
 
-# what there is
+# the parts of the page
 
 
 def _section(run: Run, notes: Sequence[str]) -> dict[str, Any]:
-    """All that the template tells of a recipe."""
+    """The template's values for one recipe."""
     records = finished_records(run)
     updates, samples = json_lines(run.stage("ppo") / "log.jsonl"), json_lines(run.stage("evaluate") / "samples.jsonl")
     pair, (verdict, tone) = last_pair(records), verdict_of(records)
@@ -104,8 +104,8 @@ def _section(run: Run, notes: Sequence[str]) -> dict[str, Any]:
 def _headline(run: Run) -> list[Cell]:
     """A row for all recipes: recipe, headline, each policy's value, gain, win rate, reward model, time."""
     records = finished_records(run)
-    evaluated, reward = records.get("evaluate", {}), records.get("reward", {}).get("metrics", {})
-    name, pair = evaluated.get("headline", ""), last_pair(records).measures
+    evaluation, reward = records.get("evaluate", {}), records.get("reward", {}).get("metrics", {})
+    name, pair = evaluation.get("headline", ""), last_pair(records).measures
     return [
         Cell(run.recipe),
         Cell(name),

@@ -32,28 +32,30 @@ class Plot:
     title: str
     note: str
     words: str
-    """The curve, for who cannot see it."""
+    """The curve in words, for screen readers."""
     width: int
     height: int
     line: str
     """`points` of an SVG polyline."""
     trend: str
-    """Likewise, of the moving mean; empty where there are too few points for one."""
+    """`points` of the moving mean; empty where there are too few points for one."""
     rules: Sequence[tuple[float, str]]
     """Height and label of each horizontal rule."""
     steps: tuple[int, int]
+    """The first and the last update or optimizer step."""
 
 
 # curves
 
 
 def curves(run: Run, records: Records, updates: Sequence[Mapping[str, float]]) -> list[tuple[str, Sequence[Plot]]]:
+    """The curves of a run in groups with titles; `updates` are the rows of PPO's log. Groups without curves are left out."""
     settings = records.get("ppo", {}).get("settings", {})
     terms = sorted({key.partition("/")[2] for row in updates for key in row if key.startswith("terms/")})
     weighted = [(f"terms/{t}", f"Term: {t}", f"before its weight of {settings.get(f'terms.{t}', '?')}") for t in terms]
     sft, reward = (json_lines(run.stage(stage) / "log.jsonl") for stage in ("sft", "reward"))
-    rated = records.get("reward", {}).get("objective") == "regression"
-    unit = "squared error; 1 is guessing the mean" if rated else "nats per comparison"
+    regression = records.get("reward", {}).get("objective") == "regression"
+    unit = "squared error; 1 is guessing the mean" if regression else "nats per comparison"
     groups: dict[str, list[Plot | None]] = {
         "PPO": [_plot(updates, *curve) for curve in (PROGRESS[0], *weighted, *PROGRESS[1:])],
         "PPO’s steps": [_plot(updates, *curve, small=True) for curve in STEPS],
@@ -63,12 +65,12 @@ def curves(run: Run, records: Records, updates: Sequence[Mapping[str, float]]) -
             _plot(reward, "accuracy", "Reward model accuracy", "on its training batches"),
         ],
     }
-    sample_by_hash = {title: [plot for plot in plots if plot is not None] for title, plots in groups.items()}
-    return [(title, plots) for title, plots in sample_by_hash.items() if plots]
+    curves_of = {title: [plot for plot in plots if plot is not None] for title, plots in groups.items()}
+    return [(title, plots) for title, plots in curves_of.items() if plots]
 
 
 def _plot(rows: Sequence[Mapping[str, float]], key: str, title: str, note: str, small: bool = False) -> Plot | None:
-    """Lays a column of a log out; None where it has fewer than two finite values."""
+    """The curve of a column of a log; None where that has fewer than two finite values."""
     points = column(rows, key)
     if len(points) < 2:
         return None
@@ -113,7 +115,7 @@ def _moving_mean(values: Sequence[float], window: int) -> list[float]:
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """The least and the greatest; a constant, rounding errors aside, gets room above and below."""
+    """The least and the greatest value; a curve that is constant, up to rounding, gets room above and below."""
     low, high = min(values), max(values)
     room = max(abs(low), abs(high)) or 1.0
     return (low, high) if high - low > 1e-9 * room else (low - room / 2, high + room / 2)

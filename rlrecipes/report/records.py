@@ -1,4 +1,4 @@
-"""What the finished stages of a run left on disk."""
+"""The records of a run's finished stages on disk."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def finished_records(run: Run) -> Records:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file, one a line; none where there is no file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     if not path.exists():
         return []
     try:
@@ -32,31 +37,31 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class Pair(NamedTuple):
-    """The last policy of the table that has been trained, beside the one that it is compared with."""
+    """A policy, and the one that evaluation compares it with."""
 
     name: str
     policy: Policy
     over: Policy
     measures: Mapping[str, Mapping[str, float]]
-    """What evaluation found of the two, such as `gain`; nothing before it."""
+    """The estimates of evaluation for the two, such as `gain`; empty before the evaluation."""
 
 
 def last_pair(records: Records) -> Pair:
-    """PPO over SFT, unless a later policy has been evaluated."""
+    """The last policy of the table that has been evaluated in a pair; PPO over SFT before the evaluation."""
     comparisons = records.get("evaluate", {}).get("comparisons", {})
-    compared = {name: policy for name, policy in POLICIES.items() if f"{name}_over_{policy.over}" in comparisons}
-    name = [*compared, *([] if compared else POLICIES)][-1]
+    evaluated = {name: policy for name, policy in POLICIES.items() if f"{name}_over_{policy.over}" in comparisons}
+    name = [*(evaluated or POLICIES)][-1]
     over = str(POLICIES[name].over)
     return Pair(name, POLICIES[name], POLICIES[over], comparisons.get(f"{name}_over_{over}", {}))
 
 
 def headline_value(records: Records, policy: str) -> Mapping[str, float] | None:
-    """A policy's headline metric."""
-    evaluated = records.get("evaluate", {})
-    found: Mapping[str, float] | None = evaluated.get("metrics", {}).get(policy, {}).get(evaluated.get("headline"))
-    return found
+    """A policy's headline metric with its interval; None before the evaluation."""
+    evaluation = records.get("evaluate", {})
+    value: Mapping[str, float] | None = evaluation.get("metrics", {}).get(policy, {}).get(evaluation.get("headline"))
+    return value
 
 
 def column(rows: Iterable[Mapping[str, float]], key: str) -> list[tuple[int, float]]:
-    """Step and value, where the value is there and finite."""
+    """Steps and values of a log's column, without missing, NaN and infinite ones."""
     return [(int(row["step"]), row[key]) for row in rows if key in row and math.isfinite(row[key])]

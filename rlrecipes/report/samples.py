@@ -12,13 +12,13 @@ SHOWN = 3
 """Samples in each group."""
 
 
-# samples
-
-
 def gain_groups(
     rows: Sequence[Mapping[str, Any]], pair: Pair
 ) -> tuple[str, list[tuple[str, Sequence[Mapping[str, Any]]]]]:
-    """A tally, and the same samples every time: where the policy gained most, the middle, and where it lost most."""
+    """A sentence with a tally, and groups of samples: where the policy gained most, the middle, and where it lost most.
+
+    The choice depends on the rows alone, so it is the same every time.
+    """
     title, over = pair.policy.title, str(pair.policy.over)
     gains = [
         (_gain(row, pair.name, over, "headline"), _gain(row, pair.name, over, "reward"), row)
@@ -28,20 +28,20 @@ def gain_groups(
     if not gains:
         return "", []
     gains.sort(key=lambda gain: gain[:2], reverse=True)
-    won, lost = (sum(sign * gain[0] > 0 for gain in gains) for sign in (1, -1))
-    even = len(gains) - won - lost
-    counts = f"on {won} of {len(gains)} prompts, the same on {even}, lower on {lost}"
+    wins, losses = (sum(sign * gain[0] > 0 for gain in gains) for sign in (1, -1))
+    even = len(gains) - wins - losses
+    counts = f"on {wins} of {len(gains)} prompts, the same on {even}, lower on {losses}"
     tally = f"{title} scored higher than {pair.over.title} {counts}."
-    ordered = [row for *_, row in gains]
-    best, worst = min(SHOWN, won), min(SHOWN, lost)
-    rest = ordered[best : len(ordered) - worst]
+    by_gain = [row for *_, row in gains]
+    best, worst = min(SHOWN, wins), min(SHOWN, losses)
+    rest = by_gain[best : len(by_gain) - worst]
     start = max(0, len(rest) - SHOWN) // 2
     groups = {
-        f"Where {title} gained most": ordered[:best],
+        f"Where {title} gained most": by_gain[:best],
         "In the middle": rest[start : start + SHOWN],
-        f"Where {title} lost most": ordered[len(ordered) - worst :][::-1],
+        f"Where {title} lost most": by_gain[len(by_gain) - worst :][::-1],
     }
-    return tally, [(title, shown) for title, shown in groups.items() if shown]
+    return tally, [(title, samples) for title, samples in groups.items() if samples]
 
 
 def _gain(row: Mapping[str, Any], policy: str, over: str, score: str) -> float:
@@ -49,16 +49,16 @@ def _gain(row: Mapping[str, Any], policy: str, over: str, score: str) -> float:
 
 
 def training_samples(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Each sampled prompt with its answers over the updates, answers that stayed the same told once."""
+    """Each sampled prompt with its answers over the updates; an answer that stays the same appears once, with its updates."""
     answers: dict[tuple[int, str], list[tuple[int, str]]] = {}
     for step, table in groupby(rows, key=lambda row: row["step"]):
         for place, row in enumerate(table):
             answers.setdefault((place, row["prompt"]), []).append((step, row["answer"]))
-    told = []
-    for (_, prompt), given in answers.items():
-        same = [(answer, [step for step, _ in part]) for answer, part in groupby(given, key=lambda pair: pair[1])]
-        told.append((prompt, [(_span(steps), answer) for answer, steps in same]))
-    return told
+    histories = []
+    for (_, prompt), pairs in answers.items():
+        runs = [(answer, [step for step, _ in run]) for answer, run in groupby(pairs, key=lambda pair: pair[1])]
+        histories.append((prompt, [(_span(steps), answer) for answer, steps in runs]))
+    return histories
 
 
 def _span(steps: Sequence[int]) -> str:

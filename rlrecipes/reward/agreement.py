@@ -1,6 +1,7 @@
 """How well a reward model's scores agree with held-out preferences and ratings; plain arithmetic on scores.
 
-accuracy([Comparison(…)], chosen=[1.2], rejected=[0.3]) -> {"accuracy": {"value": 1.0, …}, "held_out_comparisons": 1}
+accuracy([Comparison(…)], chosen=[1.2], rejected=[0.3], lengths=[(9, 7)])
+    -> {"accuracy": {"value": 1.0, …}, "longer_wins": {…}, "held_out_comparisons": 1}
 """
 
 from __future__ import annotations
@@ -29,55 +30,63 @@ def accuracy(
     rejected: Sequence[float],
     lengths: Sequence[tuple[int, int]],
 ) -> dict[str, Any]:
-    """How often the chosen answer scores higher, a tie for half; and what always preferring the longer one would reach.
+    """How often the chosen answer scores higher; a tie counts half. Without comparisons, nothing.
 
-    `lengths` are those of both answers with their prompt, in tokens. Nothing at all without comparisons.
+    `chosen` and `rejected` are the scores of both answers, `lengths` their tokens, prompt included. `longer_wins` is what
+    always preferring the longer answer would reach. Where every comparison says whether noise flipped it, `ceiling` is the
+    share of labels that are right.
     """
     if not comparisons:
         return {}
-    won = [_half(a, b) for a, b in zip(chosen, rejected, strict=True)]
+    wins = [_half(a, b) for a, b in zip(chosen, rejected, strict=True)]
     metrics: dict[str, Any] = {
-        "accuracy": mean_interval(won).as_json(),
+        "accuracy": mean_interval(wins).as_json(),
         "longer_wins": mean_interval([_half(a, b) for a, b in lengths]).as_json(),
         "held_out_comparisons": len(comparisons),
     }
     flipped = [comparison.flipped for comparison in comparisons]
     if None not in flipped:
-        clean = [1 - win if flip else win for win, flip in zip(won, flipped, strict=True)]
+        clean = [1 - win if flip else win for win, flip in zip(wins, flipped, strict=True)]
         metrics["ceiling"] = 1 - statistics.fmean(map(float, map(bool, flipped)))
         metrics["accuracy_without_noise"] = mean_interval(clean).as_json()
     return metrics
 
 
 def correlations(ratings: Sequence[Rating], scores: Sequence[float]) -> dict[str, Any]:
-    """Spearman's and Pearson's correlation of scores with ratings; nothing at all without ratings."""
+    """Spearman's and Pearson's correlation of scores with ratings. Without ratings, nothing."""
     if not ratings:
         return {}
-    expected = [rating.score for rating in ratings]
+    targets = [rating.score for rating in ratings]
     return {
-        "spearman": correlation(scores, expected, ranked=True).as_json(),
-        "pearson": correlation(scores, expected, ranked=False).as_json(),
+        "spearman": correlation(scores, targets, ranked=True).as_json(),
+        "pearson": correlation(scores, targets, ranked=False).as_json(),
         "held_out_ratings": len(ratings),
     }
 
 
 def _half(a: float, b: float) -> float:
+    """1 where the first is greater, 0 where the second is, and a half for a tie."""
     return 1.0 if a > b else 0.5 if a == b else 0.0
 
 
 SCALED_ON = 512
-"""Demonstrations that the scores are standardised over."""
+"""Demonstrations whose scores set the scale; their mean is then known to 1/√512, 4 % of a deviation."""
 
 
-# What came out.
+# What the reward stage records.
 
 
 def write_scale(job: Job, folder: Path, model: RewardModel) -> None:
+    """Writes mean and deviation of the scores over the first demonstrations that the model can read to `scale.json`.
+
+    Raises:
+        UserError: no demonstration is short enough, or a score is NaN or infinite.
+    """
     encoded = (model.encode(example.prompt, example.answers[0]) for example in job.data.train.demonstrations)
-    fitting = list(islice((row for row in encoded if len(row["input_ids"]) <= model.max_tokens), SCALED_ON))
-    if not fitting:
+    rows = list(islice((row for row in encoded if len(row["input_ids"]) <= model.max_tokens), SCALED_ON))
+    if not rows:
         record_drops("demonstrations", len(job.data.train.demonstrations), 0, model.max_tokens)
-    scores = model.scores(fitting, _at_once(job))
+    scores = model.scores(rows, _batch_size(job))
     if not all(map(math.isfinite, scores)):
         raise UserError(
             "the reward model gives NaN or infinity on demonstrations; choose another model.dtype, or another reward.model"
@@ -86,46 +95,51 @@ def write_scale(job: Job, folder: Path, model: RewardModel) -> None:
 
 
 def scale_of(scores: Sequence[float]) -> dict[str, float]:
+    """Mean and standard deviation; 1 where all scores are equal, since they are divided by it."""
     return {"mean": statistics.fmean(scores), "std": statistics.pstdev(scores) or 1.0}
 
 
 def measure(job: Job, model: RewardModel, metrics: dict[str, Any]) -> dict[str, Any]:
-    """With the agreement among `metrics`; of a shared model, under `recipes` that with each, beside that of its own model."""
+    """What `done.json` records: `metrics` with the agreement added.
+
+    A model that several recipes share has an agreement with each: they stand under `recipes`, beside those of the models
+    that the recipes have of their own.
+    """
     if len(job.tasks) == 1:
-        return {"metrics": {**metrics, **_agreement(model, job.data, _at_once(job))}}
-    found = {name: _agreement(model, data, _at_once(job)) for name, data in job.tasks.items()}
-    alone = {name: (Run(job.run.name, name, job.run.root).done("reward") or {}).get("metrics", {}) for name in found}
-    for name, own in found.items():
+        return {"metrics": {**metrics, **_agreement(model, job.data, _batch_size(job))}}
+    shared = {name: _agreement(model, data, _batch_size(job)) for name, data in job.tasks.items()}
+    single = {name: (Run(job.run.name, name, job.run.root).done("reward") or {}).get("metrics", {}) for name in shared}
+    for name, agreement in shared.items():
         for measure in ("accuracy", "spearman"):
-            if measure in own:
-                single = (
-                    f"; of its own model {' '.join(interval(alone[name][measure]))}" if measure in alone[name] else ""
+            if measure in agreement:
+                beside = (
+                    f"; of its own model {' '.join(interval(single[name][measure]))}" if measure in single[name] else ""
                 )
-                say(f"  {name}: held-out {measure} {' '.join(interval(own[measure]))}{single}")
-    recipes = {name: {"shared": found[name], "single": alone[name]} for name in found}
+                say(f"  {name}: held-out {measure} {' '.join(interval(agreement[measure]))}{beside}")
+    recipes = {name: {"shared": shared[name], "single": single[name]} for name in shared}
     return {"metrics": metrics, "recipes": recipes}
 
 
-def _at_once(job: Job) -> int:
-    """Texts that are scored together: as many as a comparison's two sides are when it is trained on."""
+def _batch_size(job: Job) -> int:
+    """Texts that are scored together: as many as training reads together, two for each comparison."""
     return 2 * job.profile.reward.per_device_train_batch_size
 
 
-def _agreement(model: RewardModel, data: Data, at_once: int) -> dict[str, Any]:
-    """With the held-out comparisons and ratings that are not too long."""
+def _agreement(model: RewardModel, data: Data, batch_size: int) -> dict[str, Any]:
+    """The agreement with the held-out comparisons and ratings that are not too long."""
     rows = [
         (pair, model.encode(pair.prompt, pair.chosen), model.encode(pair.prompt, pair.rejected))
         for pair in data.held_out.comparisons
     ]
     rows = [row for row in rows if max(len(row[1]["input_ids"]), len(row[2]["input_ids"])) <= model.max_tokens]
-    rated = [(rating, model.encode(rating.prompt, rating.answer)) for rating in data.held_out.ratings]
-    rated = [row for row in rated if len(row[1]["input_ids"]) <= model.max_tokens]
+    ratings = [(rating, model.encode(rating.prompt, rating.answer)) for rating in data.held_out.ratings]
+    ratings = [row for row in ratings if len(row[1]["input_ids"]) <= model.max_tokens]
     return {
         **accuracy(
             [pair for pair, _, _ in rows],
-            model.scores([chosen for _, chosen, _ in rows], at_once),
-            model.scores([rejected for _, _, rejected in rows], at_once),
+            model.scores([chosen for _, chosen, _ in rows], batch_size),
+            model.scores([rejected for _, _, rejected in rows], batch_size),
             [(len(chosen["input_ids"]), len(rejected["input_ids"])) for _, chosen, rejected in rows],
         ),
-        **correlations([rating for rating, _ in rated], model.scores([row for _, row in rated], at_once)),
+        **correlations([rating for rating, _ in ratings], model.scores([row for _, row in ratings], batch_size)),
     }

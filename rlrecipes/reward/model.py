@@ -1,9 +1,9 @@
-"""One interface to every reward model: text in, scores out, be it an adapter of the policy's base or a model beside it.
+"""One interface to every reward model: text in, scores out. It is an adapter of the policy's base or a model beside it.
 
     model.scores([model.encode(user("Translate: Hallo"), "Hello.")], batch_size=8) -> [1.37]
 
-A model beside the base has its own tokenizer, so what it reads is made from the messages anew: with its chat template where
-it has one; as a pair of texts where its tokenizer separates pairs (encoders); else as a plain transcript.
+A model beside the base has its own tokenizer, so it reads the messages in its own way: through its chat template where it
+has one; as a pair of texts where its tokenizer separates pairs (encoders); else as a plain transcript.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class ScoreHead:
     """The reward model's head and the scale of its scores over the demonstrations."""
 
     weight: torch.Tensor
-    """`[1, hidden]`"""
+    """`[1, H]`"""
     mean: float
     std: float
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
-        """Standardised scores `[batch]` of the last tokens' hidden states `[batch, hidden]`."""
+        """Standardised scores `[B]` of the last tokens' hidden states `[B, H]`."""
         return (nn.functional.linear(states.float(), self.weight).squeeze(-1) - self.mean) / self.std
 
 
@@ -51,7 +51,7 @@ def load_score_head(folder: Path) -> ScoreHead:
     """The head beside a reward adapter, with its scale.
 
     Raises:
-        UserError: either is damaged.
+        UserError: the weights or the scale are damaged.
     """
     weights = folder / "adapter" / ADAPTER_WEIGHTS
     with stage_file(weights, folder):
@@ -79,7 +79,7 @@ def score_answers(
     pairs: Sequence[tuple[Prompt, str]],
     batch_size: int,
 ) -> list[float]:
-    """The reward model's standardised score of each (prompt, answer), read at the answer's EOS."""
+    """The reward adapter's standardised score of each (prompt, answer), read at the answer's EOS, `batch_size` together."""
     scores: list[float] = []
     with adapter(model, "reward"):
         for start in range(0, len(pairs), batch_size):
@@ -91,20 +91,21 @@ def score_answers(
 
 
 Row = Mapping[str, Sequence[int]]
-"""What a model reads of one text: `input_ids`, and what else its tokenizer makes, each as long."""
+"""What a model reads of one text: `input_ids`, and whatever else its tokenizer makes, all of one length."""
 Scorer = Callable[[Sequence[tuple[Prompt, str]]], list[float]]
 """Standardised scores of prompts with their answers."""
 
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A sequence classifier with one output, and how it reads."""
+    """A sequence classifier with one output, and how it reads a prompt with an answer."""
 
     model: Any
     encode: Callable[[Prompt, str], Row]
     pad: int
+    """The id of the padding token."""
     max_tokens: int
-    """In tokens; more it cannot read."""
+    """The longest text that it can read."""
 
     @torch.no_grad()
     def scores(self, rows: Sequence[Row], batch_size: int) -> list[float]:
@@ -123,7 +124,7 @@ class RewardModel:
         return scores
 
     def cut(self, row: Row) -> Row:
-        """A row that is too long without what stands behind its first token: an answer's end says more than its prompt."""
+        """A row of at most `max_tokens`. It loses what follows its first token, since the answer stands at the end."""
         over = len(row["input_ids"]) - self.max_tokens
         return row if over <= 0 else {name: [*ids[:1], *ids[1 + over :]] for name, ids in row.items()}
 
@@ -131,11 +132,11 @@ class RewardModel:
 def as_policy(model: Any, tokenizer: Any, max_tokens: int) -> RewardModel:
     """A classifier on the policy's base, which reads answers as the policy writes them."""
 
-    def read(prompt: Prompt, answer: str) -> Row:
+    def encode_row(prompt: Prompt, answer: str) -> Row:
         return {"input_ids": encode(tokenizer, prompt, answer).ids}
 
     model.config.use_cache = False
-    return RewardModel(model, read, tokenizer.pad_token_id, max_tokens)
+    return RewardModel(model, encode_row, tokenizer.pad_token_id, max_tokens)
 
 
 def load_sharing(source: RewardSource, model_name: str, settings: ModelSettings, tokenizer: Any) -> RewardModel:
@@ -149,10 +150,10 @@ def load_sharing(source: RewardSource, model_name: str, settings: ModelSettings,
 
 
 def load_beside(source: RewardSource, settings: ModelSettings) -> RewardModel:
-    """A reward model of its own, held in memory as the profile says.
+    """A reward model beside the policy's base, held in memory as the profile says.
 
     Raises:
-        UserError: it cannot be loaded, or has no tokenizer.
+        UserError: the model or its tokenizer cannot be loaded, or it has neither a padding token nor EOS.
     """
     tokenizer = _tokenizer(source)
     with _library_errors(source):
@@ -168,8 +169,8 @@ def open_learned(
 ) -> tuple[ScoreHead | None, Scorer]:
     """The learned reward that the finished reward stage in `folder` left, opened beside the roles on `model`.
 
-    An adapter of the base becomes the role `reward`, and its head comes as well, for who has the hidden states already; else
-    a second model is loaded, as `settings` say.
+    An adapter of the base becomes the role `reward`; its head is returned too, since a caller may have the hidden states
+    already. Otherwise this loads a second model, as `settings` say, and returns no head.
 
     Raises:
         UserError: a file is damaged, or the model beside cannot be loaded.
@@ -189,7 +190,7 @@ def open_learned(
 
 
 def shares_base(folder: Path) -> bool:
-    """Whether the finished reward stage in `folder` left an adapter of the policy's base; else its model stands beside."""
+    """Whether the finished reward stage in `folder` left an adapter of the policy's base, rather than a model beside it."""
     return (folder / "adapter").is_dir()
 
 
@@ -199,7 +200,7 @@ def _with_adapter(model: Any, source: RewardSource) -> Any:
 
 
 def _tokenizer(source: RewardSource) -> Any:
-    """Padding is the checkpoint's own: a decoder's score is read at the last token that is none."""
+    """With the checkpoint's own padding token: a decoder reads its score at the last token that is not padding."""
     own = source.base is None or any((Path(source.place) / name).is_file() for name in TOKENIZERS)
     name = source.place if own else str(source.base)
     with _library_errors(source):
@@ -224,7 +225,7 @@ def _reader(tokenizer: Any) -> Callable[[Prompt, str], Row]:
     def transcript(prompt: Prompt, answer: str) -> Row:
         return {"input_ids": encode(tokenizer, prompt, answer).ids}
 
-    if is_fixed(tokenizer.chat_template):  # an adapter of ours brought it, and reads answers as the policy writes them
+    if is_fixed(tokenizer.chat_template):  # our own adapter: it reads answers as the policy writes them
         return transcript
     fix_template(tokenizer)
     if tokenizer.chat_template is not None:
@@ -241,7 +242,7 @@ def _row(encoded: Mapping[str, Sequence[int]]) -> Row:
 
 @contextmanager
 def _library_errors(source: RewardSource) -> Iterator[None]:
-    """Makes one sentence of whatever the libraries raise over files that are damaged or do not fit together."""
+    """Turns whatever the libraries raise over damaged or mismatched files into one sentence."""
     try:
         yield
     except (UserError, torch.OutOfMemoryError):

@@ -13,29 +13,40 @@ from rlrecipes.reward.agreement import scale_of
 from rlrecipes.run.console import say
 from rlrecipes.run.resume import check_rows, length_of, record_drops
 
-# What is trained.
-
 
 def comparison_rows(job: Job, tokenizer: Any, max_tokens: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows as TRL names them, and what `done.json` records of them."""
+    """The training comparisons of at most `max_tokens`, and what `done.json` records of them.
+
+    A row has TRL's columns: `chosen_ids`, `rejected_ids` and, where any comparison has one, `margin`.
+
+    Raises:
+        UserError: no comparison is short enough, or there are fewer than a batch needs.
+    """
     tasks = [fitting_comparisons(tokenizer, data.train.comparisons, max_tokens) for data in job.tasks.values()]
-    before = sum(len(data.train.comparisons) for data in job.tasks.values())
-    dropped = record_drops("comparisons", before, sum(map(len, tasks)), max_tokens)
+    total = sum(len(data.train.comparisons) for data in job.tasks.values())
+    dropped = record_drops("comparisons", total, sum(map(len, tasks)), max_tokens)
     balanced = _balance(tasks)
     rows = [{"chosen_ids": chosen, "rejected_ids": rejected} for _, chosen, rejected in balanced]
     margins = [comparison.margin for comparison, _, _ in balanced]
     count = sum(margin is not None for margin in margins)
-    if count:  # TRL looks at a batch's first row to see whether all have one
+    if count:  # TRL reads the margins only if a batch's first row has one, so all rows get one
         rows = [{**row, "margin": margin or 0.0} for row, margin in zip(rows, margins, strict=True)]
     _announce(job, len(rows), "comparisons", f", {count} with margins" if count else "")
     return rows, {"too_long": dropped, **({"margins": count} if count else {})}
 
 
 def rating_rows(job: Job, tokenizer: Any, max_tokens: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows whose scores have mean 0 and standard deviation 1 over each recipe's training ratings, whatever their scale."""
+    """The training ratings of at most `max_tokens`, and what `done.json` records of them.
+
+    A row has `ids` and `score`. Scores have mean 0 and standard deviation 1 over each recipe's training ratings, since
+    recipes may rate on different scales.
+
+    Raises:
+        UserError: no rating is short enough, or there are fewer than a batch needs.
+    """
     tasks = [_fitting_ratings(tokenizer, data.train.ratings, max_tokens) for data in job.tasks.values()]
-    before = sum(len(data.train.ratings) for data in job.tasks.values())
-    dropped = record_drops("ratings", before, sum(map(len, tasks)), max_tokens)
+    total = sum(len(data.train.ratings) for data in job.tasks.values())
+    dropped = record_drops("ratings", total, sum(map(len, tasks)), max_tokens)
     scales = [scale_of([rating.score for rating, _ in rows]) for rows in tasks]
     rows = _balance(
         [
@@ -59,6 +70,6 @@ def _fitting_ratings(tokenizer: Any, ratings: Sequence[Rating], max_tokens: int)
 
 
 def _balance(tasks: Sequence[Sequence[Any]]) -> list[Any]:
-    """As many rows of each recipe as the largest brings, the others' repeated; a batch is drawn from all of them."""
+    """As many rows of each recipe as the largest has; the smaller ones repeat. Batches mix all of them."""
     most = max(map(len, tasks))
     return [row for rows in tasks for row in islice(cycle(rows), most)]

@@ -1,4 +1,4 @@
-"""Where a reward model comes from that the run does not train itself (`reward.model=…`), told without loading it.
+"""Where a reward model comes from that the run does not train itself (`reward.model=…`). Nothing here loads it.
 
     runs/shared/translation+dialogue/reward   a reward stage: the adapter in it is taken
     someone/qwen2.5-7b-rm-lora                a PEFT adapter of a sequence classifier, here from the hub
@@ -25,16 +25,16 @@ CHECKPOINT = "config.json"
 CLASSIFIER = "ForSequenceClassification"
 TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
 VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
-"""What older checkpoints have for a tokenizer, with nothing beside."""
+"""The tokenizers of older checkpoints, which have no `TOKENIZERS`."""
 ADAPTER_KEYS = {"task_type": str, "peft_type": str, "base_model_name_or_path": str}
 CHECKPOINT_KEYS = {"architectures": list, "id2label": dict, "num_labels": int}
-"""What is looked at in the two configurations, and its type."""
+"""The keys that are read from the two configurations, and the types of their values."""
 JSON_TYPES = {str: "text", list: "list", dict: "object", int: "number"}
 
 
 @dataclass(frozen=True)
 class RewardSource:
-    """A reward model that has been found, and looks like one."""
+    """A reward model that is there and has the right form."""
 
     name: str
     """As the user gave it."""
@@ -51,7 +51,7 @@ class RewardSource:
 
 
 def find_reward_model(name: str) -> RewardSource:
-    """The reward model called `name`; of a hub id only its small files are fetched.
+    """The reward model called `name`. For a hub id this fetches its small files alone.
 
     Raises:
         UserError: there is none, it is no reward model or not all of one, or it has more than one output.
@@ -68,7 +68,7 @@ def find_reward_model(name: str) -> RewardSource:
 
 
 def model_beside(profile: Profile) -> str | None:
-    """The model that a reward model from elsewhere brings into memory beside the policy's base; None: it brings none.
+    """The model that a reward model from elsewhere brings into memory beside the policy's base; None if it brings none.
 
     Raises:
         UserError: `reward.model` is set to something that is no reward model.
@@ -76,14 +76,14 @@ def model_beside(profile: Profile) -> str | None:
     if profile.reward.model is None:
         return None
     source = find_reward_model(profile.reward.model)
-    # The embedded base's folder is known only when it is made; another one than the run's would be as small.
+    # The embedded base's folder is known only when it is made; an adapter of another counts as sharing, as that is as small.
     embedded = profile.model.name == "builtin" and Path(source.base or "").parent.name == ".base"
     shared = source.plain if embedded else source.shares(profile.model.name)
     return None if shared else source.base or source.place
 
 
 def reach_reward_model(profile: Profile) -> None:
-    """Refuses a reward model from elsewhere that cannot be had, before the data are read.
+    """Checks that a reward model from elsewhere can be reached, before the data are read.
 
     Raises:
         UserError: there is none, it is no reward model, or the model that it stands on is out of reach.
@@ -98,8 +98,8 @@ def _in_folder(name: str) -> RewardSource:
     if not folder.is_dir():
         raise _none(name, "is not there")
     place = folder / "adapter" if (folder / "adapter").is_dir() else folder
-    wanted = (ADAPTER, ADAPTER_WEIGHTS, CHECKPOINT, *WEIGHTS, *TOKENIZERS, *VOCABULARIES)
-    files = {file: place / file for file in wanted if (place / file).is_file()}
+    names = (ADAPTER, ADAPTER_WEIGHTS, CHECKPOINT, *WEIGHTS, *TOKENIZERS, *VOCABULARIES)
+    files = {file: place / file for file in names if (place / file).is_file()}
     if ADAPTER not in files and CHECKPOINT not in files and (original := _original_of(place)):
         raise UserError(f"reward.model={name} is a stage that took its model from elsewhere; give {original} instead")
     if ADAPTER in files and ADAPTER_WEIGHTS not in files:
@@ -113,7 +113,7 @@ def _in_folder(name: str) -> RewardSource:
 
 
 def _original_of(stage: Path) -> str | None:
-    """What a finished reward stage was given as `reward.model`, where that did not become an adapter of its own."""
+    """The `reward.model` of a finished reward stage that left no adapter, since its model stands beside the base."""
     record = read_json(stage / "done.json").get("reward_model")
     return str(record.get("name")) if isinstance(record, dict) else None
 
@@ -151,9 +151,9 @@ def _adapter(name: str, where: str, files: Mapping[str, Path]) -> RewardSource:
 
 def _checkpoint(name: str, where: str, files: Mapping[str, Path]) -> RewardSource:
     config = _read(name, files[CHECKPOINT], CHECKPOINT_KEYS)
-    made_for = [str(kind) for kind in config.get("architectures") or []]
-    if not any(kind.endswith(CLASSIFIER) for kind in made_for):
-        kinds = ", ".join(made_for) or "no architecture that it names"
+    architectures = [str(kind) for kind in config.get("architectures") or []]
+    if not any(kind.endswith(CLASSIFIER) for kind in architectures):
+        kinds = ", ".join(architectures) or "no architecture that it names"
         raise UserError(
             f"reward.model={name} is no reward model: it is {kinds}, and a reward model is a sequence classifier "
             f"(…{CLASSIFIER}) with one output"
@@ -162,7 +162,7 @@ def _checkpoint(name: str, where: str, files: Mapping[str, Path]) -> RewardSourc
     if labels != 1:
         raise _outputs(name, labels)
     if WEIGHTS[0] in files:
-        _shapes(name, files[WEIGHTS[0]])  # for what it says of a damaged file
+        _shapes(name, files[WEIGHTS[0]])  # to refuse a damaged file
     return RewardSource(name, where, None, plain=False)
 
 
@@ -184,7 +184,11 @@ def _damaged(name: str, path: Path, why: str = "") -> UserError:
 
 
 def _read(name: str, path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """A JSON object in which what stands under a key of `kinds` is of that type, or null."""
+    """A JSON object whose values have the types that `kinds` names for their keys, or are null.
+
+    Raises:
+        UserError: the file is damaged, or a value has another type.
+    """
     try:
         config = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError):
@@ -211,10 +215,10 @@ def _shapes(name: str, path: Path) -> dict[str, list[int]]:
 
 
 def _fetched(name: str, file: str) -> Path | None:
-    """A file of the hub's; None where the repository has no such file, or none in the cache when that is all there is.
+    """A file of a hub repository, or None where the repository has no such file.
 
     Raises:
-        UserError: it was not to be had after all.
+        UserError: the file cannot be fetched.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError

@@ -18,13 +18,15 @@ from rlrecipes.run.resume import Resumable, training_arguments
 
 
 class ResumableRewardTrainer(Resumable, RewardTrainer):
-    """TRL's, going on from our checkpoints."""
+    """TRL's `RewardTrainer`, which goes on from our checkpoints."""
 
 
 class ResumableRegressionTrainer(Resumable, Trainer):
-    """Squared error of the score, going on from our checkpoints."""
+    """Squared error of the score; it goes on from our checkpoints."""
 
-    loss_is_scaled_for_ga = False  # a mean over the micro-batch, so Transformers divides by their number
+    loss_is_scaled_for_ga = (
+        False  # the loss is a micro-batch's mean: Transformers divides by the number of micro-batches
+    )
 
     def compute_loss(self, model: Any, inputs: Mapping[str, torch.Tensor], *_: Any, **__: Any) -> torch.Tensor:
         scores = model(input_ids=inputs["ids"], attention_mask=inputs["mask"], use_cache=False).logits.squeeze(-1)
@@ -34,6 +36,7 @@ class ResumableRegressionTrainer(Resumable, Trainer):
 def pairwise_trainer(
     job: Job, model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, callbacks: list[Any]
 ) -> ResumableRewardTrainer:
+    """Trains on `comparison_rows`: the chosen answer should score higher (Bradley-Terry)."""
     arguments = training_arguments(RewardConfig, job.profile.reward, folder, job.seed)
     return ResumableRewardTrainer(
         model,
@@ -47,6 +50,8 @@ def pairwise_trainer(
 def regression_trainer(
     job: Job, model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, callbacks: list[Any]
 ) -> ResumableRegressionTrainer:
+    """Trains on `rating_rows`: the score should be the rating's."""
+
     def collate(batch: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         ids, scores = [row["ids"] for row in batch], [row["score"] for row in batch]
         mask = pad_right([[1] * len(row) for row in ids], 0)
@@ -63,10 +68,10 @@ def regression_trainer(
 
 
 def start_head(model: nn.Module, seed: int) -> None:
-    """N(0, 1/(d+1)) (arXiv 2403.17031, detail 11): first scores are small, whatever the width."""
+    """Draws the score head from N(0, 1/(H+1)) (arXiv 2403.17031, detail 11): first scores are small at any width."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and name.endswith("score.modules_to_save.default.weight"):
             width = parameter.shape[1]
-            fresh = torch.randn(parameter.shape, generator=generator) / (width + 1) ** 0.5
-            parameter.data = fresh.to(parameter.device, parameter.dtype)
+            weights = torch.randn(parameter.shape, generator=generator) / (width + 1) ** 0.5
+            parameter.data = weights.to(parameter.device, parameter.dtype)

@@ -9,10 +9,10 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc keep up to 1 GB of what was freed, and map only blocks above 32 MB; elsewhere it does nothing.
+    """Lets glibc keep up to 1 GiB of freed memory, and map only blocks above 32 MiB; without glibc it does nothing.
 
-    By itself it gives memory back to the system after a step and takes it again, page by page, in the next: a tenth to a
-    quarter of a training step on a CPU. 32 MB is the most that every version of it accepts.
+    By default glibc gives memory back to the system after a step and takes it again, page by page, in the next: a tenth to a
+    quarter of a training step on a CPU. 32 MiB is the most that every version of glibc accepts.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

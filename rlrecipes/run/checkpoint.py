@@ -1,11 +1,11 @@
-"""What an interrupted stage goes on from: the newest of its checkpoints that is whole.
+"""Checkpoints of an interrupted stage, which goes on from the newest that is whole.
 
     checkpoints/step-000040/tensors.safetensors    every tensor of the state
-                            state.json             the rest of it, with the tensors' names in their places
+                            state.json             everything else, with the tensors' names in their places
                             manifest.json          {"files": {"state.json": {"bytes": 8211, "sha256": "9f86…"}, …}, …}
 
-A checkpoint is written aside, forced to the disk and then renamed, so a kill at any moment leaves the one before. Nothing is
-pickled: a state is a nest of dictionaries, lists, tuples, texts, numbers and tensors.
+We write a checkpoint aside, force it to the disk and then rename it, so a kill at any moment leaves the one before. We pickle
+nothing: a state is a nest of dictionaries, lists, tuples, texts, numbers and tensors.
 """
 
 from __future__ import annotations
@@ -31,64 +31,64 @@ from rlrecipes.run.interrupts import Interrupted, stop_requested
 from rlrecipes.run.tracking import Tracker
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
-KEPT = 2
-"""The newest may be damaged by what lies below us; then there is one more."""
+COPIES = 2
+"""Checkpoints on the disk: if the disk damages the newest, there is one more."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state that was saved after `step` steps."""
+    """The state of a stage after `step` steps."""
 
     step: int
     state: Any
 
 
 class Checkpoints:
-    """One stage's checkpoints: when the next is due, and the stage's logs as they stood at each."""
+    """One stage's checkpoints: when the next is due, and how long the stage's logs were at each."""
 
     def __init__(self, draft: Path, seconds: float, tracker: Tracker | None = None) -> None:
         self.folder = draft / CHECKPOINTS
         self.seconds, self.tracker = seconds, tracker
-        self.started = self.saved = time.monotonic()
+        self.start = self.last_save = time.monotonic()
         self.resumed: dict[str, float] | None = None
-        """For `done.json`: the step gone on from, and the seconds that had led there."""
+        """For `done.json`: the step that this process went on from, and the seconds of training up to it."""
 
     def newest(self) -> Checkpoint | None:
-        """The state to go on from, with the logs cut back to it; None: there is none, and the logs are empty."""
-        found = load_newest(self.folder)
+        """The newest whole checkpoint, after cutting the logs back to it; None, with empty logs, if there is none."""
+        newest = load_newest(self.folder)
         if self.tracker is not None:
-            self.tracker.go_back(found.state["logs"] if found else {})
-        if found is None:
+            self.tracker.go_back(newest.state["logs"] if newest else {})
+        if newest is None:
             return None
-        self.resumed = {"step": found.step, "seconds": found.state["seconds"]}
-        say(f"  going on after step {found.step}")
-        return Checkpoint(found.step, found.state["stage"])
+        self.resumed = {"step": newest.step, "seconds": newest.state["seconds"]}
+        say(f"  going on after step {newest.step}")
+        return Checkpoint(newest.step, newest.state["stage"])
 
     def due(self) -> bool:
-        """Whether to save now: the time is up, or a signal asked for the end."""
-        return stop_requested() or time.monotonic() - self.saved >= self.seconds
+        """Whether to save now: `seconds` have passed, or a signal asked for the end."""
+        return stop_requested() or time.monotonic() - self.last_save >= self.seconds
 
     def save(self, step: int, state: Any) -> None:
         """Saves the stage's state after `step` steps.
 
         Raises:
-            Interrupted: it was saved because a signal asked for the end.
+            Interrupted: after saving, where a signal asked for the end.
         """
         before = self.resumed["seconds"] if self.resumed else 0.0
-        spent = round(before + time.monotonic() - self.started, 1)
+        spent = round(before + time.monotonic() - self.start, 1)
         logs = self.tracker.positions() if self.tracker is not None else {}
         save(self.folder, step, {"stage": state, "logs": logs, "seconds": spent})
-        self.saved = time.monotonic()
+        self.last_save = time.monotonic()
         if stop_requested():
             raise Interrupted(f"saved after step {step}")
 
     def discard(self) -> None:
-        """There is nothing to go on from."""
+        """Removes the checkpoints, so that the stage starts from the beginning."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def save(folder: Path, step: int, state: Any) -> None:
-    """Writes `folder/step-…`, and removes all but the newest `KEPT`.
+    """Writes `folder/step-…`, and removes all but the newest `COPIES`.
 
     Raises:
         TypeError: the state holds something that is neither JSON nor a tensor.
@@ -108,20 +108,20 @@ def save(folder: Path, step: int, state: Any) -> None:
     shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
     aside.rename(target)
     sync(folder)
-    for old in _newest_first(folder)[KEPT:]:
+    for old in _newest_first(folder)[COPIES:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; each damaged one before it is named on the console with what is wrong."""
-    found = _newest_first(folder)
-    for path in found:
+    """The newest checkpoint that is whole; the console names each damaged one before it, and the damage."""
+    paths = _newest_first(folder)
+    for path in paths:
         damage = _damage(path)
         if damage is None:
             plain = json.loads((path / STATE).read_text(encoding="utf-8"))
             return Checkpoint(_step(path), _unpack(plain, load_file(path / TENSORS)))
         say(f"  {path}/{damage}; this checkpoint is not used")
-    if found:
+    if paths:
         say("  no checkpoint is whole: starting from the beginning")
     return None
 
@@ -133,7 +133,7 @@ def trainable(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def set_trainable(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Puts saved weights back into the model that they were taken from."""
+    """Copies saved weights back into a model with the same trainable parameters."""
     own = trainable(model)
     assert own.keys() == weights.keys(), "the settings are the same, so the weights have the same names"
     for name, parameter in own.items():
@@ -141,7 +141,7 @@ def set_trainable(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None
 
 
 def random_states() -> dict[str, Any]:
-    """Of all four generators that training draws from."""
+    """The states of the four generators that training draws from: Python's, NumPy's, torch's and CUDA's."""
     kind, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -152,6 +152,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: Mapping[str, Any]) -> None:
+    """Restores what `random_states` returned."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])
@@ -177,7 +178,7 @@ def _digest(files: Any) -> str:
 
 
 def _damage(path: Path) -> str | None:
-    """The first file that is not what was written, and what is wrong with it; None: all is well."""
+    """The first damaged file, and what is wrong with it; None: all files are whole."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if manifest["sha256"] != _digest(manifest["files"]):
@@ -189,20 +190,19 @@ def _damage(path: Path) -> str | None:
     for name, expected in manifest["files"].items():
         if not (path / name).is_file():
             return f"{name} is missing"
-        found = _description(path / name)
-        if found["bytes"] != expected["bytes"]:
-            return f"{name} has {found['bytes']} bytes instead of {expected['bytes']}"
-        if found != expected:
+        actual = _description(path / name)
+        if actual["bytes"] != expected["bytes"]:
+            return f"{name} has {actual['bytes']} bytes instead of {expected['bytes']}"
+        if actual != expected:
             return f"{name} has been changed: its checksum is another"
     return None
 
 
 def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """`value` as JSON; its tensors go into `tensors` under the path that leads to them."""
+    """`value` as JSON; puts its tensors into `tensors`, under their paths within it."""
     if isinstance(value, torch.Tensor):
-        tensors[name] = (
-            value.detach().to("cpu", copy=True).contiguous()
-        )  # 8-bit optimizers share tables, safetensors may not
+        # Copies, since 8-bit optimizers share tables and safetensors refuses shared memory.
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {"$tensor": name}
     if isinstance(value, Mapping):
         pairs = [[key, _pack(inner, f"{name}/{key}", tensors)] for key, inner in value.items()]

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 def say(text: str) -> None:
-    """A line for the person at the console."""
+    """Writes a line to standard output, above any progress bar."""
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
 
@@ -23,15 +23,15 @@ def bar(name: str, total: int, done: int = 0) -> tqdm[Any]:
 
 
 def end_bars() -> None:
-    """Ends the lines of bars that an error left open, so that the next line starts at its beginning."""
-    for shown in list(tqdm._instances):
-        shown.close()
+    """Closes the bars that an error left open, so that the next text starts on a line of its own."""
+    for open_bar in list(tqdm._instances):
+        open_bar.close()
 
 
 def quiet() -> None:
     """Keeps third-party libraries from drowning a run's console output; errors still show.
 
-    To be called before they are imported: some warn while they are.
+    Call it before their import, since some warn during it.
     """
     warnings.filterwarnings("ignore")
     for name in ("accelerate", "bitsandbytes", "peft", "torch", "trl", "wandb", "huggingface_hub", "httpx"):

@@ -1,9 +1,9 @@
-"""A run is a folder: `runs/<run>/<recipe>/<stage>/`, each stage closed by a `done.json` that is written last.
+"""A run is a folder, `runs/<run>/<recipe>/<stage>/`; a stage writes its `done.json` last.
 
     {"stage": "sft", "metrics": {"train_loss": 1.2}, "settings": {"sft.max_steps": 100, …}, "seed": 0, …}
 
-Until then a stage is a draft, `.<stage>/` beside its place: `begun.json` says under what it was begun, `checkpoints/` hold
-how far it came. A process may be killed between any two lines here; what stands is then finished or goes on, never half.
+Until then a stage is a draft, `.<stage>/` beside its place: `begun.json` holds the settings and library versions it began
+with, `checkpoints/` its progress. A kill between any two lines here leaves a stage finished or able to go on, never half.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ BEGUN, CHECKPOINTS = "begun.json", "checkpoints"
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a run of one recipe, and what is finished in it.
+    """The folder of a run of one recipe, and its finished stages.
 
     Raises:
-        UserError: a name that is no folder's, or would lead out of `root`.
+        UserError: a name cannot be a folder's, or would lead out of `root`.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Run:
         return self.root / self.name / self.recipe
 
     def stage(self, stage: str) -> Path:
-        """The folder that a finished stage leaves behind."""
+        """The folder of a finished stage."""
         return self.folder / stage
 
     def done(self, stage: str) -> dict[str, Any] | None:
-        """What `stage` recorded when it finished; None while it has not.
+        """The record in the `done.json` of `stage`; None until it finishes.
 
         Raises:
             UserError: the record cannot be read.
@@ -74,7 +74,11 @@ class Run:
             raise UserError(f"{path} is damaged; delete the folder {path.parent} and run the stage again") from None
 
     def need(self, stage: str) -> dict[str, Any]:
-        """Like `done`, for a stage that another one stands on."""
+        """Like `done`, for a stage that another one stands on.
+
+        Raises:
+            UserError: it is not finished, or its record cannot be read.
+        """
         record = self.done(stage)
         if record is None:
             raise UserError(
@@ -84,10 +88,10 @@ class Run:
         return record
 
     def is_finished(self, stage: str, settings: Mapping[str, Any]) -> bool:
-        """Whether `stage` is done under exactly these settings.
+        """Whether `stage` is finished, under exactly these settings.
 
         Raises:
-            UserError: it is done under others; the sentence says what differs.
+            UserError: it finished under others; the sentence says what differs.
         """
         record = self.done(stage)
         if record is None:
@@ -100,17 +104,17 @@ class Run:
         return True
 
     def draft(self, stage: str) -> Path:
-        """Where a stage is while it is being made."""
+        """The folder of an unfinished stage."""
         return self.folder / f".{stage}"
 
     def begun(self, stage: str) -> dict[str, Any] | None:
-        """Under what an interrupted stage was begun; None where there is none, or nothing of it was saved.
+        """The conditions that an interrupted stage began under; None where there is no draft, or none with a checkpoint.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: its file cannot be read.
         """
         path = self.draft(stage) / BEGUN
-        if not path.exists() or not self._saved(stage):
+        if not path.exists() or not self._has_checkpoint(stage):
             return None
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
@@ -123,19 +127,19 @@ class Run:
         Raises:
             UserError: the sentence says what differs.
         """
-        begun = self.begun(stage)
-        if begun is not None and (difference := _difference(begun, json.loads(json.dumps(conditions)))):
+        earlier = self.begun(stage)
+        if earlier is not None and (difference := _difference(earlier, json.loads(json.dumps(conditions)))):
             raise UserError(
                 f"the interrupted {stage} stage in {self.draft(stage)} was begun with {difference}; name another run "
                 f"({option('run')}) or begin it again with the same options (`{make(stage, self)} {switch('force')}`)"
             )
 
     def open(self, stage: str, conditions: Mapping[str, Any]) -> Path:
-        """The stage's draft, to be filled and then handed to `close`: an interrupted one begun under the same, or empty."""
+        """The stage's draft, to fill and then `close`: an interrupted one of the same conditions, or an empty one."""
         draft = self.draft(stage)
         if self.begun(stage) == json.loads(json.dumps(conditions)):
             for path in draft.iterdir():
-                # What is made after training is made again; the tracker cuts the logs back to the checkpoint.
+                # The stage makes anew what comes after training; the tracker cuts the logs back to the checkpoint.
                 if path.name not in (BEGUN, CHECKPOINTS) and path.suffix != ".jsonl":
                     _remove(path)
             return draft
@@ -145,15 +149,15 @@ class Run:
         return draft
 
     def abandon(self, stage: str) -> None:
-        """After a failure: a draft from which nobody could go on is removed."""
-        if not self._saved(stage):
+        """Removes the draft of a failed stage if it has no checkpoint to go on from."""
+        if not self._has_checkpoint(stage):
             _remove(self.draft(stage))
 
-    def _saved(self, stage: str) -> bool:
+    def _has_checkpoint(self, stage: str) -> bool:
         return any((self.draft(stage) / CHECKPOINTS).glob("step-*"))
 
     def close(self, stage: str, record: Mapping[str, Any]) -> None:
-        """Writes the draft's `done.json` last and puts it into its place, so that a stage is there whole or not at all."""
+        """Writes the draft's `done.json` last and moves it into place, so that a stage is there whole or not at all."""
         draft = self.draft(stage)
         for path in draft.rglob("*"):
             sync(path)
@@ -161,7 +165,7 @@ class Run:
         self._place(stage)
 
     def recover(self) -> None:
-        """Puts stages into place that were closed by a process that was killed before it could."""
+        """Moves stages into place whose process was killed after it wrote `done.json`."""
         for stage in STAGES:
             if (self.draft(stage) / "done.json").exists():
                 self._place(stage)
@@ -170,20 +174,20 @@ class Run:
         draft, place = self.draft(stage), self.stage(stage)
         _remove(draft / CHECKPOINTS)
         _remove(draft / BEGUN)
-        # First, so that nothing ever stands on a replaced stage, or on one that was taken away.
+        # First, so that nothing ever stands on a replaced or a missing stage.
         self.forget_above(stage)
         _remove(place)
         draft.rename(place)
         sync(self.folder)
 
     def forget_above(self, stage: str) -> None:
-        """Removes everything that stands on a stage, or was about to."""
+        """Removes the finished stages and the drafts that stand on a stage."""
         for later in above(stage):
             _remove(self.stage(later))
             _remove(self.draft(later))
 
     def remove(self, stage: str) -> None:
-        """Removes a stage, finished or begun, with all that stands on it."""
+        """Removes a stage and its draft, with all that stands on it."""
         self.forget_above(stage)
         _remove(self.stage(stage))
         _remove(self.draft(stage))
@@ -191,10 +195,10 @@ class Run:
 
 def make(target: str, run: Run) -> str:
     """The command that makes a stage of this run, or all of them where the target is its recipe."""
-    named = [] if run.name == "tiny" else [option("profile" if run.name in profile_names() else "run", run.name)]
+    options = [] if run.name == "tiny" else [option("profile" if run.name in profile_names() else "run", run.name)]
     if has_make():
-        return " ".join(["make", target, *([] if target == run.recipe else [f"RECIPE={run.recipe}"]), *named])
-    return " ".join([program(), "run" if target == run.recipe else target, run.recipe, *named])
+        return " ".join(["make", target, *([] if target == run.recipe else [f"RECIPE={run.recipe}"]), *options])
+    return " ".join([program(), "run" if target == run.recipe else target, run.recipe, *options])
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -216,12 +220,12 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Keeps other processes out of a folder, which is made if need be and removed if nothing came into it.
+    """Keeps other processes out of a folder; makes it if need be, and removes it if it stays empty.
 
-    The lock goes with the process, however that ends.
+    The lock ends with the process, however that ends.
 
     Raises:
-        UserError: another process is in it, and we are not to `wait`.
+        UserError: the folder cannot be made, or another process is in it and `wait` is not set.
     """
     import fcntl
 
@@ -250,7 +254,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where there is none."""
+    """The JSON object in a file; an empty one where the file is missing or holds no object."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -284,9 +288,9 @@ def _git(*command: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What rounds a run's float32 products, beside the libraries: the processor, its cores and torch's threads.
+    """What the rounding of float32 products depends on beside the libraries: processor, cores and torch's threads.
 
-    The same settings give the same bytes only where all of it is the same.
+    The same settings give the same bytes only where all three are the same.
     """
     import torch
 
@@ -294,7 +298,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name; its kind where the system does not tell the name."""
+    """The processor's name; its architecture where the system gives no name."""
     with contextlib.suppress(OSError):  # Linux alone has the file
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -303,7 +307,7 @@ def processor() -> str:
 
 
 class Stopwatch:
-    """Seconds and peak memory of a stage, from its creation on."""
+    """Seconds and peak memory of a stage, from the stopwatch's creation on."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -327,8 +331,8 @@ class Stopwatch:
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     changed = [key for key in [*old, *(key for key in new if key not in old)] if old.get(key) != new.get(key)]
-    shown = [f"{key} = {_json(old.get(key))} where you now have {_json(new.get(key))}" for key in changed[:3]]
-    return ", ".join(shown) + (f" and {len(changed) - 3} more differences" if len(changed) > 3 else "")
+    pairs = [f"{key} = {_json(old.get(key))} where you now have {_json(new.get(key))}" for key in changed[:3]]
+    return ", ".join(pairs) + (f" and {len(changed) - 3} more differences" if len(changed) > 3 else "")
 
 
 def _json(value: Any) -> str:
@@ -353,13 +357,13 @@ def _version(name: str) -> str:
 
 
 def require_trl() -> None:
-    """Refuses any other TRL than the one whose PPO these recipes were built on.
+    """Refuses any other TRL than the one whose PPO these recipes use.
 
     Raises:
-        UserError: with the command that mends it.
+        UserError: with the command that installs it.
     """
-    found = _version("trl")
-    if found != TRL:
+    version = _version("trl")
+    if version != TRL:
         raise UserError(
-            f"these recipes need trl {TRL}, the last with PPOTrainer, and found {found}; run: pip install trl=={TRL}"
+            f"these recipes need trl {TRL}, the last with PPOTrainer, and found {version}; run: pip install trl=={TRL}"
         )

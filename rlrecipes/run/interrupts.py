@@ -15,7 +15,7 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked for the end, and what was worth keeping has been saved; the text says what."""
+    """A signal asked for the end, after the work so far was saved; the text says up to where."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ def stop_requested() -> bool:
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Takes SIGINT and SIGTERM over inside the block; to be called once, around a whole command."""
+    """Takes SIGINT and SIGTERM over inside the block; call it once, around a whole command."""
     if threading.current_thread() is not threading.main_thread():  # Python lets no other thread take signals over
         yield
         return
@@ -50,7 +50,7 @@ def handled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def finishing_first() -> Iterator[None]:
-    """Inside the block the first signal is only noted; if nobody acted on it by the block's end, the end does.
+    """Lets a loop finish its step: the first signal only sets `stop_requested()`, and the block's end raises.
 
     Raises:
         Interrupted: a signal came, before the block or in it.
@@ -65,7 +65,7 @@ def finishing_first() -> Iterator[None]:
 
 
 def _act() -> None:
-    """A signal that a library swallowed while it was being imported is not lost: it acts here."""
+    """Raises for a signal that came earlier, even one that a library swallowed during its import."""
     if _signals.requested:
         raise Interrupted
 

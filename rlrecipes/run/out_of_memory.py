@@ -19,7 +19,7 @@ class OutOfMemoryError(Exception):
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Names what the block does, should memory run out in it.
+    """Names the phase of the block, for the error of memory that runs out in it.
 
     Raises:
         OutOfMemoryError: instead of torch's own error.
@@ -31,7 +31,7 @@ def phase(name: str) -> Iterator[None]:
 
 
 def release() -> None:
-    """Gives back what a failed stage held; to be called where its error is no longer at hand."""
+    """Gives back what a failed stage held; call it after the `except` block, whose error still holds tensors."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""What the training stages share: arguments, row checks, exact resume, and weights in the precision that was asked for."""
+"""What the training stages share: arguments, checks of rows, exact resume, and adapters in float32."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from rlrecipes.run.interrupts import finishing_first
 def training_arguments(
     config: type[TrainingArguments], settings: TrainingSettings | PPOSettings, folder: Path, seed: int
 ) -> dict[str, Any]:
-    """A stage's table as keyword arguments of its TRL configuration, without the settings that it lacks: those are ours."""
-    known = {field.name for field in dataclasses.fields(config)}
+    """A stage's table as keyword arguments of its TRL configuration, without our own settings, which TRL does not have."""
+    names = {field.name for field in dataclasses.fields(config)}
     table = dataclasses.asdict(settings).items()
-    arguments = {key: value for key, value in table if value is not None and key in known}
+    arguments = {key: value for key, value in table if value is not None and key in names}
     return arguments | {
         "output_dir": str(folder),
         "seed": seed,
-        "bf16": False,  # the weights are loaded in the dtype that is meant; no autocast on top
+        "bf16": False,  # the weights already have the profile's dtype; no autocast on top
         "use_cpu": not torch.cuda.is_available(),
         "save_strategy": "no",
         "report_to": "none",  # our tracker takes the logs
@@ -57,10 +57,10 @@ def check_rows(what: str, rows: int, batch: int, setting: str) -> None:
 
 
 def record_drops(what: str, before: int, after: int, max_tokens: int) -> int:
-    """Counts the rows that were too long for the window, and says so.
+    """Counts the rows that the window left out as too long, and says so.
 
     Raises:
-        UserError: all of them were.
+        UserError: it left out all of them.
     """
     if before and not after:
         raise UserError(
@@ -72,14 +72,14 @@ def record_drops(what: str, before: int, after: int, max_tokens: int) -> int:
 
 
 def lora_in_float32(model: nn.Module) -> None:
-    """Undoes TRL's cast of a quantized model's adapters to bfloat16, where 1e-3 of a weight is lost and CPUs crawl."""
+    """Undoes TRL's cast of a quantized model's adapters to bfloat16, which is coarse (1e-3 of a weight) and slow on CPUs."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
 
 def check_finite(loss: float, stage: str, setting: str, checkpoints: Checkpoints) -> None:
-    """Refuses a model that training has broken; its checkpoints are as useless and go.
+    """Refuses a model that training has broken, and discards its checkpoints, which are broken too.
 
     Raises:
         UserError: the loss is NaN or infinite.
@@ -92,9 +92,9 @@ def check_finite(loss: float, stage: str, setting: str, checkpoints: Checkpoints
 class Resumable:
     """Lets a Transformers trainer go on from our checkpoints to the last bit; it stands before the trainer among the bases.
 
-    Transformers' own way to resume is kept where it is exact: it finds its place in the data and asks for the random states
-    when it is there. Replaced are its files (pickles, not atomic), and added is what it forgets: the loss so far, from which
-    `train_loss` comes, and TRL's running metrics.
+    We keep Transformers' own way to resume where it is exact: it finds its place in the data and then asks for the random
+    states. We replace its files (pickles, not atomic) and add what it forgets: the loss so far, from which `train_loss`
+    comes, and TRL's running metrics.
     """
 
     model: Any
@@ -104,7 +104,7 @@ class Resumable:
     control: Any
     _tr_loss: torch.Tensor
     checkpoints: Checkpoints
-    saved: dict[str, Any] | None
+    checkpoint_state: dict[str, Any] | None
 
     def train_from(self, checkpoints: Checkpoints) -> float:
         """Trains from the newest checkpoint on, or from the start; returns the mean loss over all steps.
@@ -113,15 +113,16 @@ class Resumable:
             Interrupted: a signal asked for the end; a checkpoint has been saved.
         """
         newest = checkpoints.newest()
-        self.checkpoints, self.saved = checkpoints, newest.state if newest else None
-        if self.saved:
-            write_json(checkpoints.folder / "trainer_state.json", self.saved["trainer"])  # Transformers reads it there
+        self.checkpoints, self.checkpoint_state = checkpoints, newest.state if newest else None
+        if self.checkpoint_state:
+            # Transformers reads this file when it resumes.
+            write_json(checkpoints.folder / "trainer_state.json", self.checkpoint_state["trainer"])
         self.add_callback(_Saves(self))  # type: ignore[attr-defined]
         with finishing_first():
-            output = self.train(resume_from_checkpoint=str(checkpoints.folder) if self.saved else None)  # type: ignore[attr-defined]
+            output = self.train(resume_from_checkpoint=str(checkpoints.folder) if self.checkpoint_state else None)  # type: ignore[attr-defined]
         return float(output.training_loss)
 
-    # Transformers calls the rest.
+    # Transformers calls the methods below.
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         state = {
@@ -135,29 +136,30 @@ class Resumable:
         self.checkpoints.save(self.state.global_step, state)
 
     def _load_from_checkpoint(self, folder: str, model: Any = None) -> None:
-        assert self.saved is not None
-        set_trainable(self.model, self.saved["weights"])
+        assert self.checkpoint_state is not None
+        set_trainable(self.model, self.checkpoint_state["weights"])
 
     def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
-        if self.saved is not None:
-            self.optimizer.load_state_dict(self.saved["optimizer"])
-            self.lr_scheduler.load_state_dict(self.saved["scheduler"])
+        if self.checkpoint_state is not None:
+            self.optimizer.load_state_dict(self.checkpoint_state["optimizer"])
+            self.lr_scheduler.load_state_dict(self.checkpoint_state["scheduler"])
 
     def _load_rng_state(self, folder: str | None) -> None:
-        if self.saved is not None:
-            set_random_states(self.saved["random"])
+        if self.checkpoint_state is not None:
+            set_random_states(self.checkpoint_state["random"])
 
     def _run_epoch(self, **kwargs: Any) -> None:
-        if self.state.global_step >= self.state.max_steps:  # saved after the last step: Transformers would add another
+        # From a checkpoint of the last step, Transformers would take one more.
+        if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(**kwargs)  # type: ignore[misc]
 
     def set_running(self) -> None:
-        """Puts back what Transformers sets to zero when training begins, though it goes on."""
-        if self.saved is None:
+        """Restores the running sums that Transformers sets to zero whenever training begins."""
+        if self.checkpoint_state is None:
             return
-        for name, value in self.saved["running"].items():
+        for name, value in self.checkpoint_state["running"].items():
             if isinstance(value, dict):  # TRL's lists of numbers by mode and name
                 for mode, metrics in value.items():
                     getattr(self, name)[mode].update(metrics)
@@ -167,7 +169,7 @@ class Resumable:
 
 
 _RUNNING = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_metrics", "_total_train_tokens")
-"""The loss since it was last logged, the loss before, the step of that; TRL's metrics likewise, and its count of tokens."""
+"""The loss since the last log, the loss before it, the step of that log; TRL's running metrics and its count of tokens."""
 
 
 class _Saves(TrainerCallback):

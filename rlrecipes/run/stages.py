@@ -1,4 +1,4 @@
-"""The stages of a recipe and the policies that they make: a row each, which all that knows of stages or policies reads.
+"""The stages of a recipe and the policies that they make, a row each; every other module reads these two tables.
 
     STAGES["ppo"].stands_on -> ("sft", "reward")
     POLICIES["ppo"].over -> "sft"
@@ -17,7 +17,7 @@ class Policy:
     """Something that answers prompts."""
 
     title: str
-    """For tables and sentences."""
+    """Its name in tables and sentences."""
     stage: str | None = None
     """The stage that leaves its adapter; None: the base as it is."""
     role: str | None = None
@@ -25,7 +25,7 @@ class Policy:
     over: str | None = None
     """The policy that evaluation compares it with."""
     training: str = ""
-    """How it came to be, for the model card."""
+    """How it was trained, for the model card."""
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,24 @@ class Phase:
     """A part of a stage in which the device's memory may run out."""
 
     batch: str
-    """The setting of how many rows it holds at once."""
+    """The setting that says how many rows it holds at once."""
     lower: tuple[str, ...] = ("model.max_length",)
-    """What else its need grows with."""
+    """The other settings that its need of memory grows with."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of the road, which leaves a folder behind."""
+    """A step of a run, which leaves a folder behind."""
 
     help: str
     stands_on: tuple[str, ...] = ()
     """The stages whose folders it reads."""
     tables: tuple[str, ...] = ()
-    """The profile's tables that decide what it leaves, beside those of the stages below; `terms` are the reward's weights."""
+    """The profile's tables that decide its output, beside those of the stages below; `terms` are the reward's weights."""
     phases: Mapping[str, Phase] = field(default_factory=dict)
-    """By name, as `plan` lists them; what the stage does outside its named phases counts as the last."""
+    """By name, as `plan` lists them; work outside the named phases counts as the last of them."""
     for_learned_reward: bool = False
-    """Left out where the reward is of programmatic terms alone."""
+    """Whether only a reward with a learned part needs it."""
 
 
 POLICIES: dict[str, Policy] = {
@@ -103,7 +103,7 @@ STAGES: dict[str, Stage] = {
 
 
 def below(stage: str) -> list[str]:
-    """The stages that a stage stands on, and those that these stand on, in order."""
+    """The stages that a stage stands on, directly or through others, in the order in which they run."""
     needed = set(STAGES[stage].stands_on)
     for name in reversed(STAGES):
         if name in needed:
@@ -112,7 +112,7 @@ def below(stage: str) -> list[str]:
 
 
 def above(stage: str) -> list[str]:
-    """The stages that stand on a stage, in order."""
+    """The stages that stand on a stage, directly or through others, in the order in which they run."""
     return [name for name in STAGES if stage in below(name)]
 
 

@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar on the console, `log.jsonl` beside the stage, and Weights & Biases.
+"""Where a run's numbers go: a progress bar on the console, the stage's `log.jsonl`, and Weights & Biases.
 
     {"step": 10, "loss": 1.25, "learning_rate": 0.0009}
 
@@ -25,13 +25,13 @@ from rlrecipes.profile import TrackSettings
 from rlrecipes.run.console import bar, say
 from rlrecipes.run.folder import Run, sync
 
-_SHOWN = {
+_BAR_VALUES = {
     "loss": "loss",
     "accuracy": "accuracy",
     "objective/scores": "reward",
     "objective/kl": "kl",
 }
-"""The logged values that stand behind a progress bar, under their short names."""
+"""The logged values that a progress bar shows, and their short names there."""
 
 
 class Tracker:
@@ -42,17 +42,19 @@ class Tracker:
         self.wandb_run = wandb_run
 
     def log(self, values: Mapping[str, float], step: int) -> None:
+        """Adds a row of numbers to the stage's curves."""
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        self._tell("log", [values], step)
+        self._publish("log", [values], step)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
-        """A table of samples, kept apart from the tables of other steps."""
+        """Adds a step's table of samples; W&B gets one table for each step."""
         with (self.folder / f"{name}.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n" for row in rows)
-        self._tell(name, rows, step)
+        self._publish(name, rows, step)
 
     def summary(self, values: Mapping[str, Any]) -> None:
+        """The stage's final values, for W&B alone; `done.json` has them too."""
         self._send(lambda run: run.summary.update(dict(values)))
 
     @property
@@ -62,28 +64,28 @@ class Tracker:
         return getattr(self.wandb_run, "url", None) if online else None
 
     def positions(self) -> dict[str, int]:
-        """How long each log is, in bytes, with so much of it forced to the disk."""
+        """The length of each log in bytes, all of which is now forced to the disk."""
         logs = sorted(self.folder.glob("*.jsonl"))
         for path in logs:
             sync(path)
         return {path.name: path.stat().st_size for path in logs}
 
     def go_back(self, positions: Mapping[str, int]) -> None:
-        """Cuts the logs back to where they were, and tells a new W&B run what had been told by then."""
+        """Cuts the logs back to `positions`, and sends a new W&B run the rows that remain."""
         for path in sorted(self.folder.glob("*.jsonl")):
             if path.name in positions:
                 os.truncate(path, positions[path.name])
             else:
                 path.unlink()
-        told = [
+        rows = [
             (row.pop("step"), path.stem, row) for path in sorted(self.folder.glob("*.jsonl")) for row in _rows(path)
         ]
-        # W&B drops what comes for a step before its last.
-        for (step, name), group in itertools.groupby(sorted(told, key=lambda t: t[:2]), key=lambda t: t[:2]):
-            self._tell(name, [row for _, _, row in group], step)
+        # In the order of steps: W&B drops a row whose step is before its last.
+        for (step, name), group in itertools.groupby(sorted(rows, key=lambda t: t[:2]), key=lambda t: t[:2]):
+            self._publish(name, [row for _, _, row in group], step)
 
-    def _tell(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
-        """Sends W&B what stands in one of our files under a step: a row of numbers, or a table."""
+    def _publish(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Sends W&B the rows of one of our files at a step: rows of numbers from `log`, a table from any other."""
         if self.wandb_run is None:
             return
         if name == "log":
@@ -132,7 +134,7 @@ def progress(name: str, tracker: Tracker | None = None) -> TrainerCallback:
 
 
 def remove_printer(trainer: Any) -> None:
-    """Trainers print their logs as dictionaries where they draw no bar; ours does both better."""
+    """Stops a trainer without a bar of its own from printing its logs as dictionaries; our bar shows them."""
     trainer.remove_callback(PrinterCallback)
 
 
@@ -151,8 +153,8 @@ class _Progress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         numbers = {key: value for key, value in (logs or {}).items() if isinstance(value, int | float)}
         if self.bar is not None:
-            shown = {short: numbers[key] for key, short in _SHOWN.items() if key in numbers}
-            self.bar.set_postfix({key: f"{value:.2f}" for key, value in shown.items()}, refresh=False)
+            values = {short: numbers[key] for key, short in _BAR_VALUES.items() if key in numbers}
+            self.bar.set_postfix({key: f"{value:.2f}" for key, value in values.items()}, refresh=False)
         if self.tracker is not None and "train_runtime" not in numbers:
             self.tracker.log(numbers, state.global_step)
 

@@ -1,4 +1,4 @@
-"""Evaluation: base, SFT and PPO answer the same held-out prompts, and are compared in pairs.
+"""Evaluation: base, SFT and PPO answer the same held-out prompts; pairs of them are compared.
 
 {"prompt": "Translate: …", "references": ["…"], "policies": {"ppo": {"answer": "…", "headline": 0.93, "reward": 1.7}}}
 """
@@ -44,7 +44,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
 
     model = load_policies(load_causal(model_name, job.profile.model, tokenizer), job.run, POLICIES)
     scorer = _scorer(job, model, tokenizer)
-    model.eval()  # a resumed stage may have nothing left to sample, which is what switched dropout off
+    model.eval()  # sampling switches dropout off too, but a resumed stage may have nothing left to sample
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
     answers, sampled = _answer(job, model, tokenizer, [ids for _, ids in prompts], length, checkpoints)
     rewards = {policy: _rewards(job, scorer, answers[policy], examples) for policy in POLICIES}
@@ -53,10 +53,10 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     score = headline.score
     assert score is not None, f"{job.recipe.name}: a headline must score answers one by one"
 
-    def scored(given: dict[str, list[str]]) -> dict[str, list[float]]:
-        return {policy: [score(a, e) for a, e in zip(given[policy], examples, strict=True)] for policy in POLICIES}
+    def headline_scores(texts: dict[str, list[str]]) -> dict[str, list[float]]:
+        return {policy: [score(a, e) for a, e in zip(texts[policy], examples, strict=True)] for policy in POLICIES}
 
-    scores, sampled_scores = scored(answers), scored(sampled)
+    scores, sampled_scores = headline_scores(answers), headline_scores(sampled)
     metrics = {
         policy: {
             **{metric.name: estimate(metric, answers[policy], examples).as_json() for metric in job.metrics},
@@ -66,7 +66,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         for policy in POLICIES
     }
     comparisons = {
-        f"{better}_over_{worse}": _compared(scores, sampled_scores, rewards, better, worse)
+        f"{better}_over_{worse}": _compare(scores, sampled_scores, rewards, better, worse)
         for better, worse in ((name, policy.over) for name, policy in POLICIES.items() if policy.over)
     }
     rows = [
@@ -106,16 +106,16 @@ def _answer(
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Every policy's greedy answers, and its answers at temperature 1 from the same random numbers."""
     size = job.profile.evaluate.batch_size
-    # Prompts of like length travel together: less padding. The answers go back to their places.
+    # A batch has prompts of like length, which need less padding; the answers go back to their places.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     batches = [(policy, start) for policy in POLICIES for start in range(0, len(order), size)]
-    saved = checkpoints.newest()
-    finished = saved.step if saved else 0
+    checkpoint = checkpoints.newest()
+    start_batch = checkpoint.step if checkpoint else 0
     empty = {kind: {policy: [""] * len(prompts) for policy in POLICIES} for kind in ("greedy", "sampled")}
-    answers: dict[str, dict[str, list[str]]] = saved.state if saved else empty
-    with finishing_first(), bar("evaluate", len(batches), finished) as shown:
-        for number, (policy, start) in enumerate(batches[finished:], finished + 1):
+    answers: dict[str, dict[str, list[str]]] = checkpoint.state if checkpoint else empty
+    with finishing_first(), bar("evaluate", len(batches), start_batch) as progress:
+        for number, (policy, start) in enumerate(batches[start_batch:], start_batch + 1):
             torch.manual_seed(job.seed + start)  # the batch's own, so that no answer depends on what ran before it
             places = order[start : start + size]
             queries = pad_left([prompts[i] for i in places], pad).to(device())
@@ -124,7 +124,7 @@ def _answer(
                     rows = sample(model, queries, pad, eos, length, temperature).tokens
                     for i, row in zip(places, rows, strict=True):
                         answers[kind][policy][i] = decode(tokenizer, row)
-            shown.update(1)
+            progress.update(1)
             if checkpoints.due():
                 checkpoints.save(number, answers)
     return answers["greedy"], answers["sampled"]
@@ -139,7 +139,7 @@ def _scorer(job: Job, model: PeftModel, tokenizer: Any) -> Scorer | None:
 
 
 def _rewards(job: Job, scorer: Scorer | None, answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
-    """The whole reward that PPO climbed, of each greedy answer (before clipping and the missing-EOS penalty)."""
+    """The whole reward of each greedy answer, as PPO has it before clipping and the missing-EOS penalty."""
     reward = fresh(job.recipe.reward)
     values = term_values(reward, answers, examples)
     if scorer is not None:
@@ -149,7 +149,7 @@ def _rewards(job: Job, scorer: Scorer | None, answers: Sequence[str], examples: 
     return [weighted_sum(reward, dict(zip(values, row, strict=True))) for row in zip(*values.values(), strict=True)]
 
 
-def _compared(
+def _compare(
     scores: dict[str, list[float]],
     sampled: dict[str, list[float]],
     rewards: dict[str, list[float]],
@@ -179,7 +179,7 @@ def _track(
     flat = {f"{policy}/{name}": v["value"] for policy, named in metrics.items() for name, v in named.items()}
     flat |= {f"{pair}/{name}": v["value"] for pair, named in comparisons.items() for name, v in named.items()}
     tracker.summary(flat)
-    shown = [
+    table = [
         {"prompt": r["prompt"][-1]["content"], **{p: a["answer"] for p, a in r["policies"].items()}} for r in rows[:50]
     ]
-    tracker.table("answers", shown, step=0)
+    tracker.table("answers", table, step=0)

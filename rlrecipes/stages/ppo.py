@@ -1,4 +1,4 @@
-"""PPO: the SFT policy, moved by the recipe's reward under a KL penalty (`rlrecipes.policy.trainer`)."""
+"""PPO: trains the SFT policy on the recipe's reward under a KL penalty (`rlrecipes.policy.trainer`)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ from rlrecipes.run.resume import check_rows, record_drops, training_arguments
 from rlrecipes.run.tracking import Tracker, progress, remove_printer
 
 SAMPLES = 8
+"""Held-out prompts that the policy answers for the log while it trains."""
 
 
 def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
-    """Trains the policy into `folder/adapter`, its value head beside it."""
+    """Trains the policy into `folder/adapter`, with its value head beside it, and returns the stage's record.
+
+    Raises:
+        UserError: the prompts do not fit the window or do not fill a batch.
+    """
     tokenizer = open_tokenizer(model_name)
     settings = job.profile.ppo
     length = answer_length(tokenizer, job.data.train.demonstrations, settings.response_length)
@@ -65,17 +70,17 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     )
     remove_printer(trainer)
     updates = trainer.args.num_total_batches
-    rounded = "" if updates * batch == settings.total_episodes else f" (rounded up from {settings.total_episodes})"
-    say(f"  {updates * batch} episodes{rounded} in {updates} updates of {batch}, answers of at most {length} tokens")
+    note = "" if updates * batch == settings.total_episodes else f" (rounded up from {settings.total_episodes})"
+    say(f"  {updates * batch} episodes{note} in {updates} updates of {batch}, answers of at most {length} tokens")
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
     with finishing_first():
         trainer.train(checkpoints)
     if trainer.stopped:
         say(f"  stopped early: {trainer.stopped}; the policy of that moment is kept")
 
-    trained = {"policy": "adapter"} | ({"value": "value_adapter"} if settings.value == "adapter" else {})
-    model.save_pretrained(folder, selected_adapters=list(trained))
-    for role, name in trained.items():
+    folders = {"policy": "adapter"} | ({"value": "value_adapter"} if settings.value == "adapter" else {})
+    model.save_pretrained(folder, selected_adapters=list(folders))
+    for role, name in folders.items():
         shutil.move(folder / role, folder / name)
     tokenizer.save_pretrained(folder / "adapter")
     (folder / "README.md").unlink(missing_ok=True)
@@ -96,7 +101,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
 
 def _arguments(settings: PPOSettings, folder: Path, seed: int, length: int) -> PPOConfig:
     arguments = training_arguments(PPOConfig, settings, folder, seed)
-    penalty = settings.missing_eos_penalty or None  # TRL wants a positive number or none
+    penalty = settings.missing_eos_penalty or None  # TRL takes a positive number or None
     return PPOConfig(
         **arguments
         | {"response_length": length, "missing_eos_penalty": penalty, "stop_token": "eos", "logging_steps": 1}

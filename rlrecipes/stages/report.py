@@ -1,4 +1,4 @@
-"""The report: one page on what the stages before it left on the disk (`rlrecipes.report`)."""
+"""The report: one page on the results of the stages before it (`rlrecipes.report`)."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The reward model: an adapter and a score head, trained on comparisons or on ratings, or taken from elsewhere.
+"""The reward model: an adapter and a score head, trained on comparisons or ratings, or a model that the profile names.
 
 `pairwise` prefers the chosen answer (Bradley-Terry; `trl.RewardTrainer`), `regression` learns ratings by squared error. Both
-start from the SFT adapter, so that they read answers as the policy writes them. `reward.model` names a model to take instead.
+start from the SFT adapter, which has read such answers. `reward.model` names a model to use instead.
 
-Scores are standardised afterwards (mean 0, standard deviation 1 over the demonstrations), as in arXiv 1909.08593: any shift
-of a pairwise model's scores gives the same preferences, but PPO's reward clip, KL weight and programmatic terms are measured
-against them.
+The stage then standardises the scores (mean 0, standard deviation 1 over the demonstrations), as in arXiv 1909.08593. A
+pairwise model's preferences fix no scale of its scores, but PPO adds programmatic terms and a KL penalty to them, and clips
+the sum.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ from rlrecipes.run.tracking import Tracker, progress, remove_printer
 
 
 def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
-    """Leaves the adapter and its head in `folder/adapter`, the scale beside it, and measures on the held-out split."""
+    """Writes the adapter with its head to `folder/adapter` and the scale beside it; measures them on held-out rows.
+
+    Raises:
+        UserError: the rows do not fit, the loss becomes NaN, or the model that `reward.model` names cannot be used.
+    """
     if job.profile.reward.model is not None:
         return _take(job, model_name, folder)
     tokenizer = open_tokenizer(model_name)
@@ -64,7 +68,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
 
 
 def _take(job: Job, model_name: str, folder: Path) -> dict[str, Any]:
-    """A reward model from elsewhere, measured and scaled as ours are."""
+    """Copies or refers to the model that `reward.model` names, and measures and scales it like one of ours."""
     source = find_reward_model(str(job.profile.reward.model))
     if source.shares(model_name):
         tokenizer = open_tokenizer(model_name)

@@ -27,11 +27,15 @@ from rlrecipes.run.tracking import Tracker, progress, remove_printer
 
 
 class ResumableSFTTrainer(Resumable, SFTTrainer):
-    """TRL's, going on from our checkpoints."""
+    """TRL's trainer, which goes on from our checkpoints."""
 
 
 def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
-    """Trains the adapter into `folder/adapter` and returns what `done.json` records beside the common part."""
+    """Trains the adapter into `folder/adapter` and returns what `done.json` records beside the common part.
+
+    Raises:
+        UserError: the demonstrations do not fit the window or do not fill a batch, or the loss becomes NaN or infinite.
+    """
     tokenizer = open_tokenizer(model_name)
     max_tokens = window(model_name, job.profile.model)
     rows = fitting_examples(tokenizer, job.data.train.demonstrations, max_tokens)

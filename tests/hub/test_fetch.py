@@ -70,14 +70,14 @@ def test_another_revision_is_other_data(cache):
 
 def test_a_fetch_that_breaks_off_leaves_nothing_half(cache, monkeypatch):
     put_in_cache(cache, set_of("nvidia/HelpSteer2"))
-    whole = hub_fetch._wanted
+    whole = hub_fetch._select
 
     def broken(*arguments):
         rows = whole(*arguments)
         yield next(rows)
         raise ConnectionError("the line is gone")
 
-    monkeypatch.setattr(hub_fetch, "_wanted", broken)
+    monkeypatch.setattr(hub_fetch, "_select", broken)
     with pytest.raises(UserError, match="cannot fetch nvidia/HelpSteer2, train: the line is gone"):
         load(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", {}, Path("runs"))
     assert not Path("runs").exists() or not [path for path in Path("runs").rglob("*") if path.is_file()]

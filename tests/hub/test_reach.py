@@ -32,7 +32,7 @@ def hub(cache, monkeypatch):
                 raise error
             return SimpleNamespace(sha=commit)
 
-        monkeypatch.setattr(access, "_asked", asked)
+        monkeypatch.setattr(access, "_repo_info", asked)
 
     return answers
 
@@ -63,7 +63,7 @@ def test_a_set_that_the_hub_has_is_named_with_its_commit(hub):
 def test_a_hub_that_never_answers_is_not_waited_for(cache, monkeypatch):
     never = threading.Event()
     monkeypatch.setattr(access, "SECONDS", 0.05)
-    monkeypatch.setattr(access, "_asked", lambda *arguments: never.wait())
+    monkeypatch.setattr(access, "_repo_info", lambda *arguments: never.wait())
     with pytest.raises(UserError, match=r"no answer within 0\.05 seconds.*hf download a/b"):
         reach_model("a/b")
     never.set()
@@ -124,7 +124,7 @@ def test_a_name_that_is_no_hub_id_is_told(cache):
 
 
 def test_a_folder_is_looked_into_and_the_hub_left_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(access, "_asked", lambda *arguments: pytest.fail("it asked the hub"))
+    monkeypatch.setattr(access, "_repo_info", lambda *arguments: pytest.fail("it asked the hub"))
     with pytest.raises(UserError, match=r"no config\.json"):
         reach_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")

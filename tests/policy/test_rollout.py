@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlrecipes.policy.ppo import whiten
-from rlrecipes.policy.rollout import Rollout, broken_row, joined, micro_batch, places_before
+from rlrecipes.policy.rollout import Rollout, broken_row, join_rows, micro_batch, places_before
 from rlrecipes.recipe import Example, user
 
 STEPS, PROMPTS, ANSWERS = 5, (2, 4, 3), (1, 2, 5)
@@ -66,8 +66,8 @@ def test_states_stand_before_their_tokens_and_never_outside_of_the_row():
 
 def test_chunks_are_joined_at_the_width_of_the_widest():
     wide, narrow = torch.tensor([[1, 2, 3]]), torch.tensor([[4], [5]])
-    assert joined([narrow, wide], 7).tolist() == [[4, 7, 7], [5, 7, 7], [1, 2, 3]]
-    assert joined([torch.tensor([1]), torch.tensor([2, 3])], 7).tolist() == [1, 2, 3]
+    assert join_rows([narrow, wide], 7).tolist() == [[4, 7, 7], [5, 7, 7], [1, 2, 3]]
+    assert join_rows([torch.tensor([1]), torch.tensor([2, 3])], 7).tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("values", [[1.0, 3.0], [1.0, 2.0, 6.0]])

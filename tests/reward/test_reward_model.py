@@ -125,6 +125,27 @@ def test_a_decoder_without_a_template_reads_a_plain_transcript(tmp_path):
     assert AutoTokenizer.from_pretrained(folder).decode(read) == "User: Say it\nAssistant: it<end>"
 
 
+def test_a_decoder_beside_scores_a_short_text_in_a_batch_as_it_does_alone_whatever_pads_it(tmp_path):
+    model = load_beside(find_reward_model(str(gpt2(tmp_path / "rm", pad_token="<assistant>"))), PLAIN)
+    assert model.pad != 0
+    rows = [model.encode(prompt, answer) for prompt, answer in TEXTS]
+    assert len({len(row["input_ids"]) for row in rows}) == len(rows)
+    alone = [score for row in rows for score in model.scores([row], 1)]
+    assert model.scores(rows, len(rows)) == pytest.approx(alone, abs=1e-4)
+
+
+def test_a_decoder_whose_tokenizer_begins_each_text_with_a_token_reads_its_template_alone(tmp_path):
+    from tokenizers.processors import TemplateProcessing
+
+    folder = gpt2(tmp_path / "rm")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<end> $A", special_tokens=[("<end>", 1)])
+    tokenizer.save_pretrained(folder)
+    read = load_beside(find_reward_model(str(folder)), PLAIN).encode(*TEXTS[0])["input_ids"]
+    assert tokenizer.decode(read) == "<user>Say it<user>it"
+    assert tokenizer("Say it")["input_ids"][0] == tokenizer.eos_token_id
+
+
 def test_an_encoder_reads_prompt_and_answer_as_a_pair(tmp_path):
     folder = bert(tmp_path / "rm")
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
