@@ -23,7 +23,7 @@ from rlrecipes.before.plan import plan
 from rlrecipes.errors import UserError, option, program, switch
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import PLUS, SHARED_STAGES, Job, check_seed, with_weights
-from rlrecipes.pipeline import prepare, run_stages
+from rlrecipes.pipeline import in_order, prepare, run_stages
 from rlrecipes.profile import LOWEST_TEMPERATURE, Profile, load_profile, profile_names
 from rlrecipes.recipe import BUILT_IN, Reward, load_recipe, recipe_names, unknown
 from rlrecipes.run.allocator import keep_freed_memory
@@ -242,8 +242,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     job = _job(arguments, arguments.recipe)
-    shared = {"reward": SHARED_STAGES} if job.parts else {}
-    stages = {"run": tuple(STAGES), **shared}.get(arguments.command, (arguments.command,))
+    stages = in_order(() if arguments.command == "run" else (arguments.command,), job)
     run_stages(job, stages, arguments.force)
     if stages[-1] == "report":
         from rlrecipes.report.page import short_table

@@ -29,6 +29,10 @@ from rlrecipes.recipe import (
 from rlrecipes.run.folder import Run
 from rlrecipes.run.stages import STAGES, below
 
+PLUS = "+"
+SHARED_STAGES = ("sft", "reward")
+"""The stages that several recipes can share."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -228,11 +232,6 @@ def with_weights(reward: Reward, weights: Sequence[str]) -> Reward:
 
 def _serves(examples: Sequence[Example], needs: str | None) -> bool:
     return needs is None or all(needs in example.truth for example in examples)
-
-
-PLUS = "+"
-SHARED_STAGES = ("sft", "reward")
-"""The stages that several recipes can share."""
 
 
 def recipes_of(name: str) -> list[Recipe]:

@@ -59,19 +59,25 @@ def run_recipe(
     with handled():
         profile = load_profile(profile) if isinstance(profile, str) else profile
         job = prepare(recipe, profile, data=data, columns=columns, seed=seed, run=run)
-        names = _in_order((stages,) if isinstance(stages, str) else stages, job)
+        names = in_order((stages,) if isinstance(stages, str) else stages, job)
         run_stages(job, names, force)
         return {stage: job.run.need(stage) for stage in names if needed(job, stage)}
 
 
-def _in_order(stages: Sequence[str], job: Job) -> list[str]:
-    """The stages, or all where none is named, in the order in which they run."""
+def in_order(stages: Sequence[str], job: Job) -> tuple[str, ...]:
+    """The stages, or all where none is named, in the order in which they run; a shared reward model brings its SFT stage.
+
+    Raises:
+        UserError: there is no such stage, or several recipes cannot share it.
+    """
     for stage in stages:
         if stage not in STAGES:
             raise UserError(unknown("stage", stage, list(STAGES), f"there are {', '.join(STAGES)}"))
         if job.parts and stage not in SHARED_STAGES:
             raise UserError(f"{job.recipe.name} can share {' and '.join(SHARED_STAGES)} alone; run '{stage}' with each")
-    return [stage for stage in (SHARED_STAGES if job.parts else STAGES) if stage in stages or not stages]
+    if job.parts:
+        return SHARED_STAGES if "reward" in stages or not stages else tuple(stages)
+    return tuple(stage for stage in STAGES if stage in stages or not stages)
 
 
 def prepare(
@@ -109,9 +115,9 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
     _check_reward_model(job)
     with locked(job.run.folder):
         job.run.recover()
-        conditions = {lower for stage in stages for lower in below(stage)} - set(stages)
+        required = {lower for stage in stages for lower in below(stage)} - set(stages)
         for stage in STAGES:
-            if stage in conditions and needed(job, stage):
+            if stage in required and needed(job, stage):
                 job.run.need(stage)
                 job.run.is_finished(stage, job.settings(stage))
         if pending := [stage for stage in stages if needed(job, stage)] if force else _pending(job, stages):

@@ -5,6 +5,7 @@ import pytest
 from rlrecipes.__main__ import main
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job, joint_data, joint_recipe, objective, recipes_of, sources_of
+from rlrecipes.pipeline import run_recipe
 from rlrecipes.profile import RewardSettings, load_profile
 from rlrecipes.recipe import Comparison, Data, Example, Rating, Split, user
 from rlrecipes.run.folder import Run
@@ -56,6 +57,16 @@ def test_where_no_data_are_named_each_recipe_has_what_the_profile_says(monkeypat
     assert main(["reward", TWO]) == 0
     assert jobs[0].data.source == "built-in+built-in"
     assert jobs[0].tasks.keys() == {"translation", "dialogue"}
+
+
+def test_a_shared_reward_model_brings_its_sft_stage_from_python_as_from_the_command_line(monkeypatch):
+    calls = []
+    for place in ("pipeline", "__main__"):
+        monkeypatch.setattr(f"rlrecipes.{place}.run_stages", lambda job, stages, force: calls.append(stages))
+    monkeypatch.setattr("rlrecipes.run.folder.Run.need", lambda self, stage: {})
+    assert main(["reward", TWO]) == 0
+    assert run_recipe(TWO, stages="reward").keys() == {"sft", "reward"}
+    assert calls == [("sft", "reward")] * 2
 
 
 def test_demonstrations_take_turns_and_nothing_is_lost():

@@ -280,16 +280,16 @@ def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
     """Ids `[B, longest sequence]` with the padding in front, as sampling needs prompts."""
     import torch
 
-    max_tokens = max(map(len, sequences))
-    return torch.tensor([[pad] * (max_tokens - len(ids)) + list(ids) for ids in sequences])
+    width = max(map(len, sequences))
+    return torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in sequences])
 
 
 def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
     """Ids `[B, longest sequence]` with the padding behind."""
     import torch
 
-    max_tokens = max(map(len, sequences))
-    return torch.tensor([list(ids) + [pad] * (max_tokens - len(ids)) for ids in sequences])
+    width = max(map(len, sequences))
+    return torch.tensor([list(ids) + [pad] * (width - len(ids)) for ids in sequences])
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -70,7 +70,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         reward, head: what to climb; `head` turns the reward adapter's hidden states into scores.
         settings: the profile's `[ppo]` table; `args` holds the part of it that TRL knows.
         on_samples: called with greedy answers to `samples` as often as `num_sample_generations` says.
-        scorer: the learned score where the reward model is no adapter of this base; instead of `head`.
+        scorer: the learned score of prompts with their answers, where there is no `head` to read it off hidden states.
     """
 
     control: Any
@@ -184,9 +184,9 @@ class SharedBasePPOTrainer(PPOTrainer):
 
     def _learned(self, rollout: Rollout) -> torch.Tensor:
         """The reward model's standardised scores `[B]`."""
-        if self.scorer is None:
-            assert self.head is not None
+        if self.head is not None:  # the rollout has read the states that it needs
             return self.head(rollout.last_states)
+        assert self.scorer is not None
         pairs = [(e.prompt, answer) for e, answer in zip(rollout.examples, rollout.answers, strict=True)]
         return torch.tensor(self.scorer(pairs), device=rollout.ids.device)
 

@@ -65,7 +65,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         settings=settings,
         samples=fitting_prompts(tokenizer, sample_by_hash(SAMPLES, job.data.held_out.prompts), max_tokens),
         on_samples=lambda rows, step: tracker.table("samples", rows, step),
-        scorer=None if shared else scorer,
+        scorer=scorer,
         callbacks=[progress("ppo", tracker)],
     )
     remove_printer(trainer)

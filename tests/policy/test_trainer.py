@@ -136,6 +136,7 @@ def test_the_learned_score_is_the_reward_models_own_at_the_end_of_the_answer(mak
 def test_a_reward_model_beside_is_asked_for_each_answer_with_its_own_prompt(make):
     trainer = make()
     rollout = first_batch(trainer)
+    trainer.head = None  # a model beside leaves none on the base
     trainer.scorer = lambda pairs: [float(len(prompt[-1].content) + 100 * len(answer)) for prompt, answer in pairs]
     pairs = [(example.prompt, answer) for example, answer in zip(rollout.examples, rollout.answers, strict=True)]
     assert len(set(trainer.scorer(pairs))) > 2
