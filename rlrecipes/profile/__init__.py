@@ -1,0 +1,39 @@
+"""A profile says how big a run is: what its settings are (`settings`), how it is read (`load`), what it refuses."""
+
+from rlrecipes.profile.load import REFUSED, load_profile, profile_names, settings_of, split_override
+from rlrecipes.profile.settings import (
+    LOWEST_TEMPERATURE,
+    BaseSettings,
+    CheckpointSettings,
+    EvaluateSettings,
+    LoraSettings,
+    MemorySettings,
+    ModelSettings,
+    PPOSettings,
+    Profile,
+    RewardSettings,
+    SFTSettings,
+    TrackSettings,
+    TrainingSettings,
+)
+
+__all__ = [
+    "LOWEST_TEMPERATURE",
+    "REFUSED",
+    "BaseSettings",
+    "CheckpointSettings",
+    "EvaluateSettings",
+    "LoraSettings",
+    "MemorySettings",
+    "ModelSettings",
+    "PPOSettings",
+    "Profile",
+    "RewardSettings",
+    "SFTSettings",
+    "TrackSettings",
+    "TrainingSettings",
+    "load_profile",
+    "profile_names",
+    "settings_of",
+    "split_override",
+]

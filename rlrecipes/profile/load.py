@@ -1,0 +1,125 @@
+"""Reads a profile's file, and the settings that override it.
+
+load_profile("tiny", ["sft.max_steps=50"]).sft.max_steps == 50
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from rlrecipes.errors import UserError, first_line
+from rlrecipes.profile.contradictions import contradictions, idle
+from rlrecipes.profile.settings import Profile
+from rlrecipes.recipe import recipe_roots, unknown
+
+_TABLES = {f.name: f.default_factory for f in fields(Profile) if callable(f.default_factory)}
+
+REFUSED = {
+    "ppo.bf16": "the precision is model.dtype's",
+    "ppo.fp16": "half precision overflows in QLoRA; use model.dtype=bfloat16",
+    "ppo.max_steps": "TRL's PPO counts episodes; use ppo.total_episodes",
+    "ppo.num_train_epochs": "TRL's PPO counts episodes; use ppo.total_episodes",
+    "ppo.eval_steps": "TRL's PPO never evaluates while it trains; the evaluate stage does",
+    "ppo.sft_model_path": "TRL's PPO trainer does not read it; the sft stage's adapter is used",
+    "ppo.reward_model_path": "TRL's PPO trainer does not read it; the reward stage's adapter is used",
+    "ppo.stop_token": "answers always end at the tokenizer's EOS token",
+    "ppo.stop_token_id": "answers always end at the tokenizer's EOS token",
+    "sft.max_length": "the window is model.max_length's",
+    "reward.max_length": "the window is model.max_length's",
+}
+"""Names that people know from TRL, and why a profile does not offer them."""
+
+_MUST_BE = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a text",
+    "dataclass": "a table",
+    "literal": "one of {expected}",
+    "greater_than_equal": "{ge} or more",
+    "less_than_equal": "at most {le}",
+}
+"""Our words for pydantic's kinds of error, by name or first word; the text of other kinds is good as it is."""
+
+
+def profile_names() -> list[str]:
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    return {path.stem: path for root in reversed(recipe_roots()) for path in (root / "profiles").glob("*.toml")}
+
+
+def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = None) -> Profile:
+    """The profile `recipes/profiles/<name>.toml` with `table.key=value` overrides; `model` is a hub id or a local folder.
+
+    Raises:
+        UserError: the profile, a table or a key does not exist, its file is not TOML, a value has the wrong type or is out of
+            bounds, or two values contradict.
+    """
+    if name not in (files := _files()):
+        raise UserError(unknown("profile", name, list(files), f"there are {', '.join(sorted(files))}"))
+    try:
+        tables = tomllib.loads(files[name].read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{files[name]} is not TOML: {first_line(error)}; mend it") from None
+    for override in [*overrides, *([f"model.name={model}"] if model is not None else [])]:
+        table, key, value = split_override(override)
+        check_key(table, key)
+        if isinstance(tables.setdefault(table, {}), dict):  # anything but a table is refused below
+            tables[table][key] = value
+    try:
+        profile = Profile(**tables | {"name": name})
+    except ValidationError as error:
+        raise UserError(_refusal(error.errors()[0], name, overrides)) from None
+    if wrong := [*idle(profile, overrides), *contradictions(profile)]:
+        raise UserError(wrong[0])
+    return profile
+
+
+def split_override(override: str) -> tuple[str, str, str]:
+    """`sft.max_steps=50` as its three parts."""
+    path, equals, value = override.partition("=")
+    table, dot, key = path.partition(".")
+    if not (equals and dot and table and key and value):
+        raise UserError(f"cannot read the setting '{override}'; write it as table.key=value, such as sft.max_steps=50")
+    return table, key, value
+
+
+def check_key(table: str, key: str) -> None:
+    """Refuses a key that no profile has, naming the nearest one, or the reason why TRL's is not offered."""
+    if reason := REFUSED.get(f"{table}.{key}"):
+        raise UserError(f"{table}.{key} is not a setting: {reason}")
+    known = [f"{table}.{key}" for table, kind in _TABLES.items() for key in _names(kind)]
+    if f"{table}.{key}" not in known:
+        raise UserError(unknown("setting", f"{table}.{key}", known, f"the tables are terms, {', '.join(_TABLES)}"))
+
+
+def settings_of(profile: Profile, *tables: str) -> dict[str, Any]:
+    """The named tables as one flat dictionary `{"sft.max_steps": 100, …}`, as `done.json` records them."""
+    return {f"{table}.{key}": value for table in tables for key, value in asdict(getattr(profile, table)).items()}
+
+
+def _names(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _refusal(error: ErrorDetails, name: str, overrides: Sequence[str]) -> str:
+    """What is wrong with a value: a sentence about the override that set it, or else about the profile's file."""
+    *table, key = map(str, error["loc"])
+    where = ", ".join([f"profile '{name}'", *(f"table [{part}]" for part in table)])
+    if error["type"] == "unexpected_keyword_argument":
+        known = _names(_TABLES[table[0]] if table else Profile)
+        return f"{where}: " + unknown("setting", key, known, f"there are {', '.join(known)}")
+    kind = error["type"] if error["type"] in _MUST_BE else error["type"].partition("_")[0]
+    limits = {limit: str(value).replace("'", "").replace(" or ", ", ") for limit, value in error.get("ctx", {}).items()}
+    bound = _MUST_BE.get(kind, error["msg"].removeprefix("Input should be ")).format(**limits)
+    origin = [override for override in overrides if override.startswith(".".join([*table, key]) + "=")]
+    return (f"{origin[-1]}: " if origin else f"{where}, '{key}' is {error['input']!r}; ") + f"it must be {bound}"
