@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import typing
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from rlrecipes.profile import load_profile
 SECONDS = 300
 OTHER = {
     "model.name": "nobody/nothing",
-    "model.max_length": "24",
+    "model.max_length": "40",
     "lora.target_modules": "q_proj,v_proj",
     "lora.lora_dropout": "0.3",
     "base.vocab_size": "600",
@@ -46,6 +47,13 @@ OTHER = {
     "memory.card": "24",
 }
 """Values that no rule for their type gives. The others are half as much again, every other choice, the other switch."""
+BESIDE = {
+    "model.name": ("base.", ()),
+    "reward.model": ("reward.", ()),
+    "sft.num_train_epochs": ("sft.max_steps=", ("sft.max_steps=-1",)),
+    "reward.num_train_epochs": ("reward.max_steps=", ("reward.max_steps=-1",)),
+}
+"""What else a change needs: the settings of the road that go, by their start, and those that come."""
 AS_AUTO = {"model.attention=sdpa", "reward.objective=pairwise", "track.wandb=auto"}
 """Choices that are what `auto` chooses on the road, or where nobody is logged in."""
 UNSEEN = {"checkpoint.seconds", "memory.halve_on_oom", "memory.card", "evaluate.batch_size"}
@@ -95,6 +103,8 @@ def outcomes(folder: Path, done: set[str]) -> Iterator[Outcome]:
         key = change.partition("=")[0]
         if ended.status == 2:
             fault, result, detail = fault_of(ended), "told", ended.errors.strip().splitlines()[-1]
+            if not fault and not {key, change.partition("=")[2]} & set(re.split(r"[\s=,;:']+", detail)):
+                fault = f"another error: {detail}"
         elif ended.status:
             fault, result, detail = fault_of(ended), "fell", ""
         elif key in UNSEEN or change in AS_AUTO:
@@ -106,9 +116,10 @@ def outcomes(folder: Path, done: set[str]) -> Iterator[Outcome]:
 
 
 def _with(road: tuple[str, ...], change: str) -> tuple[str, ...]:
-    """The road with one setting changed; the same key's own value on the road goes."""
+    """The road with one setting changed, and what that needs; the same key's own value on the road goes."""
     key = change.partition("=")[0]
-    return (*(word for word in road if word.partition("=")[0] != key), change)
+    gone, come = BESIDE.get(key, (f"{key}=", ()))
+    return (*(word for word in road if not word.startswith((gone, f"{key}="))), *come, change)
 
 
 def _contents(folder: Path, name: str, argv: tuple[str, ...]) -> tuple[typing.Any, dict[str, object]]:
