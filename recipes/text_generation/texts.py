@@ -13,6 +13,7 @@ from typing import Any
 
 import regex
 
+from rlrecipes.recipe import spelled
 from rlrecipes.text import PART, words
 
 LABELS = {"1": 1, "1.0": 1, "true": 1, "pos": 1, "positive": 1, "0": 0, "0.0": 0, "false": 0, "neg": 0, "negative": 0}
@@ -29,7 +30,7 @@ def cut(text: Any) -> tuple[str, str]:
         ValueError: that is no text, or one too short to be cut.
     """
     if not isinstance(text, str):
-        raise ValueError(f"'text' must be a text, not {text!r}")
+        raise ValueError("'text' must be a text")
     text, count = text.strip(), len(words(text))
     if count < 8:
         raise ValueError("'text' has fewer than 8 words, too few to cut into an opening and its continuation")
@@ -48,9 +49,9 @@ def label_of(value: Any) -> dict[str, int]:
     """
     if value is None or value == "":
         return {}
-    if str(value).strip().lower() not in LABELS:
-        raise ValueError(f"'label' must be 1, 0, 'positive' or 'negative', not {value!r}")
-    return {"label": LABELS[str(value).strip().lower()]}
+    if spelled(value) not in LABELS:
+        raise ValueError("'label' must be 1, 0, 'positive' or 'negative'")
+    return {"label": LABELS[spelled(value)]}
 
 
 def form_of(text: str) -> dict[str, int]:

@@ -26,7 +26,7 @@ def read(row: Mapping[str, Any]) -> Example:
     """One row of a user's parallel text."""
     for name in ("source", "target"):
         if not isinstance(row[name], str) or not row[name].strip():
-            raise ValueError(f"'{name}' must be a text that is not empty, not {row[name]!r}")
+            raise ValueError(f"'{name}' must be a text that is not empty")
     return Example(ask(row["source"].strip()), (row["target"].strip(),))
 
 

@@ -7,39 +7,57 @@ becomes `Comparison(user("Hello!"), "Hello, what can I do for you?", "What?")`.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rlrecipes.data.files import Row, column_names, kind_of, read, rename
-from rlrecipes.errors import UserError, first_line
+from rlrecipes.data.reasons import Drop, reason_of
+from rlrecipes.errors import UserError
 from rlrecipes.hub.fetch import missing_column
-from rlrecipes.recipe import Columns, Comparison, Example, HubSet, Message, Prompt, Rating, Recipe, unknown, user
+from rlrecipes.recipe import (
+    Columns,
+    Comparison,
+    Example,
+    HubSet,
+    Message,
+    Prompt,
+    Rating,
+    Recipe,
+    spelled,
+    unknown,
+    user,
+)
+from rlrecipes.text import shortened
 
 ROLES = ("system", "user", "assistant")
 
 WRONG_KIND = (TypeError, AttributeError, KeyError, IndexError)
-"""What a recipe's reader raises on a value that it does not expect."""
+"""What a public set's reader raises on a value that it does not expect."""
 
 
-class Record(NamedTuple):
+@dataclass(frozen=True)
+class Record:
     """The content of one row: an example, a comparison (or both), or a rating."""
 
     prompt: Prompt
     example: Example | None = None
     comparison: Comparison | None = None
     rating: Rating | None = None
+    place: str = field(default="", compare=False)
+    """Its row: `train.jsonl, row 51`."""
 
 
 Reader = Callable[[Row], Record]
 """Reads one row. Raises `ValueError` with the reason to leave the row out, `UserError` when a value is of the wrong type."""
 
-Records = tuple[list[Record], Counter[str]]
-"""The records of rows, and the number of rows left out, by reason."""
+Records = tuple[list[Record], list[Drop]]
+"""The records of rows, and the rows left out."""
 
 
 def _layouts(own: Columns) -> list[tuple[tuple[str, ...], Reader]]:
@@ -61,25 +79,33 @@ def records(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> Records:
         UserError: the file is in no known layout, a value is of the wrong type, or no row can be used.
     """
     rows = rename(read(path), columns)
-    usable, reasons = read_rows(_reader(recipe, rows), rows)
+    reader = _reader(recipe, rows)
+    if getattr(reader, "func", None) is _own:
+        _check_values(recipe, rows)
+    usable, drops = read_rows(
+        reader, rows, [*known_names(recipe), *(name for one in recipe.hub for name in said_of(one))]
+    )
     if not usable:
-        where = f"{path}, row {rows[0].number}: {next(iter(reasons))}"
+        where = f"{path}, row {rows[0].number}: {drops[0].reason}"
         raise UserError(f"{where}, and no other row can be used either; mend the rows, or map columns with --columns")
-    return usable, reasons
+    return usable, drops
 
 
-def read_rows(reader: Reader, rows: Iterable[Row]) -> Records:
-    """The records that can be trained on; the reasons of the others stand in order of first appearance."""
+def read_rows(reader: Reader, rows: Iterable[Row], names: Collection[str]) -> Records:
+    """The records that can be trained on, and the others with their reasons; `names` may stand in a reason."""
     usable: list[Record] = []
-    reasons: Counter[str] = Counter()
+    drops: list[Drop] = []
     for row in rows:
+        place = f"{Path(row.file).name}, row {row.number}"
         try:
             record = reader(row)
             _check(record)
-            usable.append(record)
-        except ValueError as reason:
-            reasons[str(reason)] += 1
-    return usable, reasons
+            usable.append(dataclasses.replace(record, place=place))
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # a recipe's reader may raise anything
+            drops.append(Drop(reason_of(error, names), place))
+    return usable, drops
 
 
 def check_names(recipe: Recipe, columns: Mapping[str, str]) -> None:
@@ -88,11 +114,16 @@ def check_names(recipe: Recipe, columns: Mapping[str, str]) -> None:
     Raises:
         UserError: with the nearest name that is known.
     """
-    known = [name for names, _ in _layouts(recipe.columns) for name in names] + [*recipe.columns.optional, "margin"]
+    known = known_names(recipe)
     for name in columns:
         if name not in known:
             names = ", ".join(dict.fromkeys(known))
             raise UserError(f"--columns {name}={columns[name]}: {unknown('field', name, known, f'known are {names}')}")
+
+
+def known_names(recipe: Recipe) -> list[str]:
+    """The columns that any layout of a recipe reads."""
+    return [name for names, _ in _layouts(recipe.columns) for name in names] + [*recipe.columns.optional, "margin"]
 
 
 def _reader(recipe: Recipe, rows: list[Row]) -> Reader:
@@ -112,12 +143,24 @@ def _reader(recipe: Recipe, rows: list[Row]) -> Reader:
     )
 
 
+def _check_values(recipe: Recipe, rows: list[Row]) -> None:
+    """Refuses a file whose column holds anything but what the recipe knows the meaning of."""
+    for column, known in recipe.columns.values.items():
+        found = {spelled(row.values[column]) for row in rows if row.values.get(column) not in (None, "")}
+        if found - set(known):
+            held = ", ".join(shortened(value, 12) for value in sorted(found)[:6]) + (", …" if len(found) > 6 else "")
+            raise UserError(
+                f"{rows[0].file}: '{column}' holds {held}, but {recipe.name} knows {', '.join(known)} alone; write "
+                "these in the file, or give the column another name to do without it"
+            )
+
+
 def _check(record: Record) -> None:
-    """Raises `ValueError` with the reason where a record cannot be trained on."""
-    prompt, example, comparison, rating = record
-    answers = list(example.answers[:1] or [""]) if example else []
+    """Raises `ValueError` with the reason where a record cannot be trained on. A blank reference would make silence right."""
+    prompt, comparison = record.prompt, record.comparison
+    answers = list(record.example.answers or [""]) if record.example else []
     answers += [comparison.chosen, comparison.rejected] if comparison else []
-    answers += [rating.answer] if rating else []
+    answers += [record.rating.answer] if record.rating else []
     texts = [*(message.content for message in prompt), *answers]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a value is no text")
@@ -158,15 +201,17 @@ def hub_record(hub_set: HubSet, row: Row) -> Record:
     return Record(item.prompt, rating=item)
 
 
+def said_of(hub_set: HubSet) -> list[str]:
+    """What a reason for leaving out rows of a public set may name."""
+    return [*hub_set.columns, *hub_set.where, *hub_set.where.values()]
+
+
 def _own(own: Columns, row: Row) -> Record:
     values = {name: value for name, value in row.values.items() if value is not None}
     for name in own.required:
         if name not in values:
             raise ValueError(f"no value in '{name}'")
-    try:
-        example = own.example(values)
-    except WRONG_KIND as error:
-        raise ValueError(f"the recipe's reader raised {type(error).__name__}: {first_line(error)}") from None
+    example = own.example(values)
     if "rejected" not in own.optional or not values.get("rejected"):
         return Record(example.prompt, example)
     rejected = _answer(row, "rejected", example.prompt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,10 @@ def dropped(path: Path, row: Mapping[str, Any]) -> dict[str, int]:
     """Why `row` is left out, beside a row of the same columns that is fine."""
     good = {"source": "Ja", "target": "Yes"} if "source" in row else {"prompt": "Hello", "completion": "Hi", "score": 1}
     good = {"prompt": "Hello", "chosen": "Hi", "rejected": "What?"} if "chosen" in row else good
-    kept, reasons = records(RECIPE, write(path / "rows.jsonl", good, row), {})
+    kept, drops = records(RECIPE, write(path / "rows.jsonl", good, row), {})
     assert len(kept) == 1
-    return dict(reasons)
+    assert {drop.place for drop in drops} == {"rows.jsonl, row 2"}
+    return dict(Counter(drop.reason for drop in drops))
 
 
 def trouble(path: Path, *rows: Mapping[str, Any]) -> str:
@@ -222,11 +224,9 @@ def test_a_row_without_content_is_left_out_and_counted_by_its_reason(tmp_path, r
 def test_chats_that_part_before_their_last_answer_are_left_out(tmp_path, one, other, reason, order):
     good = {"chosen": [*CHAT, assistant("Hi")], "rejected": [*CHAT, assistant("What?")]}
     bad = dict(zip(order, (one, other), strict=True))
-    kept, reasons = records(RECIPE, write(tmp_path / "rows.jsonl", good, bad), {})
+    kept, (drop,) = records(RECIPE, write(tmp_path / "rows.jsonl", good, bad), {})
     assert len(kept) == 1
-    ((told, count),) = reasons.items()
-    assert reason in told
-    assert count == 1
+    assert reason in drop.reason
 
 
 def test_a_file_of_which_no_row_can_be_used_is_an_error_with_the_first_reason(tmp_path):
