@@ -59,9 +59,16 @@ def needed_states_only(model: Any, needed: torch.Tensor) -> Iterator[None]:
         return
     whole, own = block.forward, block.__dict__.get("forward")  # accelerate, too, puts its own there
 
-    def forward(states: torch.Tensor) -> torch.Tensor:
-        outputs: torch.Tensor = whole(states[needed][None])[0]
-        return outputs.new_zeros(states.shape).index_put((needed,), outputs)
+    def forward(states: torch.Tensor, *others: Any) -> Any:
+        if others:  # Bloom's adds the residual itself
+            return whole(states, *others)
+        outputs = whole(states[needed][None])
+        if isinstance(outputs, tuple):  # with a router's scores, which nobody reads here
+            return (spread(outputs[0], states), *outputs[1:])
+        return spread(outputs, states)
+
+    def spread(outputs: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        return outputs.new_zeros(states.shape).index_put((needed,), outputs.view(-1, states.shape[-1]))
 
     block.forward = forward
     try:

@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from rlrecipes.errors import UserError, first_line, option
-from rlrecipes.model.forward import device, next_token_logits, states_at
+from rlrecipes.model.forward import device
+from rlrecipes.model.trial import check_parts
 from rlrecipes.profile import ModelSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -73,24 +74,11 @@ def load_causal(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
     """The frozen base as a causal language model, quantized as the profile says.
 
     Raises:
-        UserError: its weights cannot be read, or its logits are not the output layer's of its last hidden states alone.
+        UserError: its weights cannot be read, or it fails `check_parts`.
     """
     model = _prepare(_load(AutoModelForCausalLM, name, **_load_options(settings)), tokenizer)
-    _check_logits(model, name)
+    check_parts(model, name)
     return model
-
-
-@torch.no_grad()
-def _check_logits(model: Any, name: str) -> None:
-    """Refuses a model whose logits `next_token_logits` does not give: PPO would train on wrong ones in silence."""
-    ids = torch.arange(4, device=model.device)[None]
-    expected = model.eval()(input_ids=ids).logits[:, 1:].float()
-    logits = next_token_logits(model, states_at(model, ids, ids[:, 1:]))
-    if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
-        raise UserError(
-            f"'{name}' ({model.config.model_type}) makes its logits in a way that PPO here does not know; "
-            "choose another model"
-        )
 
 
 def load_scorer(name: str, settings: ModelSettings, tokenizer: Any) -> Any:

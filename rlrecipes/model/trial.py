@@ -1,0 +1,73 @@
+"""A trial of a base model on a few tokens: what is computed in parts here has to be what the model computes whole.
+
+SFT, PPO and evaluation take hidden states and logits apart (`forward`) and sample from a cache (`sampling`). A model that
+does something between the parts, keeps a state that is no cache, or looks to the right would be trained on wrong numbers
+in silence.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from rlrecipes.errors import UserError, first_line
+from rlrecipes.model.forward import next_token_logits, states_at
+from rlrecipes.model.sampling import sample
+
+IDS = 5
+"""Tokens of the trial's longer prompt; the other has two less, and padding before it."""
+DRAWN = 3
+"""Tokens that are sampled; the first from the prompts, the others from the cache."""
+CLOSE = 1e-2
+"""The largest difference of logits, as a share of the largest logit: bfloat16 has three digits."""
+
+
+@torch.no_grad()
+def check_parts(model: Any, name: str) -> None:
+    """Refuses a model whose passes in parts do not give what its whole pass gives.
+
+    Raises:
+        UserError: its logits are not finite, come from elsewhere than the output layer, or differ where tokens are
+            sampled from a cache; or it cannot run so at all.
+    """
+    about = f"'{name}' ({model.config.model_type})"
+    try:
+        reason = _difference(model.eval())
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # each family fails in a way of its own
+        reason = f"cannot be run in parts here ({type(error).__name__}: {first_line(error)})"
+    if reason:
+        raise UserError(f"{about} {reason}; choose another model")
+
+
+def _difference(model: Any) -> str | None:
+    """What is wrong with a model's passes in parts; None where nothing is."""
+    ids = torch.arange(3, 3 + IDS, device=model.device)[None].expand(2, -1).clone()
+    ids[1] += IDS
+    whole = _logits(model, ids)
+    if not whole.isfinite().all():
+        return "gives logits that are no numbers: its weights are damaged, or overflow in this type"
+    parts = next_token_logits(model, states_at(model, ids, ids.new_tensor(range(1, IDS)).expand(2, -1)))
+    if not _close(parts, whole[:, 1:]):
+        return "makes its logits in a way that PPO here does not know"
+    pad, short = 0, ids[1, 2:]
+    queries = torch.stack([ids[0], torch.nn.functional.pad(short, (2, 0), value=pad)])
+    drawn = sample(model, queries, pad, -1, DRAWN, temperature=0)
+    for prompt, tokens, logprobs in zip((ids[0], short), drawn.tokens, drawn.logprobs, strict=True):
+        logits = _logits(model, torch.cat([prompt, tokens])[None])[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, tokens[:, None]).squeeze(1)
+        if not _close(logprobs, expected, scale=logits.abs().max()):
+            return "samples other tokens from its cache than a whole pass gives: it keeps a state that is not in the cache"
+    return None
+
+
+def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model(input_ids=ids).logits.float()
+    return logits
+
+
+def _close(one: torch.Tensor, other: torch.Tensor, scale: torch.Tensor | None = None) -> bool:
+    most = (other if scale is None else scale).abs().max().item()
+    return torch.allclose(one, other, rtol=CLOSE, atol=CLOSE * most)
