@@ -82,7 +82,7 @@ def _put_back(previous: Path, place: Path) -> None:
 
 
 def _check_unquantized(base: str) -> None:
-    if getattr(AutoConfig.from_pretrained(base), "quantization_config", None):
+    if getattr(AutoConfig.from_pretrained(base, trust_remote_code=False), "quantization_config", None):
         raise UserError(
             f"'{base}' holds quantized weights alone, and nothing can be merged into those; "
             f"export without {switch('merged')}"
@@ -148,13 +148,15 @@ def _merge(finished: FinishedRun, policy: str, base: str, tokenizer: Any, draft:
     model = PeftModel.from_pretrained(_unquantized(base, tokenizer), draft / "adapter").eval()
     adapter_logits = _logits(model, rows)
     whole = model.merge_and_unload(safe_merge=True)
-    dtype = getattr(AutoConfig.from_pretrained(base), "dtype", None) or torch.float32
+    dtype = getattr(AutoConfig.from_pretrained(base, trust_remote_code=False), "dtype", None) or torch.float32
     whole.generation_config = _generation(finished, tokenizer)
     whole.to(dtype).save_pretrained(draft / "merged")
     shutil.copytree(draft / "adapter", draft / "merged", dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter_*"))
     del model, whole
 
-    merged = _on_device(AutoModelForCausalLM.from_pretrained(draft / "merged", dtype=dtype).eval())
+    merged = _on_device(
+        AutoModelForCausalLM.from_pretrained(draft / "merged", dtype=dtype, trust_remote_code=False).eval()
+    )
     difference = max(
         ((a - b).abs().max() / a.abs().max()).item() for a, b in zip(adapter_logits, _logits(merged, rows), strict=True)
     )
@@ -174,7 +176,7 @@ def _merge(finished: FinishedRun, policy: str, base: str, tokenizer: Any, draft:
 
 def _unquantized(base: str, tokenizer: Any) -> Any:
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(

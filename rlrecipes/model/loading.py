@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
-from rlrecipes.errors import UserError, first_line, option
+from rlrecipes.errors import UserError, cannot, option
 from rlrecipes.model.forward import device, next_token_logits, states_at
 from rlrecipes.profile import ModelSettings
 
@@ -38,11 +38,10 @@ def model_config(name: str) -> Any:
         UserError: it cannot be read.
     """
     try:
-        return AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # each way in which a file is damaged has an error of its own
-        raise UserError(
-            f"cannot read the model '{name}': {first_line(error)}; give a local checkpoint folder as {option('model')}"
-        ) from None
+        choice = f"give a local checkpoint folder as {option('model')}"
+        raise cannot(f"cannot read the model '{name}'", error, choice) from None
 
 
 def window(name: str, settings: ModelSettings) -> int:
@@ -108,13 +107,11 @@ def load_scorer(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
 
 def _load(kind: Any, name: str, **options: Any) -> Any:
     try:
-        return kind.from_pretrained(name, **options)
+        return kind.from_pretrained(name, trust_remote_code=False, **options)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # each way in which a file is damaged has an error of its own
-        raise UserError(
-            f"cannot load the model '{name}': {first_line(error)}; fetch it anew, or choose another model"
-        ) from None
+        raise cannot(f"cannot load the model '{name}'", error, "fetch it anew, or choose another model") from None
 
 
 def _to_weights_dtype(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:

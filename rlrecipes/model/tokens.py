@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlrecipes.errors import UserError, first_line
+from rlrecipes.errors import UserError, cannot, first_line
 from rlrecipes.hub.reach import fetched_file, read_object
 from rlrecipes.model.eos import Find, use_producible_eos
 from rlrecipes.recipe import Comparison, Example, Message, Prompt
@@ -119,9 +119,8 @@ def open_with_note(name: str, find: Find = fetched_file) -> tuple[Any, str | Non
     except UserError:
         raise
     except Exception as error:  # each way in which a file is damaged has an error of its own
-        raise UserError(
-            f"cannot read the tokenizer of '{name}': {first_line(error)}; mend its files, or choose another model"
-        ) from None
+        choice = "mend its files, or choose another model"
+        raise cannot(f"cannot read the tokenizer of '{name}'", error, choice) from None
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"the tokenizer of '{name}' has no EOS token, so no answer could ever end; choose another model"
@@ -137,7 +136,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     tokenizer.padding_side = "left"
     prepare(tokenizer, str(folder))
     return tokenizer

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
-from rlrecipes.errors import UserError, first_line
+from rlrecipes.errors import UserError, cannot
 from rlrecipes.hub.reach import ADAPTER_WEIGHTS
 from rlrecipes.model.adapters import adapter, load_adapter, stage_file
 from rlrecipes.model.forward import device, states_at
@@ -204,8 +204,8 @@ def _tokenizer(source: RewardSource) -> Any:
     own = source.base is None or any((Path(source.place) / name).is_file() for name in TOKENIZERS)
     name = source.place if own else str(source.base)
     with _library_errors(source):
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        pad = AutoConfig.from_pretrained(source.base or source.place).pad_token_id
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        pad = AutoConfig.from_pretrained(source.base or source.place, trust_remote_code=False).pad_token_id
     tokenizer.pad_token_id = next(
         (i for i in (pad, tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), None
     )
@@ -248,4 +248,4 @@ def _library_errors(source: RewardSource) -> Iterator[None]:
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise UserError(f"cannot use reward.model={source.name}: {first_line(error)}; choose another model") from None
+        raise cannot(f"cannot use reward.model={source.name}", error, "choose another model") from None
