@@ -12,6 +12,7 @@ import argparse
 import io
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -287,7 +288,9 @@ def _job(arguments: argparse.Namespace, recipe: str) -> Job:
     profile, weights = _profile(arguments)
     if PLUS not in recipe:
         _refuse_unlearned(arguments, with_weights(load_recipe(recipe).reward, weights))
-    columns = dict(pairs := [_column(text) for text in arguments.columns])
+    # make hands all of them on as one text; names of columns may hold spaces
+    texts = [part for text in arguments.columns for part in re.split(r"\s+(?=[\w.]+=)", text.strip())]
+    columns = dict(pairs := [_column(text) for text in texts])
     if len(columns) < len(pairs):
         raise UserError("--columns names one column for two; name each once")
     return prepare(
