@@ -18,6 +18,7 @@ from rlrecipes.__main__ import OPTIONS, commands, main
 from rlrecipes.errors import UserError
 from rlrecipes.profile import profile_names
 from rlrecipes.recipe import Reward, Term, load_recipe, recipe_names
+from rlrecipes.run.environment import check_environment
 from rlrecipes.run.stages import STAGES
 
 
@@ -248,6 +249,37 @@ def test_another_trl_is_refused_with_the_command_that_mends_it(stopped, monkeypa
     error = stopped("--data", "pairs.jsonl")
     assert "found 1.13.0" in error
     assert "pip install trl==1.12.0" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("WORLD_SIZE", "2", "this trains in one"),
+        ("OMPI_COMM_WORLD_SIZE", "4", "this trains in one"),
+        ("LOCAL_RANK", "0", "this trains in one"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", "behind the profile's back"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "behind the profile's back"),
+        ("ACCELERATE_USE_FSDP", "1", "behind the profile's back"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8", "behind the profile's back"),
+    ],
+)
+def test_what_a_launcher_left_is_refused_before_anything_runs(stopped, home, monkeypatch, name, value, said):
+    monkeypatch.setenv(name, value)
+    error = stopped("--data", "pairs.jsonl", name="launched")
+    assert f"{name}={value}" in error
+    assert said in error
+    assert not (home / "runs" / "launched").exists()
+
+
+def test_a_launcher_of_one_process_that_changes_nothing_is_no_hindrance(monkeypatch):
+    for name, value in {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "-1", "ACCELERATE_MIXED_PRECISION": "no"}.items():
+        monkeypatch.setenv(name, value)
+    check_environment()
+
+
+def test_several_cards_are_refused_with_the_way_to_choose_one(stopped, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert "2 GPUs are visible, and this trains on one" in stopped("--data", "pairs.jsonl", name="cards")
 
 
 # Without torch.
