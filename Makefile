@@ -54,7 +54,7 @@ options = $(call given,COLUMNS,--columns) $(call given,PROFILE,--profile) $(if $
 	$(call given,POLICY,--policy) $(if $(call yes,MERGED),--merged) $(call given,PUSH,--push) $(call each,ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills lint check list bench plan-bench numbers show plan chat export clean $(RECIPES) $(STAGES)
+.PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export clean $(RECIPES) $(STAGES)
 
 help: ## this list
 	@echo "Targets:"
@@ -109,6 +109,9 @@ test: $(READY) ## the tests, without network or GPU
 
 kills: $(READY) ## kill a run at random moments (KILLS, SEED) and compare it byte for byte with an uninterrupted one
 	PYTHONPATH=. $(VENV)/bin/python tests/kills.py --kills $(call one,KILLS) --seed $(call one,SEED)
+
+faults: $(READY) ## files, options, settings, kills and disks that go wrong, by the hundred; goes on where it was stopped
+	PYTHONPATH=.:tests $(VENV)/bin/python -m faults $(ARGS)
 
 lint: $(READY) ## ruff and mypy
 	$(VENV)/bin/ruff check .
