@@ -111,7 +111,7 @@ kills: $(READY) ## kill a run at random moments (KILLS, SEED) and compare it byt
 	PYTHONPATH=. $(VENV)/bin/python tests/kills.py --kills $(call one,KILLS) --seed $(call one,SEED)
 
 faults: $(READY) ## files, options, settings, kills and disks that go wrong, by the hundred; goes on where it was stopped
-	PYTHONPATH=.:tests $(VENV)/bin/python -m faults $(ARGS)
+	PYTHONPATH=.:tests $(VENV)/bin/python -m faults $(call each,ARGS)
 
 lint: $(READY) ## ruff and mypy
 	$(VENV)/bin/ruff check .
