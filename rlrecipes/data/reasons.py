@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from rlrecipes.errors import first_line
 from rlrecipes.text import shortened
 
-LONGEST = 200
+LONGEST = 150
 """Characters of a reason."""
 
 
