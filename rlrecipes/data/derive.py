@@ -11,7 +11,7 @@ from random import Random
 from statistics import mean, median
 from typing import NamedTuple
 
-from rlrecipes.data.layouts import Record
+from rlrecipes.data.readers import Record
 from rlrecipes.data.split import canonical
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import Comparison, Example, Prompt, Rating, Recipe, Service, Split

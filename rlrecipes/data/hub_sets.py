@@ -15,7 +15,8 @@ from random import Random
 from typing import Any
 
 from rlrecipes.data.files import Row, read
-from rlrecipes.data.layouts import Record, Records, hub_record, read_rows, said_of
+from rlrecipes.data.layouts import Records, hub_record, read_rows, said_of
+from rlrecipes.data.readers import Record
 from rlrecipes.data.split import Source, once_each
 from rlrecipes.errors import UserError, option
 from rlrecipes.hub.fetch import Kept, fetch

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from rlrecipes.data.derive import check_derived, derivation_notes, derive, grading_of
-from rlrecipes.data.files import find_splits
+from rlrecipes.data.files import Row, find_splits
 from rlrecipes.data.hub_sets import read_sets
-from rlrecipes.data.layouts import Records, check_names, records
+from rlrecipes.data.layouts import Records, by_split, check_names, records, rows_of, unread_note
 from rlrecipes.data.reasons import counted
 from rlrecipes.data.split import (
     HELD_OUT,
@@ -71,14 +71,21 @@ def _built_in(recipe: Recipe) -> Data:
 
 
 def _read_files(recipe: Recipe, source: str, columns: Mapping[str, str]) -> Source:
-    def read_all(paths: Sequence[Path]) -> Records:
-        files = [records(recipe, path, columns) for path in paths]
-        return once_each(([row for rows, _ in files for row in rows], [drop for _, drops in files for drop in drops]))
-
     train_paths, held_out_paths, notes = find_splits(source)
-    train, drops = read_all(train_paths)
-    held_out, held_out_drops = read_all(held_out_paths)
-    return Source(source, train, held_out, drops + held_out_drops, notes, undivided=not held_out_paths)
+    train_files, held_out_files = (
+        [rows_of(recipe, path, columns) for path in paths] for paths in (train_paths, held_out_paths)
+    )
+    train_rows, test_rows, split_notes = by_split([rows for rows, _ in train_files])
+    train, drops = _records(recipe, train_rows)
+    held_out, held_out_drops = _records(recipe, [*test_rows, *(rows for rows, _ in held_out_files)])
+    notes += [*split_notes, *dict.fromkeys(note for _, told in (*train_files, *held_out_files) for note in told)]
+    notes += unread_note([*train, *held_out])
+    return Source(source, train, held_out, drops + held_out_drops, notes, undivided=not (held_out_paths or test_rows))
+
+
+def _records(recipe: Recipe, files: Sequence[list[Row]]) -> Records:
+    read = [records(recipe, rows) for rows in files]
+    return once_each(([row for rows, _ in read for row in rows], [drop for _, drops in read for drop in drops]))
 
 
 def _data(recipe: Recipe, name: str, sources: Sequence[Source]) -> Data:

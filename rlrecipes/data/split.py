@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlrecipes.data.layouts import Record, Records
+from rlrecipes.data.layouts import Records
+from rlrecipes.data.readers import Record
 from rlrecipes.data.reasons import Drop, counted
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import Example, Metric, Prompt, Service
