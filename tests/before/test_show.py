@@ -73,6 +73,23 @@ def test_lengths_are_those_of_the_tokens(shown, checkpoint):
     assert "at most 7 (ppo.response_length)" in out
 
 
+def test_it_says_which_stages_have_too_few_rows(shown, tmp_path):
+    write_rows(tmp_path / "few.jsonl", sentences(40))
+    data = load(load_recipe("translation"), "few.jsonl", {}, Path("runs"))
+    rows, held_out = len(data.train.demonstrations), len(data.held_out.prompts)
+    out = shown("--data", "few.jsonl", f"sft.per_device_train_batch_size={rows + 1}")
+    assert f"  {rows} demonstrations cannot fill one batch of {rows + 1}: bring more, or lower sft.per_device" in out
+    assert f"  {rows} prompts cannot fill one batch of 64: bring more, or lower ppo.per_device" in out
+    assert f"  {held_out} held-out prompts give no interval to rely on: bring 30 or more" in out
+    enough = ("sft", "ppo", "reward")
+    settings = [f"{stage}.per_device_train_batch_size={2 if stage == 'ppo' else rows}" for stage in enough]
+    out = shown("--data", "few.jsonl", *settings, "reward.per_device_train_batch_size=99")
+    assert f"  {rows} comparisons cannot fill one batch of 99: bring more, or lower reward.per_device" in out
+    assert "demonstrations cannot fill" not in out
+    assert "prompts cannot fill" not in out
+    assert "too few rows" not in shown()
+
+
 def test_a_window_without_room_for_a_prompt_is_told(shown, checkpoint):
     out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl", "model.max_length=10")
     assert "answers this long leave no room for a prompt" in out
