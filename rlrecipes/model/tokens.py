@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -24,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.hub.reach import fetched_file, read_object
 from rlrecipes.model.eos import Find, use_producible_eos
-from rlrecipes.recipe import Comparison, Example, Message, Prompt
+from rlrecipes.model.plain import Reading, reading, special_tokens
+from rlrecipes.recipe import Comparison, Data, Example, Message, Prompt
 from rlrecipes.text import quoted
 
 if TYPE_CHECKING:
@@ -247,8 +249,8 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     Raises:
         UserError: the template refuses the prompt, or is broken.
     """
-    ids: list[int] = tokenizer(prompt_text(tokenizer, prompt), add_special_tokens=False)["input_ids"]
-    return ids
+    read = read_row(tokenizer, prompt)
+    return read.ids(prompt_text(tokenizer, hidden(read, prompt)))
 
 
 def encode(tokenizer: Any, prompt: Prompt, answer: str) -> Encoded:
@@ -257,42 +259,84 @@ def encode(tokenizer: Any, prompt: Prompt, answer: str) -> Encoded:
     Raises:
         UserError: the template refuses the prompt, or is broken.
     """
-    text = prompt_text(tokenizer, prompt)
-    ids = _ids(tokenizer, text)
-    return Encoded(ids, [*_behind(tokenizer, text, ids, answer), tokenizer.eos_token_id])
+    read = read_row(tokenizer, prompt, answer)
+    text = prompt_text(tokenizer, hidden(read, prompt))
+    ids = read.ids(text)
+    return Encoded(ids, [*_behind(read, text, ids, answer), tokenizer.eos_token_id])
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+def read_row(tokenizer: Any, prompt: Prompt, *answers: str) -> Reading:
+    """How to tokenize a prompt and answers so that the special tokens which they spell are plain text.
+
+    Raises:
+        UserError: they spell one, and the tokenizer has no way to do so.
+    """
+    texts = [*(message.content for message in prompt), *answers]
+    return reading(tokenizer, _chats(tokenizer, tokenizer.chat_template)[2], texts)
 
 
-def _behind(tokenizer: Any, prompt: str, prompt_ids: list[int], answer: str) -> list[int]:
+def spelled(tokenizer: Any, data: Data) -> dict[str, int]:
+    """How many rows of each kind, on both sides of the split, spell a special token, which is read as plain text."""
+    special = special_tokens(tokenizer, _chats(tokenizer, tokenizer.chat_template)[2])
+    texts: list[tuple[str, Prompt, Sequence[str]]] = []
+    for split in (data.train, data.held_out):
+        texts += [("demonstrations", row.prompt, row.answers[:1]) for row in split.demonstrations]
+        texts += [("prompts", row.prompt, ()) for row in split.prompts]
+        texts += [("comparisons", row.prompt, (row.chosen, row.rejected)) for row in split.comparisons]
+        texts += [("ratings", row.prompt, (row.answer,)) for row in split.ratings]
+    return dict(
+        Counter(
+            kind
+            for kind, prompt, answers in texts
+            if any(map(special.search, (*(message.content for message in prompt), *answers)))
+        )
+    )
+
+
+def spelled_note(counts: Mapping[str, int]) -> str:
+    """`spelled` in words."""
+    rows = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    return f"special tokens such as '<|im_end|>' that a text spells are read as plain text: {rows}"
+
+
+def hidden(read: Reading, prompt: Prompt) -> Prompt:
+    """A prompt in which the special tokens are hidden that its turns spell."""
+    return tuple(Message(message.role, read.hide(message.content)) for message in prompt)
+
+
+def _behind(read: Reading, prompt: str, prompt_ids: list[int], answer: str) -> list[int]:
     """The ids of an answer behind the text of its prompt.
 
     Some tokenizers put a space before every text, which an answer tokenized alone would have, too. Where a token would reach
     over the boundary (`\\n` before `\\n`), the answer stands behind another text.
     """
-    text = _space(tokenizer, tokenizer.chat_template) + answer if answer else ""
+    text = _space(read.tokenizer) + read.hide(answer) if answer else ""
     for before in (prompt, "\n", "x"):
-        ids = prompt_ids if before is prompt else _ids(tokenizer, before)
-        whole = _ids(tokenizer, before + text)
+        ids = prompt_ids if before is prompt else read.ids(before)
+        whole = read.ids(before + text)
         if whole[: len(ids)] == ids:
             return whole[len(ids) :]
-    return _ids(tokenizer, text)
+    return read.ids(text)
+
+
+def _space(tokenizer: Any) -> str:
+    """The spaces that a chat template has between a prompt, which does not end in one, and an answer."""
+    prompt, chat, _ = _chats(tokenizer, tokenizer.chat_template)
+    if not chat.startswith(prompt):  # a thought, for one, that stands in the prompt alone
+        return " " if NO_SPACE[1] in tokenizer.chat_template else ""
+    space = chat.removeprefix(prompt).partition(CHAT[2].content)[0]
+    return "" if space.strip(" ") else space
 
 
 @lru_cache(maxsize=8)
-def _space(tokenizer: Any, template: str) -> str:
-    """The spaces that a chat template has between a prompt, which does not end in one, and an answer."""
+def _chats(tokenizer: Any, template: str | None) -> tuple[str, str, str]:
+    """A prompt, it with its answer, and both with a turn behind them (before which no thought stands), through a template;
+    nothing where it refuses them or there is none."""
     try:
         prompt, chat = _render(tokenizer, CHAT[1:2], True), _render(tokenizer, CHAT[1:], False)
+        return prompt, chat, _render(tokenizer, (*CHAT[1:], CHAT[1]), False)
     except Exception:  # see `_accepts`; the prompts themselves are refused then
-        return ""
-    if not chat.startswith(prompt):  # a thought, for one, that stands in the prompt alone
-        return " " if NO_SPACE[1] in template else ""
-    space = chat.removeprefix(prompt).partition(CHAT[2].content)[0]
-    return "" if space.strip(" ") else space
+        return "", "", ""
 
 
 def answer_length(tokenizer: Any, demonstrations: Sequence[Example], response_length: int) -> int:

@@ -26,7 +26,16 @@ from rlrecipes.hub.reach import ADAPTER_WEIGHTS
 from rlrecipes.model.adapters import adapter, load_adapter, stage_file
 from rlrecipes.model.forward import device, states_at
 from rlrecipes.model.loading import load_scorer, window
-from rlrecipes.model.tokens import PLAIN_TEMPLATE, chat_text, encode, fix_template, is_fixed, pad_right
+from rlrecipes.model.tokens import (
+    PLAIN_TEMPLATE,
+    chat_text,
+    encode,
+    fix_template,
+    hidden,
+    is_fixed,
+    pad_right,
+    read_row,
+)
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import Message, Prompt
 from rlrecipes.reward.source import TOKENIZERS, RewardSource, find_reward_model
@@ -216,11 +225,13 @@ def _tokenizer(source: RewardSource) -> Any:
 
 def _reader(tokenizer: Any) -> Callable[[Prompt, str], Row]:
     def chat(prompt: Prompt, answer: str) -> Row:
-        text = chat_text(tokenizer, (*prompt, Message("assistant", answer)))
-        return _row(tokenizer(text, add_special_tokens=False))
+        read = read_row(tokenizer, prompt, answer)
+        text = chat_text(tokenizer, hidden(read, (*prompt, Message("assistant", answer))))
+        return _row(read.row(text, add_special_tokens=False))
 
     def pair(prompt: Prompt, answer: str) -> Row:
-        return _row(tokenizer("\n".join(message.content for message in prompt), answer))
+        read = read_row(tokenizer, prompt, answer)
+        return _row(read.row("\n".join(message.content for message in hidden(read, prompt)), read.hide(answer)))
 
     def transcript(prompt: Prompt, answer: str) -> Row:
         return {"input_ids": encode(tokenizer, prompt, answer).ids}

@@ -11,7 +11,7 @@ from trl import SFTConfig, SFTTrainer
 from rlrecipes.job import Job
 from rlrecipes.model.adapters import add_lora
 from rlrecipes.model.loading import load_causal, window
-from rlrecipes.model.tokens import fitting_examples, open_tokenizer
+from rlrecipes.model.tokens import fitting_examples, open_tokenizer, spelled, spelled_note
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
 from rlrecipes.run.resume import (
@@ -40,6 +40,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     max_tokens = window(model_name, job.profile.model)
     rows = fitting_examples(tokenizer, job.data.train.demonstrations, max_tokens)
     dropped = record_drops("demonstrations", len(job.data.train.demonstrations), len(rows), max_tokens)
+    if plain := spelled(tokenizer, job.data):
+        say(f"  {spelled_note(plain)}")
     settings = job.profile.sft
     check_rows("demonstrations", len(rows), settings.per_device_train_batch_size, "sft.per_device_train_batch_size")
 
@@ -68,5 +70,6 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "metrics": {"train_loss": loss},
         "adapters": {"sft": "adapter"},
         "too_long": dropped,
+        **({"special_tokens_as_text": plain} if plain else {}),
         "resumed": checkpoints.resumed,
     }
