@@ -38,7 +38,10 @@ def answer(messages):
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     if any(token in turn["content"] for turn in messages for token in special):
         raise ValueError("a turn spells a special token, which training read as plain text and the template does not")
-    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    begun = messages[-1]["role"] == "assistant"  # an answer's beginning, which the model goes on with
+    prompt = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=not begun, continue_final_message=begun, return_dict=True, return_tensors="pt"
+    )
     ids = model.generate(**prompt.to(model.device))[0, prompt["input_ids"].shape[1] :]
     return tokenizer.decode(ids, skip_special_tokens=True).strip()
 

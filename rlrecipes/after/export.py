@@ -24,7 +24,7 @@ from rlrecipes.errors import UserError, switch
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import check_model
-from rlrecipes.model.tokens import decode, encode, encode_prompt, open_tokenizer
+from rlrecipes.model.tokens import decode, encode, encode_prompt, ends, open_tokenizer
 from rlrecipes.recipe import user
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import locked, make
@@ -126,7 +126,7 @@ def _generation(finished: FinishedRun, tokenizer: Any) -> GenerationConfig:
         do_sample=False,
         num_beams=1,
         repetition_penalty=1.0,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=[*ends(tokenizer)] if len(ends(tokenizer)) > 1 else tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         max_new_tokens=finished.answer_length or 256,

@@ -16,12 +16,12 @@ from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import cached_file, fetched_file, is_local, reach_model, read_object
 from rlrecipes.job import Job
 from rlrecipes.model.embedded import find_base
+from rlrecipes.model.template import prompt_text
 from rlrecipes.model.tokens import (
     answer_length,
     encode,
     encode_prompt,
     open_with_note,
-    prompt_text,
     spelled,
     spelled_note,
 )

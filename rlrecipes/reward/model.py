@@ -26,16 +26,8 @@ from rlrecipes.hub.reach import ADAPTER_WEIGHTS
 from rlrecipes.model.adapters import adapter, load_adapter, stage_file
 from rlrecipes.model.forward import device, states_at
 from rlrecipes.model.loading import load_scorer, window
-from rlrecipes.model.tokens import (
-    PLAIN_TEMPLATE,
-    chat_text,
-    encode,
-    fix_template,
-    hidden,
-    is_fixed,
-    pad_right,
-    read_row,
-)
+from rlrecipes.model.template import PLAIN_TEMPLATE, chat_text, fix_template, is_fixed
+from rlrecipes.model.tokens import encode, hidden, pad_right, read_row
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import Message, Prompt
 from rlrecipes.reward.source import TOKENIZERS, RewardSource, find_reward_model

@@ -68,7 +68,8 @@ def test_the_cards_own_code_asks_a_family_that_thinks_and_dates_as_training_did(
     from transformers import AutoTokenizer
 
     from rlrecipes.after.card import LOAD
-    from rlrecipes.model.tokens import load_tokenizer, prompt_text
+    from rlrecipes.model.template import prompt_text
+    from rlrecipes.model.tokens import load_tokenizer
     from rlrecipes.recipe import Message
 
     class Echo:

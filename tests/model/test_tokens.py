@@ -10,13 +10,13 @@ from conftest import tiny_tokenizer
 from transformers import AutoTokenizer
 
 from rlrecipes.errors import UserError
+from rlrecipes.model.template import PLAIN_TEMPLATE, TODAY, prompt_text
 from rlrecipes.model.tokens import (
-    PLAIN_TEMPLATE,
-    TODAY,
     answer_length,
     decode,
     encode,
     encode_prompt,
+    ends,
     fitting_comparisons,
     fitting_examples,
     fitting_prompts,
@@ -24,7 +24,6 @@ from rlrecipes.model.tokens import (
     open_tokenizer,
     pad_left,
     pad_right,
-    prompt_text,
     spelled,
 )
 from rlrecipes.recipe import Comparison, Data, Example, Message, Rating, Split, user
@@ -93,7 +92,10 @@ def word_tokenizer(kind):
 
 
 KINDS = ["bytes", "byte level", "legacy sentencepiece", "sentencepiece", "sentencepiece always", "unigram"]
-MARKED = "{% for m in messages %}<user>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+MARKED = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 TURNS = (
     "{%% for m in messages %%}{{ m.role }}:%s{{ m.content }}\n{%% endfor %%}"
     "{%% if add_generation_prompt %%}%s{%% endif %%}"
@@ -143,6 +145,30 @@ def test_special_tokens_that_a_text_spells_are_plain_text(load, kind, seam):
         assert decode(tokenizer, encoded.answer) == text
         assert text in tokenizer.decode(encoded.prompt)
         assert encode_prompt(tokenizer, user(f"Hi {text}")) == encoded.prompt
+
+
+@pytest.mark.parametrize(
+    ("begun", "answer", "text"),
+    [
+        ("The cat", "sat.", "The cat sat."),
+        ("The cat ", "sat.", "The cat sat."),
+        ("The cat", " sat.", "The cat sat."),
+        ("The cat:\n", "sat.", "The cat:\nsat."),
+        ("It is (", "a cat)", "It is (a cat)"),
+        ("Wie heißt", "sie?", "Wie heißt sie?"),
+        ("答案是", "四十二", "答案是四十二"),
+        ("The cat", ", too", "The cat , too"),
+    ],
+)
+@pytest.mark.parametrize("seam", ["plain", "special token", "newline"])
+def test_an_answer_that_the_prompt_begins_is_continued(load, seam, begun, answer, text):
+    tokenizer = load(chat_template=SEAMS[seam])
+    prompt = (*user("Hi"), Message("assistant", begun))
+    encoded = encode(tokenizer, prompt, answer)
+    assert encoded.prompt == encode_prompt(tokenizer, prompt)
+    whole = encode(tokenizer, user("Hi"), text)
+    assert encoded.ids == whole.ids
+    assert decode(tokenizer, encoded.answer) == answer.strip()
 
 
 def test_a_forged_turn_is_no_turn(load):
@@ -416,14 +442,28 @@ def test_turns_that_a_template_refuses_are_told(load):
         prompt_text(tokenizer, (Message("user", "Hi"), Message("user", "Bye")))
 
 
-@pytest.mark.parametrize(("ends", "eos"), [([0, 3], "<assistant>"), ([0, 1], "<end>"), (3, "<end>")])
-def test_the_eos_is_what_ends_a_turn_if_the_model_declares_it(tmp_path, ends, eos):
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize(
+    ("declared", "eos", "last"),
+    [
+        ([0, 3], "<assistant>", (3, 0)),
+        ([0, 1], "<end>", (1, 0)),
+        (3, "<assistant>", (3,)),
+        (2, "<end>", (1, 2)),
+        (None, "<end>", (1,)),
+        ([], "<end>", (1,)),
+    ],
+)
+def test_the_eos_is_what_ends_a_turn_if_the_model_declares_it(tmp_path, file, declared, eos, last):
     """As with Gemma, whose tokenizer names <eos> where its turns end with <end_of_turn>."""
     turns = "{% for m in messages %}<user>{{ m.content }}<assistant>\n{% endfor %}"
     tiny_tokenizer(chat_template=turns).save_pretrained(tmp_path)
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    (tmp_path / file).write_text(json.dumps({"eos_token_id": declared, "model_type": "llama"}))
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.eos_token == eos
+    assert ends(tokenizer) == last
+    answer = encode(tokenizer, user("Hi"), "Yes").answer
+    assert {decode(tokenizer, [*answer[:-1], end, *answer]) for end in last} == {"Yes"}
     assert encode(tokenizer, user("Hi"), "Yes").ids[-1] == tokenizer.eos_token_id
 
 
