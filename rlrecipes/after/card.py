@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer{quantized_import}, 
 tokenizer = AutoTokenizer.from_pretrained(adapter)
 model = AutoModelForCausalLM.from_pretrained(
     base, dtype=torch.{dtype},{quantized}
-){grown}
+)
 model = PeftModel.from_pretrained(model, adapter).eval()
 model.generation_config = GenerationConfig.from_pretrained(adapter)
 
@@ -47,10 +47,6 @@ def answer(messages):
 
 
 print(answer({messages}))"""
-
-GROWN = """
-if len(tokenizer) > model.get_input_embeddings().num_embeddings:  # for a padding token of its own
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)"""
 
 QUANTIZED = """
     quantization_config=BitsAndBytesConfig(
@@ -137,7 +133,6 @@ def _load(finished: FinishedRun, repository: str | None, folder: Path) -> str:
         quantized_import=", BitsAndBytesConfig" if quantized else "",
         quantized=QUANTIZED.format(dtype=finished.model.dtype) if quantized else "",
         dtype=finished.model.dtype,
-        grown="" if finished.embedded else GROWN,
         places=places,
         messages=json.dumps(messages, ensure_ascii=False),
     )

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 
 PAD = "<|pad|>"
+SPARE = ("pad", "reserved", "unused")
+"""Words in the names of special tokens that may serve as padding."""
 
 
 def open_tokenizer(name: str) -> Any:
@@ -85,7 +87,7 @@ def prepare(tokenizer: Any, name: str) -> None:
     """Gives a tokenizer a chat template with `FIXED`, the EOS that ends a turn in it, and a pad token that is not EOS.
 
     PPO cannot learn when to stop if padding looks like EOS. A missing or shared pad token becomes the unknown token where
-    there is one, else a new token (the model is given an embedding for it when it is loaded).
+    there is one, else a special token that is reserved for such things, else a new token, which needs no embedding.
 
     Raises:
         UserError: the model's `generation_config.json` is damaged.
@@ -101,8 +103,27 @@ def prepare(tokenizer: Any, name: str) -> None:
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id != tokenizer.eos_token_id:
             tokenizer.pad_token = tokenizer.unk_token
+        elif spare := _spare(tokenizer):
+            tokenizer.pad_token = spare
         else:
             tokenizer.add_special_tokens({"pad_token": PAD})
+
+
+def _spare(tokenizer: Any) -> str | None:
+    """A special token that the model's makers left for padding or later use, and no chat holds."""
+    tokens = tokenizer.added_tokens_decoder
+    free = [
+        str(tokens[id])
+        for id in sorted({*tokens} - {*written_tokens(tokenizer), *ends(tokenizer)})
+        if tokens[id].special
+    ]
+    return next((token for word in SPARE for token in free if word in token.lower()), None)
+
+
+def written_tokens(tokenizer: Any) -> list[int]:
+    """The special tokens of every chat: those that the template writes, and EOS."""
+    found = {id for chat in chats(tokenizer, tokenizer.chat_template) for id in tokenizer(chat)["input_ids"]}
+    return sorted(found & {*tokenizer.added_tokens_decoder} | {tokenizer.eos_token_id} - {None})
 
 
 def ends(tokenizer: Any) -> tuple[int, ...]:

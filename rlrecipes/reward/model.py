@@ -157,12 +157,13 @@ def load_beside(source: RewardSource, settings: ModelSettings) -> RewardModel:
         UserError: the model or its tokenizer cannot be loaded, or it has neither a padding token nor EOS.
     """
     tokenizer = _tokenizer(source)
+    read = _reader(tokenizer)
     with _library_errors(source):
-        model = load_scorer(source.base or source.place, settings, tokenizer)
+        model = load_scorer(source.base or source.place, settings, tokenizer, grow=source.base is not None)
     model = _with_adapter(model, source) if source.base else model
     model.config.use_cache = False
     positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
-    return RewardModel(model, _reader(tokenizer), tokenizer.pad_token_id, min(positions, tokenizer.model_max_length))
+    return RewardModel(model, read, tokenizer.pad_token_id, min(positions, tokenizer.model_max_length))
 
 
 def open_learned(

@@ -64,7 +64,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
     loss = trainer.train_from(checkpoints)
     check_finite(loss, "SFT", "sft.learning_rate", checkpoints)
-    model.save_pretrained(folder / "adapter")
+    model.save_pretrained(folder / "adapter", save_embedding_layers=False)
     tokenizer.save_pretrained(folder / "adapter")
     return {
         "metrics": {"train_loss": loss},

@@ -235,6 +235,21 @@ def test_the_unknown_token_pads_where_there_is_one(load, unknown):
     assert len(tokenizer) == len(tiny_tokenizer())
 
 
+@pytest.mark.parametrize(
+    ("names", "pads"),
+    [
+        (["<|reserved_0|>", "<|finetune_right_pad|>"], "<|finetune_right_pad|>"),  # as Llama 3's
+        (["<|image|>", "<|reserved_0|>"], "<|reserved_0|>"),
+        (["<|image|>"], "<|pad|>"),
+    ],
+)
+def test_a_special_token_that_was_reserved_pads_where_there_is_one(load, tmp_path, names, pads):
+    tokenizer = tiny_tokenizer(pad_token=None)
+    tokenizer.add_special_tokens({"additional_special_tokens": names})
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).pad_token == pads
+
+
 def test_an_unknown_token_that_is_the_end_does_not_pad(load):
     tokenizer = load(pad_token=None, unk_token="<end>")
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
