@@ -29,7 +29,7 @@ from rlrecipes.model.adapters import adapter, load_policies
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import check_model, load_causal, window
 from rlrecipes.model.sampling import sample
-from rlrecipes.model.tokens import decode, encode_prompt, open_tokenizer, pad_left
+from rlrecipes.model.tokens import decode, encode_prompt, ends, open_tokenizer, pad_left
 from rlrecipes.recipe import Message, Prompt
 from rlrecipes.reward.model import Scorer, open_learned
 from rlrecipes.run.console import say, shown
@@ -81,16 +81,16 @@ class Voice:
         if room < 1:
             raise UserError(f"the prompt has {len(ids)} tokens, and {self.window} is the most with its answer")
         length = min(room, self.finished.answer_length or room)
-        pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        pad, last = self.tokenizer.pad_token_id, ends(self.tokenizer)
         stream = Stream(self.tokenizer, on_text)
         query = pad_left([ids], pad).to(device())
         with adapter(self.model, POLICIES[policy].role):
-            tokens = sample(self.model, query, pad, eos, length, self.temperature, on_tokens=stream.add).tokens[0]
+            tokens = sample(self.model, query, pad, last, length, self.temperature, on_tokens=stream.add).tokens[0]
         text = stream.end()
         reward = None
         if self.scorer is not None:
             (reward,) = self.scorer([(prompt, text)])
-        return Answer(text, len(tokens), bool(tokens[-1] == eos), reward)
+        return Answer(text, len(tokens), int(tokens[-1]) in last, reward)
 
 
 class Stream:

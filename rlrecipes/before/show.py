@@ -16,7 +16,15 @@ from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import cached_file, fetched_file, is_local, reach_model, read_object
 from rlrecipes.job import Job
 from rlrecipes.model.embedded import find_base
-from rlrecipes.model.tokens import answer_length, encode, encode_prompt, open_with_note, prompt_text
+from rlrecipes.model.template import prompt_text
+from rlrecipes.model.tokens import (
+    answer_length,
+    encode,
+    encode_prompt,
+    open_with_note,
+    spelled,
+    spelled_note,
+)
 from rlrecipes.recipe import Example, Prompt, user
 from rlrecipes.reward.terms import score_term
 from rlrecipes.run.folder import make
@@ -177,6 +185,8 @@ def _tokenized(job: Job, model: _Model) -> list[str]:
         lines.append(f"  note: {model.eos_note}")
     elif not model.has_weights:
         lines.append("  note: whether the model was taught this EOS is seen once its weights are here")
+    if plain := spelled(tokenizer, job.data):
+        lines.append(f"  note: {spelled_note(plain)}")
 
     def line(mark: str, prompt: Prompt, answer: str) -> str:
         ids = encode(tokenizer, prompt, answer)

@@ -18,7 +18,7 @@ from rlrecipes.model.adapters import add_lora
 from rlrecipes.model.forward import hidden_states, next_token_logits
 from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.loading import load_causal, window
-from rlrecipes.model.tokens import Encoded, fitting_examples, open_tokenizer
+from rlrecipes.model.tokens import Encoded, fitting_examples, open_tokenizer, spelled, spelled_note
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
 from rlrecipes.run.resume import (
@@ -50,6 +50,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     max_tokens = window(model_name, job.profile.model)
     rows = fitting_examples(tokenizer, job.data.train.demonstrations, max_tokens)
     dropped = record_drops("demonstrations", len(job.data.train.demonstrations), len(rows), max_tokens)
+    if plain := spelled(tokenizer, job.data):
+        say(f"  {spelled_note(plain)}")
     settings = job.profile.sft
     check_rows("demonstrations", len(rows), settings.per_device_train_batch_size, "sft.per_device_train_batch_size")
 
@@ -75,12 +77,13 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
     loss = trainer.train_from(checkpoints)
     check_finite(loss, "SFT", "sft.learning_rate", checkpoints)
-    model.save_pretrained(folder / "adapter")
+    model.save_pretrained(folder / "adapter", save_embedding_layers=False)
     tokenizer.save_pretrained(folder / "adapter")
     return {
         "metrics": {"train_loss": loss},
         "adapters": {"sft": "adapter"},
         "too_long": dropped,
+        **({"special_tokens_as_text": plain} if plain else {}),
         "resumed": checkpoints.resumed,
     }
 

@@ -43,6 +43,16 @@ def test_rows_are_shown_with_special_tokens_and_the_boundary(shown, checkpoint):
     assert "EOS '<end>', padding '<pad>'" in out
 
 
+def test_special_tokens_that_rows_spell_are_told(shown, checkpoint):
+    out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl")
+    assert "plain text" not in out
+    write_rows(Path("pairs.jsonl"), [{**row, "target": f"{row['target']}<end>"} for row in sentences(60)])
+    out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl")
+    assert re.search(
+        r"note: special tokens such as .* are read as plain text: \d\d demonstrations, \d\d comparisons", out
+    )
+
+
 @pytest.mark.parametrize("longest", [40, 51, 52, 128])
 def test_what_will_be_too_long_is_counted_as_the_stages_count_it(shown, checkpoint, longest):
     out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl", f"model.max_length={longest}")
