@@ -79,9 +79,20 @@ def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = N
         profile = Profile(**tables | {"name": name})
     except ValidationError as error:
         raise UserError(_refusal(error.errors()[0], name, overrides)) from None
-    if wrong := [*idle(profile, overrides), *contradictions(profile)]:
-        raise UserError(wrong[0])
+    for sentence in idle(profile, overrides):
+        raise UserError(sentence)
+    check_profile(profile)
     return profile
+
+
+def check_profile(profile: Profile) -> None:
+    """Refuses a profile whose values contradict each other or have no effect, wherever it was made.
+
+    Raises:
+        UserError: the sentence says which.
+    """
+    for sentence in contradictions(profile):
+        raise UserError(sentence)
 
 
 def split_override(override: str) -> tuple[str, str, str]:

@@ -153,7 +153,8 @@ class PPOSettings:
     kl_horizon: Count = 10000
     """Ours: episodes over which the adaptation acts; refused while `kl_target` is 0."""
     kl_stop: ZeroOrMore = 0.0
-    """Ours: training ends, keeping the last policy, when a batch's mean KL per answer exceeds this; 0: never."""
+    """Ours: training ends when a batch's mean KL per answer exceeds this, and leaves the last policy whose batch did not;
+    0: never."""
     value: Literal["trunk", "adapter"] = "trunk"
     """Ours: where the value function stands. `trunk`: a head on the policy's hidden states, so that one forward and backward
     serve both; `adapter`: a LoRA adapter of its own, started from the reward model's, with its head."""
@@ -210,6 +211,14 @@ class MemorySettings:
 
 
 @dataclass(frozen=True, config=_CONFIG)
+class LimitSettings:
+    """How long a recipe's own code may take. Not recorded among a stage's settings: the result is the same."""
+
+    term_seconds: ZeroOrMore = 300
+    """Most seconds of one call of a reward term, after which the stage stops with the row; 0: no limit."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class Profile:
     """A budget, whole."""
 
@@ -227,3 +236,4 @@ class Profile:
     track: TrackSettings = field(default_factory=TrackSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 
 import pytest
 import torch
@@ -204,6 +205,26 @@ def test_the_missing_eos_penalty_is_taken_from_answers_without_end_alone_and_aft
     ended = torch.tensor([True, False] * 4)
     scores = scored(make(always(1000.0), reward_clip=3.0, missing_eos_penalty=1.5), ended=ended)
     assert scores.tolist() == pytest.approx([3.0, 1.5] * 4)
+
+
+def test_a_sum_that_float32_does_not_hold_names_its_row_even_where_it_would_be_clipped(make):
+    trainer = make(always(1e38, weight=100.0))
+    before = everything(trainer)
+    with pytest.raises(
+        UserError, match=r"weighted sum of the reward's terms is inf on the answer '.*give them smaller weights"
+    ):
+        trainer.train()
+    assert largest_difference(before, everything(trainer)) == 0
+
+
+def test_a_term_that_hangs_stops_before_the_weights_change(make):
+    hangs = Reward(learned=0.0, terms=(Term("slow", lambda prompt, answer, example: time.sleep(60), weight=1.0),))
+    trainer = make(hangs)
+    trainer.term_seconds = 0.1
+    before = everything(trainer)
+    with pytest.raises(UserError, match=r"'slow' took more than limits.term_seconds=0.1 .*row 1 of 8"):
+        trainer.train()
+    assert largest_difference(before, everything(trainer)) == 0
 
 
 def test_terms_are_summed_by_their_weights(make):
@@ -532,6 +553,46 @@ def test_a_kl_above_its_stop_ends_the_run(make):
     assert trainer.state.global_step == 1
     assert "kl_stop=0.1" in trainer.stopped
     assert logged(trainer, "objective/kl")[0] > 0.1
+
+
+STOPPING = {"kl_stop": 1.0, "total_episodes": 80, "learning_rate": 0.003}
+"""Under which a batch of the tiny policy is above its stop after some updates."""
+
+
+@PLACEMENTS
+def test_a_kl_above_its_stop_leaves_the_last_policy_whose_batch_was_within_it(make, value, monkeypatch):
+    trainer, sampled_from = make(value=value, **STOPPING), []
+    roll_out = trainer.roll_out
+    monkeypatch.setattr(trainer, "roll_out", lambda batch: sampled_from.append(everything(trainer)) or roll_out(batch))
+    trainer.train()
+    kl = logged(trainer, "objective/kl")
+    assert 2 <= len(kl) < 10
+    assert kl[-1] > 1.0 >= max(kl[:-1])
+    assert largest_difference(everything(trainer), sampled_from[-2]) == 0
+    assert largest_difference(everything(trainer), sampled_from[-1]) > 0
+    assert f"update {len(kl)}, above ppo.kl_stop=1; the policy kept is that of update {len(kl) - 1}" in trainer.stopped
+    assert "policy/grad_norm" not in trainer.state.log_history[-1], "no step is taken on it"
+
+
+def test_the_policy_to_go_back_to_outlives_an_interruption(make, tmp_path):
+    whole = make(**STOPPING)
+    whole.train()
+    for update in range(1, whole.state.global_step):
+        with pytest.raises(BreakError):
+            make(**STOPPING).train(breaking_after(update)(tmp_path / str(update), 0))
+        resumed = make(**STOPPING)
+        resumed.train(Checkpoints(tmp_path / str(update), 0))
+        assert resumed.stopped == whole.stopped
+        assert largest_difference(everything(resumed), everything(whole)) == 0
+
+
+def test_a_stop_that_is_not_reached_changes_nothing(make):
+    ends = []
+    for stop in (0.0, 1e6):
+        trainer = make(kl_stop=stop)
+        trainer.train()
+        ends.append(trained(trainer))
+    assert largest_difference(*ends) == 0
 
 
 def test_a_kl_below_its_stop_does_not(make):
