@@ -303,10 +303,22 @@ def _job(arguments: argparse.Namespace, recipe: str) -> Job:
 
 def _profile(arguments: argparse.Namespace) -> tuple[Profile, list[str]]:
     """The profile with the command line's overrides, and the overrides of reward weights, which belong to the recipe."""
+    _note_repeated(arguments.settings)
     weights = [s for s in arguments.settings if s.startswith("terms.")]
     return load_profile(
         arguments.profile, [s for s in arguments.settings if s not in weights], arguments.model
     ), weights
+
+
+def _note_repeated(settings: Sequence[str]) -> None:
+    """Says of a setting that is given twice, with different values, that its last value holds."""
+    given: dict[str, list[str]] = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        given.setdefault(name, []).append(value)
+    for name, values in given.items():
+        if len(set(values)) > 1:
+            print(f"note: {name} is given as {' and '.join(values)}; the last one holds", file=sys.stderr)
 
 
 def _refuse_unlearned(arguments: argparse.Namespace, reward: Reward) -> None:

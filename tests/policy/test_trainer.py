@@ -862,3 +862,75 @@ def test_the_speed_after_a_resume_is_that_of_the_updates_since(make, tmp_path, m
     trainer = make(total_episodes=32)
     trainer.train(Checkpoints(tmp_path, 1e9))
     assert logged(trainer, "eps") == [2.0] * 4  # eight episodes in four seconds
+
+
+# Settings.
+
+
+EFFECTS = {
+    "total_episodes": ({}, 24),
+    "per_device_train_batch_size": ({}, 4),
+    "gradient_accumulation_steps": ({}, 2),
+    "num_mini_batches": ({}, 2),
+    "num_ppo_epochs": ({}, 2),
+    "local_rollout_forward_batch_size": ({}, 4),
+    "temperature": ({}, 0.5),
+    "learning_rate": ({}, 2e-3),
+    "lr_scheduler_type": ({}, "linear"),
+    "warmup_steps": ({"lr_scheduler_type": "linear"}, 1),
+    "weight_decay": ({}, 0.5),
+    "adam_epsilon": ({}, 0.1),
+    "max_grad_norm": ({}, 1e-3),
+    "optim": ({}, "sgd"),
+    "gradient_checkpointing": ({}, True),
+    "kl_coef": ({}, 0.5),
+    "kl_estimator": ({}, "k3"),
+    "kl_target": ({}, 1.0),
+    "kl_horizon": ({"kl_target": 1.0}, 100),
+    "kl_stop": ({"learning_rate": 0.02}, 0.1),
+    "value": ({}, "adapter"),
+    "cliprange": ({"learning_rate": 0.02}, 0.01),
+    "cliprange_value": ({"learning_rate": 0.02}, 1e-3),
+    "vf_coef": ({}, 1.0),
+    "gamma": ({}, 0.5),
+    "lam": ({}, 0.5),
+    "whiten_rewards": ({}, True),
+    "missing_eos_penalty": ({}, 0.0),
+    "reward_clip": ({}, 0.1),
+    "num_sample_generations": ({}, 2),
+}
+"""A value of each setting that is not the usual one, and what must be said beside it."""
+
+
+def test_every_setting_of_ppo_is_changed_once():
+    # the stage turns response_length into the number of tokens that it hands to the trainer
+    assert EFFECTS.keys() | {"response_length"} == {field.name for field in dataclasses.fields(PPOSettings)}
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """What trainings ended with, by their settings."""
+    return {}
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_a_setting_that_is_changed_changes_what_is_trained_logged_or_shown(make, outcomes, name):
+    beside, value = EFFECTS[name]
+
+    def outcome(**settings):
+        if (key := tuple(settings.items())) not in outcomes:
+            trainer, shown = make(**settings), []
+            trainer.samples = [(PROMPTS[0], encode_prompt(trainer.processing_class, PROMPTS[0].prompt))]
+            trainer.on_samples = lambda rows, step: shown.append((step, rows))
+            trainer.train()
+            weights, logs, _ = end_of(trainer)
+            outcomes[key] = (
+                {number: tensor.tolist() for number, tensor in weights.items()},
+                logs,
+                trainer.stopped,
+                shown,
+                trainer.policy.is_gradient_checkpointing,
+            )
+        return outcomes[key]
+
+    assert outcome(**beside) != outcome(**beside, **{name: value})
