@@ -1,0 +1,1 @@
+"""Faults that real files, options, disks and processes bring, in numbers; `make faults` tries them all."""
