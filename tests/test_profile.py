@@ -95,6 +95,7 @@ def test_the_default_profile_is_there_and_in_4_bit():
         (["ppo.lam=2"], "at most 1"),
         (["sft.learning_rate=0"], "greater than 0"),
         (["sft.learning_rate=inf"], "finite"),
+        (["ppo.learning_rate=1e38"], "at most 1000"),
         (["sft.weight_decay=-1"], "0 or more"),
         (["ppo.temperature=0"], "0.01 or more"),
         (["ppo.total_episodes=-5"], "greater than 0"),
