@@ -25,7 +25,7 @@ from rlrecipes.errors import UserError, option, program, switch
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import PLUS, SHARED_STAGES, Job, check_seed, with_weights
 from rlrecipes.pipeline import in_order, prepare, run_stages
-from rlrecipes.profile import LOWEST_TEMPERATURE, Profile, load_profile, profile_names
+from rlrecipes.profile import LOWEST_TEMPERATURE, Profile, check_once, load_profile, profile_names
 from rlrecipes.recipe import BUILT_IN, Reward, load_recipe, recipe_names, unknown
 from rlrecipes.run.allocator import keep_freed_memory
 from rlrecipes.run.console import end_bars, open_streams, quiet, say, shown
@@ -307,6 +307,7 @@ def _job(arguments: argparse.Namespace, recipe: str) -> Job:
 
 def _profile(arguments: argparse.Namespace) -> tuple[Profile, list[str]]:
     """The profile with the command line's overrides, and the overrides of reward weights, which belong to the recipe."""
+    check_once(arguments.settings)
     weights = [s for s in arguments.settings if s.startswith("terms.")]
     return load_profile(
         arguments.profile, [s for s in arguments.settings if s not in weights], arguments.model

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+from torch import nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from rlrecipes.errors import UserError, first_line, switch
@@ -19,10 +20,11 @@ from rlrecipes.model.tokens import open_tokenizer, vocabulary
 from rlrecipes.profile import ModelSettings, Profile
 from rlrecipes.recipe import unknown
 from rlrecipes.run.folder import make
+from rlrecipes.text import shortened
 
 
 def check_device(profile: Profile) -> None:
-    """Refuses several GPUs, an unknown optimizer, and a precision, quantization or optimizer that this machine cannot do.
+    """Refuses several GPUs, and an unknown optimizer, precision or quantization that this machine cannot do or make.
 
     Raises:
         UserError: the sentence says which and what to set instead.
@@ -39,8 +41,7 @@ def check_device(profile: Profile) -> None:
             raise UserError(
                 f"{stage}.optim: " + unknown("optimizer", optimizer, known, f"there are {', '.join(known)}")
             )
-        if "8bit" in optimizer or "paged" in optimizer:
-            _import_bitsandbytes(f"{stage}.optim={optimizer}", f"{stage}.optim=adamw_torch")
+        _check_optimizer(f"{stage}.optim={optimizer}", optimizer, f"{stage}.optim=adamw_torch")
 
 
 def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
@@ -95,6 +96,24 @@ def _check_4bit(settings: ModelSettings) -> None:
             f"model.quantization=nf4 does not work with this bitsandbytes on {device()} ({reason}); "
             "install a build for this device, or set model.quantization=none"
         )
+
+
+def _check_optimizer(setting: str, optimizer: str, instead: str) -> None:
+    """Makes the optimizer and takes a step on the device, which shows a missing package or kernel."""
+    if any(mark in optimizer for mark in ("8bit", "paged", "bnb")):
+        _import_bitsandbytes(setting, instead)
+    weight = nn.Parameter(torch.ones(512, 512, device=device()))  # bitsandbytes pages what has 100,000 numbers or more
+    try:
+        arguments = TrainingArguments("unused", optim=optimizer, report_to="none", use_cpu=weight.device.type == "cpu")
+        kind, keywords = Trainer.get_optimizer_cls_and_kwargs(arguments, nn.ParameterList([weight]))
+        made = kind([weight], **keywords)
+        weight.square().sum().backward()
+        made.step()
+        reason = "it takes no step" if bool((weight == 1).all()) else ""
+    except Exception as error:  # each library has its own for what it lacks
+        reason = shortened(first_line(error), 100)
+    if reason:
+        raise UserError(f"{setting} cannot be used here ({reason}); set {instead}, or install what it needs")
 
 
 def _check_attention(name: str, settings: ModelSettings) -> None:

@@ -28,6 +28,7 @@ from rlrecipes.recipe import (
 )
 from rlrecipes.run.folder import Run
 from rlrecipes.run.stages import STAGES, below
+from rlrecipes.text import is_number, quoted, shortened
 
 PLUS = "+"
 SHARED_STAGES = ("sft", "reward")
@@ -223,7 +224,7 @@ def with_weights(reward: Reward, weights: Sequence[str]) -> Reward:
     """The reward with the weights that overrides such as `terms.learned=0.5` give its terms.
 
     Raises:
-        UserError: there is no such term, or its weight is no finite number.
+        UserError: there is no such term, a weight is no finite number, or two terms have one name.
     """
     for override in weights:
         _, name, value = split_override(override)
@@ -241,7 +242,28 @@ def with_weights(reward: Reward, weights: Sequence[str]) -> Reward:
         else:
             terms = [dataclasses.replace(t, weight=weight) if t.name == name else t for t in reward.terms]
             reward = dataclasses.replace(reward, terms=tuple(terms))
+    check_reward(reward)
     return reward
+
+
+def check_reward(reward: Reward) -> None:
+    """Refuses a reward whose sum would be undefined.
+
+    Raises:
+        UserError: two terms have one name, a term is named as the learned score, or a weight is no finite number.
+    """
+    names = ["learned", *(term.name for term in reward.terms)]
+    for name, weight in zip(names, [reward.learned, *(term.weight for term in reward.terms)], strict=True):
+        if names.count(name) > 1:
+            raise UserError(
+                "a reward term is named 'learned', as the reward model's score is; give it another name"
+                if name == "learned"
+                else f"two reward terms are named {quoted(name)}; give one of them another name"
+            )
+        if not is_number(weight):
+            raise UserError(
+                f"the reward term {quoted(name)} has the weight {shortened(repr(weight))}; it must be a finite number"
+            )
 
 
 def _serves(examples: Sequence[Example], needs: str | None) -> bool:

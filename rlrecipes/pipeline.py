@@ -17,7 +17,7 @@ from typing import Any
 from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job
-from rlrecipes.profile import Profile, load_profile
+from rlrecipes.profile import Profile, check_profile, load_profile
 from rlrecipes.recipe import Recipe, unknown
 from rlrecipes.reward.source import reach_reward_model
 from rlrecipes.run.console import quiet, say, unbroken
@@ -96,6 +96,7 @@ def prepare(
     Raises:
         UserError: for anything wrong in the names, the data, or the reward model that the profile names.
     """
+    check_profile(profile)
     name = recipe if isinstance(recipe, str) else recipe.name
     place = Run(run or profile.name, name)
     if PLUS not in name:
@@ -234,6 +235,7 @@ def _attempt(job: Job, profile: Profile, model_name: str, stage: str) -> dict[st
     from transformers import set_seed
 
     from rlrecipes.run.out_of_memory import phase
+    from rlrecipes.run.resume import check_weights
     from rlrecipes.run.tracking import tracked
 
     module = importlib.import_module(f"rlrecipes.stages.{stage}")
@@ -244,7 +246,8 @@ def _attempt(job: Job, profile: Profile, model_name: str, stage: str) -> dict[st
         phase([stage, *STAGES[stage].phases][-1]),
     ):
         record: dict[str, Any] = module.run(dataclasses.replace(job, profile=profile), model_name, draft, tracker)
-        return {**record, "wandb": tracker.link}
+        check_weights(stage, draft)
+        return {"warnings": [], **record, "wandb": tracker.link}
 
 
 def _run_stage(job: Job, model_name: str, stage: str) -> None:
@@ -272,4 +275,6 @@ def _run_stage(job: Job, model_name: str, stage: str) -> None:
             "peak_memory_mb": stopwatch.peak_memory_mb(),
         },
     )
+    for warning in record["warnings"]:
+        say(f"  warning: {warning}")
     say(f"  {seconds:.0f} s, peak {stopwatch.peak_memory_mb()} MB → {job.run.stage(stage)}")

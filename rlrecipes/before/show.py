@@ -291,7 +291,8 @@ def _reward(job: Job) -> list[str]:
         lines.append(f"  {job.recipe.reward.learned:g} × learned: the reward model's standardised score ({how})")
     for term in job.recipe.reward.terms:
         reference, silence = (
-            _mean(score_term(term, answers, examples)) for answers in (references, [""] * len(examples))
+            _mean(score_term(term, answers, examples, job.profile.limits.term_seconds))
+            for answers in (references, [""] * len(examples))
         )
         lines.append(f"  {term.weight:g} × {term.name}: {reference:.2f} and {silence:.2f}")
     return lines

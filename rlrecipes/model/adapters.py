@@ -106,6 +106,23 @@ def copy_lora(model: PeftModel, folder: Path, name: str) -> None:
     model.load_state_dict(weights, strict=False)
 
 
+def unmoved(folder: Path, start: Path | None = None) -> list[str]:
+    """A sentence where training moved no weight of the adapter in `folder`, which began as that in `start`, or at zero."""
+    tensors, before = (load_file(path / ADAPTER_WEIGHTS) if path else {} for path in (folder, start))
+    loras = {key: tensor for key, tensor in tensors.items() if "lora_" in key}
+    if start is None:
+        moved = any(tensor.any() for key, tensor in loras.items() if "lora_B" in key)
+    else:
+        moved = any(not torch.equal(tensor, before[key].to(tensor.dtype)) for key, tensor in loras.items())
+    if moved:
+        return []
+    place = f"{folder.parent.name.lstrip('.')}/{folder.name}"
+    return [
+        f"training moved none of the {len(loras)} tensors of {place}: the learning rate is too low for their type, or no "
+        "gradient reached them"
+    ]
+
+
 @contextmanager
 def stage_file(path: Path, stage: Path) -> Iterator[None]:
     """Inside, `path` in the folder of a stage is read.

@@ -28,7 +28,7 @@ from rlrecipes.profile import BaseSettings
 from rlrecipes.recipe import Example
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.folder import locked, machine, read_json, versions, write_json
-from rlrecipes.run.resume import Resumable
+from rlrecipes.run.resume import Resumable, check_weights
 from rlrecipes.run.tracking import progress, remove_printer
 
 END, USER, ASSISTANT, SYSTEM = "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
@@ -122,6 +122,7 @@ def _train(settings: BaseSettings, documents: Sequence[Example], folder: Path, s
         seed=settings.seed,
         remove_unused_columns=False,
         save_strategy="no",
+        logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=False,
@@ -137,9 +138,10 @@ def _train(settings: BaseSettings, documents: Sequence[Example], folder: Path, s
         callbacks=[progress("base")],
     )
     remove_printer(trainer)
-    trainer.train_from(Checkpoints(folder, seconds))
+    trainer.train_from(Checkpoints(folder, seconds), "base")
     target = folder / "model"
     model.save_pretrained(target)
+    check_weights("base", folder)
     tokenizer.save_pretrained(target)
     return target
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlrecipes.errors import UserError, cannot, first_line
+from rlrecipes.errors import UserError, cannot
 from rlrecipes.hub.reach import fetched_file, read_object
 from rlrecipes.model.eos import Find, use_producible_eos
 from rlrecipes.model.plain import Reading, reading, special_tokens

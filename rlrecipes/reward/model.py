@@ -9,6 +9,7 @@ has one; as a pair of texts where its tokenizer separates pairs (encoders); else
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
-from rlrecipes.errors import UserError, cannot
+from rlrecipes.errors import UserError, cannot, switch
 from rlrecipes.hub.reach import ADAPTER_WEIGHTS
 from rlrecipes.model.adapters import adapter, load_adapter, stage_file
 from rlrecipes.model.forward import device, states_at
@@ -32,6 +33,7 @@ from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import Message, Prompt
 from rlrecipes.reward.source import TOKENIZERS, RewardSource, find_reward_model
 from rlrecipes.run.folder import read_json
+from rlrecipes.text import quoted
 
 
 @dataclass(frozen=True)
@@ -175,20 +177,35 @@ def open_learned(
     already. Otherwise this loads a second model, as `settings` say, and returns no head.
 
     Raises:
-        UserError: a file is damaged, or the model beside cannot be loaded.
+        UserError: a file is damaged, or the model beside cannot be loaded; from the scorer: a score is NaN or infinite.
     """
     if shares_base(folder):
         load_adapter(model, folder / "adapter", "reward")
         head = load_score_head(folder)
-        return head, lambda pairs: score_answers(model, head, tokenizer, pairs, batch_size)
+        return head, lambda pairs: _finite(pairs, score_answers(model, head, tokenizer, pairs, batch_size))
     source = find_reward_model(read_json(folder / "done.json").get("settings", {})["reward.model"])
     beside, (mean, std) = load_beside(source, settings), load_scale(folder)
 
     def score(pairs: Sequence[tuple[Prompt, str]]) -> list[float]:
         rows = [beside.cut(beside.encode(prompt, answer)) for prompt, answer in pairs]
-        return [(score - mean) / std for score in beside.scores(rows, batch_size)]
+        return _finite(pairs, [(score - mean) / std for score in beside.scores(rows, batch_size)])
 
     return None, score
+
+
+def _finite(pairs: Sequence[tuple[Prompt, str]], scores: list[float]) -> list[float]:
+    """The scores, if they are finite.
+
+    Raises:
+        UserError: one is not; the sentence names the answer.
+    """
+    for (prompt, answer), score in zip(pairs, scores, strict=True):
+        if not math.isfinite(score):
+            raise UserError(
+                f"the reward model gave {score} on the answer {quoted(answer)} to {quoted(prompt[-1].content)}; "
+                f"make the reward stage again with {switch('force')}, or choose another reward.model"
+            )
+    return scores
 
 
 def shares_base(folder: Path) -> bool:

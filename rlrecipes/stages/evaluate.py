@@ -56,7 +56,6 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     def headline_scores(texts: dict[str, list[str]]) -> dict[str, list[float]]:
         return {policy: [score(a, e) for a, e in zip(texts[policy], examples, strict=True)] for policy in POLICIES}
 
-    scores, sampled_scores = headline_scores(answers), headline_scores(sampled)
     metrics = {
         policy: {
             **{metric.name: estimate(metric, answers[policy], examples).as_json() for metric in job.metrics},
@@ -65,6 +64,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         }
         for policy in POLICIES
     }
+    scores, sampled_scores = headline_scores(answers), headline_scores(sampled)
     comparisons = {
         f"{better}_over_{worse}": _compare(scores, sampled_scores, rewards, better, worse)
         for better, worse in ((name, policy.over) for name, policy in POLICIES.items() if policy.over)
@@ -141,7 +141,7 @@ def _scorer(job: Job, model: PeftModel, tokenizer: Any) -> Scorer | None:
 def _rewards(job: Job, scorer: Scorer | None, answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
     """The whole reward of each greedy answer, as PPO has it before clipping and the missing-EOS penalty."""
     reward = fresh(job.recipe.reward)
-    values = term_values(reward, answers, examples)
+    values = term_values(reward, answers, examples, job.profile.limits.term_seconds)
     if scorer is not None:
         values["learned"] = scorer(
             [(example.prompt, answer) for example, answer in zip(examples, answers, strict=True)]

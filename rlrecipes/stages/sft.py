@@ -14,7 +14,7 @@ from trl import SFTConfig, SFTTrainer
 
 from rlrecipes.errors import option
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import add_lora
+from rlrecipes.model.adapters import add_lora, unmoved
 from rlrecipes.model.forward import hidden_states, next_token_logits
 from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.loading import load_causal, window
@@ -23,7 +23,6 @@ from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
 from rlrecipes.run.resume import (
     Resumable,
-    check_finite,
     check_rows,
     length_of,
     lora_in_float32,
@@ -44,7 +43,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     """Trains the adapter into `folder/adapter` and returns what `done.json` records beside the common part.
 
     Raises:
-        UserError: the demonstrations do not fit the window or do not fill a batch, or the loss becomes NaN or infinite.
+        UserError: the demonstrations do not fit the window or do not fill a batch, or a loss or gradient is NaN or infinite.
     """
     tokenizer = open_tokenizer(model_name)
     max_tokens = window(model_name, job.profile.model)
@@ -75,8 +74,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     lora_in_float32(model)
     say(f"  {length_of(settings)} on {len(rows)} demonstrations")
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
-    loss = trainer.train_from(checkpoints)
-    check_finite(loss, "SFT", "sft.learning_rate", checkpoints)
+    loss = trainer.train_from(checkpoints, "sft")
     model.save_pretrained(folder / "adapter", save_embedding_layers=False)
     tokenizer.save_pretrained(folder / "adapter")
     return {
@@ -84,6 +82,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "adapters": {"sft": "adapter"},
         "too_long": dropped,
         **({"special_tokens_as_text": plain} if plain else {}),
+        "warnings": [*trainer.warnings(loss, math.log(len(tokenizer))), *unmoved(folder / "adapter")],
         "resumed": checkpoints.resumed,
     }
 
