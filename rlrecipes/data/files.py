@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import unknown
+from rlrecipes.text import shortened
 
 Numbered = Iterator[tuple[int, Any]]
 """Rows as they stand in a file, each with its number from 1; not yet checked."""
@@ -125,7 +126,7 @@ def rename(rows: list[Row], columns: Mapping[str, str]) -> list[Row]:
     names = column_names(rows)
     for column in columns.values():
         if column not in names and not any(_value(row.values, column) is not None for row in rows):
-            sentence = unknown("column", column, names, f"its columns are {', '.join(names)}")
+            sentence = unknown("column", column, names, f"its columns are {shortened(', '.join(names), 120)}")
             raise UserError(f"{rows[0].file}: {sentence}")
     return [row._replace(values=_rename(row.values, columns)) for row in rows]
 

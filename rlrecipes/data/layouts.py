@@ -126,7 +126,7 @@ def _watched(layout: Layout, row: Row) -> Record:
 def unread_note(rows: Sequence[Record]) -> list[str]:
     """A sentence on the columns and keys that nobody reads, with the number of rows that hold something there."""
     counts = Counter(name for row in rows for name in row.unread)
-    named = [f"{name} ({count:,} rows)" for name, count in counts.most_common(20)]
+    named = [f"{shortened(name)} ({count:,} rows)" for name, count in counts.most_common(20)]
     more = f" and {len(counts) - 20:,} more" if len(counts) > 20 else ""
     return [f"Not read: {', '.join(named)}{more}."] if counts else []
 
@@ -215,7 +215,7 @@ def _layout(recipe: Recipe, rows: list[Row]) -> Layout:
     mapping = _mapping(recipe, rows)
     todo = f"map names, such as {mapping}" if mapping else "docs/own-data.md has what each of them holds"
     raise UserError(
-        f"{rows[0].file} has the columns {shortened(', '.join(header), 80)}, but {recipe.name} reads {choices}, …; {todo}"
+        f"{rows[0].file} has the columns {shortened(', '.join(header), 60)}, but {recipe.name} reads {choices}, …; {todo}"
     )
 
 
@@ -223,7 +223,11 @@ def _mapping(recipe: Recipe, rows: list[Row]) -> str | None:
     """A mapping under which the recipe's own columns are there and hold text; None where there are too few such."""
     known = set(known_names(recipe))
     lacking = [name for name in recipe.columns.required if name not in column_names(rows)]
-    spare = [name for name, value in _fields(rows[0].values) if isinstance(value, str) and name not in known]
+    spare = [
+        name
+        for name, value in _fields(rows[0].values)
+        if isinstance(value, str) and name not in known and len(name) <= 40
+    ]
     pairs = [f"{name}={column}" for name, column in zip(lacking, spare, strict=False)]
     if len(pairs) < len(lacking):
         return None
