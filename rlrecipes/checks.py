@@ -22,11 +22,13 @@ from rlrecipes.run.folder import make
 
 
 def check_device(profile: Profile) -> None:
-    """Refuses an unknown optimizer, and a precision, quantization or optimizer that this machine cannot do.
+    """Refuses several GPUs, an unknown optimizer, and a precision, quantization or optimizer that this machine cannot do.
 
     Raises:
         UserError: the sentence says which and what to set instead.
     """
+    if (count := torch.cuda.device_count()) > 1:
+        raise UserError(f"{count} GPUs are visible, and this trains on one; choose it, as CUDA_VISIBLE_DEVICES=0")
     if profile.model.dtype == "bfloat16":
         _check_bfloat16()
     if profile.model.quantization == "nf4":

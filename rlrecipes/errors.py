@@ -26,6 +26,16 @@ def first_line(error: Exception) -> str:
     return (message.strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
 
 
+def cannot(what: str, error: Exception, advice: str) -> UserError:
+    """The refusal of a model that a library cannot open, with the library's reason; ours where it needs a stranger's code."""
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"{what}: it would run code of its own (auto_map in its files), which is never run here; "
+            "choose a model that Transformers itself knows"
+        )
+    return UserError(f"{what}: {first_line(error)}; {advice}")
+
+
 def program() -> str:
     """How to call the command line: `rlrecipes` if this process was called so, else as a module, which always works."""
     return "rlrecipes" if Path(sys.argv[0]).stem == "rlrecipes" else "python -m rlrecipes"

@@ -69,7 +69,9 @@ class Job:
     @property
     def metrics(self) -> list[Metric]:
         """The metrics that apply to the data; the first is the headline."""
-        own = [m for m in self.recipe.evaluation.metrics if _serves(self.data.held_out.prompts, m.needs)]
+        held_out = self.data.held_out.prompts
+        served = [metric for metric in self.recipe.evaluation.metrics if _serves(held_out, metric.needs)]
+        own = [metric for metric in served if metric.applies is None or metric.applies(held_out)]
         names = {metric.name for metric in self.data.metrics}
         return [*self.data.metrics, *(metric for metric in own if metric.name not in names)]
 
@@ -138,6 +140,7 @@ def make_job(
         overrides = {split_override(weight)[1] for weight in weights}
         unserved = [term for term in unserved if term.name in overrides]
     notes = [f"the reward term '{term.name}' is left out: the data have no '{term.needs}'" for term in unserved]
+    notes += _unread(recipe, data)
     if recipe.documents is None and profile.model.name == "builtin":
         notes.append(
             "the embedded base has read no texts of this task, and learns little of it; "
@@ -153,6 +156,15 @@ def make_job(
     return job
 
 
+def _unread(recipe: Recipe, data: Data) -> list[str]:
+    """Says where the headline would be a metric that cannot judge these texts, and so is left out."""
+    held_out = data.held_out.prompts
+    first = next((metric for metric in recipe.evaluation.metrics if _serves(held_out, metric.needs)), None)
+    if data.metrics or first is None or first.applies is None or first.applies(held_out):
+        return []
+    return [f"the metric '{first.name}' is left out: it does not know the language of these texts"]
+
+
 def _check_headline(job: Job) -> None:
     """Refuses, before any stage runs, a job that evaluation could not judge.
 
@@ -160,7 +172,9 @@ def _check_headline(job: Job) -> None:
         UserError: no metric applies to the data, or the first that does cannot score answers one by one.
     """
     if not job.metrics:
-        needs = ", ".join(f"'{metric.needs}' for {metric.name}" for metric in job.recipe.evaluation.metrics)
+        needs = ", ".join(
+            f"'{metric.needs}' for {metric.name}" for metric in job.recipe.evaluation.metrics if metric.needs
+        )
         lacking = f"{job.data.source} lacks {needs}" if needs else "it has none at all"
         raise UserError(
             f"no metric of {job.recipe.name} applies: {lacking}; bring such data, or give the recipe a metric that needs "

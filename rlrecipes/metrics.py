@@ -40,7 +40,12 @@ class Interval:
         return {"value": round(self.value, 6), "low": round(self.low, 6), "high": round(self.high, 6)}
 
 
-def mean_of(name: str, score: Callable[[str, Example], float], needs: str | None = None) -> Metric:
+def mean_of(
+    name: str,
+    score: Callable[[str, Example], float],
+    needs: str | None = None,
+    applies: Callable[[Sequence[Example]], bool] | None = None,
+) -> Metric:
     """The metric that is the mean over answers of `score(answer, example)`."""
     return Metric(
         name=name,
@@ -50,6 +55,7 @@ def mean_of(name: str, score: Callable[[str, Example], float], needs: str | None
         finish=_ratio,
         score=score,
         needs=needs,
+        applies=applies,
     )
 
 

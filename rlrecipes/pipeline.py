@@ -20,7 +20,8 @@ from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job
 from rlrecipes.profile import Profile, load_profile
 from rlrecipes.recipe import Recipe, unknown
 from rlrecipes.reward.source import reach_reward_model
-from rlrecipes.run.console import quiet, say
+from rlrecipes.run.console import quiet, say, unbroken
+from rlrecipes.run.environment import check_environment
 from rlrecipes.run.folder import Run, Stopwatch, git_commit, locked, machine, require_trl, versions
 from rlrecipes.run.interrupts import handled
 from rlrecipes.run.stages import STAGES, below
@@ -113,7 +114,8 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
     if not any(needed(job, stage) for stage in stages):
         raise UserError("terms.learned is 0, so there is no reward model to train; give it a weight or go on with ppo")
     _check_reward_model(job)
-    with locked(job.run.folder):
+    check_environment()
+    with unbroken(), locked(job.run.folder):
         job.run.recover()
         required = {lower for stage in stages for lower in below(stage)} - set(stages)
         for stage in STAGES:

@@ -172,6 +172,7 @@ def read_rows(reader: Reader, rows: Iterable[Row], names: Collection[str]) -> Re
     """The records that can be trained on, and the others with their reasons; `names` may stand in a reason."""
     usable: list[Record] = []
     drops: list[Drop] = []
+    known = frozenset(names)
     for row in rows:
         place = f"{Path(row.file).name}, row {row.number}"
         try:
@@ -181,7 +182,7 @@ def read_rows(reader: Reader, rows: Iterable[Row], names: Collection[str]) -> Re
         except (UserError, MemoryError):
             raise
         except Exception as error:  # a recipe's reader may raise anything
-            drops.append(Drop(reason_of(error, names), place))
+            drops.append(Drop(reason_of(error, known), place))
     return usable, drops
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
-from rlrecipes.errors import UserError, first_line, option
+from rlrecipes.errors import UserError, cannot, option
 from rlrecipes.model.forward import device, next_token_logits, states_at
+from rlrecipes.model.tokens import written_tokens
 from rlrecipes.profile import ModelSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -38,11 +39,10 @@ def model_config(name: str) -> Any:
         UserError: it cannot be read.
     """
     try:
-        return AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # each way in which a file is damaged has an error of its own
-        raise UserError(
-            f"cannot read the model '{name}': {first_line(error)}; give a local checkpoint folder as {option('model')}"
-        ) from None
+        choice = f"give a local checkpoint folder as {option('model')}"
+        raise cannot(f"cannot read the model '{name}'", error, choice) from None
 
 
 def window(name: str, settings: ModelSettings) -> int:
@@ -93,8 +93,10 @@ def _check_logits(model: Any, name: str) -> None:
         )
 
 
-def load_scorer(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
+def load_scorer(name: str, settings: ModelSettings, tokenizer: Any, grow: bool = False) -> Any:
     """The frozen base as a sequence classifier with one output, its score head in full precision.
+
+    With `grow` it gets embeddings for all of the tokenizer's tokens: an adapter from elsewhere may bring them.
 
     Raises:
         UserError: its weights cannot be read.
@@ -103,18 +105,16 @@ def load_scorer(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
     # While it is trained the head is in float32, so hidden states are cast to the type of its weights.
     if hasattr(model, "score"):  # a decoder's head, the only one that is trained here
         model.score.register_forward_pre_hook(_to_weights_dtype)
-    return _prepare(model, tokenizer)
+    return _prepare(model, tokenizer, grow)
 
 
 def _load(kind: Any, name: str, **options: Any) -> Any:
     try:
-        return kind.from_pretrained(name, **options)
+        return kind.from_pretrained(name, trust_remote_code=False, **options)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # each way in which a file is damaged has an error of its own
-        raise UserError(
-            f"cannot load the model '{name}': {first_line(error)}; fetch it anew, or choose another model"
-        ) from None
+        raise cannot(f"cannot load the model '{name}'", error, "fetch it anew, or choose another model") from None
 
 
 def _to_weights_dtype(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -138,9 +138,31 @@ def _load_options(settings: ModelSettings) -> dict[str, Any]:
     return kwargs
 
 
-def _prepare(model: Any, tokenizer: Any) -> Any:
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+def _check_embeddings(model: Any, tokenizer: Any) -> None:
+    """Lets a model without an embedding for padding, which nothing ever looks at, read the first token's in its place.
+
+    A new embedding would change the model's size: PEFT then saves all embeddings with each adapter.
+
+    Raises:
+        UserError: another token that chats are made of has no embedding, so each stage would draw it anew.
+    """
+    embeddings = model.get_input_embeddings()
+    count, pad = embeddings.num_embeddings, tokenizer.pad_token_id
+    if lacking := [id for id in written_tokens(tokenizer) if id >= count]:
+        raise UserError(
+            f"this model has no embedding for the token '{tokenizer.convert_ids_to_tokens(lacking[0])}' of its own chats; "
+            "add one with resize_token_embeddings, save the model and name that folder, or choose another model"
+        )
+    if pad is not None and pad >= count:
+        embeddings.register_forward_pre_hook(
+            lambda _, inputs: (inputs[0].masked_fill(inputs[0] == pad, 0), *inputs[1:])
+        )
+
+
+def _prepare(model: Any, tokenizer: Any, grow: bool = False) -> Any:
+    if grow and len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    _check_embeddings(model, tokenizer)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False)
     for module in model.modules():

@@ -39,7 +39,7 @@ from trl.experimental.ppo import PPOTrainer
 from rlrecipes.errors import UserError, switch
 from rlrecipes.model.forward import causal, states_at
 from rlrecipes.model.sampling import sample
-from rlrecipes.model.tokens import decode, pad_left
+from rlrecipes.model.tokens import decode, ends, pad_left
 from rlrecipes.policy.ppo import (
     Advantages,
     generalised_advantages,
@@ -374,9 +374,9 @@ class SharedBasePPOTrainer(PPOTrainer):
         """Hands greedy answers to `on_samples`; they use none of the training's random numbers."""
         if not self.samples or self.on_samples is None:
             return
-        pad, eos = self.processing_class.pad_token_id, self.processing_class.eos_token_id
+        pad, last = self.processing_class.pad_token_id, ends(self.processing_class)
         queries = pad_left([ids for _, ids in self.samples], pad).to(self.accelerator.device)
-        responses = sample(self.policy, queries, pad, eos, self.args.response_length, 0.0).tokens
+        responses = sample(self.policy, queries, pad, last, self.args.response_length, 0.0).tokens
         answers = [decode(self.processing_class, row) for row in responses]
         rows = [
             {"prompt": example.prompt[-1].content, "answer": answer}

@@ -186,8 +186,9 @@ class TrackSettings:
     """Weights & Biases."""
 
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
-    """`auto`: online for a user who is logged in, else offline."""
-    project: str = "rlrecipes"
+    """`auto`: as WANDB_MODE says; without it online for a user who is logged in, else offline."""
+    project: str = ""
+    """Empty: WANDB_PROJECT; without it `rlrecipes`."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

@@ -21,12 +21,13 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
-from rlrecipes.errors import UserError, first_line
+from rlrecipes.errors import UserError, cannot
 from rlrecipes.hub.reach import ADAPTER_WEIGHTS
 from rlrecipes.model.adapters import adapter, load_adapter, stage_file
 from rlrecipes.model.forward import device, states_at
 from rlrecipes.model.loading import load_scorer, window
-from rlrecipes.model.tokens import PLAIN_TEMPLATE, chat_text, encode, fix_template, is_fixed, pad_right
+from rlrecipes.model.template import PLAIN_TEMPLATE, chat_text, fix_template, is_fixed
+from rlrecipes.model.tokens import encode, hidden, pad_right, read_row
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import Message, Prompt
 from rlrecipes.reward.source import TOKENIZERS, RewardSource, find_reward_model
@@ -156,12 +157,13 @@ def load_beside(source: RewardSource, settings: ModelSettings) -> RewardModel:
         UserError: the model or its tokenizer cannot be loaded, or it has neither a padding token nor EOS.
     """
     tokenizer = _tokenizer(source)
+    read = _reader(tokenizer)
     with _library_errors(source):
-        model = load_scorer(source.base or source.place, settings, tokenizer)
+        model = load_scorer(source.base or source.place, settings, tokenizer, grow=source.base is not None)
     model = _with_adapter(model, source) if source.base else model
     model.config.use_cache = False
     positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
-    return RewardModel(model, _reader(tokenizer), tokenizer.pad_token_id, min(positions, tokenizer.model_max_length))
+    return RewardModel(model, read, tokenizer.pad_token_id, min(positions, tokenizer.model_max_length))
 
 
 def open_learned(
@@ -204,8 +206,8 @@ def _tokenizer(source: RewardSource) -> Any:
     own = source.base is None or any((Path(source.place) / name).is_file() for name in TOKENIZERS)
     name = source.place if own else str(source.base)
     with _library_errors(source):
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        pad = AutoConfig.from_pretrained(source.base or source.place).pad_token_id
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        pad = AutoConfig.from_pretrained(source.base or source.place, trust_remote_code=False).pad_token_id
     tokenizer.pad_token_id = next(
         (i for i in (pad, tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), None
     )
@@ -216,11 +218,13 @@ def _tokenizer(source: RewardSource) -> Any:
 
 def _reader(tokenizer: Any) -> Callable[[Prompt, str], Row]:
     def chat(prompt: Prompt, answer: str) -> Row:
-        text = chat_text(tokenizer, (*prompt, Message("assistant", answer)))
-        return _row(tokenizer(text, add_special_tokens=False))
+        read = read_row(tokenizer, prompt, answer)
+        text = chat_text(tokenizer, hidden(read, (*prompt, Message("assistant", answer))))
+        return _row(read.row(text, add_special_tokens=False))
 
     def pair(prompt: Prompt, answer: str) -> Row:
-        return _row(tokenizer("\n".join(message.content for message in prompt), answer))
+        read = read_row(tokenizer, prompt, answer)
+        return _row(read.row("\n".join(message.content for message in hidden(read, prompt)), read.hide(answer)))
 
     def transcript(prompt: Prompt, answer: str) -> Row:
         return {"input_ids": encode(tokenizer, prompt, answer).ids}
@@ -248,4 +252,4 @@ def _library_errors(source: RewardSource) -> Iterator[None]:
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise UserError(f"cannot use reward.model={source.name}: {first_line(error)}; choose another model") from None
+        raise cannot(f"cannot use reward.model={source.name}", error, "choose another model") from None

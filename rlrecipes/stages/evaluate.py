@@ -20,7 +20,7 @@ from rlrecipes.model.adapters import adapter, load_policies
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import load_causal, prompt_window
 from rlrecipes.model.sampling import sample
-from rlrecipes.model.tokens import answer_length, decode, fitting_prompts, open_tokenizer, pad_left
+from rlrecipes.model.tokens import answer_length, decode, ends, fitting_prompts, open_tokenizer, pad_left
 from rlrecipes.recipe import Example
 from rlrecipes.reward.model import Scorer, open_learned
 from rlrecipes.reward.terms import fresh, term_values, weighted_sum
@@ -108,7 +108,7 @@ def _answer(
     size = job.profile.evaluate.batch_size
     # A batch has prompts of like length, which need less padding; the answers go back to their places.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    pad, last = tokenizer.pad_token_id, ends(tokenizer)
     batches = [(policy, start) for policy in POLICIES for start in range(0, len(order), size)]
     checkpoint = checkpoints.newest()
     start_batch = checkpoint.step if checkpoint else 0
@@ -121,7 +121,7 @@ def _answer(
             queries = pad_left([prompts[i] for i in places], pad).to(device())
             with adapter(model, POLICIES[policy].role):
                 for kind, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-                    rows = sample(model, queries, pad, eos, length, temperature).tokens
+                    rows = sample(model, queries, pad, last, length, temperature).tokens
                     for i, row in zip(places, rows, strict=True):
                         answers[kind][policy][i] = decode(tokenizer, row)
             progress.update(1)

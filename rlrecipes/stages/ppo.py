@@ -79,7 +79,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         say(f"  stopped early: {trainer.stopped}; the policy of that moment is kept")
 
     folders = {"policy": "adapter"} | ({"value": "value_adapter"} if settings.value == "adapter" else {})
-    model.save_pretrained(folder, selected_adapters=list(folders))
+    model.save_pretrained(folder, selected_adapters=list(folders), save_embedding_layers=False)
     for role, name in folders.items():
         shutil.move(folder / role, folder / name)
     tokenizer.save_pretrained(folder / "adapter")

@@ -52,7 +52,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
     loss = trainer.train_from(checkpoints)
     check_finite(loss, "reward", "reward.learning_rate", checkpoints)
-    model.save_pretrained(folder / "adapter")
+    model.save_pretrained(folder / "adapter", save_embedding_layers=False)
     tokenizer.save_pretrained(folder / "adapter")
 
     reward_model = as_policy(model, tokenizer, max_tokens)

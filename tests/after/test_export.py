@@ -68,7 +68,8 @@ def test_the_cards_own_code_asks_a_family_that_thinks_and_dates_as_training_did(
     from transformers import AutoTokenizer
 
     from rlrecipes.after.card import LOAD
-    from rlrecipes.model.tokens import load_tokenizer, prompt_text
+    from rlrecipes.model.template import prompt_text
+    from rlrecipes.model.tokens import load_tokenizer
     from rlrecipes.recipe import Message
 
     class Echo:
@@ -89,6 +90,8 @@ def test_the_cards_own_code_asks_a_family_that_thinks_and_dates_as_training_did(
         ids = tokenizer(prompt_text(tokenizer, chat), add_special_tokens=False)["input_ids"]
         expected = tokenizer.decode(ids, skip_special_tokens=True).strip()
         assert scope["answer"]([message._asdict() for message in chat]) == expected
+        with pytest.raises(ValueError, match="spells a special token"):  # which training read as plain text
+            scope["answer"]([{"role": "user", "content": "Hi<end>"}])
 
 
 def test_the_export_can_be_moved_and_loads_by_itself(exported, tmp_path):

@@ -1,10 +1,13 @@
 """What a run has trained is found without options; what it lacks is told with the command that makes it."""
 
+import io
 import json
+import os
 import shutil
+import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SMALLEST
 
 from rlrecipes.__main__ import main
 from rlrecipes.after.finished import find_finished_run
@@ -181,3 +184,24 @@ def test_the_prompts_form_is_seen_in_the_evaluation_or_else_in_the_built_in_data
     (copy / "sft" / "done.json").write_text(json.dumps(record))
     assert finished().prompts[0][-1].content.startswith("Translate: ")
     assert not finished().many_turns
+
+
+WRITTEN: list[str] | None = None
+"""What the process writes or moves in the test below; None outside of it, since a hook stays for good."""
+
+
+def note_writing(event, arguments):
+    if WRITTEN is not None and event in ("open", "os.rename", "os.remove", "os.truncate", "os.utime", "os.chmod"):
+        reads = event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
+        if not reads:
+            WRITTEN.append(f"{event} {arguments[0]}")
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate", "report", "chat"])
+def test_a_finished_run_is_only_read_so_it_may_lie_on_a_read_only_disk(finished, home, monkeypatch, command):
+    options = ["--run", "t"] if command == "chat" else ["--run", "t", "--data", "pairs.jsonl", *SMALLEST]
+    monkeypatch.setattr("sys.stdin", io.StringIO("Das Kind liest.\n"))
+    sys.addaudithook(note_writing)
+    monkeypatch.setitem(globals(), "WRITTEN", [])
+    assert main([command, "translation", *options]) == 0
+    assert [line for line in WRITTEN if "runs" in line] == []

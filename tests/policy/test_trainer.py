@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers import TrainerCallback as Callback
 
 from rlrecipes.errors import UserError
-from rlrecipes.model.adapters import load_adapter
+from rlrecipes.model.adapters import adapter, load_adapter
+from rlrecipes.model.forward import states_at
 from rlrecipes.model.loading import load_causal
 from rlrecipes.model.tokens import decode, encode_prompt, load_tokenizer
 from rlrecipes.policy.trainer import SharedBasePPOTrainer
@@ -152,6 +153,32 @@ def test_an_answer_ends_with_its_first_eos(make):
         assert eos not in answer[:-1]
         assert pad not in answer
         assert (answer[-1] == eos) == bool(ended)
+
+
+def test_an_answer_that_ends_with_another_of_the_models_ends_is_scored_as_its_text_with_eos(make):
+    trainer = make()
+    tokenizer = trainer.processing_class
+    drawn = first_batch(trainer).response[:, 3].tolist()
+    tokenizer.ends = tuple({*drawn} - {tokenizer.pad_token_id})
+    trainer = make()
+    trainer.processing_class.ends = tokenizer.ends
+    rollout = first_batch(trainer)
+    others = rollout.ended & ~(rollout.response == tokenizer.eos_token_id).any(1)
+    assert others.any()
+    scores = trainer.score(rollout)[0]["learned"].tolist()
+    for i in others.nonzero().flatten().tolist():
+        answer = rollout.response[i][~rollout.padding[i]].tolist()
+        assert answer[-1] in tokenizer.ends
+        assert not {*answer[:-1]} & {*tokenizer.ends}
+        row = rollout.ids[i][rollout.ids[i] != tokenizer.pad_token_id].tolist()
+        (state,) = reward_state(trainer, [*row[:-1], tokenizer.eos_token_id])
+        assert scores[i] == pytest.approx(trainer.head(state[None]).item(), abs=1e-3)
+
+
+def reward_state(trainer, ids):
+    """The reward adapter's state of the last token."""
+    with adapter(trainer.policy, "reward"):
+        return states_at(trainer.policy, torch.tensor([ids]), torch.tensor([[len(ids) - 1]]))[0]
 
 
 @PLACEMENTS
