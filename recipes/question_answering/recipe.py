@@ -15,7 +15,7 @@ from typing import Any
 from recipes.question_answering import builtin, hub
 from rlrecipes import metrics
 from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Prompt, Recipe, Reward, Term, user
-from rlrecipes.text import normalize_answer, words
+from rlrecipes.text import characters, is_spaced, normalize_answer, words
 
 
 def ask(context: str, question: str) -> Prompt:
@@ -56,13 +56,15 @@ def extractive(prompt: Prompt, answer: str, example: Example) -> float:
 
 def compare(example: Example, others: Sequence[Example], rng: Random) -> Comparison | None:
     """The reference against a span as long elsewhere: no word of any reference, no small word at either end."""
-    tokens = passage(example.prompt).split()
+    text = passage(example.prompt)
+    split, between = (str.split, " ") if is_spaced(text) else (characters, "")
+    tokens = split(text)
     known = {part for answer in example.answers for part in parts(answer)}
-    size = len(example.answers[0].split()) if example.answers else 0
+    size = len(split(example.answers[0])) if example.answers else 0
     for start in rng.sample(range(len(tokens)), len(tokens) if size else 0):
         span = tokens[start : start + size]
         if len(span) == size and all(len(word) > 3 or not word.islower() for word in (span[0], span[-1])):
-            rejected = " ".join(span).strip(".,;:!?()[]\"'“”‘’")
+            rejected = between.join(span).strip(".,;:!?()[]\"'“”‘’")
             if normalize_answer(rejected) and known.isdisjoint(parts(rejected)):
                 return Comparison(example.prompt, example.answers[0], rejected)
     return None

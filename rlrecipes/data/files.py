@@ -97,14 +97,14 @@ def read(path: Path) -> list[Row]:
 
 
 def rename(rows: list[Row], columns: Mapping[str, str]) -> list[Row]:
-    """The rows of one file with its column `columns[name]` read as `name`.
+    """The rows of one file with its column `columns[name]`, or a field within one (`answer.text`), read as `name`.
 
     Raises:
         UserError: the file has no such column.
     """
     names = column_names(rows)
     for column in columns.values():
-        if column not in names:
+        if column not in names and not any(_value(row.values, column) is not None for row in rows):
             sentence = unknown("column", column, names, f"its columns are {', '.join(names)}")
             raise UserError(f"{rows[0].file}: {sentence}")
     return [row._replace(values=_rename(row.values, columns)) for row in rows]
@@ -146,7 +146,20 @@ def _row(path: Path, number: int, value: Any) -> Row:
 
 def _rename(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     others = {name: value for name, value in values.items() if name not in columns and name not in columns.values()}
-    return others | {name: values[column] for name, column in columns.items() if column in values}
+    for column in columns.values():
+        outer, dot, inner = column.partition(".")
+        if dot and column not in values and isinstance(others.get(outer), Mapping):
+            others[outer] = {name: value for name, value in others[outer].items() if name != inner}
+    found = {name: _value(values, column) for name, column in columns.items()}
+    return others | {name: value for name, value in found.items() if value is not None or columns[name] in values}
+
+
+def _value(values: Mapping[str, Any], column: str) -> Any:
+    """The value of a column, or of a field within one, such as `translation.de`."""
+    outer, dot, inner = column.partition(".")
+    if column in values or not dot:
+        return values.get(column)
+    return values[outer].get(inner) if isinstance(values.get(outer), Mapping) else None
 
 
 def _text(path: Path) -> str:
