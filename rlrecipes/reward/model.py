@@ -9,7 +9,7 @@ has one; as a pair of texts where its tokenizer separates pairs (encoders); else
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
@@ -31,7 +31,7 @@ from rlrecipes.model.loading import load_scorer, load_scorer_with_missing, model
 from rlrecipes.model.tokens import PLAIN_TEMPLATE, chat_text, encode, fix_template, is_fixed, pad_right
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import Message, Prompt
-from rlrecipes.reward.source import ADAPTED, TOKENIZERS, RewardSource, find_reward_model
+from rlrecipes.reward.source import TOKENIZERS, RewardSource, find_reward_model
 from rlrecipes.run.folder import read_json
 
 
@@ -177,7 +177,7 @@ def load_beside(source: RewardSource, settings: ModelSettings) -> RewardModel:
     tokenizer = _tokenizer(source)
     with _library_errors(source):
         model, missing = load_scorer_with_missing(name, settings, tokenizer)
-    _check_whole(source, missing)
+        _check_whole(source, missing)
     model = _with_adapter(model, source) if source.base else model
     model.config.use_cache = False
     pad = _pad(source, model_config(name), tokenizer, model.get_input_embeddings().num_embeddings)
@@ -187,13 +187,13 @@ def load_beside(source: RewardSource, settings: ModelSettings) -> RewardModel:
         return replace(found, padded=_padding_is_harmless(found, probe))
 
 
-def _check_whole(source: RewardSource, missing: Collection[str]) -> None:
+def _check_whole(source: RewardSource, missing: Sequence[str]) -> None:
     """Refuses a model of which some weights are in no file: Transformers draws them at random, and only logs it."""
     own: set[str] = set()
     if source.base:
         with safe_open(Path(source.place) / ADAPTER_WEIGHTS, framework="pt") as file:
-            own = {key.removeprefix(ADAPTED) for key in file.keys()}  # noqa: SIM118
-    if absent := sorted(set(missing) - own):
+            own = {f".{key}" for key in file.keys()}  # noqa: SIM118
+    if absent := [key for key in missing if not any(name.endswith(f".{key}") for name in own)]:
         more = f" and {len(absent) - 1} more" if absent[1:] else ""
         raise UserError(
             f"reward.model={source.name} lacks the weights {absent[0]}{more}, so its scores would be random; "
@@ -212,12 +212,16 @@ def _pad(source: RewardSource, config: Any, tokenizer: Any, size: int) -> int | 
 
 
 def _longest(model: Any, tokenizer: Any) -> int:
-    """The most tokens of a text. RoBERTa's kind counts positions from behind the padding's id, so it has fewer of them."""
+    """The most tokens of a text.
+
+    RoBERTa's kind counts positions from behind the padding's id, so it has fewer of them. An adapter may put tokens in front.
+    """
     limits = [getattr(model.config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
     for name, table in model.named_modules():
         if name.endswith(".position_embeddings") and (first := getattr(table, "padding_idx", None)) is not None:
             limits.append(len(table.weight) - first - 1)
-    return int(min(limit for limit in limits if limit is not None and limit > 0))
+    virtual = getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", None) or 0
+    return int(min(limit for limit in limits if limit is not None and limit > 0)) - virtual
 
 
 def _padding_is_harmless(model: RewardModel, rows: Sequence[Row]) -> bool:

@@ -29,8 +29,6 @@ VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "s
 ADAPTER_KEYS = {"task_type": str, "peft_type": str, "base_model_name_or_path": str}
 CHECKPOINT_KEYS = {"architectures": list, "id2label": dict, "num_labels": int}
 """The keys that are read from the two configurations, and the types of their values."""
-ADAPTED = "base_model.model."
-"""What PEFT puts before the names of a model's weights."""
 HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight", "classification_head.out_proj.weight")
 """The names of heads, whose first dimension is the outputs."""
 JSON_TYPES = {str: "text", list: "list", dict: "object", int: "number"}
@@ -170,7 +168,7 @@ def _checkpoint(name: str, where: str, files: Mapping[str, Path]) -> RewardSourc
 
 def _check_outputs(name: str, shapes: Mapping[str, list[int]]) -> None:
     for key, shape in shapes.items():
-        if key.removeprefix(ADAPTED) in HEADS and shape[:1] != [1]:
+        if key.removeprefix("base_model.").removeprefix("model.") in HEADS and shape[:1] != [1]:
             raise _outputs(name, *shape[:1])
 
 

@@ -1,10 +1,12 @@
 """Outside reward models of every kind give a text in a padded batch the score that Transformers gives it alone."""
 
+import copy
+
 import pytest
 import torch
 import transformers
 from conftest import changed, tiny_tokenizer
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -30,7 +32,7 @@ KINDS = {
     "roberta": ("Roberta", "roberta", ENCODER | {"max_position_embeddings": 34, "pad_token_id": 1}, 32),
     "roberta with pad -1": ("Roberta", "roberta", ENCODER | {"max_position_embeddings": 34, "pad_token_id": -1}, 34),
     "deberta": ("DebertaV2", "bert", ENCODER | {"max_position_embeddings": 32, "relative_attention": True}, 32),
-    "electra": ("Electra", "bert", ENCODER | {"max_position_embeddings": 32, "embedding_size": 16}, 32),
+    "electra": ("Electra", "bert", ENCODER | {"max_position_embeddings": 32, "type_vocab_size": 1}, 32),
     "mpnet": ("MPNet", "roberta", ENCODER | {"max_position_embeddings": 34}, 32),
     "convbert": ("ConvBert", "bert", ENCODER | {"max_position_embeddings": 32, "embedding_size": 16}, 32),
     "xlnet": ("XLNet", "bert", XLNET, 99),
@@ -88,6 +90,36 @@ def test_a_text_scores_in_a_padded_batch_what_transformers_gives_it_alone(tmp_pa
     assert found.scores(rows, len(rows)) == pytest.approx(expected, abs=1e-4)
     long = found.cut(found.encode(user("Name " + "a colour and " * 60), "red"))
     assert found.max_tokens == len(long["input_ids"]) == longest
+    assert len(found.scores([rows[0], long], 2)) == 2
+
+
+ADAPTERS = {
+    "lora": (LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "q_proj"]), 0),
+    "ia3": (IA3Config(task_type="SEQ_CLS", target_modules=["query", "q_proj"], feedforward_modules=[]), 0),
+    "prompt": (PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3), 3),
+    "prefix": (PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3), 3),
+}
+"""Kinds of adapters and the tokens that they put in front of a text."""
+
+
+@pytest.mark.parametrize("base", ["bert", "roberta", "llama"])
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_a_text_scores_in_a_padded_batch_what_peft_gives_it_alone(tmp_path, kind, base):
+    family, tokenizer, config, longest = KINDS[base]
+    folder = classifier(tmp_path / "base", family, tokenizer, config)
+    settings, virtual = ADAPTERS[kind]
+    model = get_peft_model(
+        transformers.AutoModelForSequenceClassification.from_pretrained(folder), copy.deepcopy(settings)
+    )
+    model.eval().save_pretrained(tmp_path / "adapter")
+    found = load_beside(find_reward_model(str(tmp_path / "adapter")), PLAIN)
+    rows = [found.encode(*text) for text in TEXTS]
+    with torch.no_grad():
+        inputs = [{name: torch.tensor([ids]) for name, ids in row.items()} for row in rows]
+        expected = [model(**i, attention_mask=torch.ones_like(i["input_ids"])).logits.item() for i in inputs]
+    assert found.scores(rows, len(rows)) == pytest.approx(expected, abs=1e-4)
+    assert found.max_tokens == longest - virtual
+    long = found.cut(found.encode(user("Name " + "a colour and " * 60), "red"))
     assert len(found.scores([rows[0], long], 2)) == 2
 
 
