@@ -203,7 +203,8 @@ def _layout(recipe: Recipe, rows: list[Row]) -> Layout:
         if set(layout.needs) <= set(header):
             return layout
     lacking = [name for name in recipe.columns.required if name not in header]
-    spare = [name for name in header if name not in known_names(recipe)] + ["<a column>"] * len(lacking)
+    known = set(known_names(recipe))
+    spare = [name for name in header if name not in known] + ["<a column>"] * len(lacking)
     mapping = " ".join(f"{name}={column}" for name, column in zip(lacking, spare, strict=False))
     choices = ", or ".join("+".join(layout.needs) for layout in _layouts(recipe.columns)[:6])
     raise UserError(

@@ -239,6 +239,9 @@ def _messages(row: Row, column: str, expected: str = "a list of messages") -> Pr
         raise ValueError(f"no value in '{column}'")
     if isinstance(value, str) and (chat := _turns_of_text(value)):
         return chat
+    if isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
+        # `datasets` keeps a sequence of objects as an object of lists.
+        value = [dict(zip(value, parts, strict=False)) for parts in zip(*value.values(), strict=False)]
     if not isinstance(value, list):
         raise wrong(row, column, expected, value)
     return tuple(_message(row, column, item) for item in value)

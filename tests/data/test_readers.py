@@ -59,6 +59,7 @@ CHATS: dict[str, tuple[dict[str, Any], Prompt, str]] = {
         (ASKED,),
         "Hi",
     ),
+    "an object of lists": ({"messages": {"role": ["user", "assistant"], "content": ["Hello", "Hi"]}}, (ASKED,), "Hi"),
     "a developer": (
         {"messages": [{"role": "developer", "content": "Be kind."}, *turns(ASKED, SAID)]},
         (SYSTEM, ASKED),
