@@ -101,11 +101,23 @@ def load_scorer(name: str, settings: ModelSettings, tokenizer: Any, grow: bool =
     Raises:
         UserError: its weights cannot be read.
     """
-    model = _load(AutoModelForSequenceClassification, name, num_labels=1, **_load_options(settings))
+    return load_scorer_with_missing(name, settings, tokenizer, grow)[0]
+
+
+def load_scorer_with_missing(
+    name: str, settings: ModelSettings, tokenizer: Any, grow: bool = False
+) -> tuple[Any, list[str]]:
+    """`load_scorer`, and the names of the weights that no file has, which are random.
+
+    Raises:
+        UserError: as `load_scorer`.
+    """
+    options = _load_options(settings) | {"num_labels": 1, "output_loading_info": True}
+    model, info = _load(AutoModelForSequenceClassification, name, **options)
     # While it is trained the head is in float32, so hidden states are cast to the type of its weights.
     if hasattr(model, "score"):  # a decoder's head, the only one that is trained here
         model.score.register_forward_pre_hook(_to_weights_dtype)
-    return _prepare(model, tokenizer, grow)
+    return _prepare(model, tokenizer, grow), sorted(info["missing_keys"])
 
 
 def _load(kind: Any, name: str, **options: Any) -> Any:

@@ -78,11 +78,12 @@ def is_fixed(template: str | None) -> bool:
 
 
 def _accepts(tokenizer: Any, messages: Prompt) -> bool:
+    """Whether a template takes the turns and leaves none out."""
     try:
-        render(tokenizer, messages, True)
+        text = render(tokenizer, messages, True)
     except Exception:  # a template is a program of its own, and fails as one
         return False
-    return True
+    return all(message.content in text for message in messages)
 
 
 def render(tokenizer: Any, messages: Prompt, add_generation_prompt: bool, **options: Any) -> str:

@@ -29,6 +29,8 @@ VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "s
 ADAPTER_KEYS = {"task_type": str, "peft_type": str, "base_model_name_or_path": str}
 CHECKPOINT_KEYS = {"architectures": list, "id2label": dict, "num_labels": int}
 """The keys that are read from the two configurations, and the types of their values."""
+HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight", "classification_head.out_proj.weight")
+"""The names of heads, whose first dimension is the outputs."""
 JSON_TYPES = {str: "text", list: "list", dict: "object", int: "number"}
 
 
@@ -142,9 +144,7 @@ def _adapter(name: str, where: str, files: Mapping[str, Path]) -> RewardSource:
         raise UserError(f"reward.model={name}: its base model '{base}' is not there; mend {files[ADAPTER]}")
     shapes = _shapes(name, files[ADAPTER_WEIGHTS]) if ADAPTER_WEIGHTS in files else {}
     heads = {key: shape for key, shape in shapes.items() if "lora_" not in key}
-    for key, shape in heads.items():
-        if key.endswith(("score.weight", "classifier.weight", "out_proj.weight")) and shape[:1] != [1]:
-            raise _outputs(name, *shape[:1])
+    _check_outputs(name, heads)
     plain = kind == "LORA" and [key.endswith("score.weight") for key in heads] == [True]
     return RewardSource(name, where, base, plain)
 
@@ -162,8 +162,14 @@ def _checkpoint(name: str, where: str, files: Mapping[str, Path]) -> RewardSourc
     if labels != 1:
         raise _outputs(name, labels)
     if WEIGHTS[0] in files:
-        _shapes(name, files[WEIGHTS[0]])  # to refuse a damaged file
+        _check_outputs(name, _shapes(name, files[WEIGHTS[0]]))
     return RewardSource(name, where, None, plain=False)
+
+
+def _check_outputs(name: str, shapes: Mapping[str, list[int]]) -> None:
+    for key, shape in shapes.items():
+        if key.removeprefix("base_model.").removeprefix("model.") in HEADS and shape[:1] != [1]:
+            raise _outputs(name, *shape[:1])
 
 
 def _none(name: str, why: str) -> UserError:
