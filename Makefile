@@ -50,7 +50,7 @@ OPTIONS = $(if $(COLUMNS),--columns $(COLUMNS)) --profile $(PROFILE) \
 	$(if $(PUSH),--push $(call quoted,$(PUSH)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills lint check list bench plan-bench numbers show plan chat export clean $(RECIPES) $(STAGES)
+.PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export clean $(RECIPES) $(STAGES)
 
 help: ## this list
 	@echo "Targets:"
@@ -105,6 +105,9 @@ test: $(READY) ## the tests, without network or GPU
 
 kills: $(READY) ## kill a run at random moments (KILLS, SEED) and compare it byte for byte with an uninterrupted one
 	PYTHONPATH=. $(VENV)/bin/python tests/kills.py --kills $(KILLS) --seed $(SEED)
+
+faults: $(READY) ## files, options, settings, kills and disks that go wrong, by the hundred; goes on where it was stopped
+	PYTHONPATH=.:tests $(VENV)/bin/python -m faults $(ARGS)
 
 lint: $(READY) ## ruff and mypy
 	$(VENV)/bin/ruff check .

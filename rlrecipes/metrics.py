@@ -7,14 +7,18 @@ rows, sum, finish (Koehn 2004, "Statistical Significance Tests for Machine Trans
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import regex
+
 from rlrecipes.recipe import Example, Metric
-from rlrecipes.text import ngrams, normalize_answer, overlap_f1, words
+from rlrecipes.text import UNSPACED, ngrams, normal_words, normalize_answer, overlap_f1, words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,18 +64,21 @@ def same_words(answer: str, example: Example) -> float:
 
 
 def f1(answer: str, example: Example) -> float:
-    """Best bag-of-words F1 against any reference after SQuAD's normalisation, from 0 to 1."""
-    tokens = normalize_answer(answer).split()
-    return max((overlap_f1(tokens, normalize_answer(ref).split()) for ref in example.answers), default=0.0)
+    """Best bag-of-words F1 against any reference after SQuAD's normalisation, from 0 to 1.
+
+    The words of scripts without spaces are characters, as MLQA's evaluation has it (Lewis et al. 2020).
+    """
+    said = normal_words(answer)
+    return max((overlap_f1(said, normal_words(reference)) for reference in example.answers), default=0.0)
 
 
 def chrf(answer: str, example: Example) -> float:
     """Sentence chrF (Popović 2015) against the references, from 0 to 1, by sacrebleu."""
-    return float(_chrf().sentence_score(answer, list(example.answers)).score) / 100
+    return float(_chrf().sentence_score(_nfc(answer), [_nfc(reference) for reference in example.answers]).score) / 100
 
 
 def length(answer: str, example: Example) -> float:
-    """Number of words; a Chinese character is a word."""
+    """Number of words; a character of a script without spaces is a word."""
     return float(len(words(answer)))
 
 
@@ -82,13 +89,13 @@ def repetition(answer: str, example: Example) -> float:
 
 
 def bleu() -> Metric:
-    """Corpus BLEU by sacrebleu (tokenizer 13a; `zh` where the references are Chinese), from 0 to 100."""
+    """Corpus BLEU by sacrebleu, from 0 to 100; `_tokenizer` chooses the tokenizer by the references' script."""
 
     def statistics(answers: Sequence[str], examples: Sequence[Example]) -> Sequence[Sequence[float]]:
-        scorer = _bleu("zh" if _is_chinese(examples) else "13a")
+        scorer = _bleu(_tokenizer(examples))
         # sacrebleu keeps per-sentence counts behind a leading underscore; the version is pinned.
         return [
-            scorer._extract_corpus_statistics([answer], [[reference] for reference in example.answers or ("",)])[0]
+            scorer._extract_corpus_statistics([_nfc(answer)], [[_nfc(text)] for text in example.answers or ("",)])[0]
             for answer, example in zip(answers, examples, strict=True)
         ]
 
@@ -176,9 +183,18 @@ def _ratio(sums: Sequence[float]) -> float:
     return float(sums[0] / sums[1]) if sums[1] else 0.0
 
 
-def _is_chinese(examples: Sequence[Example]) -> bool:
+def _tokenizer(examples: Sequence[Example]) -> str:
+    """sacrebleu's tokenizer for the references: 13a where spaces part the words, else one that needs none."""
     text = "".join(answer for example in examples for answer in example.answers)
-    return sum("\u3400" <= char <= "\u9fff" for char in text) > len(text) / 4
+    if 4 * len(regex.findall(UNSPACED, text)) <= len(text):
+        return "13a"
+    if len(regex.findall(r"[\p{Hira}\p{Kana}]", text)) * 10 > len(text):
+        return "ja-mecab" if find_spec("MeCab") and find_spec("ipadic") else "char"
+    return "zh" if 4 * len(regex.findall(r"\p{Han}", text)) > len(text) else "char"
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 @cache

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -170,8 +170,16 @@ class Columns:
 
     required: tuple[str, ...]
     example: Callable[[Mapping[str, Any]], Example]
-    """Reads a row. A `ValueError` that names the field and what it should hold leaves the row out."""
+    """Reads a row. A `ValueError` that names the field and what it should hold leaves the row out. What the row holds is
+    cut from its text."""
     optional: tuple[str, ...] = ()
+    values: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """All that a column may hold, as `spelled` spells it: `{"label": ("1", "0")}`. A file with anything else is refused."""
+
+
+def spelled(value: Any) -> str:
+    """A label as it is compared: lower-case text without spaces around it."""
+    return str(value).strip().lower()
 
 
 Service = Literal["demonstrations", "prompts", "preferences", "ratings", "held out"]

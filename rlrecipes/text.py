@@ -9,23 +9,55 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-_TOKEN = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+(?:['’-][^\W\u3400-\u9fff]+)*")
-_PUNCTUATION = str.maketrans("", "", string.punctuation + "。，！？；：、“”‘’（）《》…")
+import regex
+
+_LETTER = r"[\w\p{N}\p{M}\p{Join_Control}]"
+"""What words are made of. Marks and joiners belong to the letter before them: a word without its vowel signs is another."""
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}ーｰ\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+"""Scripts that put no spaces between words."""
+_EMOJI = "[[\\p{Extended_Pictographic}\\p{RI}]--[©®™‼⁉]]"
+_ONE = rf"(?=[{UNSPACED}&&[\w\p{{N}}]--\p{{M}}]|{_EMOJI})\X"
+_RUN = rf"(?![\p{{M}}\p{{Join_Control}}])[{_LETTER}--{UNSPACED}]+"
+PART = regex.compile(f"{_ONE}|{_RUN}", regex.V1)
+"""A character of an unspaced script with its marks, an emoji, or a run of other letters."""
+_WORD = regex.compile(f"{_ONE}|{_RUN}(?:['’-]{_RUN})*", regex.V1)
+_SPLIT = regex.compile(f"{_ONE}|(?:(?!{_ONE}).)+", regex.V1)
+_PUNCTUATION = regex.compile(
+    rf"[[{re.escape(string.punctuation)}“”‘’…][\p{{P}}--[\u0080-\u00ff\u2000-\u206f]]]", regex.V1
+)
+"""All but the dashes and quotes of Latin-1 and the block after it, which SQuAD's normalisation leaves."""
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words; every Chinese character is a word of its own, and punctuation is left out.
+    """Lower-case words in NFC, without punctuation; an emoji is a word, and each character of a script without spaces.
 
     >>> words("Well-made, isn't it? 真好")
     ['well-made', "isn't", 'it', '真', '好']
     """
-    return _TOKEN.findall(text.lower())
+    found: list[str] = _WORD.findall(unicodedata.normalize("NFC", text).lower())
+    return found
+
+
+def characters(text: str) -> list[str]:
+    """The characters as people see them, each with its marks (Unicode's extended grapheme clusters, UAX 29)."""
+    found: list[str] = regex.findall(r"\X", text)
+    return found
+
+
+def is_spaced(text: str) -> bool:
+    """Whether spaces stand between most of a text's words."""
+    return 2 * len(text.split()) >= len(words(text))
 
 
 def normalize_answer(text: str) -> str:
     """SQuAD's normalisation: lower case, no punctuation, no articles, single spaces (Rajpurkar et al. 2016, section 6.1)."""
-    text = unicodedata.normalize("NFKC", text).lower().translate(_PUNCTUATION)
+    text = _PUNCTUATION.sub("", unicodedata.normalize("NFKC", text).lower())
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def normal_words(text: str) -> list[str]:
+    """The words of a normalised answer; of scripts without spaces, and of emoji, the characters."""
+    return [part for word in normalize_answer(text).split() for part in _SPLIT.findall(word)]
 
 
 def ngrams(items: Sequence[str], n: int) -> list[tuple[str, ...]]:

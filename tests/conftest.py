@@ -200,7 +200,5 @@ def tiny_tokenizer(**special):
     template = (
         "{% for m in messages %}<user>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    usual = {"pad_token": "<pad>", "eos_token": "<end>", "chat_template": template}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, additional_special_tokens=["<user>", "<assistant>"], **(usual | special)
-    )
+    usual = {"tokenizer_object": bpe, "pad_token": "<pad>", "eos_token": "<end>", "chat_template": template}
+    return PreTrainedTokenizerFast(additional_special_tokens=["<user>", "<assistant>"], **(usual | special))

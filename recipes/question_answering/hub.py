@@ -50,6 +50,8 @@ def voted(row: Mapping[str, Any]) -> Comparison:
     """
     if row["score_ratio"] < LEAST_RATIO:
         raise ValueError(f"fewer than {LEAST_RATIO:g} times the other answer's votes")
+    if row["labels"] not in (0, 1):
+        raise ValueError("'labels' must be 1 or 0")
     a, b = row["human_ref_A"].strip(), row["human_ref_B"].strip()
     return Comparison(user(row["history"].strip()), *((a, b) if row["labels"] == 1 else (b, a)))
 

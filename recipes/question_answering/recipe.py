@@ -7,6 +7,7 @@ Question: Who took the cup, and where to?
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping, Sequence
 from random import Random
@@ -15,7 +16,7 @@ from typing import Any
 from recipes.question_answering import builtin, hub
 from rlrecipes import metrics
 from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Prompt, Recipe, Reward, Term, user
-from rlrecipes.text import normalize_answer, words
+from rlrecipes.text import characters, is_spaced, normalize_answer, words
 
 
 def ask(context: str, question: str) -> Prompt:
@@ -28,7 +29,8 @@ def read(row: Mapping[str, Any]) -> Example:
     for name in ("context", "question"):
         if not isinstance(row[name], str) or not row[name].strip():
             raise ValueError(f"'{name}' must be a text")
-    answers = row["answers"].get("text") if isinstance(row["answers"], Mapping) else row["answers"]
+    answers = _parsed(row["answers"]) if isinstance(row["answers"], str) else row["answers"]
+    answers = answers.get("text") if isinstance(answers, Mapping) else answers
     answers = [answers] if isinstance(answers, str) else answers or []
     if not isinstance(answers, list | tuple) or not all(isinstance(answer, str) for answer in answers):
         raise ValueError("""'answers' must be a list of texts, a text, or SQuAD's {"text": [...]}""")
@@ -36,6 +38,20 @@ def read(row: Mapping[str, Any]) -> Example:
     if not given:
         raise ValueError("'answers' is empty: questions without an answer are not used")
     return Example(ask(row["context"].strip(), row["question"].strip()), given)
+
+
+def _parsed(cell: str) -> Any:
+    """A cell that holds SQuAD's object or a list as Python writes them, as its value; any other text as it is.
+
+    Raises:
+        ValueError: it starts like one and is none.
+    """
+    if not re.match(r"\{\s*['\"]text['\"]\s*:|\[\s*['\"].*['\"]\s*\]$", cell.strip(), re.DOTALL):
+        return cell
+    try:  # pandas writes NumPy's arrays as `array(['attic'], dtype=object)`
+        return ast.literal_eval(re.sub(r"array\((\[.*?\])(?:,\s*dtype=\w+)?\)", r"\1", cell.strip(), flags=re.DOTALL))
+    except (ValueError, SyntaxError):
+        raise ValueError("'answers' holds an object that cannot be read") from None
 
 
 def passage(prompt: Prompt) -> str:
@@ -56,13 +72,15 @@ def extractive(prompt: Prompt, answer: str, example: Example) -> float:
 
 def compare(example: Example, others: Sequence[Example], rng: Random) -> Comparison | None:
     """The reference against a span as long elsewhere: no word of any reference, no small word at either end."""
-    tokens = passage(example.prompt).split()
+    text = passage(example.prompt)
+    split, between = (str.split, " ") if is_spaced(text) else (characters, "")
+    tokens = split(text)
     known = {part for answer in example.answers for part in parts(answer)}
-    size = len(example.answers[0].split()) if example.answers else 0
+    size = len(split(example.answers[0])) if example.answers else 0
     for start in rng.sample(range(len(tokens)), len(tokens) if size else 0):
         span = tokens[start : start + size]
         if len(span) == size and all(len(word) > 3 or not word.islower() for word in (span[0], span[-1])):
-            rejected = " ".join(span).strip(".,;:!?()[]\"'“”‘’")
+            rejected = between.join(span).strip(".,;:!?()[]\"'“”‘’")
             if normalize_answer(rejected) and known.isdisjoint(parts(rejected)):
                 return Comparison(example.prompt, example.answers[0], rejected)
     return None

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from recipes.text_generation import builtin, hub, judge
-from recipes.text_generation.texts import cut, disordered, form_of, in_form, label_of, verses
+from recipes.text_generation.texts import LABELS, cut, disordered, form_of, in_form, label_of, verses
 from rlrecipes import metrics
 from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Metric, Prompt, Recipe, Reward, Term, user
 from rlrecipes.text import words
@@ -73,7 +73,7 @@ def fitted_judge(held_out: Sequence[Example]) -> Metric | None:
 RECIPE = Recipe(
     name="text_generation",
     summary="continue a review or a story so that it is fluent and positive; English and Chinese",
-    columns=Columns(required=("text",), example=read, optional=("label",)),
+    columns=Columns(required=("text",), example=read, optional=("label",), values={"label": LABELS}),
     reward=Reward(terms=(Term("fluent", fluent, weight=0.3), Term("form", form, weight=1.0, needs="form"))),
     evaluation=Evaluation((
         metrics.mean_of("well_formed", lambda answer, example: float(form((), answer, example) == 1), needs="form"),

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from rlrecipes.text import words
+import regex
+
+from rlrecipes.recipe import spelled
+from rlrecipes.text import PART, words
 
 LABELS = {"1": 1, "1.0": 1, "true": 1, "pos": 1, "positive": 1, "0": 0, "0.0": 0, "false": 0, "neg": 0, "negative": 0}
 
@@ -21,19 +24,19 @@ _CHARACTER = "[\u3400-\u9fff\U00020000-\U0003ffff]"
 
 
 def cut(text: Any) -> tuple[str, str]:
-    """The first five words and the rest; of unspaced text (Chinese), the first clause or else the first six characters.
+    """The first five words and the rest; of unspaced text (Chinese, Thai, …), a clause or six characters.
 
     Raises:
         ValueError: that is no text, or one too short to be cut.
     """
     if not isinstance(text, str):
-        raise ValueError(f"'text' must be a text, not {text!r}")
+        raise ValueError("'text' must be a text")
     text, count = text.strip(), len(words(text))
     if count < 8:
         raise ValueError("'text' has fewer than 8 words, too few to cut into an opening and its continuation")
     spaced = len(text.split()) >= max(6, count / 2)
-    pattern = r"(?:\S+\s+){4}\S+" if spaced else r"\w{3,11}[，。！？；：、,.!?;:](?=\W*\w)|.{6}"
-    end = re.match(pattern, text, re.DOTALL)
+    pattern = r"(?:\S+\s+){4}\S+" if spaced else r"(?:\w\p{M}*){3,11}\p{Terminal_Punctuation}(?=\W*\w)|\X{6}"
+    end = regex.match(pattern, text, regex.DOTALL)
     assert end  # six runs without a space, or the characters of eight words
     return text[: end.end()], text[end.end() :].strip()
 
@@ -46,9 +49,9 @@ def label_of(value: Any) -> dict[str, int]:
     """
     if value is None or value == "":
         return {}
-    if str(value).strip().lower() not in LABELS:
-        raise ValueError(f"'label' must be 1, 0, 'positive' or 'negative', not {value!r}")
-    return {"label": LABELS[str(value).strip().lower()]}
+    if spelled(value) not in LABELS:
+        raise ValueError("'label' must be 1, 0, 'positive' or 'negative'")
+    return {"label": LABELS[spelled(value)]}
 
 
 def form_of(text: str) -> dict[str, int]:
@@ -75,7 +78,7 @@ def in_form(following: Sequence[str], count: int) -> float:
 
 def disordered(text: str, rng: Random) -> str:
     """The same words in random order; what stands between them stays, so that it gives nothing away."""
-    word = r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
-    shuffled = re.findall(word, text)
+    shuffled = PART.findall(text)
     rng.shuffle(shuffled)
-    return re.sub(word, lambda _: shuffled.pop(), text)
+    mixed: str = PART.sub(lambda _: shuffled.pop(), text)
+    return mixed

@@ -13,7 +13,7 @@ from typing import Any
 from recipes.translation import builtin, hub
 from rlrecipes import metrics
 from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Prompt, Recipe, Reward, Term, user
-from rlrecipes.text import words
+from rlrecipes.text import characters, is_spaced
 
 TASK = "Translate: "
 
@@ -26,7 +26,7 @@ def read(row: Mapping[str, Any]) -> Example:
     """One row of a user's parallel text."""
     for name in ("source", "target"):
         if not isinstance(row[name], str) or not row[name].strip():
-            raise ValueError(f"'{name}' must be a text that is not empty, not {row[name]!r}")
+            raise ValueError(f"'{name}' must be a text that is not empty")
     return Example(ask(row["source"].strip()), (row["target"].strip(),))
 
 
@@ -42,8 +42,9 @@ def compare(example: Example, others: Sequence[Example], rng: Random) -> Compari
 
 def garbled(text: str, rng: Random) -> str:
     """The words in random order, about a third of them left out or said twice: as long as before, on average."""
-    spaced = 2 * len(text.split()) >= len(words(text))  # Chinese is not; there, pairs of characters play the words
-    pieces = text.split() if spaced else [text[i : i + 2] for i in range(0, len(text), 2)]
+    spaced = is_spaced(text)  # Chinese is not; there, pairs of characters play the words
+    letters = [] if spaced else characters(text)
+    pieces = text.split() if spaced else ["".join(letters[i : i + 2]) for i in range(0, len(letters), 2)]
     kept = [piece for piece in pieces for _ in range(rng.choice((0, 1, 1, 1, 1, 2)))]
     rng.shuffle(kept)
     return (" " if spaced else "").join(kept)

@@ -225,7 +225,7 @@ def _percentiles(name: str, counts: Sequence[int]) -> str:
 
 def _too_long(tokenizer: Any, pairs: Pairs, room: int) -> list[bool]:
     """Whether each has more than `room` tokens. A token has a byte or more, so few rows must be tokenized."""
-    frame = _bytes(prompt_text(tokenizer, user("x"))) + 2  # of every turn; BOS and EOS
+    frame = _bytes(prompt_text(tokenizer, user("x"))) + 3  # of every turn; BOS, EOS and the space before an answer
     long = []
     for prompt, answer in pairs:
         most = _bytes(answer) + sum(_bytes(message.content) + frame for message in prompt)

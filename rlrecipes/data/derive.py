@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from random import Random
-from statistics import median
+from statistics import mean, median
+from typing import NamedTuple
 
-from rlrecipes.data.layouts import Record
+from rlrecipes.data.readers import Record
 from rlrecipes.data.split import canonical
+from rlrecipes.errors import UserError
 from rlrecipes.recipe import Comparison, Example, Prompt, Rating, Recipe, Service, Split
 
 Part = tuple[Sequence[Service], Sequence[Record]]
@@ -20,24 +23,49 @@ Counts = dict[str, int]
 """A sentence for each thing that was derived, with its count."""
 
 
-def derive(recipe: Recipe, parts: Sequence[Part]) -> tuple[Split, Counts]:
+class Grading(NamedTuple):
+    """How graded answers are read. The training rows decide it, for the held-out ones too."""
+
+    several: bool
+    """Most prompts have several answers, which are compared with each other."""
+    least: float
+    """The least score of a demonstration; above the lowest score there is, and infinite where all scores are equal."""
+
+
+def grading_of(parts: Sequence[Part]) -> Grading | None:
+    """How the ratings among the parts are to be read; None without ratings."""
+    groups = _by_prompt(_averaged(_ratings(parts)))
+    if not groups:
+        return None
+    several = _alternatives(groups)
+    scores = [rating.score for group in groups for rating in group]
+    above_lowest = min((score for score in scores if score > min(scores)), default=math.inf)
+    middle = median(group[0].score for group in groups)
+    return Grading(several, above_lowest if several else max(above_lowest, middle))
+
+
+def derive(recipe: Recipe, parts: Sequence[Part], grading: Grading | None) -> tuple[Split, Counts]:
     """One split of all sources, and the counts of what it lacked and what was derived within it.
 
-    The training rows and the held-out rows go through here apart, so that nothing passes from one to the other.
+    The training rows and the held-out rows go through here apart: nothing but the grading passes from one to the other.
     """
     counts: Counts = {}
     examples = _examples(parts, "demonstrations", "held out")
     preferences = _serving(parts, "preferences")
     comparisons = [row.comparison for row in preferences if row.comparison]
-    ratings = [row.rating for row in _serving(parts, "ratings") if row.rating]
+    votes = _ratings(parts)
+    ratings = _averaged(votes)
+    if len(ratings) < len(votes):
+        counts["Scores of one answer to one prompt are votes, and their mean counts"] = len(votes)
+        counts["Answers are left with one score each"] = len(ratings)
     if examples and comparisons and (unpaired := len(preferences) - len(comparisons)):
         counts["Rows that bring no rejected answer, or the right one as such, give no comparison"] = unpaired
     # Files mix rows of all kinds, and their graded answers stand beside the others; a set of ratings only fills a gap.
     mixed = any({"demonstrations", "ratings"} <= set(services) for services, _ in parts)
-    if ratings and (mixed or not (examples and comparisons)):
+    if grading and ratings and (mixed or not (examples and comparisons)):
         groups = _by_prompt(ratings)
-        best = _good_answers(groups, counts) if mixed or not examples else []
-        pairs = _best_against_worst(groups, counts) if mixed or not comparisons else []
+        best = _good_answers(groups, grading, counts) if mixed or not examples else []
+        pairs = _best_against_worst(groups, counts) if grading.several and (mixed or not comparisons) else []
         examples, comparisons = examples + best, comparisons + pairs
     if ratings and not comparisons:
         counts["Ratings that make no pairs teach the reward model by regression"] = len(ratings)
@@ -50,6 +78,23 @@ def derive(recipe: Recipe, parts: Sequence[Part]) -> tuple[Split, Counts]:
         comparisons = [pair for example in prompts if (pair := recipe.compare(example, prompts, rng))]
         counts[f"The data bring no preferences: {recipe.compared.rstrip('.')}"] = len(comparisons)
     return Split(examples, _merge(_examples(parts, "prompts", "held out")) or prompts, comparisons, ratings), counts
+
+
+def check_derived(name: str, train: Split, held_out: Split, grading: Grading | None) -> None:
+    """Refuses graded answers of which none is good enough to imitate, or none to judge by.
+
+    Raises:
+        UserError: all scores are equal, or the held-out ones are below all that is imitated.
+    """
+    if grading and not train.demonstrations:
+        raise UserError(
+            f"all scores in {name} are equal, which tells no good answer from a bad one; bring scores that differ, or take "
+            "the score column out to imitate every answer"
+        )
+    if grading and not held_out.prompts:
+        raise UserError(
+            f"no held-out answer in {name} is scored {grading.least:g} or more, as what is imitated is; hold out such too"
+        )
 
 
 def derivation_notes(train: Counts, held_out: Counts) -> list[str]:
@@ -68,6 +113,18 @@ def _examples(parts: Sequence[Part], *services: Service) -> list[Example]:
     return [row.example for row in _serving(parts, *services) if row.example]
 
 
+def _ratings(parts: Sequence[Part]) -> list[Rating]:
+    return [row.rating for row in _serving(parts, "ratings") if row.rating]
+
+
+def _averaged(votes: Sequence[Rating]) -> list[Rating]:
+    """One rating for each prompt and answer, with the mean of its scores."""
+    scores: dict[tuple[Prompt, str], list[float]] = {}
+    for vote in votes:
+        scores.setdefault((vote.prompt, vote.answer), []).append(vote.score)
+    return [Rating(prompt, answer, mean(given)) for (prompt, answer), given in scores.items()]
+
+
 def _by_prompt(ratings: Sequence[Rating]) -> list[list[Rating]]:
     """Each prompt's graded answers, the best first."""
     groups: dict[Prompt, list[Rating]] = {}
@@ -81,28 +138,26 @@ def _alternatives(groups: Sequence[Sequence[Rating]]) -> bool:
     return 2 * sum(len(group) > 1 for group in groups) >= len(groups)
 
 
-def _good_answers(groups: Sequence[Sequence[Rating]], counts: Counts) -> list[Example]:
-    """Each prompt's best answer or, where prompts have one answer, those at or above the median."""
-    best = [group[0] for group in groups]
-    if _alternatives(groups):
-        counts["Demonstrations are the best graded answers of each prompt"] = len(best)
+def _good_answers(groups: Sequence[Sequence[Rating]], grading: Grading, counts: Counts) -> list[Example]:
+    """Of each prompt's best answers those with the least score or more."""
+    good = [group[0] for group in groups if group[0].score >= grading.least]
+    if grading.several:
+        counts["Demonstrations are the best graded answers of each prompt"] = len(good)
+        left = f"Prompts whose best answer is scored below {grading.least:g} give none"
     else:
-        middle = median(rating.score for rating in best)
-        good = [rating for rating in best if rating.score >= middle]
-        counts["Answers scored at or above the median serve as demonstrations and references"] = len(good)
-        counts["Answers scored below the median do not"] = len(best) - len(good)
-        best = good
-    return [Example(rating.prompt, (rating.answer,)) for rating in best]
+        counts[f"Answers scored {grading.least:g} or more serve as demonstrations and references"] = len(good)
+        left = f"Answers scored below {grading.least:g} do not"
+    if len(good) < len(groups):
+        counts[left] = len(groups) - len(good)
+    return [Example(rating.prompt, (rating.answer,)) for rating in good]
 
 
 def _best_against_worst(groups: Sequence[Sequence[Rating]], counts: Counts) -> list[Comparison]:
-    """A comparison for each prompt whose best answer differs from its worst in text and score."""
-    if not _alternatives(groups):
-        return []
+    """A comparison for each prompt whose best answer differs from its worst in score."""
     pairs = [
         Comparison(best.prompt, best.answer, worst.answer)
         for best, *_, worst in (group for group in groups if len(group) > 1)
-        if best.score > worst.score and best.answer != worst.answer
+        if best.score > worst.score
     ]
     counts["Comparisons are the best against the worst graded answer of a prompt"] = len(pairs)
     return pairs

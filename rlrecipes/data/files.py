@@ -1,4 +1,4 @@
-"""Rows from files: JSONL, JSON, CSV or Parquet, one file or a folder of them.
+"""Rows from files: JSONL, JSON, CSV, Parquet or Arrow, one file or a folder of them.
 
     data/train.jsonl, row 1: {"source": "Das Kind liest.", "target": "The child reads."}
 
@@ -13,6 +13,7 @@ import io
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,10 @@ from rlrecipes.recipe import unknown
 Numbered = Iterator[tuple[int, Any]]
 """Rows as they stand in a file, each with its number from 1; not yet checked."""
 
+SWOLLEN, TOLERATED = 200, 1 << 26
+"""A gzip file that unpacks to so many times its size is refused once it has given so many bytes; text packs 3 to 20 times."""
+CHUNK = 1 << 22
+DELIMITERS = (",", ";", "\t", "|")
 LONGEST_CELL = 2**31 - 1
 """Characters. The csv module's default, 128 Ki, is less than a long document; this is the most that any C long holds."""
 
@@ -58,6 +63,8 @@ def find(source: str) -> list[Path]:
     if not exists:
         near = [str(path.with_name(other.name)) for other in path.parent.glob("*")]
         raise UserError(unknown("file or folder", source, near, "name a data file or a folder of data files"))
+    if not path.is_file():
+        raise UserError(f"{path} is no regular file; write its rows into one, and give that")
     if _kind(path) not in READERS:
         raise UserError(f"{path} is of no kind that can be read; give a file that ends in {_kinds()}")
     return [path]
@@ -66,21 +73,28 @@ def find(source: str) -> list[Path]:
 def find_splits(source: str) -> tuple[list[Path], list[Path], list[str]]:
     """Files of the training split, files of the held-out split, and notes for the console.
 
-    The names of a folder's files tell which are held out (`TEST`, else `VALIDATION`); there may be none.
+    The names of a folder's files tell which are held out (`TEST`, else `VALIDATION`), or the names of the splits that
+    `datasets` saved; there may be none.
 
     Raises:
         UserError: as `find`.
     """
-    paths = find(source)
-    if not Path(source).expanduser().is_dir():
+    folder = Path(source).expanduser()
+    saved = (
+        [path.parent for path in sorted(folder.glob("*/state.json"))] if _is_file(folder / "dataset_dict.json") else []
+    )
+    paths = [path for split in saved for path in find(str(split))] or find(source)
+    if not folder.is_dir():
         return paths, [], []
-    tests = [path for path in paths if TEST.search(path.name.lower())]
-    validations = [path for path in paths if path not in tests and VALIDATION.search(path.name.lower())]
+    names = {path: (path.parent if saved else path).name.lower() for path in paths}
+    tests = [path for path in paths if TEST.search(names[path])]
+    validations = [path for path in paths if path not in tests and VALIDATION.search(names[path])]
     train = [path for path in paths if path not in tests and path not in validations]
     notes = [f"{path.name} is not used, since the folder has a test split." for path in validations if tests]
     held_out = tests or validations
     if held_out:
-        notes.append(f"The held-out split is {', '.join(path.name for path in held_out)}.")
+        held_out_names = dict.fromkeys((path.parent if saved else path).name for path in held_out)
+        notes.append(f"The held-out split is {', '.join(held_out_names)}.")
     return train, held_out, notes
 
 
@@ -90,21 +104,24 @@ def read(path: Path) -> list[Row]:
     Raises:
         UserError: the file cannot be read, is empty, or a row is not an object.
     """
-    rows = [_row(path, number, value) for number, value in READERS[_kind(path)](path)]
+    try:
+        rows = [_row(path, number, value) for number, value in READERS[_kind(path)](path)]
+    except MemoryError:
+        raise UserError(f"{path} does not fit into memory; give a part of its rows") from None
     if not rows:
         raise UserError(f"{path} is empty; give a file with one row per example, or take it out of the folder")
     return rows
 
 
 def rename(rows: list[Row], columns: Mapping[str, str]) -> list[Row]:
-    """The rows of one file with its column `columns[name]` read as `name`.
+    """The rows of one file with its column `columns[name]`, or a field within one (`answer.text`), read as `name`.
 
     Raises:
         UserError: the file has no such column.
     """
     names = column_names(rows)
     for column in columns.values():
-        if column not in names:
+        if column not in names and not any(_value(row.values, column) is not None for row in rows):
             sentence = unknown("column", column, names, f"its columns are {', '.join(names)}")
             raise UserError(f"{rows[0].file}: {sentence}")
     return [row._replace(values=_rename(row.values, columns)) for row in rows]
@@ -121,7 +138,16 @@ def kind_of(value: Any) -> str:
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, or no right to look
+        return False
+
+
 def _in_folder(folder: Path) -> list[Path]:
+    if _is_file(folder / "state.json") and (saved := sorted(folder.glob("data-*.arrow"))):  # `Dataset.save_to_disk`
+        return saved
     paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
     files = [path for path in paths if _kind(path) in READERS]
     if not files:
@@ -146,13 +172,25 @@ def _row(path: Path, number: int, value: Any) -> Row:
 
 def _rename(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     others = {name: value for name, value in values.items() if name not in columns and name not in columns.values()}
-    return others | {name: values[column] for name, column in columns.items() if column in values}
+    for column in columns.values():
+        outer, dot, inner = column.partition(".")
+        if dot and column not in values and isinstance(others.get(outer), Mapping):
+            others[outer] = {name: value for name, value in others[outer].items() if name != inner}
+    found = {name: _value(values, column) for name, column in columns.items()}
+    return others | {name: value for name, value in found.items() if value is not None or columns[name] in values}
+
+
+def _value(values: Mapping[str, Any], column: str) -> Any:
+    """The value of a column, or of a field within one, such as `translation.de`."""
+    outer, dot, inner = column.partition(".")
+    if column in values or not dot:
+        return values.get(column)
+    return values[outer].get(inner) if isinstance(values.get(outer), Mapping) else None
 
 
 def _text(path: Path) -> str:
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix.lower() == ".gz" else content
+        content = _unpacked(path) if path.suffix.lower() == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); check that the file is whole and yours to read") from error
     try:
@@ -160,6 +198,20 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}, line {line} is not UTF-8 text; save the file as UTF-8") from error
+
+
+def _unpacked(path: Path) -> bytes:
+    """The content of a gzip file, which is read no further than what a person would pack."""
+    most, parts, size = max(TOLERATED, SWOLLEN * path.stat().st_size), [], 0
+    with gzip.open(path) as file:
+        while part := file.read(CHUNK):
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise UserError(
+                    f"{path} unpacks to more than {SWOLLEN} times its size; unpack it yourself and look at it"
+                )
+    return b"".join(parts)
 
 
 def _jsonl(path: Path) -> Numbered:
@@ -198,7 +250,8 @@ def _reason(error: Exception) -> str:
 
 def _csv(path: Path) -> Numbered:
     csv.field_size_limit(LONGEST_CELL)
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    text, delimiter = _dialect(_text(path))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
         lines = [cells for cells in reader if cells]
     except csv.Error as error:
@@ -208,14 +261,39 @@ def _csv(path: Path) -> Numbered:
     for number, cells in enumerate(lines[1:], start=1):
         if len(cells) != len(header):
             counts = f"{len(cells)} cells under a header of {len(header)}"
-            raise UserError(f"{path}, row {number} has {counts}; put quotes around text that holds commas")
+            raise UserError(f"{path}, row {number} has {counts}; put quotes around text that holds {delimiter!r}")
         yield number, {name: cell or None for name, cell in zip(header, cells, strict=True)}
 
 
+def _dialect(text: str) -> tuple[str, str]:
+    """A CSV without the line `sep=;` that some programs put first, and what stands between its cells.
+
+    It is what that line says, else a comma, else what parts the header into most names.
+    """
+    if said := re.match(r"sep=(.)\r?\n", text):
+        return text[said.end() :], said[1]
+    header = re.match(r"[^\r\n]*", text)
+    counts = {delimiter: header[0].count(delimiter) if header else 0 for delimiter in DELIMITERS}
+    return text, "," if counts[","] else max(DELIMITERS, key=counts.__getitem__)
+
+
 def _refuse_twins(path: Path, names: Sequence[str]) -> None:
-    for name in names:
-        if name and names.count(name) > 1:
-            raise UserError(f"{path} has the column '{name}' {names.count(name)} times; rename all but one")
+    for name, count in Counter(names).items():
+        if name and count > 1:
+            raise UserError(f"{path} has the column '{name}' {count} times; rename all but one")
+
+
+def _arrow(path: Path) -> Numbered:
+    """What `datasets` writes with `save_to_disk`."""
+    import pyarrow
+
+    try:
+        with pyarrow.memory_map(str(path)) as source:
+            rows = pyarrow.ipc.open_stream(source).read_all().to_pylist()
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} cannot be read as Arrow ({reason}); save the data set again") from error
+    yield from enumerate(rows, start=1)
 
 
 def _parquet(path: Path) -> Numbered:
@@ -236,6 +314,8 @@ READERS: dict[str, Callable[[Path], Numbered]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": _csv,
+    ".tsv": _csv,
     ".parquet": _parquet,
+    ".arrow": _arrow,
 }
-"""What reads a file, by its suffix; all but Parquet may also end in `.gz`."""
+"""What reads a file, by its suffix; the text files may also end in `.gz`."""

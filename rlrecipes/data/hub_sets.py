@@ -15,8 +15,9 @@ from random import Random
 from typing import Any
 
 from rlrecipes.data.files import Row, read
-from rlrecipes.data.layouts import Record, Records, hub_record, read_rows
-from rlrecipes.data.split import Source, drop_duplicates
+from rlrecipes.data.layouts import Records, hub_record, read_rows, said_of
+from rlrecipes.data.readers import Record
+from rlrecipes.data.split import Source, once_each
 from rlrecipes.errors import UserError, option
 from rlrecipes.hub.fetch import Kept, fetch
 from rlrecipes.recipe import HUB, Example, HubSet, Recipe, unknown
@@ -77,7 +78,7 @@ def _read(hub_set: HubSet, root: Path, hold_out: bool) -> Source:
     """
     hub_set = hub_set if hold_out else dataclasses.replace(hub_set, test=None)
     splits = fetch(hub_set, root)
-    (train, dropped), *test = (_records(hub_set, split) for split in splits)
+    (train, drops), *test = (_records(hub_set, split) for split in splits)
     held_out = [row for rows, _ in test for row in rows]
     whole = "held out" in hub_set.serves
     record = splits[0].record
@@ -85,7 +86,7 @@ def _read(hub_set: HubSet, root: Path, hold_out: bool) -> Source:
         name=hub_set.id + (f"@{record['revision']}" if record["revision"] else ""),
         train=[] if whole else train,
         held_out=train if whole else held_out,
-        dropped=sum((reasons for _, reasons in test), dropped),
+        drops=[*drops, *(drop for _, drops in test for drop in drops)],
         notes=[f"{hub_set.id} serves as {', '.join(hub_set.serves)} ({_origin(splits[0])})."],
         undivided=hold_out and not whole and not test,
         prefix=f"{hub_set.id}: ",
@@ -96,20 +97,19 @@ def _read(hub_set: HubSet, root: Path, hold_out: bool) -> Source:
 
 
 def _records(hub_set: HubSet, split: Kept) -> Records:
-    rows, dropped = drop_duplicates(read_rows(partial(_record, hub_set), read(split.path)), f"{hub_set.id}: ")
+    rows, drops = once_each(read_rows(partial(_record, hub_set), read(split.path), said_of(hub_set)))
+    drops = [drop._replace(reason=f"{hub_set.id}: {drop.reason}") for drop in drops]
     if not rows:
-        raise UserError(
-            f"{hub_set.id}: no row of {split.path} can be used ({next(iter(dropped))}); name another revision"
-        )
+        raise UserError(f"{hub_set.id}: no row of {split.path} can be used ({drops[0].reason}); name another revision")
     Random(0).shuffle(rows)  # files are often sorted, and readers of the first rows should see all kinds
-    return rows, dropped
+    return rows, drops
 
 
 def _record(hub_set: HubSet, row: Row) -> Record:
     """A row's record. The chosen answer of a comparison is also an example, for sets that serve as demonstrations too."""
     record = hub_record(hub_set, row)
     pair = record.comparison
-    return record._replace(example=Example(pair.prompt, (pair.chosen,))) if pair else record
+    return dataclasses.replace(record, example=Example(pair.prompt, (pair.chosen,))) if pair else record
 
 
 def _origin(split: Kept) -> str:

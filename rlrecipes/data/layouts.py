@@ -7,79 +7,173 @@ becomes `Comparison(user("Hello!"), "Hello, what can I do for you?", "What?")`.
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from rlrecipes.data.files import Row, column_names, kind_of, read, rename
-from rlrecipes.errors import UserError, first_line
+from rlrecipes.data.files import Row, column_names, read, rename
+from rlrecipes.data.readers import (
+    LAYOUTS,
+    TOOLS,
+    UNUSABLE,
+    UNUSABLE_KEYS,
+    Layout,
+    Reader,
+    Record,
+    answer_of,
+    margin_of,
+    unread,
+)
+from rlrecipes.data.reasons import Drop, reason_of
+from rlrecipes.errors import UserError, option
 from rlrecipes.hub.fetch import missing_column
-from rlrecipes.recipe import Columns, Comparison, Example, HubSet, Message, Prompt, Rating, Recipe, unknown, user
-
-ROLES = ("system", "user", "assistant")
+from rlrecipes.recipe import Columns, Comparison, Example, HubSet, Recipe, spelled, unknown
+from rlrecipes.text import shortened
 
 WRONG_KIND = (TypeError, AttributeError, KeyError, IndexError)
-"""What a recipe's reader raises on a value that it does not expect."""
+"""What a public set's reader raises on a value that it does not expect."""
 
 
-class Record(NamedTuple):
-    """The content of one row: an example, a comparison (or both), or a rating."""
-
-    prompt: Prompt
-    example: Example | None = None
-    comparison: Comparison | None = None
-    rating: Rating | None = None
+Records = tuple[list[Record], list[Drop]]
+"""The records of rows, and the rows left out."""
 
 
-Reader = Callable[[Row], Record]
-"""Reads one row. Raises `ValueError` with the reason to leave the row out, `UserError` when a value is of the wrong type."""
-
-Records = tuple[list[Record], Counter[str]]
-"""The records of rows, and the number of rows left out, by reason."""
-
-
-def _layouts(own: Columns) -> list[tuple[tuple[str, ...], Reader]]:
-    """The columns that mark each layout, with its reader. The recipe's own stands first; a file takes the first that fits."""
-    return [
-        (own.required, partial(_own, own)),
-        (("prompt", "chosen", "rejected"), _pair),
-        (("chosen", "rejected"), _pair_of_chats),
-        (("messages",), _chat),
-        (("prompt", "completion", "score"), _rated),
-        (("prompt", "completion"), _demonstration),
-    ]
+def _layouts(own: Columns) -> tuple[Layout, ...]:
+    """The layouts of a recipe; its own stands first, and a file takes the first that fits."""
+    beside = (*own.optional, "margin") if "rejected" in own.optional else own.optional
+    return (Layout(own.required, partial(_own, own), beside), *LAYOUTS)
 
 
-def records(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> Records:
-    """The records of a file.
+def rows_of(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> tuple[list[Row], list[str]]:
+    """The rows of a file under the names of the layouts, and sentences on what was changed to make them so.
 
     Raises:
-        UserError: the file is in no known layout, a value is of the wrong type, or no row can be used.
+        UserError: the file cannot be read, or has none of the columns that `columns` maps.
     """
-    rows = rename(read(path), columns)
-    usable, reasons = read_rows(_reader(recipe, rows), rows)
+    rows, pair = _with_language_pair(recipe.columns, rename(read(path), columns))
+    rows, repeated = _without_prompts(rows)
+    return rows, [*pair, *repeated]
+
+
+def _with_language_pair(own: Columns, rows: list[Row]) -> tuple[list[Row], list[str]]:
+    """Two texts in one column, as `{"translation": {"de": "Ja", "en": "Yes"}}`, as source and target in their order."""
+    pair = rows[0].values.get("translation")
+    if own.required != ("source", "target") or not isinstance(pair, dict) or len(pair) != 2:
+        return rows, []
+    if set(own.required) & set(column_names(rows)):
+        return rows, []
+    one, other = pair
+    turned = f"source=translation.{other} target=translation.{one}"
+    note = f"'translation' is read from {one} to {other}; {option('columns', repr(turned))} turns it."
+    return rename(rows, {"source": f"translation.{one}", "target": f"translation.{other}"}), [note]
+
+
+def _without_prompts(rows: list[Row]) -> tuple[list[Row], list[str]]:
+    """The rows of a file in which all answers of a column, as texts, start with their prompt: without it."""
+    notes: list[str] = []
+    for column in ("chosen", "rejected", "completion", "response"):
+        texts = [(row.values.get("prompt"), row.values.get(column)) for row in rows]
+        if len(rows) > 1 and all(_repeats(prompt, answer) for prompt, answer in texts):
+            rows = [row._replace(values={**row.values, column: _behind(row, column)}) for row in rows]
+            notes.append(f"The prompt is taken off the start of '{column}', which repeats it in every row.")
+    return rows, notes
+
+
+def _repeats(prompt: Any, answer: Any) -> bool:
+    texts = isinstance(prompt, str) and isinstance(answer, str)
+    return texts and bool(prompt.strip()) and len(answer) > len(prompt) and answer.startswith(prompt)
+
+
+def _behind(row: Row, column: str) -> str:
+    return str(row.values[column])[len(row.values["prompt"]) :].lstrip()
+
+
+def records(recipe: Recipe, rows: list[Row]) -> Records:
+    """The records of the rows of one file; each knows what of its row nobody reads.
+
+    Raises:
+        UserError: the rows are in no known layout, a value is of the wrong type, or no row can be used.
+    """
+    layout = _layout(recipe, rows)
+    if layout.needs == recipe.columns.required:
+        _check_values(recipe, rows)
+    names = [*known_names(recipe), *TOOLS, *UNUSABLE, *UNUSABLE_KEYS, *(n for one in recipe.hub for n in said_of(one))]
+    usable, drops = read_rows(partial(_watched, layout), rows, names)
     if not usable:
-        where = f"{path}, row {rows[0].number}: {next(iter(reasons))}"
+        where = f"{rows[0].file}, row {rows[0].number}: {drops[0].reason}"
         raise UserError(f"{where}, and no other row can be used either; mend the rows, or map columns with --columns")
-    return usable, reasons
+    return usable, drops
 
 
-def read_rows(reader: Reader, rows: Iterable[Row]) -> Records:
-    """The records that can be trained on; the reasons of the others stand in order of first appearance."""
+def _watched(layout: Layout, row: Row) -> Record:
+    """A row's record, with what it does not read."""
+    names = tuple(unread(row, {*layout.needs, *layout.reads}))
+    return dataclasses.replace(layout.read(row), unread=names)
+
+
+def unread_note(rows: Sequence[Record]) -> list[str]:
+    """A sentence on the columns and keys that nobody reads, with the number of rows that hold something there."""
+    counts = Counter(name for row in rows for name in row.unread)
+    named = [f"{name} ({count:,} rows)" for name, count in counts.most_common(20)]
+    more = f" and {len(counts) - 20:,} more" if len(counts) > 20 else ""
+    return [f"Not read: {', '.join(named)}{more}."] if counts else []
+
+
+SIDES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "eval", "evaluation", "held_out", "heldout", "held-out"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+}
+"""What a column `split` may say, and the side that it means."""
+
+
+def by_split(files: Sequence[list[Row]]) -> tuple[list[list[Row]], list[list[Row]], list[str]]:
+    """The training rows of files and the held-out ones, as a column 'split' says, and sentences on it.
+
+    A file without the column is for training. Where the column says something else anywhere, it is no such column.
+    """
+    sides = [
+        [SIDES.get(str(row.values["split"]).strip().lower()) for row in rows if row.values.get("split")]
+        for rows in files
+    ]
+    told = Counter(side for file in sides for side in file)
+    if None in told or not told.keys() & {"test", "validation"}:
+        return list(files), [], []
+    held_out = "test" if told["test"] else "validation"
+    notes = [f"The column 'split' holds out {told[held_out]:,} rows."]
+    if held_out == "test" and told["validation"]:
+        notes.append(f"{told['validation']:,} rows of the validation split are not used, since there is a test split.")
+    train = [[_without_split(row) for row in rows if _side(row) == "train"] for rows in files]
+    other = [[_without_split(row) for row in rows if _side(row) == held_out] for rows in files]
+    return [rows for rows in train if rows], [rows for rows in other if rows], notes
+
+
+def _side(row: Row) -> str:
+    return SIDES[str(row.values.get("split") or "train").strip().lower()]
+
+
+def _without_split(row: Row) -> Row:
+    return row._replace(values={name: value for name, value in row.values.items() if name != "split"})
+
+
+def read_rows(reader: Reader, rows: Iterable[Row], names: Collection[str]) -> Records:
+    """The records that can be trained on, and the others with their reasons; `names` may stand in a reason."""
     usable: list[Record] = []
-    reasons: Counter[str] = Counter()
+    drops: list[Drop] = []
     for row in rows:
+        place = f"{Path(row.file).name}, row {row.number}"
         try:
             record = reader(row)
             _check(record)
-            usable.append(record)
-        except ValueError as reason:
-            reasons[str(reason)] += 1
-    return usable, reasons
+            usable.append(dataclasses.replace(record, place=place))
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # a recipe's reader may raise anything
+            drops.append(Drop(reason_of(error, names), place))
+    return usable, drops
 
 
 def check_names(recipe: Recipe, columns: Mapping[str, str]) -> None:
@@ -88,36 +182,60 @@ def check_names(recipe: Recipe, columns: Mapping[str, str]) -> None:
     Raises:
         UserError: with the nearest name that is known.
     """
-    known = [name for names, _ in _layouts(recipe.columns) for name in names] + [*recipe.columns.optional, "margin"]
+    known = known_names(recipe)
     for name in columns:
         if name not in known:
             names = ", ".join(dict.fromkeys(known))
             raise UserError(f"--columns {name}={columns[name]}: {unknown('field', name, known, f'known are {names}')}")
 
 
-def _reader(recipe: Recipe, rows: list[Row]) -> Reader:
+def known_names(recipe: Recipe) -> list[str]:
+    """The columns that any layout of a recipe reads."""
+    return [name for layout in _layouts(recipe.columns) for name in (*layout.needs, *layout.reads)]
+
+
+def _layout(recipe: Recipe, rows: list[Row]) -> Layout:
     header = column_names(rows)
-    usual = {name for names, _ in _layouts(recipe.columns) for name in names} | set(recipe.columns.optional)
     for hub_set in recipe.hub:  # first: columns that only a public set has leave no doubt
-        if not set(hub_set.columns) <= usual and not missing_column(hub_set, rows[0].values):
-            return partial(hub_record, hub_set)
-    for columns, reader in _layouts(recipe.columns):
-        if set(columns) <= set(header):
-            return reader
-    lacking = next(name for name in recipe.columns.required if name not in header)
-    choices = ", or ".join("+".join(columns) for columns, _ in _layouts(recipe.columns))
+        if not set(hub_set.columns) <= set(known_names(recipe)) and not missing_column(hub_set, rows[0].values):
+            return Layout(_outer(hub_set.columns), partial(hub_record, hub_set), _outer(hub_set.where))
+    for layout in _layouts(recipe.columns):
+        if set(layout.needs) <= set(header):
+            return layout
+    lacking = [name for name in recipe.columns.required if name not in header]
+    known = set(known_names(recipe))
+    spare = [name for name in header if name not in known] + ["<a column>"] * len(lacking)
+    mapping = " ".join(f"{name}={column}" for name, column in zip(lacking, spare, strict=False))
+    choices = ", or ".join("+".join(layout.needs) for layout in _layouts(recipe.columns)[:6])
     raise UserError(
-        f"{rows[0].file} has the columns {', '.join(header)}, but {recipe.name} reads {choices}; "
-        f"map names with COLUMNS='{lacking}=<a column>' or --columns {lacking}=<a column>"
+        f"{rows[0].file} has the columns {shortened(', '.join(header), 80)}, but {recipe.name} reads {choices}, …; "
+        f"map names, such as {option('columns', repr(mapping))}"
     )
 
 
+def _outer(names: Iterable[str]) -> tuple[str, ...]:
+    """Columns without the fields within them: `translation` of `translation.de`."""
+    return tuple(name.partition(".")[0] for name in names)
+
+
+def _check_values(recipe: Recipe, rows: list[Row]) -> None:
+    """Refuses a file whose column holds anything but what the recipe knows the meaning of."""
+    for column, known in recipe.columns.values.items():
+        found = {spelled(row.values[column]) for row in rows if row.values.get(column) not in (None, "")}
+        if found - set(known):
+            held = ", ".join(shortened(value, 12) for value in sorted(found)[:6]) + (", …" if len(found) > 6 else "")
+            raise UserError(
+                f"{rows[0].file}: '{column}' holds {held}, but {recipe.name} knows {', '.join(known)} alone; write "
+                "these in the file, or give the column another name to do without it"
+            )
+
+
 def _check(record: Record) -> None:
-    """Raises `ValueError` with the reason where a record cannot be trained on."""
-    prompt, example, comparison, rating = record
-    answers = list(example.answers[:1] or [""]) if example else []
+    """Raises `ValueError` with the reason where a record cannot be trained on. A blank reference would make silence right."""
+    prompt, comparison = record.prompt, record.comparison
+    answers = list(record.example.answers or [""]) if record.example else []
     answers += [comparison.chosen, comparison.rejected] if comparison else []
-    answers += [rating.answer] if rating else []
+    answers += [record.rating.answer] if record.rating else []
     texts = [*(message.content for message in prompt), *answers]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a value is no text")
@@ -140,7 +258,7 @@ def _encodable(text: str) -> bool:
     return True
 
 
-# One reader for each layout.
+# Readers of a recipe's own columns and of public sets.
 
 
 def hub_record(hub_set: HubSet, row: Row) -> Record:
@@ -158,127 +276,23 @@ def hub_record(hub_set: HubSet, row: Row) -> Record:
     return Record(item.prompt, rating=item)
 
 
+def said_of(hub_set: HubSet) -> list[str]:
+    """What a reason for leaving out rows of a public set may name."""
+    return [*hub_set.columns, *hub_set.where, *hub_set.where.values()]
+
+
 def _own(own: Columns, row: Row) -> Record:
     values = {name: value for name, value in row.values.items() if value is not None}
     for name in own.required:
         if name not in values:
             raise ValueError(f"no value in '{name}'")
-    try:
-        example = own.example(values)
-    except WRONG_KIND as error:
-        raise ValueError(f"the recipe's reader raised {type(error).__name__}: {first_line(error)}") from None
+    example = own.example(values)
     if "rejected" not in own.optional or not values.get("rejected"):
         return Record(example.prompt, example)
-    rejected = _answer(row, "rejected", example.prompt)
+    _, rejected = answer_of(row, "rejected", example.prompt)
     # A draft that was right already, as post-edited translations often are, is a demonstration and no comparison.
     if not example.answers or not rejected.strip() or rejected in example.answers:
         return Record(example.prompt, example)
     return Record(
-        example.prompt, example, Comparison(example.prompt, example.answers[0], rejected, margin=_margin(row))
+        example.prompt, example, Comparison(example.prompt, example.answers[0], rejected, margin=margin_of(row))
     )
-
-
-def _pair(row: Row) -> Record:
-    prompt = _prompt(row)
-    chosen, rejected = _answer(row, "chosen", prompt), _answer(row, "rejected", prompt)
-    return Record(prompt, comparison=Comparison(prompt, chosen, rejected, margin=_margin(row)))
-
-
-def _pair_of_chats(row: Row) -> Record:
-    """Two chats that differ in their last answer; the messages before it are the prompt."""
-    chosen, rejected = _messages(row, "chosen"), _messages(row, "rejected")
-    if chosen == rejected:
-        raise ValueError("chosen equals rejected")
-    shared = takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
-    prompt = tuple(message for message, _ in shared)
-    rest = chosen[len(prompt) :] + rejected[len(prompt) :]
-    if len(chosen) != len(rejected) or [message.role for message in rest] != ["assistant", "assistant"]:
-        raise ValueError("chosen and rejected differ in more than the last answer")
-    return Record(prompt, comparison=Comparison(prompt, rest[0].content, rest[1].content, margin=_margin(row)))
-
-
-def _chat(row: Row) -> Record:
-    messages = _messages(row, "messages")
-    answers = [place for place, message in enumerate(messages) if message.role == "assistant"]
-    if not answers:
-        raise ValueError("no message of the assistant")
-    prompt, answer = messages[: answers[-1]], messages[answers[-1]]
-    return Record(prompt, Example(prompt, (answer.content,)))
-
-
-def _rated(row: Row) -> Record:
-    prompt = _prompt(row)
-    return Record(prompt, rating=Rating(prompt, _answer(row, "completion", prompt), _score(row)))
-
-
-def _demonstration(row: Row) -> Record:
-    prompt = _prompt(row)
-    return Record(prompt, Example(prompt, (_answer(row, "completion", prompt),)))
-
-
-# One reader for each kind of field.
-
-
-def _prompt(row: Row) -> Prompt:
-    value = row.values.get("prompt")
-    if value is None:
-        raise ValueError("empty prompt")
-    return user(value) if isinstance(value, str) else _messages(row, "prompt", "text or a list of messages")
-
-
-def _answer(row: Row, field: str, prompt: Prompt) -> str:
-    """The answer as text; a list may repeat the prompt before it."""
-    value = row.values.get(field)
-    if value is None:
-        raise ValueError("empty answer")
-    if isinstance(value, str):
-        return value
-    expected = "text or a list with one assistant message"
-    messages = _messages(row, field, expected)
-    messages = messages[len(prompt) :] if messages[: len(prompt)] == prompt else messages
-    if [message.role for message in messages] != ["assistant"]:
-        raise _wrong(row, field, expected, value)
-    return messages[0].content
-
-
-def _messages(row: Row, field: str, expected: str = "a list of messages") -> Prompt:
-    value = row.values.get(field)
-    if value is None:
-        raise ValueError(f"no value in '{field}'")
-    if not isinstance(value, list):
-        raise _wrong(row, field, expected, value)
-    return tuple(_message(row, field, item) for item in value)
-
-
-def _message(row: Row, field: str, item: Any) -> Message:
-    if not isinstance(item, dict) or item.get("role") not in ROLES or not isinstance(item.get("content"), str):
-        shape = f'a list of {{"role": …, "content": text}} with the roles {", ".join(ROLES)}'
-        raise _wrong(row, field, shape, item)
-    return Message(item["role"], item["content"])
-
-
-def _score(row: Row) -> float:
-    if row.values.get("score") is None:
-        raise ValueError("no score")
-    return _number(row, "score", -math.inf, "a finite number")
-
-
-def _margin(row: Row) -> float | None:
-    """TRL's name for how much better the chosen answer is; a row may go without."""
-    return None if row.values.get("margin") is None else _number(row, "margin", 0, "a finite number, 0 or more")
-
-
-def _number(row: Row, field: str, least: float, expected: str) -> float:
-    value = row.values[field]
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not (math.isfinite(number) and number >= least):
-        raise _wrong(row, field, expected, value)
-    return number
-
-
-def _wrong(row: Row, field: str, expected: str, value: Any) -> UserError:
-    where = f"{row.file}, row {row.number}: field '{field}'"
-    return UserError(f"{where} must be {expected}, but found {kind_of(value)} ({repr(value)[:60]}); mend the row")

@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.data.derive import derivation_notes, derive
-from rlrecipes.data.files import find_splits
+from rlrecipes.data.derive import check_derived, derivation_notes, derive, grading_of
+from rlrecipes.data.files import Row, find_splits
 from rlrecipes.data.hub_sets import read_sets
-from rlrecipes.data.layouts import Records, check_names, records
+from rlrecipes.data.layouts import Records, by_split, check_names, records, rows_of, unread_note
+from rlrecipes.data.reasons import counted
 from rlrecipes.data.split import (
     HELD_OUT,
     Source,
     at_most,
     canonical,
     check_enough,
-    drop_duplicates,
     hold_out_fifth,
+    once_each,
     without_held_out_prompts,
 )
 from rlrecipes.errors import UserError, option
@@ -71,27 +71,37 @@ def _built_in(recipe: Recipe) -> Data:
 
 
 def _read_files(recipe: Recipe, source: str, columns: Mapping[str, str]) -> Source:
-    def read_all(paths: Sequence[Path]) -> Records:
-        files = [records(recipe, path, columns) for path in paths]
-        rows = [row for rows, _ in files for row in rows]
-        return drop_duplicates((rows, sum((reasons for _, reasons in files), Counter())))
-
     train_paths, held_out_paths, notes = find_splits(source)
-    train, dropped = read_all(train_paths)
-    held_out, held_out_dropped = read_all(held_out_paths)
-    return Source(source, train, held_out, dropped + held_out_dropped, notes, undivided=not held_out_paths)
+    train_files, held_out_files = (
+        [rows_of(recipe, path, columns) for path in paths] for paths in (train_paths, held_out_paths)
+    )
+    train_rows, test_rows, split_notes = by_split([rows for rows, _ in train_files])
+    train, drops = _records(recipe, train_rows)
+    held_out, held_out_drops = _records(recipe, [*test_rows, *(rows for rows, _ in held_out_files)])
+    notes += [*split_notes, *dict.fromkeys(note for _, told in (*train_files, *held_out_files) for note in told)]
+    notes += unread_note([*train, *held_out])
+    return Source(source, train, held_out, drops + held_out_drops, notes, undivided=not (held_out_paths or test_rows))
+
+
+def _records(recipe: Recipe, files: Sequence[list[Row]]) -> Records:
+    read = [records(recipe, rows) for rows in files]
+    return once_each(([row for rows, _ in read for row in rows], [drop for _, drops in read for drop in drops]))
 
 
 def _data(recipe: Recipe, name: str, sources: Sequence[Source]) -> Data:
     """The one road of all records: split them by prompt, limit the held-out ones, derive what either split lacks."""
     sources, clashes = without_held_out_prompts([hold_out_fifth(source) for source in sources])
-    dropped = sum((source.dropped for source in sources), Counter[str]()) + Counter({"prompt is held out": clashes})
-    check_enough(name, sources, dropped)
+    drops = [drop for source in sources for drop in source.drops] + clashes
+    check_enough(name, sources, drops)
     notes = [note for source in sources for note in source.notes]
     limited = [at_most(HELD_OUT, source) for source in sources]
     notes += [note for _, limit_notes in limited for note in limit_notes]
-    train, counts = derive(recipe, [(source.serves, source.train) for source in sources])
-    held_out, held_out_counts = derive(recipe, [(source.serves, source.held_out) for source, _ in limited])
+    train_parts = [(source.serves, source.train) for source in sources]
+    held_out_parts = [(source.serves, source.held_out) for source, _ in limited]
+    grading = grading_of(train_parts) or grading_of(held_out_parts)
+    train, counts = derive(recipe, train_parts, grading)
+    held_out, held_out_counts = derive(recipe, held_out_parts, grading)
+    check_derived(name, train, held_out, grading)
     judge = recipe.judge(held_out.prompts) if recipe.judge else None
     if judge:
         notes.append(f"The metric {judge.name} is a judge fitted to the held-out rows alone.")
@@ -100,7 +110,7 @@ def _data(recipe: Recipe, name: str, sources: Sequence[Source]) -> Data:
         train=train,
         held_out=dataclasses.replace(held_out, demonstrations=()),
         notes=notes + derivation_notes(counts, held_out_counts),
-        dropped=dict(dropped),
+        dropped=counted(drops),
         metrics=(*([judge] if judge else []), *(m for source in sources if source.held_out for m in source.metrics)),
         hub=[source.record for source in sources if source.record],
     )

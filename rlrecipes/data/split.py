@@ -8,12 +8,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlrecipes.data.layouts import Record, Records
+from rlrecipes.data.layouts import Records
+from rlrecipes.data.readers import Record
+from rlrecipes.data.reasons import Drop, counted
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import Example, Metric, Prompt, Service
 
@@ -32,8 +35,8 @@ class Source:
     """The path, or `<id>@<revision>`."""
     train: list[Record]
     held_out: list[Record]
-    dropped: Counter[str]
-    """Rows left out of both, by reason."""
+    drops: list[Drop]
+    """Rows left out of both."""
     notes: Sequence[str] = ()
     undivided: bool = False
     """Nothing is marked as held out: `hold_out_fifth` draws one row in five of `train`."""
@@ -46,26 +49,60 @@ class Source:
     """A public set's entry in `done.json`."""
 
 
-def drop_duplicates(read: Records, prefix: str = "") -> Records:
-    """The records in their order without repetitions, which are counted as a reason; `prefix` opens every reason."""
-    rows, reasons = read
-    unique = list(reversed({canonical(row): row for row in reversed(rows)}.values()))
-    reasons = reasons + Counter({"duplicate row": len(rows) - len(unique)})
-    return unique, Counter({prefix + reason: count for reason, count in reasons.items()})
+def once_each(read: Records) -> Records:
+    """The records in their order without repetitions. Each row of ratings is a vote and stays.
+
+    Rows that say the opposite of two answers to a prompt are votes too: the comparison that more rows make stays, and none
+    where as many make either.
+    """
+    rows, drops = read
+    votes = Counter(_comparison(row) for row in rows if row.comparison)
+    contents = ["" if row.rating else canonical([row.prompt, row.example, row.comparison]) for row in rows]
+    last = {content: i for i, content in enumerate(contents)}
+    seen = {""}
+    kept, drops = [], list(drops)
+    for i, (row, content) in enumerate(zip(rows, contents, strict=True)):
+        for_it, against = (votes[_comparison(row)], votes[_comparison(row)[::-1]]) if row.comparison else (1, 0)
+        if for_it <= against:
+            many = "more" if for_it < against else "as many"
+            drops.append(Drop(f"{many} rows prefer its rejected answer to the chosen one", row.place))
+        elif content in seen and content:
+            drops.append(Drop("duplicate row", row.place))
+        if for_it > against and (not content or last[content] == i):
+            kept.append(row)
+        seen.add(content)
+    return kept, drops
+
+
+def _comparison(row: Record) -> tuple[str, Prompt, str]:
+    """Chosen answer, prompt, rejected answer: its reverse is the opposite comparison."""
+    assert row.comparison
+    return row.comparison.chosen, row.prompt, row.comparison.rejected
 
 
 def hold_out_fifth(source: Source) -> Source:
     """Holds out about one row in five of an undivided source, and notes it.
 
-    The prompt alone decides, so that appended rows never move old ones and a prompt is never on both sides.
+    The prompt alone decides, so that appended rows never move old ones and a prompt is never on both sides. Of prompts that
+    are nearly the same, the first decides for all.
     """
     if not source.undivided:
         return source
-    held_out = [row for row in source.train if draw(row.prompt) % 5 == 0]
-    train = [row for row in source.train if draw(row.prompt) % 5 != 0]
+    first: dict[Prompt, Prompt] = {}
+    drawn = [draw(first.setdefault(plain(row.prompt), row.prompt)) % 5 == 0 for row in source.train]
+    held_out = [row for row, out in zip(source.train, drawn, strict=True) if out]
+    train = [row for row, out in zip(source.train, drawn, strict=True) if not out]
     why = source.prefix + ("It has no held-out split" if source.prefix else "No file is named as held out")
     note = f"{why}, so {len(held_out):,} of {len(source.train):,} rows are, drawn by their prompts."
     return dataclasses.replace(source, train=train, held_out=held_out, notes=[*source.notes, note])
+
+
+def plain(prompt: Prompt) -> Prompt:
+    """What prompts that are nearly the same share: they differ in case, in spaces, or in how Unicode composes a letter."""
+    return tuple(
+        message._replace(content=" ".join(unicodedata.normalize("NFC", message.content).casefold().split()))
+        for message in prompt
+    )
 
 
 def draw(prompt: Prompt) -> int:
@@ -73,23 +110,29 @@ def draw(prompt: Prompt) -> int:
     return int(hashlib.sha256(canonical(prompt).encode()).hexdigest(), 16)
 
 
-def without_held_out_prompts(sources: Sequence[Source]) -> tuple[list[Source], int]:
-    """The sources without the training rows whose prompt any source holds out, and the number of these rows."""
-    prompts = {row.prompt for source in sources for row in source.held_out}
-    clean = [[row for row in source.train if row.prompt not in prompts] for source in sources]
-    count = sum(len(source.train) for source in sources) - sum(map(len, clean))
-    return [dataclasses.replace(source, train=rows) for source, rows in zip(sources, clean, strict=True)], count
+def without_held_out_prompts(sources: Sequence[Source]) -> tuple[list[Source], list[Drop]]:
+    """The sources without the training rows whose prompt, or nearly the same one, any source holds out, and these rows."""
+    prompts = {plain(row.prompt) for source in sources for row in source.held_out}
+    clean, drops = [], []
+    for source in sources:
+        clashes = [plain(row.prompt) in prompts for row in source.train]
+        rows = [row for row, clash in zip(source.train, clashes, strict=True) if not clash]
+        clean.append(dataclasses.replace(source, train=rows))
+        drops += [
+            Drop("prompt is held out", row.place) for row, clash in zip(source.train, clashes, strict=True) if clash
+        ]
+    return clean, drops
 
 
-def check_enough(name: str, sources: Sequence[Source], dropped: Counter[str]) -> None:
+def check_enough(name: str, sources: Sequence[Source], drops: Sequence[Drop]) -> None:
     """Refuses data without two rows to train on and one held out.
 
     Raises:
-        UserError: with the reasons and counts of the rows left out.
+        UserError: with the commonest reasons and counts of the rows left out.
     """
     train = sum(len(source.train) for source in sources)
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
-    why = f" (left out: {reasons})" if reasons else ""
+    reasons = sorted(counted(drops).items(), key=lambda reason: -reason[1])[:2]
+    why = f" (left out: {', '.join(f'{reason}: {count}' for reason, count in reasons)})" if reasons else ""
     if train < 2:
         raise UserError(f"{name} leaves {train} rows to train on{why}; give at least 2, with prompts of their own")
     if not any(source.held_out for source in sources):

@@ -1,10 +1,13 @@
 """Chats as token ids: the one place where a chat template is made ready and an answer is joined to its prompt.
 
     "<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n" | "Hello." "<|im_end|>"
+    "User: Hi\\nAssistant:" | " Hello." "</s>"
 
-An answer's ids are always `prompt ids + answer ids + EOS`, each tokenized alone, so the boundary between prompt and
-answer is the same in SFT, in the reward model, in PPO and in evaluation. The variables that a template may read beside the
-messages stand in front of it and are saved with it, so everybody who applies it gets the prompts of training.
+An answer's ids are always `prompt ids + answer ids + EOS`. The prompt is tokenized alone, so the boundary between prompt and
+answer is the same in SFT, in the reward model, in PPO and in evaluation; the answer has the ids that it has behind the
+prompt. No prompt ends in a space: most tokenizers join it to the word behind it, and a model never saw a word without it.
+The variables that a template may read beside the messages stand in front of it and are saved with it, so everybody who
+applies it gets the prompts of training.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant: {% endif %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 """For models that bring no chat template of their own. Without a BOS token, nothing stands for it."""
 TODAY = datetime(2024, 7, 26)
@@ -53,6 +57,13 @@ SYSTEM_TO_USER = (
     "{% endif %}\n"
 )
 """Follows `FIXED` where a template takes no system turn: puts that turn's text at the start of the first user turn."""
+NO_SPACE = (
+    "{% set chat %}\n",
+    "{% endset %}{{ chat.rstrip(' ') if add_generation_prompt else chat }}",
+)
+"""Stand around a template whose prompts end in a space, and take it off."""
+CHAT = Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Hello")
+"""Turns to try a template with."""
 
 
 def fix_template(tokenizer: Any) -> None:
@@ -67,9 +78,13 @@ def fix_template(tokenizer: Any) -> None:
         tokenizer.chat_template = template
         return
     tokenizer.chat_template = FIXED + template
-    turns = Message("system", "Be kind."), Message("user", "Hi")
-    if _accepts(tokenizer, turns[1:]) and not _accepts(tokenizer, turns):
-        tokenizer.chat_template = FIXED + SYSTEM_TO_USER + template
+    if not _accepts(tokenizer, CHAT[1:2]):
+        return
+    if not _accepts(tokenizer, CHAT[:2]):
+        template = SYSTEM_TO_USER + template
+    if _render(tokenizer, CHAT[1:2], True).endswith(" "):
+        template = template.removesuffix("\n").join(NO_SPACE)  # Jinja, too, drops a last newline
+    tokenizer.chat_template = FIXED + template
 
 
 def is_fixed(template: str | None) -> bool:
@@ -237,20 +252,54 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
 
 
 def encode(tokenizer: Any, prompt: Prompt, answer: str) -> Encoded:
-    """The ids of a prompt and of its answer, each tokenized alone, with EOS behind the answer; nothing is cut.
+    """The ids of a prompt, and those of its answer behind it, with EOS at the end; nothing is cut.
 
     Raises:
         UserError: the template refuses the prompt, or is broken.
     """
-    ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-    return Encoded(encode_prompt(tokenizer, prompt), [*ids, tokenizer.eos_token_id])
+    text = prompt_text(tokenizer, prompt)
+    ids = _ids(tokenizer, text)
+    return Encoded(ids, [*_behind(tokenizer, text, ids, answer), tokenizer.eos_token_id])
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _behind(tokenizer: Any, prompt: str, prompt_ids: list[int], answer: str) -> list[int]:
+    """The ids of an answer behind the text of its prompt.
+
+    Some tokenizers put a space before every text, which an answer tokenized alone would have, too. Where a token would reach
+    over the boundary (`\\n` before `\\n`), the answer stands behind another text.
+    """
+    text = _space(tokenizer, tokenizer.chat_template) + answer if answer else ""
+    for before in (prompt, "\n", "x"):
+        ids = prompt_ids if before is prompt else _ids(tokenizer, before)
+        whole = _ids(tokenizer, before + text)
+        if whole[: len(ids)] == ids:
+            return whole[len(ids) :]
+    return _ids(tokenizer, text)
+
+
+@lru_cache(maxsize=8)
+def _space(tokenizer: Any, template: str) -> str:
+    """The spaces that a chat template has between a prompt, which does not end in one, and an answer."""
+    try:
+        prompt, chat = _render(tokenizer, CHAT[1:2], True), _render(tokenizer, CHAT[1:], False)
+    except Exception:  # see `_accepts`; the prompts themselves are refused then
+        return ""
+    if not chat.startswith(prompt):  # a thought, for one, that stands in the prompt alone
+        return " " if NO_SPACE[1] in template else ""
+    space = chat.removeprefix(prompt).partition(CHAT[2].content)[0]
+    return "" if space.strip(" ") else space
 
 
 def answer_length(tokenizer: Any, demonstrations: Sequence[Example], response_length: int) -> int:
     """The most tokens of an answer, EOS included: `response_length`, or where that is 0 what 99 % of demonstrations need."""
     if response_length:
         return response_length
-    lengths = sorted(len(tokenizer(d.answers[0], add_special_tokens=False)["input_ids"]) + 1 for d in demonstrations)
+    lengths = sorted(len(encode(tokenizer, d.prompt, d.answers[0]).answer) for d in demonstrations)
     return lengths[min(len(lengths) - 1, int(0.99 * len(lengths)))]
 
 
@@ -294,5 +343,5 @@ def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of an answer, without special tokens and the spaces around it."""
-    text: str = tokenizer.decode(ids, skip_special_tokens=True)
+    text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return text.strip()

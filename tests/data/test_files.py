@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from rlrecipes.data.files import find, read, rename
+from rlrecipes.data.files import READERS, find, find_splits, read, rename
 from rlrecipes.errors import UserError
 
 ROWS = [{"prompt": "Hello", "score": 1}, {"prompt": "Grüß\u2028Gott", "score": 2}]
@@ -168,7 +169,7 @@ def test_a_file_that_is_not_there_is_answered_with_the_nearest_that_is(tmp_path)
 
 
 def test_an_unknown_kind_of_file_is_answered_with_the_known_ones(tmp_path):
-    with pytest.raises(UserError, match=r"rows.xlsx .*\.jsonl, \.json, \.csv, \.parquet"):
+    with pytest.raises(UserError, match=r"rows.xlsx .*\.jsonl, \.json, \.csv, \.tsv, \.parquet, \.arrow"):
         find(str(write(tmp_path / "rows.xlsx", "x")))
 
 
@@ -182,3 +183,63 @@ def test_renaming_a_column_that_is_not_there_is_answered_with_the_nearest(tmp_pa
     rows = read(write(tmp_path / "rows.jsonl", '{"post_edit": "x"}\n'))
     with pytest.raises(UserError, match=r"rows.jsonl: there is no column 'postedit'; did you mean 'post_edit'"):
         rename(rows, {"target": "postedit"})
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+@pytest.mark.parametrize("first", ["", "sep={}\n", "sep={}\r\n"])
+def test_a_csv_may_part_its_cells_by_other_marks_than_commas(tmp_path, mark, first):
+    text = f'{first.format(mark)}prompt{mark}answer\n"a{mark}b"{mark}1,5\n'
+    assert values(write(tmp_path / "rows.csv", text)) == [{"prompt": f"a{mark}b", "answer": "1,5"}]
+
+
+def test_a_csv_of_one_column_may_hold_commas_and_semicolons(tmp_path):
+    assert values(write(tmp_path / "rows.csv", 'text\n"a, b; c"\n')) == [{"text": "a, b; c"}]
+
+
+def test_a_hundred_thousand_columns_are_read_at_once(tmp_path):
+    names = ",".join(f"c{i}" for i in range(100_000))
+    assert len(values(write(tmp_path / "rows.csv", f"{names}\n{','.join('1' * 100_000)}\n"))[0]) == 100_000
+
+
+def test_a_gzip_file_that_swells_is_read_no_further_than_a_person_would_pack(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlrecipes.data.files.TOLERATED", 1 << 20)
+    monkeypatch.setattr("rlrecipes.data.files.CHUNK", 1 << 16)
+    path = write(tmp_path / "rows.jsonl.gz", gzip.compress(bytes(1 << 25)))
+    assert "unpacks to more than 200 times its size" in trouble(path)
+    packed = gzip.compress(LINES.encode() * 1000)
+    assert len(values(write(tmp_path / "whole.jsonl.gz", packed))) == 2000
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_what_is_no_regular_file_is_refused_before_it_is_opened(tmp_path, make):
+    make(tmp_path / "rows.jsonl")
+    with pytest.raises(UserError, match="is no regular file"):
+        find(str(tmp_path / "rows.jsonl"))
+    with pytest.raises(UserError, match="holds no data files"):
+        find(str(tmp_path))
+
+
+def test_what_does_not_fit_into_memory_is_told(tmp_path, monkeypatch):
+    def full(path):
+        raise MemoryError
+
+    monkeypatch.setitem(READERS, ".jsonl", full)
+    assert "does not fit into memory" in trouble(write(tmp_path / "rows.jsonl", LINES))
+
+
+def test_a_saved_data_set_is_read_with_its_splits(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    one = datasets.Dataset.from_list(ROWS)
+    one.save_to_disk(tmp_path / "one")
+    assert [values(path) for path in find(str(tmp_path / "one"))] == [ROWS]
+    datasets.DatasetDict({"train": one, "validation": one, "test": one}).save_to_disk(tmp_path / "all")
+    train, held_out, notes = find_splits(str(tmp_path / "all"))
+    assert [path.parent.name for path in train] == ["train"]
+    assert [path.parent.name for path in held_out] == ["test"]
+    assert "The held-out split is test." in notes
+
+
+def test_parquet_may_hold_lists_of_objects(tmp_path):
+    rows = [{"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    assert values(tmp_path / "rows.parquet") == rows

@@ -1,6 +1,7 @@
 """Public data sets become the recipe's data: rows in their real shapes, from a hub's cache and without a network."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hub_rows import COMMIT, ROWS, loaded, put_in_cache, set_of
 from rlrecipes.__main__ import main
 from rlrecipes.data.load import load
 from rlrecipes.errors import UserError
-from rlrecipes.recipe import RECIPES, Comparison, Example, Rating, is_hub, load_recipe, recipe_names, user
+from rlrecipes.recipe import RECIPES, Comparison, Data, Example, Rating, is_hub, load_recipe, recipe_names, user
 
 SETS = [(name, hub_set) for name in recipe_names() for hub_set in load_recipe(name).hub]
 
@@ -35,6 +36,12 @@ def test_a_review_is_cut_behind_a_sentence_and_left_out_where_none_ends():
     assert len(long.split()) == 60
     with pytest.raises(ValueError, match="no end within 60 words"):
         read("stanfordnlp/imdb", text="word " * 100)
+
+
+@pytest.mark.parametrize("labels", [2, -1, "A", None])
+def test_a_forum_answer_is_preferred_by_a_known_label_alone(labels):
+    with pytest.raises(ValueError, match="'labels' must be 1 or 0"):
+        read("stanfordnlp/SHP", labels=labels)
 
 
 def test_a_story_goes_on_in_a_better_and_a_worse_way():
@@ -200,8 +207,16 @@ def test_ratings_that_make_no_comparisons_are_not_said_to(cache):
     assert not any("Comparisons are" in note for note in data.notes)
 
 
+def reasons(data: Data) -> dict[str, int]:
+    """Counts by reason alone; each must name the kept file and row that was left out first."""
+    matches = {
+        re.fullmatch(r"(.*) \(first: [\w-]+\.jsonl\.gz, row [1-9]\d*\)", told): n for told, n in data.dropped.items()
+    }
+    return {match[1]: count for match, count in matches.items() if match} if all(matches) else {}
+
+
 def test_rows_left_out_are_counted_with_their_set_and_reason(cache):
-    assert loaded("translation", "hub", cache).dropped == {
+    assert reasons(loaded("translation", "hub", cache)) == {
         "google/wmt24pp: marked as a bad source": 4,
         "haoranxu/ALMA-R-Preference: made for the other direction": 10,
     }
@@ -211,7 +226,7 @@ def test_rows_that_recur_or_are_held_out_are_counted_over_both_splits(cache, mon
     rows = ROWS["trl-lib/tldr"]
     monkeypatch.setitem(ROWS, "trl-lib/tldr", lambda i: rows(i % 25 if i < 100_000 else 20 + i % 100_000 % 25))
     data = loaded("text_generation", "hub:trl-lib/tldr", cache)
-    assert data.dropped == {"trl-lib/tldr: duplicate row": 30, "prompt is held out": 5}
+    assert reasons(data) == {"trl-lib/tldr: duplicate row": 30, "prompt is held out": 5}
     assert (len(data.train.demonstrations), len(data.held_out.prompts)) == (20, 25)
 
 
@@ -235,7 +250,7 @@ def test_an_alternative_brings_its_own_headline(cache):
 def test_rows_with_missing_values_are_left_out_and_a_set_of_nothing_else_is_refused(cache, monkeypatch):
     rows = ROWS["trl-lib/tldr"]
     monkeypatch.setitem(ROWS, "trl-lib/tldr", lambda i: rows(i) | ({"completion": None} if i % 4 == 0 else {}))
-    dropped = loaded("text_generation", "hub:trl-lib/tldr", cache).dropped
+    dropped = reasons(loaded("text_generation", "hub:trl-lib/tldr", cache))
     assert dropped["trl-lib/tldr: a value is missing or of another type"] == 20
     monkeypatch.setitem(ROWS, "trl-lib/tldr", lambda i: rows(i) | {"completion": " "})
     with pytest.raises(UserError, match="empty answer"):

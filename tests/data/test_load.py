@@ -173,7 +173,7 @@ def test_a_held_out_prompt_never_occurs_in_training(tmp_path):
     write(tmp_path / "test.jsonl", pairs(15, 25))
     data = loaded(RECIPE, str(tmp_path))
     assert not all_training_prompts(data) & all_held_out_prompts(data)
-    assert data.dropped == {"prompt is held out": 15}
+    assert data.dropped == {"prompt is held out (first: train.jsonl, row 16)": 15}
 
 
 def test_examples_are_drawn_from_all_of_a_sorted_file_and_keep_their_order():
@@ -215,7 +215,9 @@ def test_two_training_rows_are_enough(tmp_path):
 def test_too_few_training_rows_are_an_error_that_says_what_was_left_out(tmp_path):
     write(tmp_path / "train.jsonl", demonstrations(0, 5))
     write(tmp_path / "test.jsonl", demonstrations(0, 5))
-    with pytest.raises(UserError, match=r"leaves 0 rows to train on \(left out: prompt is held out: 5\)"):
+    with pytest.raises(
+        UserError, match=r"leaves 0 rows to train on \(left out: prompt is held out \(first: train\.jsonl, row 1\): 5\)"
+    ):
         loaded(RECIPE, str(tmp_path))
 
 
@@ -236,7 +238,11 @@ def test_rows_left_out_are_counted_by_reason(tmp_path):
     ]
     rows = [*demonstrations(0, 50), *bad, *demonstrations(0, 3)]
     data = loaded(RECIPE, write(tmp_path / "rows.jsonl", rows))
-    assert data.dropped == {"empty answer": 1, "empty prompt": 2, "duplicate row": 3}
+    assert data.dropped == {
+        "empty answer (first: rows.jsonl, row 51)": 1,
+        "empty prompt (first: rows.jsonl, row 52)": 2,
+        "duplicate row (first: rows.jsonl, row 54)": 3,
+    }
     assert len(data.train.demonstrations) + len(data.held_out.prompts) == 50
 
 
@@ -321,13 +327,16 @@ def test_single_graded_answers_serve_as_demonstrations_from_the_median_on(tmp_pa
     write(tmp_path / "test.jsonl", [row | {"score": i} for i, row in enumerate(demonstrations(20, 31))])
     data = loaded(RECIPE, str(tmp_path))
     assert data.train.demonstrations == [Example(user(f"Say {i}"), (f"It is {i}",)) for i in range(10, 20)]
-    assert prompts_of(data.held_out.prompts) == {user(f"Say {i}") for i in range(25, 31)}
+    assert prompts_of(data.held_out.prompts) == {user(f"Say {i}") for i in range(30, 31)}
     assert data.train.ratings[0] == Rating(user("Say 0"), "It is 0", 0.0)
     assert len(data.train.ratings) == 20
     assert len(data.held_out.ratings) == 11
     assert not data.train.comparisons
     assert not data.held_out.comparisons
-    assert "Answers scored below the median do not (10 in training, 5 held out)." in data.notes
+    assert (
+        "Answers scored 9.5 or more serve as demonstrations and references (10 in training, 1 held out)." in data.notes
+    )
+    assert "Answers scored below 9.5 do not (10 in training, 10 held out)." in data.notes
     assert (
         "Ratings that make no pairs teach the reward model by regression (20 in training, 11 held out)." in data.notes
     )
@@ -339,6 +348,135 @@ def test_a_prompt_that_recurs_by_chance_does_not_become_the_only_comparison(tmp_
     data = loaded(RECIPE, write(tmp_path / "rows.jsonl", rows))
     assert not data.train.comparisons
     assert len(data.train.ratings) > 20
+
+
+@pytest.mark.parametrize("up", [0.1, 0.4, 0.5, 0.9])
+@pytest.mark.parametrize("scale", [(0, 1), (-1, 1), (1, 5)])
+def test_a_thumb_down_is_never_a_demonstration_and_no_reference(tmp_path, up, scale):
+    def thumbs(first: int, last: int, up: float) -> list[dict[str, Any]]:
+        good = first + up * (last - first)
+        return [row | {"score": scale[i < good]} for i, row in enumerate(demonstrations(first, last), first)]
+
+    write(tmp_path / "train.jsonl", thumbs(0, 100, up))
+    write(tmp_path / "test.jsonl", thumbs(100, 140, 1 - up))
+    data = loaded(RECIPE, str(tmp_path))
+    assert len(data.train.demonstrations) == len(data.train.prompts) == round(100 * up)
+    assert len(data.held_out.prompts) == round(40 * (1 - up)), "the training rows' bound holds for both"
+    told = f"Answers scored {scale[1]} or more serve as demonstrations and references"
+    assert f"{told} ({round(100 * up)} in training, {round(40 * (1 - up))} held out)." in data.notes
+
+
+def test_the_best_of_several_answers_is_no_demonstration_where_all_have_the_lowest_score(tmp_path):
+    rows = [{"prompt": f"Say {i}", "completion": word, "score": 1 if word == "Yes" and i % 2 else 0}
+            for i in range(40) for word in ("Yes", "No")]  # fmt: skip
+    write(tmp_path / "train.jsonl", rows[:60])
+    write(tmp_path / "test.jsonl", rows[60:])
+    data = loaded(RECIPE, str(tmp_path))
+    assert prompts_of(data.train.demonstrations) == {user(f"Say {i}") for i in range(1, 30, 2)}
+    assert prompts_of(data.held_out.prompts) == {user(f"Say {i}") for i in range(31, 40, 2)}
+    assert "Prompts whose best answer is scored below 1 give none (15 in training, 5 held out)." in data.notes
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "said"),
+    [
+        ([1, 1, 1, 1], [1, 1], "all scores in .* are equal"),
+        ([1, 2, 3, 4], [1, 2], "no held-out answer in .* is scored 2.5 or more"),
+    ],
+)
+def test_scores_that_leave_nothing_to_imitate_or_to_judge_by_are_refused(tmp_path, train, test, said):
+    for name, scores in (("train", train), ("test", test)):
+        rows = [{"prompt": f"{name} {i}", "completion": "Yes", "score": score} for i, score in enumerate(scores)]
+        write(tmp_path / f"{name}.jsonl", rows)
+    with pytest.raises(UserError, match=said):
+        loaded(RECIPE, str(tmp_path))
+
+
+# Votes.
+
+
+def test_scores_of_one_answer_are_votes_and_equal_rows_too(tmp_path):
+    votes = {"It is": (4, 4, 3), "Hm": (5, 1, 1)}
+    rows = [{"prompt": f"Say {i}", "completion": answer, "score": score}
+            for i in range(40) for answer, scores in votes.items() for score in scores]  # fmt: skip
+    data = loaded(RECIPE, write(tmp_path / "rows.jsonl", rows))
+    assert data.dropped == {}
+    assert {example.answers for example in (*data.train.demonstrations, *data.held_out.prompts)} == {("It is",)}
+    assert {(pair.chosen, pair.rejected) for pair in data.train.comparisons} == {("It is", "Hm")}
+    assert {(rating.answer, round(rating.score, 3)) for rating in data.train.ratings} == {
+        ("It is", 3.667),
+        ("Hm", 2.333),
+    }
+    train, held_out = len(data.train.prompts), len(data.held_out.prompts)
+    told = f"({6 * train} in training, {6 * held_out} held out)."
+    assert f"Scores of one answer to one prompt are votes, and their mean counts {told}" in data.notes
+    assert f"Answers are left with one score each ({2 * train} in training, {2 * held_out} held out)." in data.notes
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "left", "reason"),
+    [
+        (2, 1, "one", "more rows prefer its rejected answer to the chosen one"),
+        (1, 3, "other", "more rows prefer its rejected answer to the chosen one"),
+        (2, 2, None, "as many rows prefer its rejected answer to the chosen one"),
+        (3, 0, "one", None),
+    ],
+)
+def test_comparisons_that_disagree_are_votes_of_which_the_majority_stays(tmp_path, one, other, left, reason):
+    rows = [{"prompt": "Ask", "chosen": "one", "rejected": "other"}] * one
+    rows += [{"prompt": "Ask", "chosen": "other", "rejected": "one"}] * other
+    write(tmp_path / "train.jsonl", [*pairs(0, 5), *rows])
+    write(tmp_path / "test.jsonl", pairs(5, 10))
+    data = loaded(RECIPE, str(tmp_path))
+    assert [pair.chosen for pair in data.train.comparisons if pair.prompt == user("Ask")] == ([left] if left else [])
+    assert [example.answers[0] for example in data.train.prompts[5:]] == ([left] if left else [])
+    assert sum(data.dropped.values()) == one + other - bool(left)
+    assert reason is None or any(told.startswith(reason) for told in data.dropped)
+
+
+# Near-duplicates.
+
+
+NEARLY = [
+    "What is an über-café?",
+    "  what is  an über-café?\n",
+    "WHAT IS AN ÜBER-CAFÉ?",
+    "What is an u\u0308ber-cafe\u0301?",
+]
+
+
+@pytest.mark.parametrize("other", NEARLY)
+def test_a_training_row_whose_prompt_is_nearly_a_held_out_one_is_left_out(tmp_path, other):
+    write(tmp_path / "train.jsonl", [*demonstrations(0, 20), {"prompt": other, "completion": "A café"}])
+    write(tmp_path / "test.jsonl", [{"prompt": NEARLY[0], "completion": "A café"}])
+    data = loaded(RECIPE, str(tmp_path))
+    assert data.dropped == {"prompt is held out (first: train.jsonl, row 21)": 1}
+    assert all_training_prompts(data) == {user(f"Say {i}") for i in range(20)}
+
+
+def test_the_draw_treats_nearly_equal_prompts_as_one_and_moves_no_other(tmp_path):
+    plain = loaded(RECIPE, write(tmp_path / "rows.jsonl", demonstrations(0, 200)))
+    shouted = [row | {"prompt": f" {row['prompt'].upper()}"} for row in demonstrations(0, 200)]
+    both = loaded(RECIPE, write(tmp_path / "rows.jsonl", demonstrations(0, 200) + shouted))
+    for one, two in ((plain.train, both.train), (plain.held_out, both.held_out)):
+        assert [example.prompt for example in two.prompts[: len(one.prompts)]] == [ex.prompt for ex in one.prompts]
+        assert {ex.prompt[0].content.strip().lower() for ex in two.prompts} == {
+            ex.prompt[0].content.lower() for ex in one.prompts
+        }
+    assert not both.dropped
+
+
+def test_a_blank_reference_beside_a_good_one_leaves_the_row_out(tmp_path):
+    two = dataclasses.replace(
+        RECIPE, columns=Columns(("ask", "answers"), lambda row: Example(user(row["ask"]), tuple(row["answers"])))
+    )
+    rows = [{"ask": f"Say {i}", "answers": ["Yes", blank]} for i in range(10) for blank in ("Ja", "", " \n", 5)]
+    data = loaded(two, write(tmp_path / "rows.jsonl", rows))
+    assert data.dropped == {
+        "empty answer (first: rows.jsonl, row 2)": 20,
+        "a value is no text (first: rows.jsonl, row 4)": 10,
+    }
+    assert {example.answers for example in (*data.train.prompts, *data.held_out.prompts)} == {("Yes", "Ja")}
 
 
 def test_a_judge_is_fitted_to_the_held_out_rows_and_told(tmp_path):

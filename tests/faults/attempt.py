@@ -29,7 +29,8 @@ class Outcome:
     kind: str
     case: str
     result: str
-    """`told`: refused in one line with status 2; `same`: every byte as without the fault; `fell`: anything else."""
+    """`told`: refused in one line with status 2; `same`: every byte as without it; `changed`: a setting took effect; `fell`:
+    anything else."""
     detail: str
     seconds: float
 

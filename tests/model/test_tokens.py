@@ -58,6 +58,88 @@ def test_the_boundary_does_not_depend_on_the_answer(load):
     assert len(prompts) == 1
 
 
+def word_tokenizer(kind):
+    """A tokenizer that learned a few words as tokens, with the space before them, as the families have them."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    words = ["Once upon a time there was a cat. Hello, user! The assistant: a dog, a cat. ja 12 Hi"] * 20
+    special = ["<pad>", "<end>", "<user>", "<assistant>"]
+    made = Tokenizer(models.Unigram() if kind == "unigram" else models.BPE(unk_token="<pad>", byte_fallback=True))
+    alphabet = sorted({c for text in words for c in text} | set(map(chr, range(32, 127))) | {"\n", "▁"})
+    if kind == "byte level":
+        made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+    elif kind == "legacy sentencepiece":  # Llama 2
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        made.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(content=" ", left=1, right=0)]
+        )
+        words = [f"▁{word}" for text in words for word in text.split(" ")]
+    else:
+        scheme = "first" if kind == "sentencepiece" else "always"
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+        made.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    train = trainers.UnigramTrainer if kind == "unigram" else trainers.BpeTrainer
+    unknown = {"unk_token": "<pad>"} if kind == "unigram" else {}
+    normalizer, made.normalizer = made.normalizer, normalizers.Sequence([])
+    made.train_from_iterator(
+        words,
+        train(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False, **unknown),
+    )
+    if normalizer is not None:
+        made.normalizer = normalizer
+    return made
+
+
+KINDS = ["bytes", "byte level", "legacy sentencepiece", "sentencepiece", "sentencepiece always", "unigram"]
+MARKED = "{% for m in messages %}<user>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+TURNS = (
+    "{%% for m in messages %%}{{ m.role }}:%s{{ m.content }}\n{%% endfor %%}"
+    "{%% if add_generation_prompt %%}%s{%% endif %%}"
+)
+SEAMS = {
+    "plain": None,
+    "special token": MARKED,
+    "space": TURNS % (" ", "assistant: "),
+    "spaces and a last newline": TURNS % ("  ", "assistant:  ") + "\n",
+    "space of the prompt alone": TURNS % (" ", "assistant: {{ '' }}think "),
+    "newline": TURNS % ("\n", "assistant:\n"),
+    "nothing": TURNS % ("", "assistant:"),
+    "a space before the answer alone": "{% for m in messages %}{% if m.role == 'assistant' %} {{ m.content }}"
+    "{% else %}[{{ m.content }}]{% endif %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("seam", SEAMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_has_the_tokens_that_it_has_behind_its_prompt(load, kind, seam):
+    given = {} if kind == "bytes" else {"tokenizer_object": word_tokenizer(kind)}
+    tokenizer = load(chat_template=SEAMS[seam], **given)
+    prompt = prompt_text(tokenizer, user("Hi"))
+    assert not prompt.endswith(" ")
+    space = {"plain": " ", "space": " ", "spaces and a last newline": "  "}.get(seam, "")
+    space = " " if seam.endswith("alone") else space
+    for answer in ("Once upon a time.", "cat", "12 dogs", "a\n\nb", "Hello , it 's", "<pad", "- a", ": a"):
+        encoded = encode(tokenizer, user("Hi"), answer)
+        assert encoded.prompt == tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        assert decode(tokenizer, encoded.answer) == answer
+        whole = tokenizer(f"{prompt}{space}{answer}", add_special_tokens=False)["input_ids"]
+        assert [*whole, tokenizer.eos_token_id] == encoded.ids
+
+
+def test_a_token_over_the_boundary_is_two(load):
+    tokenizer = load(chat_template=SEAMS["newline"], tokenizer_object=word_tokenizer("byte level"))
+    newline = tokenizer("\n")["input_ids"]
+    tokenizer.backend_tokenizer.add_tokens(["\n\n"])
+    encoded = encode(tokenizer, user("Hi"), "\ncat")
+    assert encoded.prompt[-1:] == newline == encoded.answer[:1]
+
+
+def test_an_empty_answer_is_eos_alone(load):
+    tokenizer = load(chat_template=None)
+    assert encode(tokenizer, user("Hi"), "").answer == [tokenizer.eos_token_id]
+
+
 def test_a_prompt_ends_where_the_assistant_begins(load):
     tokenizer = load()
     ids = encode_prompt(tokenizer, user("Hi"))
@@ -94,7 +176,7 @@ def test_a_tokenizer_without_template_gets_a_plain_one(load):
     tokenizer = load(chat_template=None)
     assert tokenizer.chat_template.endswith(PLAIN_TEMPLATE)
     text = tokenizer.decode(encode_prompt(tokenizer, CHAT))
-    assert text == "System: Be kind.\nUser: Hi\nAssistant: Hello\nUser: Bye\nAssistant: "
+    assert text == "System: Be kind.\nUser: Hi\nAssistant: Hello\nUser: Bye\nAssistant:"
 
 
 def test_of_several_templates_the_default_one_is_taken(load):
@@ -103,7 +185,7 @@ def test_of_several_templates_the_default_one_is_taken(load):
 
 
 def test_several_templates_without_a_default_one_give_way_to_the_plain_one(load):
-    assert prompt_text(load(chat_template={"rag": "another"}), user("Hi")) == "User: Hi\nAssistant: "
+    assert prompt_text(load(chat_template={"rag": "another"}), user("Hi")) == "User: Hi\nAssistant:"
 
 
 def test_bos_stands_before_the_plain_template_alone(load):

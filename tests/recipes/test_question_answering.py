@@ -158,3 +158,22 @@ def test_the_rejected_span_is_as_long_as_the_reference_and_shares_no_word_with_a
 @pytest.mark.parametrize("answers", [(), ("It is in Rome",)])
 def test_there_is_no_comparison_without_another_span(answers):
     assert compare(Example(ask("It is in Rome.", "Where?"), answers), (), Random(0)) is None
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "{'text': ['the attic'], 'answer_start': [3]}",
+        '{"text": ["the attic"]}',
+        "{'text': array(['the attic'], dtype=object), 'answer_start': array([3], dtype=int32)}",
+        "['the attic']",
+        "the attic",
+    ],
+)
+def test_a_csv_cell_may_hold_squads_answers_as_python_writes_them(cell):
+    assert read({"context": "It lives in the attic.", "question": "Where?", "answers": cell}).answers == ("the attic",)
+
+
+def test_a_cell_that_starts_like_squads_answers_and_cannot_be_read_is_left_out():
+    with pytest.raises(ValueError, match="'answers' holds an object that cannot be read"):
+        read({"context": "It lives in the attic.", "question": "Where?", "answers": "{'text': <attic>}"})

@@ -2,10 +2,13 @@ from functools import cache
 from random import Random
 
 import pytest
+from conftest import write_rows
 
 from recipes.text_generation import builtin, judge
 from recipes.text_generation.recipe import RECIPE, ask, compare, fitted_judge, fluent, form, read
 from recipes.text_generation.texts import cut, disordered, form_of, label_of
+from rlrecipes.data.load import load
+from rlrecipes.errors import UserError
 from rlrecipes.metrics import distinct, estimate
 from rlrecipes.recipe import Data, Example
 from rlrecipes.text import words
@@ -194,6 +197,22 @@ def test_a_row_may_have_no_label():
 def test_an_unknown_label_is_refused(label):
     with pytest.raises(ValueError, match="'label' must be 1, 0, 'positive' or 'negative'"):
         label_of(label)
+
+
+@pytest.mark.parametrize(
+    "labels", [(0, 1, 2, 3, 4), (1, 2, 3, 4, 5), (1, 2), (-1, 1), ("yes", "no"), ("1 star", "5 stars"), (0.2, 0.9)]
+)
+def test_a_set_of_labels_that_means_something_else_is_refused_with_its_values(tmp_path, labels):
+    rows = [
+        {"text": f"the film number {i} was long but never very dull", "label": labels[i % len(labels)]}
+        for i in range(60)
+    ]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(UserError, match="'label' holds") as error:
+        load(RECIPE, str(tmp_path / "rows.jsonl"), {}, tmp_path)
+    assert all(str(label) in str(error.value) for label in labels)
+    assert "positive" in str(error.value)
+    assert len(str(error.value)) < 300 + len(str(tmp_path))
 
 
 def test_a_labelled_pair_stands_under_either_opening():

@@ -1,0 +1,271 @@
+"""Layouts that most people have are read as their authors meant them, and what is not read is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_rows
+
+from rlrecipes.data.load import load
+from rlrecipes.data.readers import LAYOUTS
+from rlrecipes.errors import UserError
+from rlrecipes.recipe import Data, Message, Prompt, load_recipe, user
+
+SYSTEM = Message("system", "Be kind.")
+ASKED = Message("user", "Hello")
+SAID = Message("assistant", "Hi")
+AGAIN = Message("user", "And you?")
+
+
+def turns(*messages: Message) -> list[dict[str, str]]:
+    return [message._asdict() for message in messages]
+
+
+def spoken(*pairs: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"from": who, "value": what} for who, what in pairs]
+
+
+def loaded(
+    folder: Path, row: Mapping[str, Any], recipe: str = "dialogue", more: Mapping[str, Any] | None = None
+) -> Data:
+    """Data of `row` for training, and of one for each side that differs from it in a prompt nobody shares."""
+    folder = folder / "data"
+    folder.mkdir()
+    others = [other(row, f"Other {number}") for number in range(3)]
+    write_rows(folder / "train.jsonl", [row, *others[:2], *([more] if more else [])])
+    write_rows(folder / "test.jsonl", others[2:])
+    return load(load_recipe(recipe), str(folder), {}, folder)
+
+
+def other(row: Mapping[str, Any], word: str) -> dict[str, Any]:
+    """A row of the same columns with another prompt."""
+    return dict(json.loads(json.dumps(row).replace("Hello", word)))
+
+
+HH = "\n\nHuman: Hello\n\nAssistant: {}\n\nHuman: And you?\n\nAssistant: {}"
+CHATS: dict[str, tuple[dict[str, Any], Prompt, str]] = {
+    "messages": ({"messages": turns(ASKED, SAID)}, (ASKED,), "Hi"),
+    "text parts": (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "Hello"}, {"type": "text", "text": ""}]},
+                SAID._asdict(),
+            ]
+        },
+        (ASKED,),
+        "Hi",
+    ),
+    "an object of lists": ({"messages": {"role": ["user", "assistant"], "content": ["Hello", "Hi"]}}, (ASKED,), "Hi"),
+    "a developer": (
+        {"messages": [{"role": "developer", "content": "Be kind."}, *turns(ASKED, SAID)]},
+        (SYSTEM, ASKED),
+        "Hi",
+    ),
+    "a system column": ({"system": "Be kind.", "messages": turns(ASKED, SAID)}, (SYSTEM, ASKED), "Hi"),
+    "sharegpt": (
+        {"conversations": spoken(("system", "Be kind."), ("human", "Hello"), ("gpt", "Hi"))},
+        (SYSTEM, ASKED),
+        "Hi",
+    ),
+    "one conversation": ({"conversation": spoken(("human", "Hello"), ("gpt", "Hi"))}, (ASKED,), "Hi"),
+    "alpaca": ({"instruction": "Hello", "input": "", "output": "Hi"}, (ASKED,), "Hi"),
+    "alpaca with input": ({"instruction": "Hello", "input": "World", "output": "Hi"}, user("Hello\n\nWorld"), "Hi"),
+    "alpaca with history": (
+        {
+            "instruction": "And you?",
+            "input": None,
+            "output": "Fine",
+            "system": "Be kind.",
+            "history": [["Hello", "Hi"]],
+        },
+        (SYSTEM, ASKED, SAID, AGAIN),
+        "Fine",
+    ),
+    "dolly": ({"instruction": "Hello", "context": "World", "response": "Hi"}, user("Hello\n\nWorld"), "Hi"),
+    "prompt and response": ({"prompt": "Hello", "response": "Hi"}, (ASKED,), "Hi"),
+    "a chat beside its prompt": ({"prompt": "Hello", "completion": turns(SYSTEM, ASKED, SAID)}, (SYSTEM, ASKED), "Hi"),
+}
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_a_demonstration_is_read_in_every_layout(tmp_path, name):
+    row, prompt, answer = CHATS[name]
+    demonstrations = loaded(tmp_path, row).train.demonstrations
+    assert (prompt, answer) in [(example.prompt, example.answers[0]) for example in demonstrations]
+
+
+PAIRS: dict[str, tuple[dict[str, Any], Prompt]] = {
+    "hh": ({"chosen": HH.format("Hi", "Fine"), "rejected": HH.format("Hi", "What?")}, (ASKED, SAID, AGAIN)),
+    "hh with a prompt": (
+        {
+            "prompt": HH.format("Hi", ""),
+            "chosen": HH.format("Hi", "Fine"),
+            "rejected": HH.format("Hi", "What?"),
+        },
+        (ASKED, SAID, AGAIN),
+    ),
+    "hh prompt alone": (
+        {
+            "prompt": "\n\nHuman: Hello\n\nAssistant: Hi\n\nHuman: And you?\n\nAssistant:",
+            "chosen": "Fine",
+            "rejected": "What?",
+        },
+        (ASKED, SAID, AGAIN),
+    ),
+    "the last turn beside whole chats": (
+        {
+            "prompt": "And you? Hello",
+            "chosen": turns(ASKED, SAID, Message("user", "And you? Hello"), Message("assistant", "Fine")),
+            "rejected": turns(ASKED, SAID, Message("user", "And you? Hello"), Message("assistant", "What?")),
+        },
+        (ASKED, SAID, Message("user", "And you? Hello")),
+    ),
+    "text that repeats the prompt": (
+        {"prompt": "Hello", "chosen": "Hello Fine", "rejected": "Hello\nWhat?"},
+        (ASKED,),
+    ),
+    "a system column": (
+        {"system": "Be kind.", "prompt": "Hello", "chosen": "Fine", "rejected": "What?"},
+        (SYSTEM, ASKED),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_comparison_is_read_in_every_layout(tmp_path, name):
+    row, prompt = PAIRS[name]
+    pairs = loaded(tmp_path, row).train.comparisons
+    assert (prompt, "Fine", "What?") in [(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
+
+
+def test_an_answer_that_merely_begins_as_its_prompt_does_stays_whole(tmp_path):
+    data = loaded(
+        tmp_path, {"prompt": "Hello", "completion": "Hello yourself"}, more={"prompt": "Why", "completion": "No."}
+    )
+    assert "Hello yourself" in [example.answers[0] for example in data.train.demonstrations]
+
+
+@pytest.mark.parametrize(("good", "bad"), [(True, False), (1, 0), ("true", "false")])
+def test_an_unpaired_preference_is_a_rating_and_never_a_demonstration_where_it_is_bad(tmp_path, good, bad):
+    rows = [{"prompt": f"Hello {i}", "completion": f"Answer {i}", "label": (good, bad)[i % 2]} for i in range(40)]
+    data = load(load_recipe("dialogue"), str(write_rows(tmp_path / "rows.jsonl", rows)), {}, tmp_path)
+    assert {rating.score for rating in data.train.ratings} == {0.0, 1.0}
+    imitated = {example.answers[0] for example in data.train.demonstrations}
+    assert imitated
+    assert not imitated & {row["completion"] for row in rows[1::2]}
+
+
+def test_a_label_that_is_neither_good_nor_bad_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"row 1: field 'label' must be true or false, but found a number \(3\)"):
+        loaded(tmp_path, {"prompt": "Hello", "completion": "Hi", "label": 3})
+
+
+def test_two_languages_in_one_column_are_read_in_their_order_and_said(tmp_path):
+    rows = [{"id": i, "translation": {"fr": f"Enfant {i}", "en": f"Child {i}"}} for i in range(40)]
+    path = str(write_rows(tmp_path / "rows.jsonl", rows))
+    data = load(load_recipe("translation"), path, {}, tmp_path)
+    assert ("Translate: Enfant 1", ("Child 1",)) in [
+        (e.prompt[0].content, e.answers) for e in (*data.train.prompts, *data.held_out.prompts)
+    ]
+    assert any("from fr to en" in note for note in data.notes)
+    turned = load(load_recipe("translation"), path, {"source": "translation.en", "target": "translation.fr"}, tmp_path)
+    assert ("Translate: Child 1", ("Enfant 1",)) in [
+        (e.prompt[0].content, e.answers) for e in (*turned.train.prompts, *turned.held_out.prompts)
+    ]
+
+
+def test_one_of_several_scores_is_named_by_columns(tmp_path):
+    rows = [{"prompt": f"Hello {i}", "response": f"Hi {i}", "helpfulness": i % 5, "coherence": 4} for i in range(40)]
+    path = str(write_rows(tmp_path / "rows.jsonl", rows))
+    data = load(load_recipe("dialogue"), path, {"score": "helpfulness"}, tmp_path)
+    assert {rating.score for rating in data.train.ratings} == {0.0, 1.0, 2.0, 3.0, 4.0}
+    assert "Not read: 'coherence' (40 rows)." in data.notes
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"prompt": "Hello", "completion": "Hi", "id": 7}, "'id'"),
+        ({"messages": [{**ASKED._asdict(), "name": "Ann"}, SAID._asdict()]}, "'messages[].name'"),
+        ({"messages": turns(ASKED, SAID, AGAIN)}, "turns behind the last answer"),
+        ({"source": "Hello", "target": "Hi", "margin": 2, "id": [1]}, "'id'"),
+    ],
+)
+def test_what_is_not_read_is_named_with_its_rows(tmp_path, row, name):
+    recipe = "translation" if "source" in row else "dialogue"
+    notes = loaded(tmp_path, row, recipe).notes
+    assert any(note.startswith("Not read: ") and f"{name} (4 rows)" in note for note in notes), notes
+
+
+@pytest.mark.parametrize("empty", [None, "", [], {}])
+def test_what_is_empty_need_not_be_read(tmp_path, empty):
+    notes = loaded(tmp_path, {"prompt": "Hello", "completion": "Hi", "id": empty, "tools": empty}).notes
+    assert not [note for note in notes if "Not read" in note]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": [ASKED._asdict(), {**SAID._asdict(), "tool_calls": [{"id": 1}]}]}, "a turn with 'tool_calls'"),
+        (
+            {"messages": [ASKED._asdict(), {**SAID._asdict(), "reasoning_content": "Hm"}]},
+            "a turn with 'reasoning_content'",
+        ),
+        ({"messages": [*turns(ASKED), {"role": "tool", "content": "4"}, *turns(SAID)]}, "a turn of the role 'tool'"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}, *turns(SAID)]},
+            "a turn that holds more than text",
+        ),
+        ({"messages": turns(ASKED, SAID), "tools": [{"name": "add"}]}, "'tools' cannot be used"),
+        ({"messages": turns(ASKED, SAID), "images": ["a.png"]}, "'images' cannot be used"),
+        (
+            {"system": "Be rude.", "messages": turns(SYSTEM, ASKED, SAID)},
+            "the chat has another system turn than 'system'",
+        ),
+        ({"prompt": "Why?", "completion": turns(ASKED, SAID)}, "the prompt is no turn of the chat in 'completion'"),
+    ],
+)
+def test_a_row_that_would_be_another_task_is_left_out_whole(tmp_path, row, reason):
+    plain = (
+        {"prompt": "Bye", "completion": "Bye"} if "prompt" in row else {"messages": turns(Message("user", "Bye"), SAID)}
+    )
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_rows(
+        folder / "train.jsonl",
+        [
+            plain,
+            row,
+            other(plain, "Other") | ({"prompt": "Ah"} if "prompt" in row else {"messages": turns(AGAIN, SAID)}),
+        ],
+    )
+    write_rows(folder / "test.jsonl", [{"messages": turns(Message("user", "Now"), SAID)}])
+    data = load(load_recipe("dialogue"), str(folder), {}, tmp_path)
+    assert {text.partition(" (first")[0]: count for text, count in data.dropped.items()} == {reason: 1}
+
+
+def test_a_split_column_decides_the_side(tmp_path):
+    rows = [
+        {"prompt": f"Hello {i}", "completion": "Hi", "split": ("train", "test", "validation")[i % 3]} for i in range(30)
+    ]
+    data = load(load_recipe("dialogue"), str(write_rows(tmp_path / "rows.jsonl", rows)), {}, tmp_path)
+    assert {example.prompt[0].content for example in data.held_out.prompts} == {f"Hello {i}" for i in range(1, 30, 3)}
+    assert {example.prompt[0].content for example in data.train.prompts} == {f"Hello {i}" for i in range(0, 30, 3)}
+    assert any("10 rows of the validation split are not used" in note for note in data.notes)
+
+
+def test_a_column_of_that_name_with_other_words_is_not_taken_for_a_split(tmp_path):
+    rows = [{"prompt": f"Hello {i}", "completion": "Hi", "split": ("train", "spain")[i % 2]} for i in range(30)]
+    data = load(load_recipe("dialogue"), str(write_rows(tmp_path / "rows.jsonl", rows)), {}, tmp_path)
+    assert any("No file is named as held out" in note for note in data.notes)
+    assert "Not read: 'split' (30 rows)." in data.notes
+
+
+def test_every_layout_has_a_row_in_the_docs():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "own-data.md").read_text(encoding="utf-8")
+    for layout in LAYOUTS:
+        assert ", ".join(f"`{name}`" for name in layout.needs) in page, layout.needs

@@ -1,0 +1,139 @@
+"""Every setting of every table changed once: it changes what comes out, or it is refused; none is taken in silence.
+
+sft.weight_decay=0.5  ->  changed: 14 files, such as runs/road/translation/sft/adapter/adapter_model.safetensors
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+from conftest import sentences, write_rows
+from kills import ROAD, results
+
+from faults.attempt import Outcome, command, fault_of, forked
+from rlrecipes.profile import load_profile
+
+SECONDS = 300
+OTHER = {
+    "model.name": "nobody/nothing",
+    "model.max_length": "40",
+    "lora.target_modules": "q_proj,v_proj",
+    "lora.lora_dropout": "0.3",
+    "base.vocab_size": "600",
+    "base.hidden_size": "128",
+    "base.num_attention_heads": "4",
+    "base.max_position_embeddings": "64",
+    "sft.optim": "sgd",
+    "reward.optim": "sgd",
+    "ppo.optim": "sgd",
+    "reward.model": "nobody/nothing",
+    "reward.center_rewards_coefficient": "0.1",
+    "sft.num_train_epochs": "2",
+    "reward.num_train_epochs": "2",
+    "ppo.gamma": "0.9",
+    "ppo.lam": "0.5",
+    "ppo.response_length": "3",
+    "ppo.num_mini_batches": "2",
+    "ppo.kl_stop": "0.001",
+    "ppo.reward_clip": "0.01",
+    "evaluate.limit": "4",
+    "track.project": "other",
+    "memory.card": "24",
+}
+"""Values that no rule for their type gives. The others are half as much again, every other choice, the other switch."""
+BESIDE = {
+    "model.name": ("base.", ()),
+    "reward.model": ("reward.", ()),
+    "sft.num_train_epochs": ("sft.max_steps=", ("sft.max_steps=-1",)),
+    "reward.num_train_epochs": ("reward.max_steps=", ("reward.max_steps=-1",)),
+}
+"""What else a change needs: the settings of the road that go, by their start, and those that come."""
+AS_AUTO = {"model.attention=sdpa", "reward.objective=pairwise", "track.wandb=auto"}
+"""Choices that are what `auto` chooses on the road, or where nobody is logged in."""
+UNSEEN = {"checkpoint.seconds", "memory.halve_on_oom", "memory.card", "evaluate.batch_size"}
+"""Settings that must not change what comes out: how often to save, the memory there is, what fits it."""
+
+
+def changes() -> list[str]:
+    """`table.key=value` for every key, and for each choice of a key that has a few."""
+    profile = load_profile("tiny", [word for word in ROAD if "=" in word])
+    tables = {f.name: getattr(profile, f.name) for f in dataclasses.fields(profile) if callable(f.default_factory)}
+    found = []
+    for name, table in tables.items():
+        hints = typing.get_type_hints(type(table))
+        for key, value in vars(table).items():
+            if key.startswith("__"):
+                continue
+            values = [OTHER[path]] if (path := f"{name}.{key}") in OTHER else _others(hints[key], value)
+            found += [f"{path}={other}" for other in values]
+    return found
+
+
+def _others(hint: object, value: object) -> list[str]:
+    if choices := typing.get_args(hint):
+        return [str(choice) for choice in choices if choice != value]
+    if isinstance(value, bool):
+        return [str(not value).lower()]
+    if isinstance(value, int):
+        return [str(value + max(1, value // 2))]
+    if isinstance(value, float):
+        return [str(value * 1.5 or 0.5)]
+    raise ValueError(f"name another value than {value!r} in OTHER")
+
+
+def outcomes(folder: Path, done: set[str]) -> Iterator[Outcome]:
+    """Runs the road once as it is and once for each change."""
+    import rlrecipes.stages.evaluate
+    import rlrecipes.stages.ppo
+    import rlrecipes.stages.reward
+    import rlrecipes.stages.sft  # noqa: F401  so that the children inherit them
+
+    plain = _contents(folder, "plain", ROAD)[1]
+    for change in changes():
+        if change in done:
+            continue
+        ended, found = _contents(folder, "changed", _with(ROAD, change))
+        differing = [name for name in sorted(plain.keys() | found.keys()) if plain.get(name) != found.get(name)]
+        key = change.partition("=")[0]
+        if ended.status == 2:
+            fault, result, detail = fault_of(ended), "told", ended.errors.strip().splitlines()[-1]
+            if not fault and not {key, change.partition("=")[2]} & set(re.split(r"[\s=,;:']+", detail)):
+                fault = f"another error: {detail}"
+        elif ended.status:
+            fault, result, detail = fault_of(ended), "fell", ""
+        elif key in UNSEEN or change in AS_AUTO:
+            fault, result, detail = f"it changed {differing[:3]}" if differing else None, "same", "same bytes"
+        else:
+            fault = None if differing else "taken in silence: every byte is the same"
+            result, detail = "changed", f"{len(differing)} files, such as {differing[-1:]}"
+        yield Outcome("settings", change, "fell" if fault else result, fault or detail, ended.seconds)
+
+
+def _with(road: tuple[str, ...], change: str) -> tuple[str, ...]:
+    """The road with one setting changed, and what that needs; the same key's own value on the road goes."""
+    key = change.partition("=")[0]
+    gone, come = BESIDE.get(key, (f"{key}=", ()))
+    return (*(word for word in road if not word.startswith((gone, f"{key}="))), *come, change)
+
+
+def _contents(folder: Path, name: str, argv: tuple[str, ...]) -> tuple[typing.Any, dict[str, object]]:
+    home = folder / name
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir()
+    write_rows(home / "pairs.jsonl", sentences(60))
+    ended = forked(command(argv, home), folder / "output", SECONDS)
+    found = {path: _without_settings(content) for path, content in results(home).items()}
+    return ended, {path: content for path, content in found.items() if "base" not in Path(path).parts[1:2]}
+
+
+def _without_settings(content: object) -> object:
+    """A record without the settings that it repeats, which differ in any case."""
+    if isinstance(content, dict) and "settings" in content:
+        return json.dumps({key: value for key, value in content.items() if key != "settings"}, sort_keys=True)
+    return content
