@@ -29,6 +29,7 @@ from rlrecipes.profile import LOWEST_TEMPERATURE, Profile, check_once, load_prof
 from rlrecipes.recipe import BUILT_IN, Reward, load_recipe, recipe_names, unknown
 from rlrecipes.run.allocator import keep_freed_memory
 from rlrecipes.run.console import end_bars, open_streams, quiet, say, shown
+from rlrecipes.run.disk import disk_errors_told
 from rlrecipes.run.folder import Run
 from rlrecipes.run.interrupts import Interrupted, handled, stop_requested
 from rlrecipes.run.stages import POLICIES, STAGES
@@ -128,7 +129,10 @@ def _status(argv: list[str]) -> int:
     try:
         arguments = _parse(argv)
         again += f" without {switch('force')}" if arguments.force else ""
-        commands()[arguments.command].act(arguments)
+        with disk_errors_told(again):
+            commands()[arguments.command].act(arguments)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a full disk can still be told
     except UserError as error:
         end_bars()
         print(f"error: {shown(' '.join(str(error).split()))}", file=sys.stderr)

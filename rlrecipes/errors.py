@@ -13,11 +13,27 @@ from pathlib import Path
 MAKEFILE = Path(__file__).resolve().parent.parent / "Makefile"
 
 
+LONGEST = 300
+"""Characters of a sentence."""
+
+
 class UserError(Exception):
     """Something the user can mend, in one sentence: what is wrong, where, and what to do.
 
-    The command line prints it after `error: ` on standard error and exits with status 2.
+    The command line prints it after `error: ` on standard error and exits with status 2. Of a sentence that is too long the
+    middle goes: what to do stands at its end.
     """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(_fitted(" ".join(sentence.split())))
+
+
+def _fitted(sentence: str) -> str:
+    if len(sentence) <= LONGEST:
+        return sentence
+    advice = len(sentence) - sentence.rfind("; ")
+    tail = advice if advice < LONGEST * 2 // 3 else LONGEST // 2
+    return f"{sentence[: LONGEST - tail - 1].rstrip()}…{sentence[-tail:]}"
 
 
 def first_line(error: Exception) -> str:

@@ -21,9 +21,11 @@ from rlrecipes.profile import Profile, check_profile, load_profile
 from rlrecipes.recipe import Recipe, unknown
 from rlrecipes.reward.source import reach_reward_model
 from rlrecipes.run.console import quiet, say, unbroken
+from rlrecipes.run.disk import disk_errors_told
 from rlrecipes.run.environment import check_environment
-from rlrecipes.run.folder import Run, Stopwatch, git_commit, locked, machine, require_trl, versions
+from rlrecipes.run.folder import Run, Stopwatch, git_commit, machine, require_trl, versions
 from rlrecipes.run.interrupts import handled
+from rlrecipes.run.lock import locked
 from rlrecipes.run.stages import STAGES, below
 
 
@@ -57,7 +59,7 @@ def run_recipe(
         UserError: something that you can mend; finished stages stay finished.
         Interrupted: a `KeyboardInterrupt`, after the current step was saved; the same call goes on from there.
     """
-    with handled():
+    with handled(), disk_errors_told():
         profile = load_profile(profile) if isinstance(profile, str) else profile
         job = prepare(recipe, profile, data=data, columns=columns, seed=seed, run=run)
         names = in_order((stages,) if isinstance(stages, str) else stages, job)
@@ -124,6 +126,7 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
                 job.run.need(stage)
                 job.run.is_finished(stage, job.settings(stage))
         if pending := [stage for stage in stages if needed(job, stage)] if force else _pending(job, stages):
+            job.run.check_removable(pending)
             _run_pending(job, pending, force)
 
 

@@ -27,7 +27,8 @@ from rlrecipes.model.loading import check_model, model_config
 from rlrecipes.model.tokens import decode, encode, encode_prompt, ends, open_tokenizer
 from rlrecipes.recipe import user
 from rlrecipes.run.console import say
-from rlrecipes.run.folder import locked, make
+from rlrecipes.run.folder import make
+from rlrecipes.run.lock import locked
 from rlrecipes.run.stages import POLICIES
 
 CHECKED = 8

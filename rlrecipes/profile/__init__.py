@@ -1,6 +1,14 @@
 """A profile says how big a run is: what its settings are (`settings`), how it is read (`load`), what it refuses."""
 
-from rlrecipes.profile.load import REFUSED, check_profile, load_profile, profile_names, settings_of, split_override
+from rlrecipes.profile.load import (
+    REFUSED,
+    check_once,
+    check_profile,
+    load_profile,
+    profile_names,
+    settings_of,
+    split_override,
+)
 from rlrecipes.profile.settings import (
     LOWEST_TEMPERATURE,
     BaseSettings,

@@ -18,8 +18,10 @@ from typing import Any
 
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS, is_hub_id, is_local, reach_model
+from rlrecipes.model.embedded import check_base
 from rlrecipes.profile import Profile
-from rlrecipes.run.folder import read_json
+from rlrecipes.run.checksums import check
+from rlrecipes.run.folder import DONE, read_json
 
 CHECKPOINT = "config.json"
 CLASSIFIER = "ForSequenceClassification"
@@ -100,6 +102,8 @@ def _in_folder(name: str) -> RewardSource:
     if not folder.is_dir():
         raise _none(name, "is not there")
     place = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    for stage in {place, place.parent}:
+        _check_stage(name, stage)
     names = (ADAPTER, ADAPTER_WEIGHTS, CHECKPOINT, *WEIGHTS, *TOKENIZERS, *VOCABULARIES)
     files = {file: place / file for file in names if (place / file).is_file()}
     if ADAPTER not in files and CHECKPOINT not in files and (original := _original_of(place)):
@@ -114,9 +118,17 @@ def _in_folder(name: str) -> RewardSource:
     return _inspect(name, str(place), files)
 
 
+def _check_stage(name: str, stage: Path) -> None:
+    """Refuses a finished stage of which a file is damaged."""
+    if (stage / DONE).is_file():
+        # A record that is no JSON object is empty here, and then lacks its own checksum.
+        record = read_json(stage / DONE) or {"files": {}}
+        check(record, stage, DONE, f"make that stage again, or give another reward.model than {name}")
+
+
 def _original_of(stage: Path) -> str | None:
     """The `reward.model` of a finished reward stage that left no adapter, since its model stands beside the base."""
-    record = read_json(stage / "done.json").get("reward_model")
+    record = read_json(stage / DONE).get("reward_model")
     return str(record.get("name")) if isinstance(record, dict) else None
 
 
@@ -142,6 +154,7 @@ def _adapter(name: str, where: str, files: Mapping[str, Path]) -> RewardSource:
         raise UserError(f"reward.model={name}: {files[ADAPTER]} names no base model; set base_model_name_or_path in it")
     if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
         raise UserError(f"reward.model={name}: its base model '{base}' is not there; mend {files[ADAPTER]}")
+    check_base(Path(base).expanduser())
     shapes = _shapes(name, files[ADAPTER_WEIGHTS]) if ADAPTER_WEIGHTS in files else {}
     heads = {key: shape for key, shape in shapes.items() if "lora_" not in key}
     _check_outputs(name, heads)
@@ -186,7 +199,7 @@ def _outputs(name: str, count: int = 0) -> UserError:
 
 
 def _damaged(name: str, path: Path, why: str = "") -> UserError:
-    return UserError(f"reward.model={name}: {path} is damaged{why}; get the model again")
+    return UserError(f"reward.model={name}: {path.name} is damaged{why}; get the model again")
 
 
 def _read(name: str, path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
