@@ -5,49 +5,53 @@ TABLE := rlrecipes/run/stages.py
 STAGES := $(shell awk -F '"' '/^    "[a-z_]+": Stage/ { print $$2 }' $(TABLE))
 RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard recipes/*/recipe.py))))
 
+# `=` and not `?=`: what the environment exports for others (COLUMNS is the terminal's width) is not ours.
+
 # One of the recipes, for the targets that take one
-RECIPE ?=
+RECIPE =
 # How big to run: a file of recipes/profiles/
-PROFILE ?= tiny
+PROFILE = tiny
 # Hub id or local checkpoint folder of the base model
-MODEL ?=
+MODEL =
 # A data file or folder of your own (JSONL, JSON, CSV, Parquet), or hub: public data sets; hub:<id> for one
-DATA ?=
+DATA =
 # Which of its columns to read as what, as 'target=post_edit rejected=machine'
-COLUMNS ?=
+COLUMNS =
 # Seed of everything random in training
-SEED ?= 0
+SEED = 0
 # For plan: GiB of a GPU, or its name, such as rtx4090; without it, the profile's card
-CARD ?=
+CARD =
 # Name of the run's folder under runs/
-RUN ?=
+RUN =
 # Settings of the profile to override, as 'ppo.learning_rate=1e-6 sft.max_steps=50'; for bench, numbers and chat, options
-ARGS ?=
+ARGS =
 # 1 makes finished stages again, with all that stands on them
-FORCE ?=
+FORCE =
 # For chat and export: the policy; without it, the last one trained
-POLICY ?=
+POLICY =
 # For export: 1 also writes whole weights, with the adapter merged in
-MERGED ?=
+MERGED =
 # For export: org/name of the Hugging Face hub to upload to
-PUSH ?=
+PUSH =
 # For kills: how often to kill the run before it may finish
-KILLS ?= 50
+KILLS = 50
 
 # The Python that .venv is made with
-PYTHON ?= python3
+PYTHON = python3
 VENV := .venv
 READY := $(VENV)/.ready
 RLRECIPES := $(VENV)/bin/python -m rlrecipes
+# A text as one word of the shell, whatever it holds
 quoted = '$(subst ','\'',$(1))'
+# A variable by its name, its value untouched by make: as one word, each word of it, and behind an option
+one = $(if $(value $(1)),$(call quoted,$(value $(1))))
+each = $(foreach part,$(value $(1)),$(call quoted,$(part)))
+given = $(if $(value $(1)),$(2) $(call one,$(1)))
 # 1 says yes; nothing and 0 say no
-yes = $(filter-out 0,$(1))
-OPTIONS = $(if $(COLUMNS),--columns $(COLUMNS)) --profile $(PROFILE) \
-	$(if $(filter-out 0,$(SEED)),--seed $(SEED)) \
-	$(if $(MODEL),--model $(call quoted,$(MODEL))) $(if $(DATA),--data $(call quoted,$(DATA))) \
-	$(if $(RUN),--run $(call quoted,$(RUN))) $(if $(call yes,$(FORCE)),--force) \
-	$(if $(POLICY),--policy $(POLICY)) $(if $(call yes,$(MERGED)),--merged) \
-	$(if $(PUSH),--push $(call quoted,$(PUSH)))
+yes = $(filter-out 0,$(value $(1)))
+options = $(call given,COLUMNS,--columns) $(call given,PROFILE,--profile) $(if $(call yes,SEED),$(call given,SEED,--seed)) \
+	$(call given,MODEL,--model) $(call given,DATA,--data) $(call given,RUN,--run) $(if $(call yes,FORCE),--force) \
+	$(call given,POLICY,--policy) $(if $(call yes,MERGED),--merged) $(call given,PUSH,--push) $(call each,ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export clean $(RECIPES) $(STAGES)
@@ -58,7 +62,7 @@ help: ## this list
 	@awk -F '"' '/^    "[a-z_]+": Stage\(/ { name = $$2 } /[ (]help="/ { for (i = 1; i < NF; i++) if ($$i ~ /help=$$/) printf "  %-18s RECIPE=…: %s\n", name, $$(i + 1) }' $(TABLE)
 	@echo "  (<recipe> is one of: $(RECIPES))"
 	@echo "Variables:"
-	@awk '/^# / { text = substr($$0, 3) } /^[A-Z]+ \?=/ { printf "  %-18s %s\n", $$1 ($$3 == "" ? "" : "=" $$3), text }' $(MAKEFILE_LIST)
+	@awk '/^# / { text = substr($$0, 3) } /^[A-Z]+ =/ { printf "  %-18s %s\n", $$1 ($$3 == "" ? "" : "=" $$3), text }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with the pinned requirements; every target that needs it does so
 
@@ -68,46 +72,46 @@ $(READY): requirements.txt
 	@touch $@
 
 demo: $(READY) ## all recipes end to end on their built-in data, then one report
-	@$(RLRECIPES) demo $(OPTIONS) $(ARGS)
+	@$(RLRECIPES) demo $(options)
 
 $(RECIPES): $(READY) ## all stages of one recipe, then its report
-	@$(RLRECIPES) run $@ $(OPTIONS) $(ARGS)
+	@$(RLRECIPES) run $@ $(options)
 
 show: $(READY) ## RECIPE=…: its data, reward and metrics, without training anything
-	@$(RLRECIPES) show $(RECIPE) $(OPTIONS) $(ARGS)
+	@$(RLRECIPES) show $(call one,RECIPE) $(options)
 
 plan: $(READY) ## RECIPE=…: GPU memory of each stage from the model's config alone, the largest batches that fit CARD
-	@$(RLRECIPES) plan $(RECIPE) $(OPTIONS) $(if $(CARD),--card $(call quoted,$(CARD))) $(ARGS)
+	@$(RLRECIPES) plan $(call one,RECIPE) $(options) $(call given,CARD,--card)
 
 $(STAGES): $(READY) # RECIPE=…; their help stands in the table
-	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
+	@$(RLRECIPES) $@ $(call one,RECIPE) $(options)
 
 chat: $(READY) ## RECIPE=…: talk to a run's policy; or one answer for each line of standard input
-	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
+	@$(RLRECIPES) $@ $(call one,RECIPE) $(options)
 
 export: $(READY) ## RECIPE=…: a run's policy as PEFT and Transformers load it, with a model card
-	@$(RLRECIPES) $@ $(RECIPE) $(OPTIONS) $(ARGS)
+	@$(RLRECIPES) $@ $(call one,RECIPE) $(options)
 
 list: $(READY) ## the recipes and profiles there are
 	@$(RLRECIPES) list
 
 bench: $(READY) ## PPO beside plain TRL: memory, time, equality; ARGS=--quick, or '--device cuda --model llama-8b'
-	@$(VENV)/bin/python -m benchmarks $(ARGS)
+	@$(VENV)/bin/python -m benchmarks $(call each,ARGS)
 
 plan-bench: $(READY) ## the plan beside measured peaks: twelve shapes on the CPU
 	@$(VENV)/bin/python -m benchmarks.plan
 
 numbers: $(READY) ## fill the pages' blocks of figures from finished runs; blocks without runs stay as they are
-	@$(VENV)/bin/python -m benchmarks.numbers $(ARGS)
+	@$(VENV)/bin/python -m benchmarks.numbers $(call each,ARGS)
 
 test: $(READY) ## the tests, without network or GPU
 	$(VENV)/bin/python -m pytest
 
 kills: $(READY) ## kill a run at random moments (KILLS, SEED) and compare it byte for byte with an uninterrupted one
-	PYTHONPATH=. $(VENV)/bin/python tests/kills.py --kills $(KILLS) --seed $(SEED)
+	PYTHONPATH=. $(VENV)/bin/python tests/kills.py --kills $(call one,KILLS) --seed $(call one,SEED)
 
 faults: $(READY) ## files, options, settings, kills and disks that go wrong, by the hundred; goes on where it was stopped
-	PYTHONPATH=.:tests $(VENV)/bin/python -m faults $(ARGS)
+	PYTHONPATH=.:tests $(VENV)/bin/python -m faults $(call each,ARGS)
 
 lint: $(READY) ## ruff and mypy
 	$(VENV)/bin/ruff check .

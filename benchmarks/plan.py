@@ -317,7 +317,7 @@ def _evaluated(work: Work, model: Any, tokenizer: Any) -> None:
 
     ids, pad = prompts(work)[: work.batch], tokenizer.pad_token_id
     with adapter(model, "policy"):
-        answers = sample(model, pad_left(ids, pad), pad, tokenizer.eos_token_id, work.answer, temperature=1.0).tokens
+        answers = sample(model, pad_left(ids, pad), pad, (tokenizer.eos_token_id,), work.answer, temperature=1.0).tokens
     whole = [prompt + answer.tolist() for prompt, answer in zip(ids, answers, strict=True)]
     with torch.no_grad(), adapter(model, "reward"):
         states_at(model, pad_right(whole, pad), torch.tensor([[len(row) - 1] for row in whole]))

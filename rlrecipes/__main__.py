@@ -12,6 +12,7 @@ import argparse
 import io
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ from rlrecipes.errors import UserError, option, program, switch
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import PLUS, SHARED_STAGES, Job, check_seed, with_weights
 from rlrecipes.pipeline import in_order, prepare, run_stages
-from rlrecipes.profile import LOWEST_TEMPERATURE, Profile, load_profile, profile_names
+from rlrecipes.profile import LOWEST_TEMPERATURE, Profile, check_once, load_profile, profile_names
 from rlrecipes.recipe import BUILT_IN, Reward, load_recipe, recipe_names, unknown
 from rlrecipes.run.allocator import keep_freed_memory
-from rlrecipes.run.console import end_bars, quiet, say
+from rlrecipes.run.console import end_bars, open_streams, quiet, say, shown
+from rlrecipes.run.disk import disk_errors_told
 from rlrecipes.run.folder import Run
 from rlrecipes.run.interrupts import Interrupted, handled, stop_requested
 from rlrecipes.run.stages import POLICIES, STAGES
@@ -117,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # slower); threads that sleep at once take twice as long on a quiet machine. A short spin costs little of either.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     keep_freed_memory()
+    open_streams()
     with handled():
         return _status(list(sys.argv[1:] if argv is None else argv))
 
@@ -126,10 +129,13 @@ def _status(argv: list[str]) -> int:
     try:
         arguments = _parse(argv)
         again += f" without {switch('force')}" if arguments.force else ""
-        commands()[arguments.command].act(arguments)
+        with disk_errors_told(again):
+            commands()[arguments.command].act(arguments)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a full disk can still be told
     except UserError as error:
         end_bars()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -140,7 +146,7 @@ def _status(argv: list[str]) -> int:
             raise
         end_bars()
         note = f", {error}" if isinstance(error, Interrupted) and error.args else ""
-        print(f"\ninterrupted{note}; {again} to go on", file=sys.stderr)
+        print(shown(f"\ninterrupted{note}; {again} to go on"), file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -220,10 +226,10 @@ def _check(command: Command, arguments: argparse.Namespace) -> None:
 def _list(arguments: argparse.Namespace) -> None:
     for name in recipe_names():
         try:
-            print(f"{name:<20} {load_recipe(name).summary}")
+            say(f"{name:<20} {load_recipe(name).summary}")
         except UserError as error:  # the other recipes still work
-            print(f"{name:<20} {error}")
-    print(f"\nprofiles: {', '.join(profile_names())}")
+            say(f"{name:<20} {error}")
+    say(f"\nprofiles: {', '.join(profile_names())}")
 
 
 def _plan(arguments: argparse.Namespace) -> None:
@@ -231,13 +237,13 @@ def _plan(arguments: argparse.Namespace) -> None:
     profile, weights = _profile(arguments)
     reward = with_weights(load_recipe(arguments.recipe).reward, weights)
     _refuse_unlearned(arguments, reward)
-    print(plan(profile, bool(reward.learned), arguments.card))
+    say(plan(profile, bool(reward.learned), arguments.card))
 
 
 def _show(arguments: argparse.Namespace) -> None:
     from rlrecipes.before.show import show
 
-    print(show(_job(arguments, arguments.recipe)))
+    say(show(_job(arguments, arguments.recipe)))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -247,7 +253,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if stages[-1] == "report":
         from rlrecipes.report.page import short_table
 
-        print(f"\n{short_table([job.run])}\nreport: {job.run.stage('report') / 'index.html'}")
+        say(f"\n{short_table([job.run])}\nreport: {job.run.stage('report') / 'index.html'}")
 
 
 def _recipes_to_demonstrate() -> list[str]:
@@ -280,14 +286,16 @@ def _demo(arguments: argparse.Namespace) -> None:
         run_stages(job, tuple(STAGES), arguments.force)
     runs = [job.run for job in jobs]
     page = combine(runs)
-    print(f"\n{short_table(runs)}\nreport: {page}")
+    say(f"\n{short_table(runs)}\nreport: {page}")
 
 
 def _job(arguments: argparse.Namespace, recipe: str) -> Job:
     profile, weights = _profile(arguments)
     if PLUS not in recipe:
         _refuse_unlearned(arguments, with_weights(load_recipe(recipe).reward, weights))
-    columns = dict(pairs := [_column(text) for text in arguments.columns])
+    # make hands all of them on as one text; names of columns may hold spaces
+    texts = [part for text in arguments.columns for part in re.split(r"\s+(?=[\w.]+=)", text.strip())]
+    columns = dict(pairs := [_column(text) for text in texts])
     if len(columns) < len(pairs):
         raise UserError("--columns names one column for two; name each once")
     return prepare(
@@ -303,6 +311,7 @@ def _job(arguments: argparse.Namespace, recipe: str) -> Job:
 
 def _profile(arguments: argparse.Namespace) -> tuple[Profile, list[str]]:
     """The profile with the command line's overrides, and the overrides of reward weights, which belong to the recipe."""
+    check_once(arguments.settings)
     weights = [s for s in arguments.settings if s.startswith("terms.")]
     return load_profile(
         arguments.profile, [s for s in arguments.settings if s not in weights], arguments.model

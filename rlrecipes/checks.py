@@ -8,25 +8,29 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+from torch import nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from rlrecipes.errors import UserError, first_line, switch
 from rlrecipes.job import Job
 from rlrecipes.model.forward import device
-from rlrecipes.model.loading import DTYPES, model_config
+from rlrecipes.model.loading import DTYPES, check_score_head, model_config
 from rlrecipes.model.tokens import open_tokenizer, vocabulary
 from rlrecipes.profile import ModelSettings, Profile
 from rlrecipes.recipe import unknown
 from rlrecipes.run.folder import make
+from rlrecipes.text import shortened
 
 
 def check_device(profile: Profile) -> None:
-    """Refuses an unknown optimizer, and a precision, quantization or optimizer that this machine cannot do.
+    """Refuses several GPUs, and an unknown optimizer, precision or quantization that this machine cannot do or make.
 
     Raises:
         UserError: the sentence says which and what to set instead.
     """
+    if (count := torch.cuda.device_count()) > 1:
+        raise UserError(f"{count} GPUs are visible, and this trains on one; choose it, as CUDA_VISIBLE_DEVICES=0")
     if profile.model.dtype == "bfloat16":
         _check_bfloat16()
     if profile.model.quantization == "nf4":
@@ -37,8 +41,7 @@ def check_device(profile: Profile) -> None:
             raise UserError(
                 f"{stage}.optim: " + unknown("optimizer", optimizer, known, f"there are {', '.join(known)}")
             )
-        if "8bit" in optimizer or "paged" in optimizer:
-            _import_bitsandbytes(f"{stage}.optim={optimizer}", f"{stage}.optim=adamw_torch")
+        _check_optimizer(f"{stage}.optim={optimizer}", optimizer, f"{stage}.optim=adamw_torch")
 
 
 def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
@@ -50,6 +53,8 @@ def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
         UserError: the sentence says which and what to do.
     """
     _check_attention(name, job.profile.model)
+    if "reward" in pending and job.profile.reward.model is None and name == job.profile.model.name:
+        check_score_head(name)
     if "reward" not in pending and {"ppo", "evaluate"} & set(pending):
         _check_vocabulary(job, name)
 
@@ -93,6 +98,24 @@ def _check_4bit(settings: ModelSettings) -> None:
             f"model.quantization=nf4 does not work with this bitsandbytes on {device()} ({reason}); "
             "install a build for this device, or set model.quantization=none"
         )
+
+
+def _check_optimizer(setting: str, optimizer: str, instead: str) -> None:
+    """Makes the optimizer and takes a step on the device, which shows a missing package or kernel."""
+    if any(mark in optimizer for mark in ("8bit", "paged", "bnb")):
+        _import_bitsandbytes(setting, instead)
+    weight = nn.Parameter(torch.ones(512, 512, device=device()))  # bitsandbytes pages what has 100,000 numbers or more
+    try:
+        arguments = TrainingArguments("unused", optim=optimizer, report_to="none", use_cpu=weight.device.type == "cpu")
+        kind, keywords = Trainer.get_optimizer_cls_and_kwargs(arguments, nn.ParameterList([weight]))
+        made = kind([weight], **keywords)
+        weight.square().sum().backward()
+        made.step()
+        reason = "it takes no step" if bool((weight == 1).all()) else ""
+    except Exception as error:  # each library has its own for what it lacks
+        reason = shortened(first_line(error), 100)
+    if reason:
+        raise UserError(f"{setting} cannot be used here ({reason}); set {instead}, or install what it needs")
 
 
 def _check_attention(name: str, settings: ModelSettings) -> None:

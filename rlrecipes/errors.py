@@ -13,17 +13,43 @@ from pathlib import Path
 MAKEFILE = Path(__file__).resolve().parent.parent / "Makefile"
 
 
+LONGEST = 300
+"""Characters of a sentence."""
+
+
 class UserError(Exception):
     """Something the user can mend, in one sentence: what is wrong, where, and what to do.
 
-    The command line prints it after `error: ` on standard error and exits with status 2.
+    The command line prints it after `error: ` on standard error and exits with status 2. Of a sentence that is too long the
+    middle goes: what to do stands at its end.
     """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(_fitted(" ".join(sentence.split())))
+
+
+def _fitted(sentence: str) -> str:
+    if len(sentence) <= LONGEST:
+        return sentence
+    advice = len(sentence) - sentence.rfind("; ")
+    tail = advice if advice < LONGEST * 2 // 3 else LONGEST // 2
+    return f"{sentence[: LONGEST - tail - 1].rstrip()}…{sentence[-tail:]}"
 
 
 def first_line(error: Exception) -> str:
     """The first line of a library's error, to quote in a sentence; the error's class where it has no text."""
     message = f"no {error}" if isinstance(error, KeyError) else str(error)  # a KeyError's text is the key alone
     return (message.strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
+
+
+def cannot(what: str, error: Exception, advice: str) -> UserError:
+    """The refusal of a model that a library cannot open, with the library's reason; ours where it needs a stranger's code."""
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"{what}: it would run code of its own (auto_map in its files), which is never run here; "
+            "choose a model that Transformers itself knows"
+        )
+    return UserError(f"{what}: {first_line(error)}; {advice}")
 
 
 def program() -> str:

@@ -28,6 +28,7 @@ from rlrecipes.recipe import (
 )
 from rlrecipes.run.folder import Run
 from rlrecipes.run.stages import STAGES, below
+from rlrecipes.text import is_number, quoted, shortened
 
 PLUS = "+"
 SHARED_STAGES = ("sft", "reward")
@@ -69,7 +70,9 @@ class Job:
     @property
     def metrics(self) -> list[Metric]:
         """The metrics that apply to the data; the first is the headline."""
-        own = [m for m in self.recipe.evaluation.metrics if _serves(self.data.held_out.prompts, m.needs)]
+        held_out = self.data.held_out.prompts
+        served = [metric for metric in self.recipe.evaluation.metrics if _serves(held_out, metric.needs)]
+        own = [metric for metric in served if metric.applies is None or metric.applies(held_out)]
         names = {metric.name for metric in self.data.metrics}
         return [*self.data.metrics, *(metric for metric in own if metric.name not in names)]
 
@@ -138,6 +141,7 @@ def make_job(
         overrides = {split_override(weight)[1] for weight in weights}
         unserved = [term for term in unserved if term.name in overrides]
     notes = [f"the reward term '{term.name}' is left out: the data have no '{term.needs}'" for term in unserved]
+    notes += _unread(recipe, data)
     if recipe.documents is None and profile.model.name == "builtin":
         notes.append(
             "the embedded base has read no texts of this task, and learns little of it; "
@@ -153,6 +157,15 @@ def make_job(
     return job
 
 
+def _unread(recipe: Recipe, data: Data) -> list[str]:
+    """Says where the headline would be a metric that cannot judge these texts, and so is left out."""
+    held_out = data.held_out.prompts
+    first = next((metric for metric in recipe.evaluation.metrics if _serves(held_out, metric.needs)), None)
+    if data.metrics or first is None or first.applies is None or first.applies(held_out):
+        return []
+    return [f"the metric '{first.name}' is left out: it does not know the language of these texts"]
+
+
 def _check_headline(job: Job) -> None:
     """Refuses, before any stage runs, a job that evaluation could not judge.
 
@@ -160,7 +173,9 @@ def _check_headline(job: Job) -> None:
         UserError: no metric applies to the data, or the first that does cannot score answers one by one.
     """
     if not job.metrics:
-        needs = ", ".join(f"'{metric.needs}' for {metric.name}" for metric in job.recipe.evaluation.metrics)
+        needs = ", ".join(
+            f"'{metric.needs}' for {metric.name}" for metric in job.recipe.evaluation.metrics if metric.needs
+        )
         lacking = f"{job.data.source} lacks {needs}" if needs else "it has none at all"
         raise UserError(
             f"no metric of {job.recipe.name} applies: {lacking}; bring such data, or give the recipe a metric that needs "
@@ -209,7 +224,7 @@ def with_weights(reward: Reward, weights: Sequence[str]) -> Reward:
     """The reward with the weights that overrides such as `terms.learned=0.5` give its terms.
 
     Raises:
-        UserError: there is no such term, or its weight is no finite number.
+        UserError: there is no such term, a weight is no finite number, or two terms have one name.
     """
     for override in weights:
         _, name, value = split_override(override)
@@ -227,7 +242,28 @@ def with_weights(reward: Reward, weights: Sequence[str]) -> Reward:
         else:
             terms = [dataclasses.replace(t, weight=weight) if t.name == name else t for t in reward.terms]
             reward = dataclasses.replace(reward, terms=tuple(terms))
+    check_reward(reward)
     return reward
+
+
+def check_reward(reward: Reward) -> None:
+    """Refuses a reward whose sum would be undefined.
+
+    Raises:
+        UserError: two terms have one name, a term is named as the learned score, or a weight is no finite number.
+    """
+    names = ["learned", *(term.name for term in reward.terms)]
+    for name, weight in zip(names, [reward.learned, *(term.weight for term in reward.terms)], strict=True):
+        if names.count(name) > 1:
+            raise UserError(
+                "a reward term is named 'learned', as the reward model's score is; give it another name"
+                if name == "learned"
+                else f"two reward terms are named {quoted(name)}; give one of them another name"
+            )
+        if not is_number(weight):
+            raise UserError(
+                f"the reward term {quoted(name)} has the weight {shortened(repr(weight))}; it must be a finite number"
+            )
 
 
 def _serves(examples: Sequence[Example], needs: str | None) -> bool:

@@ -17,8 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 import regex
 
+from rlrecipes.errors import UserError, first_line
 from rlrecipes.recipe import Example, Metric
-from rlrecipes.text import UNSPACED, ngrams, normal_words, normalize_answer, overlap_f1, words
+from rlrecipes.text import (
+    UNSPACED,
+    is_number,
+    ngrams,
+    normal_words,
+    normalize_answer,
+    overlap_f1,
+    quoted,
+    shortened,
+    words,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +51,12 @@ class Interval:
         return {"value": round(self.value, 6), "low": round(self.low, 6), "high": round(self.high, 6)}
 
 
-def mean_of(name: str, score: Callable[[str, Example], float], needs: str | None = None) -> Metric:
+def mean_of(
+    name: str,
+    score: Callable[[str, Example], float],
+    needs: str | None = None,
+    applies: Callable[[Sequence[Example]], bool] | None = None,
+) -> Metric:
     """The metric that is the mean over answers of `score(answer, example)`."""
     return Metric(
         name=name,
@@ -50,6 +66,7 @@ def mean_of(name: str, score: Callable[[str, Example], float], needs: str | None
         finish=_ratio,
         score=score,
         needs=needs,
+        applies=applies,
     )
 
 
@@ -121,8 +138,25 @@ def distinct(n: int) -> Metric:
 
 
 def estimate(metric: Metric, answers: Sequence[str], examples: Sequence[Example]) -> Interval:
-    """The metric over all answers, with its bootstrap interval over examples."""
-    return bootstrap(metric.statistics(answers, examples), metric.finish)
+    """The metric over all answers, with its bootstrap interval over examples.
+
+    Raises:
+        UserError: it raises, or gives an answer a value that is no finite number.
+    """
+    try:
+        rows = metric.statistics(answers, examples)
+    except Exception as error:  # a person's own code may raise anything
+        raise UserError(
+            f"the metric {quoted(metric.name)} raised {type(error).__name__} ({shortened(first_line(error))}); mend it"
+        ) from error
+    for answer, row in zip(answers, rows, strict=True):
+        for value in row:
+            if not is_number(value):
+                raise UserError(
+                    f"the metric {quoted(metric.name)} gave {shortened(repr(value), 30)} on the answer {quoted(answer)}, "
+                    "which is no finite number; mend it"
+                )
+    return bootstrap(rows, metric.finish)
 
 
 def mean_interval(scores: Sequence[float]) -> Interval:

@@ -17,12 +17,15 @@ from typing import Any
 from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job
-from rlrecipes.profile import Profile, load_profile
+from rlrecipes.profile import Profile, check_profile, load_profile
 from rlrecipes.recipe import Recipe, unknown
 from rlrecipes.reward.source import reach_reward_model
-from rlrecipes.run.console import quiet, say
-from rlrecipes.run.folder import Run, Stopwatch, git_commit, locked, machine, require_trl, versions
+from rlrecipes.run.console import quiet, say, unbroken
+from rlrecipes.run.disk import disk_errors_told
+from rlrecipes.run.environment import check_environment
+from rlrecipes.run.folder import Run, Stopwatch, git_commit, machine, require_trl, versions
 from rlrecipes.run.interrupts import handled
+from rlrecipes.run.lock import locked
 from rlrecipes.run.stages import STAGES, below
 
 
@@ -56,7 +59,7 @@ def run_recipe(
         UserError: something that you can mend; finished stages stay finished.
         Interrupted: a `KeyboardInterrupt`, after the current step was saved; the same call goes on from there.
     """
-    with handled():
+    with handled(), disk_errors_told():
         profile = load_profile(profile) if isinstance(profile, str) else profile
         job = prepare(recipe, profile, data=data, columns=columns, seed=seed, run=run)
         names = in_order((stages,) if isinstance(stages, str) else stages, job)
@@ -95,6 +98,7 @@ def prepare(
     Raises:
         UserError: for anything wrong in the names, the data, or the reward model that the profile names.
     """
+    check_profile(profile)
     name = recipe if isinstance(recipe, str) else recipe.name
     place = Run(run or profile.name, name)
     if PLUS not in name:
@@ -113,7 +117,8 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
     if not any(needed(job, stage) for stage in stages):
         raise UserError("terms.learned is 0, so there is no reward model to train; give it a weight or go on with ppo")
     _check_reward_model(job)
-    with locked(job.run.folder):
+    check_environment()
+    with unbroken(), locked(job.run.folder):
         job.run.recover()
         required = {lower for stage in stages for lower in below(stage)} - set(stages)
         for stage in STAGES:
@@ -121,6 +126,7 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
                 job.run.need(stage)
                 job.run.is_finished(stage, job.settings(stage))
         if pending := [stage for stage in stages if needed(job, stage)] if force else _pending(job, stages):
+            job.run.check_removable(pending)
             _run_pending(job, pending, force)
 
 
@@ -232,6 +238,7 @@ def _attempt(job: Job, profile: Profile, model_name: str, stage: str) -> dict[st
     from transformers import set_seed
 
     from rlrecipes.run.out_of_memory import phase
+    from rlrecipes.run.resume import check_weights
     from rlrecipes.run.tracking import tracked
 
     module = importlib.import_module(f"rlrecipes.stages.{stage}")
@@ -242,7 +249,8 @@ def _attempt(job: Job, profile: Profile, model_name: str, stage: str) -> dict[st
         phase([stage, *STAGES[stage].phases][-1]),
     ):
         record: dict[str, Any] = module.run(dataclasses.replace(job, profile=profile), model_name, draft, tracker)
-        return {**record, "wandb": tracker.link}
+        check_weights(stage, draft)
+        return {"warnings": [], **record, "wandb": tracker.link}
 
 
 def _run_stage(job: Job, model_name: str, stage: str) -> None:
@@ -270,4 +278,6 @@ def _run_stage(job: Job, model_name: str, stage: str) -> None:
             "peak_memory_mb": stopwatch.peak_memory_mb(),
         },
     )
+    for warning in record["warnings"]:
+        say(f"  warning: {warning}")
     say(f"  {seconds:.0f} s, peak {stopwatch.peak_memory_mb()} MB → {job.run.stage(stage)}")

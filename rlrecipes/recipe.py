@@ -93,6 +93,8 @@ class Metric:
     """One answer's own score, where the metric is the mean of such; a headline needs it."""
     needs: str | None = None
     """A key of `Example.truth` that the metric reads; it does not apply to data without it."""
+    applies: Callable[[Sequence[Example]], bool] | None = None
+    """Whether it can judge answers to these held-out examples, whose language it may not know; None: any."""
 
 
 @dataclass(frozen=True)

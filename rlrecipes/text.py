@@ -8,6 +8,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import regex
 
@@ -83,9 +84,23 @@ def shortened(text: str, length: int = 60) -> str:
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
-def quoted(text: str) -> str:
+def quoted(text: str, length: int = 60) -> str:
     """A text in quotes, shortened, for a sentence about it."""
-    return f"'{shortened(text)}'"
+    return f"'{shortened(text, length)}'"
+
+
+MOST = 3.4028234663852886e38
+"""The largest number of float32, in which rewards are added up."""
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one number that float32 holds; texts and arrays of one number are none."""
+    if isinstance(value, str | bytes | bytearray) or getattr(value, "ndim", 0) != 0:
+        return False
+    try:
+        return abs(float(value)) <= MOST
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return False
 
 
 def number(value: float, places: int = 3, signed: bool = False) -> str:

@@ -1,8 +1,10 @@
 """What the tests share: a home for runs that trains one base for all, and a tiny checkpoint with adapters."""
 
+import contextlib
 import json
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ os.environ.pop("WANDB_API_KEY", None)
 import pytest
 
 from rlrecipes.__main__ import main
+from rlrecipes.run.checksums import sealed
+from rlrecipes.run.folder import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -60,6 +64,34 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
 def sentences(count: int) -> list[dict]:
     """Rows of a parallel text."""
     return [{"source": f"Das {i}. Kind liest.", "target": f"Child number {i} reads."} for i in range(count)]
+
+
+class Listener:
+    """A server on this machine that hears whatever a process sends, to itself or through it as a proxy, and never answers."""
+
+    def __enter__(self):
+        self.heard: list[bytes] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self._server.close()
+
+    def _listen(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._server.accept()
+                connection.settimeout(1)
+                with connection, contextlib.suppress(OSError):
+                    self.heard.append(connection.recv(200))
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a process that may go online, and whose every request would come here."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "WANDB_", "DISABLE_"))}
+        proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), self.url)
+        return own | proxies | {name.lower(): url for name, url in proxies.items()} | {"NO_PROXY": "", "no_proxy": ""}
 
 
 @pytest.fixture
@@ -110,6 +142,7 @@ def apart(finished) -> Path:
         torch.manual_seed(seed)
         weights = {k: v.normal_(std=0.3) if "lora_B" in k else v for k, v in load_file(path).items()}
         save_file(weights, path, {"format": "pt"})
+        resealed(folder / stage)
     return folder
 
 
@@ -162,8 +195,18 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
 
 
 def changed(path: Path, **values) -> None:
-    """Sets keys of a JSON file."""
+    """Sets keys of a JSON file; a stage's record gets the checksums that it would have had then."""
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+    if path.name == "done.json":
+        resealed(path.parent)
+
+
+def resealed(stage: Path) -> None:
+    """Makes a stage whole again whose files a test has changed."""
+    record = json.loads((stage / "done.json").read_text(encoding="utf-8"))
+    if record.pop("sha256", None):
+        files = [stage / name for name in record["files"] if (stage / name).is_file()]
+        write_json(stage / "done.json", sealed(record, stage, files))
 
 
 def scatter(model, role: str, size: float = 0.1) -> None:

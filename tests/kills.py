@@ -32,8 +32,8 @@ ROAD = (
 )
 """More than one pass over every stage's data, accumulation, dropout and an adaptive KL: all that has to be carried over."""
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree"}
-UNLIKE = {"finished", "seconds", "peak_memory_mb", "resumed"}
-"""What `done.json` says about the machine's time and not about the result."""
+UNLIKE = {"finished", "seconds", "peak_memory_mb", "resumed", "sha256"}
+"""What `done.json` says about the machine's time and not about the result, with its own checksum, which is over that too."""
 
 
 class _Files:
@@ -123,7 +123,9 @@ def results(home: Path) -> dict[str, object]:
 
 def _content(path: Path) -> object:
     if path.name == "done.json":
-        return {key: value for key, value in json.loads(path.read_text()).items() if key not in UNLIKE}
+        record = json.loads(path.read_text())
+        files = {name: value for name, value in record["files"].items() if name != "log.jsonl"}  # which has times
+        return {key: value for key, value in record.items() if key not in UNLIKE} | {"files": files}
     if path.name == "log.jsonl":
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         return [{key: value for key, value in row.items() if key != "eps"} for row in rows]  # episodes a second
@@ -137,6 +139,19 @@ def made(folder: Path, name: str) -> Path:
     return home
 
 
+def load() -> None:
+    """Imports all that the children shall inherit."""
+    import rlrecipes.model.embedded
+    import rlrecipes.model.pretrain
+    import rlrecipes.stages.evaluate
+    import rlrecipes.stages.ppo
+    import rlrecipes.stages.reward
+    import rlrecipes.stages.sft
+
+    # Reading all recipes' documents takes longer than the road.
+    rlrecipes.model.embedded.recipe_names = lambda: ["translation"]
+
+
 def sample_by_hash(draw: random.Random, changes: int, seconds: float) -> Moment:
     """Within a third of a road, so that the kills spread over all of it."""
     part = draw.uniform(0, 1 / 3)
@@ -146,15 +161,7 @@ def sample_by_hash(draw: random.Random, changes: int, seconds: float) -> Moment:
 
 def survive(folder: Path, kills: int, seed: int) -> list[str]:
     """Runs the road once whole, then again and again until all `kills` are used up; returns the files that differ."""
-    import rlrecipes.model.embedded
-    import rlrecipes.model.pretrain  # and all that the children shall inherit
-    import rlrecipes.stages.evaluate
-    import rlrecipes.stages.ppo
-    import rlrecipes.stages.reward
-    import rlrecipes.stages.sft
-
-    # Reading all recipes' documents takes longer than the road.
-    rlrecipes.model.embedded.recipe_names = lambda: ["translation"]
+    load()
     whole = made(folder, "whole")
     started = time.monotonic()
     changes = counted(lambda: road(whole))

@@ -7,12 +7,15 @@ import sys
 import pytest
 import torch
 from conftest import SHORTEST, SMALLEST, tiny_tokenizer
+from transformers import Trainer, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from rlrecipes import checks
 from rlrecipes.__main__ import main
 from rlrecipes.errors import UserError
 from rlrecipes.model.tokens import vocabulary
-from rlrecipes.profile import load_profile
+from rlrecipes.profile import load_profile, profile_names
+from rlrecipes.run.checkpoint import load_newest, save
 from rlrecipes.run.folder import versions
 
 
@@ -73,6 +76,52 @@ def test_an_8_bit_optimizer_without_bitsandbytes(refused, monkeypatch):
     said = refused("model.quantization=none", "ppo.optim=paged_adamw_8bit")
     assert "ppo.optim=paged_adamw_8bit needs bitsandbytes" in said
     assert "ppo.optim=adamw_torch" in said
+
+
+@pytest.mark.parametrize("name", [str(name.value) for name in OptimizerNames])
+def test_an_optimizer_that_passes_takes_steps_and_goes_on_from_a_checkpoint_and_any_other_is_refused(name, tmp_path):
+    state = torch.get_rng_state()
+    try:
+        checks.check_device(load_profile("tiny", [f"reward.optim={name}"]))
+        said = None
+    except UserError as error:
+        said = str(error)
+    if said is not None:
+        assert said.startswith(f"reward.optim={name} cannot be used here (")
+        assert said.endswith("; set reward.optim=adamw_torch, or install what it needs")
+        assert len(said) < 300
+        return
+    assert torch.equal(torch.get_rng_state(), state), "a check draws nothing"
+
+    def made():
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 8192).reshape(128, 64))
+        arguments = TrainingArguments(str(tmp_path), optim=name, use_cpu=True, report_to="none", learning_rate=1e-3)
+        kind, keywords = Trainer.get_optimizer_cls_and_kwargs(arguments, torch.nn.ParameterList([weight]))
+        return weight, kind([weight], **keywords)
+
+    def step(weight, optimizer):
+        (weight**4).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    whole, resumed = made(), made()
+    for _ in range(3):
+        step(*whole)
+    for _ in range(2):
+        step(*resumed)
+    save(tmp_path / "checkpoints", 2, {"weight": resumed[0].data, "optimizer": resumed[1].state_dict()})
+    resumed, newest = made(), load_newest(tmp_path / "checkpoints").state
+    resumed[0].data.copy_(newest["weight"])
+    resumed[1].load_state_dict(newest["optimizer"])
+    step(*resumed)
+    assert not torch.equal(whole[0], made()[0])
+    assert torch.equal(whole[0], resumed[0])
+
+
+def test_the_optimizers_of_the_profiles_can_be_made():
+    for profile in map(load_profile, profile_names()):
+        for table in (profile.sft, profile.reward, profile.ppo):
+            checks._check_optimizer("optim", table.optim, "another")
 
 
 def test_a_library_that_is_missing_has_no_version(monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import os
 import re
 import shlex
 import shutil
@@ -14,8 +15,10 @@ from conftest import ROOT, WITHOUT_TORCH, sentences, smallest, write_rows
 import recipes.translation.recipe
 import rlrecipes
 from rlrecipes.__main__ import OPTIONS, commands, main
+from rlrecipes.errors import UserError
 from rlrecipes.profile import profile_names
 from rlrecipes.recipe import Reward, Term, load_recipe, recipe_names
+from rlrecipes.run.environment import check_environment
 from rlrecipes.run.stages import STAGES
 
 
@@ -248,6 +251,37 @@ def test_another_trl_is_refused_with_the_command_that_mends_it(stopped, monkeypa
     assert "pip install trl==1.12.0" in error
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("WORLD_SIZE", "2", "this trains in one"),
+        ("OMPI_COMM_WORLD_SIZE", "4", "this trains in one"),
+        ("LOCAL_RANK", "0", "this trains in one"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", "behind the profile's back"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "behind the profile's back"),
+        ("ACCELERATE_USE_FSDP", "1", "behind the profile's back"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8", "behind the profile's back"),
+    ],
+)
+def test_what_a_launcher_left_is_refused_before_anything_runs(stopped, home, monkeypatch, name, value, said):
+    monkeypatch.setenv(name, value)
+    error = stopped("--data", "pairs.jsonl", name="launched")
+    assert f"{name}={value}" in error
+    assert said in error
+    assert not (home / "runs" / "launched").exists()
+
+
+def test_a_launcher_of_one_process_that_changes_nothing_is_no_hindrance(monkeypatch):
+    for name, value in {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "-1", "ACCELERATE_MIXED_PRECISION": "no"}.items():
+        monkeypatch.setenv(name, value)
+    check_environment()
+
+
+def test_several_cards_are_refused_with_the_way_to_choose_one(stopped, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert "2 GPUs are visible, and this trains on one" in stopped("--data", "pairs.jsonl", name="cards")
+
+
 # Without torch.
 
 
@@ -352,7 +386,7 @@ def test_make_alone_lists_every_target_and_variable():
     (phony,) = re.findall(r"^\.PHONY: (.*) \$\(RECIPES\) \$\(STAGES\)$", makefile, re.M)
     for target in (*phony.split(), *STAGES, "<recipe>"):
         assert re.search(rf"^  {target} ", listed, re.M), target
-    variables = re.findall(r"^([A-Z]+) \?=", makefile, re.M)
+    variables = re.findall(r"^([A-Z]+) =", makefile, re.M)
     assert {"RECIPE", "PROFILE", "MODEL", "DATA", "SEED", "RUN", "ARGS", "FORCE"} <= set(variables)
     assert all(stage.help in listed for stage in STAGES.values())
     for variable in variables:
@@ -364,6 +398,49 @@ def test_the_makefile_knows_every_recipe():
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     (named,) = re.findall(r"<recipe> is one of: (.*)\)", listed)
     assert sorted(named.split()) == recipe_names()
+
+
+VARIABLES = re.findall(r"^([A-Z]+) \??=", (ROOT / "Makefile").read_text(), re.M)
+FOREIGN = "'a b' \"c\" $HOME $(shell exit 1) `id`; x && y | z > w * ~ # \\ !"
+
+
+def made(*arguments: str, **environment: str) -> list[str]:
+    """The words of the command that make would run."""
+    given = ["make", "-n", *arguments, "VENV=none", "READY=Makefile", "-oMakefile"]
+    environment = {**os.environ, **environment}
+    given = subprocess.run(given, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return shlex.split(given.stdout)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.parametrize(
+    "target", ["translation", "sft", "show", "plan", "chat", "export", "demo", "bench", "numbers", "kills"]
+)
+def test_what_the_environment_holds_for_others_is_not_given_to_make(target):
+    assert made(target, **dict.fromkeys(VARIABLES, "leaked")) == made(target)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.parametrize("variable", sorted({*VARIABLES} - {"FORCE", "MERGED", "PYTHON"}))
+def test_make_hands_on_what_it_is_given_letter_by_letter(variable):
+    target = {"CARD": "plan", "KILLS": "kills"}.get(variable, "chat")
+    usual = made(target)
+    handed_on = [word for word in made(target, f"{variable}={FOREIGN}") if word not in usual]
+    expected = FOREIGN.split() if variable == "ARGS" else [FOREIGN]
+    assert [word for word in handed_on if word != f"--{variable.lower()}"] == expected
+
+
+def test_columns_may_come_as_one_text_and_their_names_may_hold_spaces(monkeypatch):
+    seen = []
+
+    def prepare(*arguments, columns, **others):
+        seen.append(columns)
+        raise UserError("enough")
+
+    monkeypatch.setattr("rlrecipes.__main__.prepare", prepare)
+    for columns in (["target=post edit  source=a.b"], ["target=post edit", "source=a.b"]):
+        assert main(["sft", "translation", "--data", "own.jsonl", "--columns", *columns]) == 2
+    assert seen == [{"target": "post edit", "source": "a.b"}] * 2
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")

@@ -6,6 +6,7 @@ import random
 import pytest
 import sacrebleu
 
+from rlrecipes.errors import UserError
 from rlrecipes.metrics import (
     bleu,
     bootstrap,
@@ -172,3 +173,20 @@ def test_an_interval_of_a_correlation_narrows_with_the_rows():
 @pytest.mark.parametrize("given", [[], [1.0], [2.0, 2.0, 2.0]])
 def test_without_variation_there_is_no_correlation(given):
     assert math.isnan(correlation(given, list(range(len(given))), ranked=True).value)
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (lambda answer, example: math.nan, "gave nan on the answer 'bad', which is no finite number; mend it"),
+        (lambda answer, example: -math.inf, "gave -inf on the answer 'bad'"),
+        (lambda answer, example: "1", "gave '1' on the answer 'bad'"),
+        (lambda answer, example: None, "gave None on the answer 'bad'"),
+        (lambda answer, example: {}["key"], "raised KeyError (no 'key'); mend it"),
+    ],
+)
+def test_a_metric_that_is_no_number_is_told_with_the_answer(score, said):
+    metric = mean_of("odd", lambda answer, example: score(answer, example) if answer == "bad" else 1.0)
+    with pytest.raises(UserError) as error:
+        estimate(metric, ["good", "bad"], [Example(user("?"))] * 2)
+    assert f"the metric 'odd' {said}" in str(error.value)

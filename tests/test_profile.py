@@ -9,8 +9,10 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 from conftest import ROOT
 
+from rlrecipes import run_recipe
 from rlrecipes.errors import UserError
 from rlrecipes.profile import REFUSED, Profile, load_profile, profile_names, settings_of
+from rlrecipes.run.stages import STAGES
 
 TABLES = [field.name for field in dataclasses.fields(Profile) if field.name not in ("name", "description", "data")]
 KEYS = [
@@ -27,6 +29,8 @@ COMPANIONS = {
 
 OTHERS = {"ppo.kl_horizon": 700, "base.vocab_size": 500, "base.hidden_size": 320, "base.num_attention_heads": 2}
 """Values where 7 will not do."""
+RECORDED = {table for stage in STAGES.values() for table in stage.tables} | {"base"}
+"""The tables that `done.json` holds."""
 
 
 def another(profile, table, key):
@@ -91,6 +95,7 @@ def test_the_default_profile_is_there_and_in_4_bit():
         (["ppo.lam=2"], "at most 1"),
         (["sft.learning_rate=0"], "greater than 0"),
         (["sft.learning_rate=inf"], "finite"),
+        (["ppo.learning_rate=1e38"], "at most 1000"),
         (["sft.weight_decay=-1"], "0 or more"),
         (["ppo.temperature=0"], "0.01 or more"),
         (["ppo.total_episodes=-5"], "greater than 0"),
@@ -109,6 +114,100 @@ def test_the_default_profile_is_there_and_in_4_bit():
 def test_a_contradiction_is_refused(overrides, said):
     with pytest.raises(UserError, match=said):
         load_profile("tiny", overrides)
+
+
+CONSTANT = "lr_scheduler_type=constant"
+IDLE = {
+    "sft.warmup_steps": [["sft." + CONSTANT], ["sft.max_steps=7"]],
+    "reward.warmup_steps": [["reward." + CONSTANT], ["reward.max_steps=7"]],
+    "ppo.warmup_steps": [["ppo." + CONSTANT], ["ppo.total_episodes=448"]],
+    "sft.logging_steps": [["sft.max_steps=6"]],
+    "reward.logging_steps": [["reward.max_steps=6"]],
+    "sft.num_train_epochs": [["sft.max_steps=6"]],
+    "reward.num_train_epochs": [["reward.max_steps=6"]],
+    "ppo.kl_horizon": [["ppo.kl_target=0"]],
+    "ppo.kl_target": [["ppo.kl_coef=0"]],
+    "ppo.kl_estimator": [["ppo.kl_coef=0"]],
+    "ppo.adam_epsilon": [[f"ppo.optim={name}"] for name in ("sgd", "adafactor", "adagrad", "rmsprop", "lion_32bit")],
+    "ppo.cliprange": [["ppo.num_ppo_epochs=1"]],
+    "ppo.cliprange_value": [["ppo.num_ppo_epochs=1"], ["ppo.vf_coef=0"]],
+    "ppo.value": [["ppo.vf_coef=0"]],
+    "track.project": [["track.wandb=off"]],
+    **{f"base.{key}": [["model.name=some/model"]] for table, key in KEYS if table == "base"},
+    **{
+        f"reward.{key}": [["reward.model=some/model"]]
+        for table, key in KEYS
+        if table == "reward" and key not in ("model", "per_device_train_batch_size")
+    }
+    | {"reward.warmup_steps": [["reward." + CONSTANT], ["reward.max_steps=7"], ["reward.model=some/model"]]},
+}
+"""Settings, and those beside which nothing would read them."""
+ALWAYS = {
+    *("model.name", "model.quantization", "model.dtype", "model.attention", "model.max_length"),
+    *("lora.r", "lora.lora_alpha", "lora.lora_dropout", "lora.target_modules"),
+    *("sft.max_steps", "sft.per_device_train_batch_size", "sft.gradient_accumulation_steps", "sft.learning_rate"),
+    *("sft.lr_scheduler_type", "sft.weight_decay", "sft.max_grad_norm", "sft.gradient_checkpointing"),
+    *("reward.model", "reward.per_device_train_batch_size"),
+    *(
+        "ppo.total_episodes",
+        "ppo.per_device_train_batch_size",
+        "ppo.gradient_accumulation_steps",
+        "ppo.num_mini_batches",
+    ),
+    *("ppo.num_ppo_epochs", "ppo.local_rollout_forward_batch_size", "ppo.response_length", "ppo.temperature"),
+    *(
+        "ppo.learning_rate",
+        "ppo.lr_scheduler_type",
+        "ppo.weight_decay",
+        "ppo.max_grad_norm",
+        "ppo.gradient_checkpointing",
+    ),
+    *("ppo.kl_coef", "ppo.kl_stop", "ppo.vf_coef", "ppo.gamma", "ppo.lam", "ppo.whiten_rewards"),
+    *("ppo.missing_eos_penalty", "ppo.reward_clip", "ppo.num_sample_generations"),
+    *("evaluate.limit", "evaluate.batch_size", "track.wandb", "checkpoint.seconds", "limits.term_seconds"),
+    *("memory.card", "memory.halve_on_oom"),
+}
+"""Settings that something reads whatever the others are."""
+
+
+def test_of_every_setting_it_is_known_when_it_takes_effect():
+    assert {f"{table}.{key}" for table, key in KEYS} == ALWAYS | IDLE.keys()
+    assert not ALWAYS & IDLE.keys()
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_a_setting_that_nothing_would_read_is_refused_in_a_sentence_that_names_it(name):
+    table, key = name.split(".")
+    value = another(load_profile("tiny"), table, key)
+    for beside in IDLE[name]:
+        with pytest.raises(UserError) as error:
+            load_profile("tiny", [*beside, f"{name}={value}"])
+        assert str(error.value).startswith(
+            (f"{name}={value} ", f"{name}={float(value) if key == 'kl_target' else value}")
+        )
+        assert "no effect" in str(error.value) or "would never come to its value" in str(error.value)
+        assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(("table", "key"), [pair for pair in KEYS if pair[0] in RECORDED], ids=lambda part: part)
+def test_a_setting_that_decides_a_result_is_recorded_with_it(table, key):
+    name, profile = f"{table}.{key}", load_profile("tiny")
+    changed = load_profile("tiny", [*COMPANIONS.get(name, []), f"{name}={another(profile, table, key)}"])
+    recorded = [settings_of(each, table) for each in (profile, changed)]
+    assert recorded[0][name] != recorded[1][name]
+
+
+def test_a_setting_that_is_not_recorded_is_read_by_name():
+    read = attributes(ROOT / "rlrecipes")
+    assert {key for table, key in KEYS if table not in RECORDED} <= read
+
+
+def test_a_profile_that_is_built_in_python_is_held_to_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    profile = load_profile("tiny")
+    idle = dataclasses.replace(profile, ppo=dataclasses.replace(profile.ppo, kl_horizon=5))
+    with pytest.raises(UserError, match=r"ppo\.kl_horizon=5 would have no effect while ppo\.kl_target is 0"):
+        run_recipe("translation", idle)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -48,9 +48,11 @@ def _parsed(cell: str) -> Any:
     """
     if not re.match(r"\{\s*['\"]text['\"]\s*:|\[\s*['\"].*['\"]\s*\]$", cell.strip(), re.DOTALL):
         return cell
+    if re.search(r"""["']\s+["']""", cell):  # an array's: NumPy puts no comma between texts, and Python would join them
+        raise ValueError("'answers' holds a list without commas")
     try:  # pandas writes NumPy's arrays as `array(['attic'], dtype=object)`
         return ast.literal_eval(re.sub(r"array\((\[.*?\])(?:,\s*dtype=\w+)?\)", r"\1", cell.strip(), flags=re.DOTALL))
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         raise ValueError("'answers' holds an object that cannot be read") from None
 
 

@@ -59,6 +59,15 @@ def form(prompt: Prompt, answer: str, example: Example) -> float:
     return in_form(verses(answer), example.truth["form"])
 
 
+def readable(held_out: Sequence[Example]) -> bool:
+    """Whether the texts are in a language whose praise and blame are known; there is nothing to count in others."""
+    return judge.reads([" ".join((example.prompt[-1].content, *example.answers)) for example in held_out])
+
+
+def unreadable(held_out: Sequence[Example]) -> bool:
+    return not readable(held_out)
+
+
 def fitted_judge(held_out: Sequence[Example]) -> Metric | None:
     """The mean P(positive | continuation) by a judge fitted to the labelled held-out texts; None without labels.
 
@@ -77,7 +86,8 @@ RECIPE = Recipe(
     reward=Reward(terms=(Term("fluent", fluent, weight=0.3), Term("form", form, weight=1.0, needs="form"))),
     evaluation=Evaluation((
         metrics.mean_of("well_formed", lambda answer, example: float(form((), answer, example) == 1), needs="form"),
-        metrics.mean_of("positive", lambda answer, example: float(judge.is_positive(answer))),
+        metrics.mean_of("positive", lambda answer, example: float(judge.is_positive(answer)), applies=readable),
+        metrics.mean_of("fluent", lambda answer, example: fluent((), answer, example), applies=unreadable),
         metrics.mean_of("repetition", metrics.repetition),
         metrics.distinct(2),
         metrics.mean_of("length", metrics.length),

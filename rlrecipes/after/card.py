@@ -29,22 +29,24 @@ from transformers import AutoModelForCausalLM, AutoTokenizer{quantized_import}, 
 tokenizer = AutoTokenizer.from_pretrained(adapter)
 model = AutoModelForCausalLM.from_pretrained(
     base, dtype=torch.{dtype},{quantized}
-){grown}
+)
 model = PeftModel.from_pretrained(model, adapter).eval()
 model.generation_config = GenerationConfig.from_pretrained(adapter)
 
 
 def answer(messages):
-    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    if any(token in turn["content"] for turn in messages for token in special):
+        raise ValueError("a turn spells a special token, which training read as plain text and the template does not")
+    begun = messages[-1]["role"] == "assistant"  # an answer's beginning, which the model goes on with
+    prompt = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=not begun, continue_final_message=begun, return_dict=True, return_tensors="pt"
+    )
     ids = model.generate(**prompt.to(model.device))[0, prompt["input_ids"].shape[1] :]
     return tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 print(answer({messages}))"""
-
-GROWN = """
-if len(tokenizer) > model.get_input_embeddings().num_embeddings:  # for a padding token of its own
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)"""
 
 QUANTIZED = """
     quantization_config=BitsAndBytesConfig(
@@ -131,7 +133,6 @@ def _load(finished: FinishedRun, repository: str | None, folder: Path) -> str:
         quantized_import=", BitsAndBytesConfig" if quantized else "",
         quantized=QUANTIZED.format(dtype=finished.model.dtype) if quantized else "",
         dtype=finished.model.dtype,
-        grown="" if finished.embedded else GROWN,
         places=places,
         messages=json.dumps(messages, ensure_ascii=False),
     )

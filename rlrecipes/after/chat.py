@@ -16,7 +16,6 @@ import json
 import os
 import signal
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,9 +29,10 @@ from rlrecipes.model.adapters import adapter, load_policies
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import check_model, load_causal, window
 from rlrecipes.model.sampling import sample
-from rlrecipes.model.tokens import decode, encode_prompt, open_tokenizer, pad_left
+from rlrecipes.model.tokens import decode, encode_prompt, ends, open_tokenizer, pad_left
 from rlrecipes.recipe import Message, Prompt
 from rlrecipes.reward.model import Scorer, open_learned
+from rlrecipes.run.console import say, shown
 from rlrecipes.run.stages import POLICIES
 
 COMMANDS = "/policy {}, /clear, /quit"
@@ -81,16 +81,16 @@ class Voice:
         if room < 1:
             raise UserError(f"the prompt has {len(ids)} tokens, and {self.window} is the most with its answer")
         length = min(room, self.finished.answer_length or room)
-        pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        pad, last = self.tokenizer.pad_token_id, ends(self.tokenizer)
         stream = Stream(self.tokenizer, on_text)
         query = pad_left([ids], pad).to(device())
         with adapter(self.model, POLICIES[policy].role):
-            tokens = sample(self.model, query, pad, eos, length, self.temperature, on_tokens=stream.add).tokens[0]
+            tokens = sample(self.model, query, pad, last, length, self.temperature, on_tokens=stream.add).tokens[0]
         text = stream.end()
         reward = None
         if self.scorer is not None:
             (reward,) = self.scorer([(prompt, text)])
-        return Answer(text, len(tokens), bool(tokens[-1] == eos), reward)
+        return Answer(text, len(tokens), int(tokens[-1]) in last, reward)
 
 
 class Stream:
@@ -146,7 +146,7 @@ def talk(voice: Voice, policy: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - input() edits lines with it, and keeps a history
-    print(opening(voice, policy))
+    say(opening(voice, policy))
     turns: Prompt = ()
     while (text := _read(f"{policy}> ")) is not None:
         command, _, argument = text.partition(" ")
@@ -160,7 +160,7 @@ def talk(voice: Voice, policy: str) -> None:
             previous, policy = policy, _switch(voice, argument.strip(), policy)
             turns = turns if policy == previous else ()
         elif command.startswith("/"):
-            print(f"there is no {command}; there are {commands(voice)}; {LIKE_COMMANDS}")
+            say(f"there is no {command}; there are {commands(voice)}; {LIKE_COMMANDS}")
         elif text.strip():
             turns = _turn(voice, policy, turns, text.strip())
 
@@ -211,7 +211,7 @@ def _switch(voice: Voice, name: str, policy: str) -> str:
     try:
         return voice.finished.policy(name)
     except UserError as error:
-        print(error)
+        say(str(error))
         return policy
 
 
@@ -226,7 +226,7 @@ def _turn(voice: Voice, policy: str, turns: Prompt, text: str) -> Prompt:
         print("\n  (stopped)")
         return turns
     except UserError as error:
-        print(error)
+        say(str(error))
         return turns
     print(f"\n{_dim('  ' + about(answer))}")
     return (*prompt, Message("assistant", answer.text)) if voice.finished.many_turns else ()
@@ -262,9 +262,8 @@ def about(answer: Answer) -> str:
 
 
 def _print(piece: str) -> None:
-    """Prints a model's text without control characters, which could move the cursor or worse."""
-    text = "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in piece)
-    print(text, end="", flush=True)
+    """Prints a model's text without what would act on the terminal."""
+    print(shown(piece), end="", flush=True)
 
 
 def _dim(text: str) -> str:
@@ -292,7 +291,8 @@ def answer_lines(voice: Voice, policy: str, lines: Iterator[str], as_json: bool)
             raise UserError(f"standard input, line {number}: {error}") from error
         if as_json:
             record = {"answer": answer.text, "reward": answer.reward, "tokens": answer.tokens, "ended": answer.ended}
-            print(json.dumps(record, ensure_ascii=False), flush=True)
+            ascii_alone = not (sys.stdout.encoding or "").lower().startswith("utf")
+            print(json.dumps(record, ensure_ascii=ascii_alone), flush=True)
         else:
             _write("\n")
             if answer.reward is not None:
@@ -311,7 +311,7 @@ def _number_lines(lines: Iterator[str]) -> Iterator[tuple[int, str]]:
 
 
 def _write(piece: str) -> None:
-    sys.stdout.write(piece)
+    sys.stdout.write(shown(piece) if sys.stdout.isatty() else piece)
     sys.stdout.flush()
 
 

@@ -23,11 +23,12 @@ from rlrecipes.after.finished import FinishedRun
 from rlrecipes.errors import UserError, switch
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.model.forward import device
-from rlrecipes.model.loading import check_model
-from rlrecipes.model.tokens import decode, encode, encode_prompt, open_tokenizer
+from rlrecipes.model.loading import check_model, model_config
+from rlrecipes.model.tokens import decode, encode, encode_prompt, ends, open_tokenizer
 from rlrecipes.recipe import user
 from rlrecipes.run.console import say
-from rlrecipes.run.folder import locked, make
+from rlrecipes.run.folder import make
+from rlrecipes.run.lock import locked
 from rlrecipes.run.stages import POLICIES
 
 CHECKED = 8
@@ -82,7 +83,7 @@ def _put_back(previous: Path, place: Path) -> None:
 
 
 def _check_unquantized(base: str) -> None:
-    if getattr(AutoConfig.from_pretrained(base), "quantization_config", None):
+    if getattr(AutoConfig.from_pretrained(base, trust_remote_code=False), "quantization_config", None):
         raise UserError(
             f"'{base}' holds quantized weights alone, and nothing can be merged into those; "
             f"export without {switch('merged')}"
@@ -103,6 +104,8 @@ def _adapter(finished: FinishedRun, policy: str, base: str, base_name: str, fold
     config.save_pretrained(folder)
     save_file(weights, folder / ADAPTER_WEIGHTS, {"format": "pt"})
     tokenizer = open_tokenizer(base)
+    if tokenizer.pad_token_id >= model_config(base).get_text_config().vocab_size:
+        tokenizer.pad_token = tokenizer.eos_token  # other code would look up an embedding for ours
     tokenizer.save_pretrained(folder)
     _generation(finished, tokenizer).save_pretrained(folder)
     return tokenizer
@@ -126,7 +129,7 @@ def _generation(finished: FinishedRun, tokenizer: Any) -> GenerationConfig:
         do_sample=False,
         num_beams=1,
         repetition_penalty=1.0,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=[*ends(tokenizer)] if len(ends(tokenizer)) > 1 else tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         max_new_tokens=finished.answer_length or 256,
@@ -145,16 +148,18 @@ def _merge(finished: FinishedRun, policy: str, base: str, tokenizer: Any, draft:
     prompts = list(finished.prompts)[:CHECKED] or [user("Hello!")]
     texts = [row["policies"][policy]["answer"] for row in finished.samples[:CHECKED]] or [""] * len(prompts)
     rows = [encode(tokenizer, prompt, text).ids for prompt, text in zip(prompts, texts, strict=True)]
-    model = PeftModel.from_pretrained(_unquantized(base, tokenizer), draft / "adapter").eval()
+    model = PeftModel.from_pretrained(_unquantized(base), draft / "adapter").eval()
     adapter_logits = _logits(model, rows)
     whole = model.merge_and_unload(safe_merge=True)
-    dtype = getattr(AutoConfig.from_pretrained(base), "dtype", None) or torch.float32
+    dtype = getattr(AutoConfig.from_pretrained(base, trust_remote_code=False), "dtype", None) or torch.float32
     whole.generation_config = _generation(finished, tokenizer)
     whole.to(dtype).save_pretrained(draft / "merged")
     shutil.copytree(draft / "adapter", draft / "merged", dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter_*"))
     del model, whole
 
-    merged = _on_device(AutoModelForCausalLM.from_pretrained(draft / "merged", dtype=dtype).eval())
+    merged = _on_device(
+        AutoModelForCausalLM.from_pretrained(draft / "merged", dtype=dtype, trust_remote_code=False).eval()
+    )
     difference = max(
         ((a - b).abs().max() / a.abs().max()).item() for a, b in zip(adapter_logits, _logits(merged, rows), strict=True)
     )
@@ -172,16 +177,14 @@ def _merge(finished: FinishedRun, policy: str, base: str, tokenizer: Any, draft:
     return comparison
 
 
-def _unquantized(base: str, tokenizer: Any) -> Any:
+def _unquantized(base: str) -> Any:
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
             f"the weights of '{base}' cannot be had ({reason}); export without {switch('merged')}"
         ) from None
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return model
 
 

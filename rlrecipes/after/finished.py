@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrecipes.errors import UserError, option, switch
+from rlrecipes.model.embedded import check_base
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import BUILT_IN, Message, Prompt, Recipe, unknown
 from rlrecipes.run.folder import Run, make, read_json
@@ -83,7 +84,7 @@ class FinishedRun:
         """The base's hub id or folder.
 
         Raises:
-            UserError: it is the embedded one, and it is gone.
+            UserError: it is the embedded one, and it is gone or damaged.
         """
         if not self.embedded:
             return self.model.name
@@ -99,6 +100,7 @@ class FinishedRun:
                 f"the embedded base that {self.run.folder} was trained on is gone ({base}); put it back, or make both again "
                 f"with `{make(self.run.recipe, self.run)} {switch('force')}` and the run's options"
             )
+        check_base(Path(base))
         return str(base)
 
     @property

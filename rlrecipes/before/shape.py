@@ -18,6 +18,7 @@ from rlrecipes.profile import Profile
 from rlrecipes.recipe import unknown
 from rlrecipes.reward.source import model_beside
 from rlrecipes.run.console import quiet
+from rlrecipes.text import shortened
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,13 @@ def _meta_model(config: Mapping[str, Any], name: str, scorer: bool = False) -> A
     if kind not in CONFIG_MAPPING:
         raise UserError(f"cannot plan for '{name}': Transformers knows no model_type '{kind}'; choose another model")
     try:
-        settings = CONFIG_MAPPING[kind].from_dict(dict(config), **({"num_labels": 1} if scorer else {}))
+        known = {key: value for key, value in config.items() if key != "auto_map"}  # which names a stranger's code
+        settings = CONFIG_MAPPING[kind].from_dict(known, **({"num_labels": 1} if scorer else {}))
+        auto = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
         with torch.device("meta"):
-            return (AutoModelForSequenceClassification if scorer else AutoModelForCausalLM).from_config(settings)
+            return auto.from_config(settings, trust_remote_code=False)
     except Exception as error:  # each way in which a configuration is damaged has an error of its own
-        reason = " ".join(str(error).split())[:200].rstrip(". ")
+        reason = shortened(str(error), 160).rstrip(". ")
         raise UserError(
             f"cannot plan for '{name}': its config.json makes no {kind} ({reason}); mend it, or choose another model"
         ) from None

@@ -16,7 +16,15 @@ from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import cached_file, fetched_file, is_local, reach_model, read_object
 from rlrecipes.job import Job
 from rlrecipes.model.embedded import find_base
-from rlrecipes.model.tokens import answer_length, encode, encode_prompt, open_with_note, prompt_text
+from rlrecipes.model.template import prompt_text
+from rlrecipes.model.tokens import (
+    answer_length,
+    encode,
+    encode_prompt,
+    open_with_note,
+    spelled,
+    spelled_note,
+)
 from rlrecipes.recipe import Example, Prompt, user
 from rlrecipes.reward.terms import score_term
 from rlrecipes.run.folder import make
@@ -27,6 +35,8 @@ SAMPLED = 500
 """Rows whose tokens are counted for a distribution, at even distances."""
 TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
 """With either of them in the cache, a model's tokenizer is there."""
+FEWEST = 30
+"""Held-out prompts below which a bootstrap interval says little."""
 BOUNDARY = "▌"
 LONGEST = 1200
 """Characters of a text that are shown."""
@@ -52,12 +62,33 @@ def show(job: Job) -> str:
     parts += [
         _row(example.prompt, *(f"= {answer}" for answer in example.answers[:2])) for example in held_out.prompts[:SHOWN]
     ]
+    parts += _too_few(job)
     parts += [*_tokenized(job, model), *_lengths(job, model)] if model else ["\ntokens: not shown; " + reason]
     return "\n".join([*parts, *_reward(job), *_metrics(job)])
 
 
 def _heading(name: str, count: int, meaning: str) -> list[str]:
     return [f"\n{name} ({count:,}): {meaning}"]
+
+
+def _too_few(job: Job) -> list[str]:
+    """What each stage needs more rows of than there are."""
+    train, profile, held_out = job.data.train, job.profile, len(job.data.held_out.prompts)
+    size = "per_device_train_batch_size"
+    needs = [("demonstrations", len(train.demonstrations), profile.sft.per_device_train_batch_size, f"sft.{size}")]
+    if job.recipe.reward.learned and profile.reward.model is None:
+        what, rows = ("comparisons", train.comparisons) if job.objective == "pairwise" else ("ratings", train.ratings)
+        needs.append((what, len(rows), profile.reward.per_device_train_batch_size, f"reward.{size}"))
+    batch = profile.ppo.per_device_train_batch_size * profile.ppo.gradient_accumulation_steps
+    needs += [] if job.parts else [("prompts", len(train.prompts), batch, f"ppo.{size}")]
+    lines = [
+        f"  {count:,} {what} cannot fill one batch of {batch}: bring more, or lower {setting}"
+        for what, count, batch, setting in needs
+        if count < batch
+    ]
+    if held_out < FEWEST:
+        lines.append(f"  {held_out} held-out prompts give no interval to rely on: bring {FEWEST} or more")
+    return ["\ntoo few rows", *lines] if lines else []
 
 
 def _row(prompt: Prompt, *lines: str) -> str:
@@ -154,6 +185,8 @@ def _tokenized(job: Job, model: _Model) -> list[str]:
         lines.append(f"  note: {model.eos_note}")
     elif not model.has_weights:
         lines.append("  note: whether the model was taught this EOS is seen once its weights are here")
+    if plain := spelled(tokenizer, job.data):
+        lines.append(f"  note: {spelled_note(plain)}")
 
     def line(mark: str, prompt: Prompt, answer: str) -> str:
         ids = encode(tokenizer, prompt, answer)
@@ -258,7 +291,8 @@ def _reward(job: Job) -> list[str]:
         lines.append(f"  {job.recipe.reward.learned:g} × learned: the reward model's standardised score ({how})")
     for term in job.recipe.reward.terms:
         reference, silence = (
-            _mean(score_term(term, answers, examples)) for answers in (references, [""] * len(examples))
+            _mean(score_term(term, answers, examples, job.profile.limits.term_seconds))
+            for answers in (references, [""] * len(examples))
         )
         lines.append(f"  {term.weight:g} × {term.name}: {reference:.2f} and {silence:.2f}")
     return lines

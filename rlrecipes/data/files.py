@@ -20,13 +20,15 @@ from typing import Any, NamedTuple
 
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import unknown
+from rlrecipes.text import shortened
 
 Numbered = Iterator[tuple[int, Any]]
 """Rows as they stand in a file, each with its number from 1; not yet checked."""
 
 SWOLLEN, TOLERATED = 200, 1 << 26
-"""A gzip file that unpacks to so many times its size is refused once it has given so many bytes; text packs 3 to 20 times."""
-CHUNK = 1 << 22
+"""A file that unpacks to so many times its size is refused once it has given so many bytes; text packs 3 to 20 times."""
+CHUNK, ROWS_AT_ONCE = 1 << 22, 64
+"""Bytes of a gzip file and rows of a Parquet file that are unpacked before their size is looked at."""
 DELIMITERS = (",", ";", "\t", "|")
 LONGEST_CELL = 2**31 - 1
 """Characters. The csv module's default, 128 Ki, is less than a long document; this is the most that any C long holds."""
@@ -61,6 +63,8 @@ def find(source: str) -> list[Path]:
     except OSError as error:
         raise UserError(f"{source} cannot be read ({error.strerror}); check its name and permissions") from error
     if not exists:
+        if path.is_symlink():
+            raise UserError(f"{path} is a link to no file; name the file itself")
         near = [str(path.with_name(other.name)) for other in path.parent.glob("*")]
         raise UserError(unknown("file or folder", source, near, "name a data file or a folder of data files"))
     if not path.is_file():
@@ -122,7 +126,7 @@ def rename(rows: list[Row], columns: Mapping[str, str]) -> list[Row]:
     names = column_names(rows)
     for column in columns.values():
         if column not in names and not any(_value(row.values, column) is not None for row in rows):
-            sentence = unknown("column", column, names, f"its columns are {', '.join(names)}")
+            sentence = unknown("column", column, names, f"its columns are {shortened(', '.join(names), 120)}")
             raise UserError(f"{rows[0].file}: {sentence}")
     return [row._replace(values=_rename(row.values, columns)) for row in rows]
 
@@ -148,10 +152,13 @@ def _is_file(path: Path) -> bool:
 def _in_folder(folder: Path) -> list[Path]:
     if _is_file(folder / "state.json") and (saved := sorted(folder.glob("data-*.arrow"))):  # `Dataset.save_to_disk`
         return saved
-    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    files = [path for path in paths if _kind(path) in READERS]
+    named = [path for path in sorted(folder.iterdir()) if _kind(path) in READERS and not path.name.startswith(".")]
+    files = [path for path in named if _is_file(path)]
     if not files:
         raise UserError(f"the folder {folder} holds no data files; put files into it that end in {_kinds()}")
+    for path in named:
+        if path not in files and not path.is_dir():
+            raise UserError(f"{path} is named as a data file and is none (a broken link, a pipe); take it out")
     return files
 
 
@@ -202,16 +209,19 @@ def _text(path: Path) -> str:
 
 def _unpacked(path: Path) -> bytes:
     """The content of a gzip file, which is read no further than what a person would pack."""
-    most, parts, size = max(TOLERATED, SWOLLEN * path.stat().st_size), [], 0
+    parts, size = [], 0
     with gzip.open(path) as file:
         while part := file.read(CHUNK):
             parts.append(part)
             size += len(part)
-            if size > most:
-                raise UserError(
-                    f"{path} unpacks to more than {SWOLLEN} times its size; unpack it yourself and look at it"
-                )
+            _refuse_swollen(path, size)
     return b"".join(parts)
+
+
+def _refuse_swollen(path: Path, size: int) -> None:
+    """Refuses a packed file that gave `size` bytes so far where no person packs so well."""
+    if size > max(TOLERATED, SWOLLEN * path.stat().st_size):
+        raise UserError(f"{path} unpacks to more than {SWOLLEN} times its size; unpack it yourself and look at it")
 
 
 def _jsonl(path: Path) -> Numbered:
@@ -303,11 +313,24 @@ def _parquet(path: Path) -> Numbered:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _refuse_twins(path, file.schema_arrow.names)
-            rows = file.read().to_pylist()
+            rows, size = [], 0
+            for batch in file.iter_batches(ROWS_AT_ONCE):
+                size += batch.nbytes + sum(map(_unshared, batch.columns))
+                _refuse_swollen(path, size)
+                rows += batch.to_pylist()
     except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} cannot be read as Parquet ({reason}); check that the file is whole") from error
     yield from enumerate(rows, start=1)
+
+
+def _unshared(column: Any) -> int:
+    """The bytes that a column's rows take where each holds its own copy of a text that they share; 0 where none is shared."""
+    import pyarrow
+
+    if not isinstance(column, pyarrow.DictionaryArray) or not len(column.dictionary):
+        return 0
+    return int(len(column) * column.dictionary.nbytes / len(column.dictionary))
 
 
 READERS: dict[str, Callable[[Path], Numbered]] = {

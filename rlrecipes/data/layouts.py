@@ -8,8 +8,9 @@ becomes `Comparison(user("Hello!"), "Hello, what can I do for you?", "What?")`.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from rlrecipes.data.readers import (
     Reader,
     Record,
     answer_of,
+    graded,
     margin_of,
     unread,
 )
 from rlrecipes.data.reasons import Drop, reason_of
-from rlrecipes.errors import UserError, option
+from rlrecipes.errors import UserError, has_make, option
 from rlrecipes.hub.fetch import missing_column
 from rlrecipes.recipe import Columns, Comparison, Example, HubSet, Recipe, spelled, unknown
 from rlrecipes.text import shortened
@@ -36,6 +38,9 @@ from rlrecipes.text import shortened
 WRONG_KIND = (TypeError, AttributeError, KeyError, IndexError)
 """What a public set's reader raises on a value that it does not expect."""
 
+
+NEARLY_ALL = 0.9
+"""The share of a column's answers that has to repeat the prompt; a few also do so where it is not the file's way."""
 
 Records = tuple[list[Record], list[Drop]]
 """The records of rows, and the rows left out."""
@@ -72,13 +77,16 @@ def _with_language_pair(own: Columns, rows: list[Row]) -> tuple[list[Row], list[
 
 
 def _without_prompts(rows: list[Row]) -> tuple[list[Row], list[str]]:
-    """The rows of a file in which all answers of a column, as texts, start with their prompt: without it."""
+    """The rows of a file in which nearly all answers of a column, as texts, start with their prompt: without it."""
     notes: list[str] = []
     for column in ("chosen", "rejected", "completion", "response"):
-        texts = [(row.values.get("prompt"), row.values.get(column)) for row in rows]
-        if len(rows) > 1 and all(_repeats(prompt, answer) for prompt, answer in texts):
-            rows = [row._replace(values={**row.values, column: _behind(row, column)}) for row in rows]
-            notes.append(f"The prompt is taken off the start of '{column}', which repeats it in every row.")
+        repeated = [_repeats(row.values.get("prompt"), row.values.get(column)) for row in rows]
+        count, of = sum(repeated), sum(bool(row.values.get("prompt") and row.values.get(column)) for row in rows)
+        if of > 1 and count >= NEARLY_ALL * of:
+            rows = [_behind(row, column) if again else row for row, again in zip(rows, repeated, strict=True)]
+            notes.append(f"The prompt is taken off the start of '{column}', which repeats it in {count:,} rows.")
+        elif count:
+            notes.append(f"'{column}' starts with the prompt in {count:,} of {of:,} rows, and stays as it is.")
     return rows, notes
 
 
@@ -87,8 +95,9 @@ def _repeats(prompt: Any, answer: Any) -> bool:
     return texts and bool(prompt.strip()) and len(answer) > len(prompt) and answer.startswith(prompt)
 
 
-def _behind(row: Row, column: str) -> str:
-    return str(row.values[column])[len(row.values["prompt"]) :].lstrip()
+def _behind(row: Row, column: str) -> Row:
+    answer = row.values[column][len(row.values["prompt"]) :].lstrip()
+    return row._replace(values={**row.values, column: answer})
 
 
 def records(recipe: Recipe, rows: list[Row]) -> Records:
@@ -117,7 +126,7 @@ def _watched(layout: Layout, row: Row) -> Record:
 def unread_note(rows: Sequence[Record]) -> list[str]:
     """A sentence on the columns and keys that nobody reads, with the number of rows that hold something there."""
     counts = Counter(name for row in rows for name in row.unread)
-    named = [f"{name} ({count:,} rows)" for name, count in counts.most_common(20)]
+    named = [f"{shortened(name)} ({count:,} rows)" for name, count in counts.most_common(20)]
     more = f" and {len(counts) - 20:,} more" if len(counts) > 20 else ""
     return [f"Not read: {', '.join(named)}{more}."] if counts else []
 
@@ -163,6 +172,7 @@ def read_rows(reader: Reader, rows: Iterable[Row], names: Collection[str]) -> Re
     """The records that can be trained on, and the others with their reasons; `names` may stand in a reason."""
     usable: list[Record] = []
     drops: list[Drop] = []
+    known = frozenset(names)
     for row in rows:
         place = f"{Path(row.file).name}, row {row.number}"
         try:
@@ -172,7 +182,7 @@ def read_rows(reader: Reader, rows: Iterable[Row], names: Collection[str]) -> Re
         except (UserError, MemoryError):
             raise
         except Exception as error:  # a recipe's reader may raise anything
-            drops.append(Drop(reason_of(error, names), place))
+            drops.append(Drop(reason_of(error, known), place))
     return usable, drops
 
 
@@ -191,7 +201,7 @@ def check_names(recipe: Recipe, columns: Mapping[str, str]) -> None:
 
 def known_names(recipe: Recipe) -> list[str]:
     """The columns that any layout of a recipe reads."""
-    return [name for layout in _layouts(recipe.columns) for name in (*layout.needs, *layout.reads)]
+    return [name for layout in _layouts(recipe.columns) for name in (*layout.needs, *layout.reads, *layout.grades)]
 
 
 def _layout(recipe: Recipe, rows: list[Row]) -> Layout:
@@ -201,16 +211,36 @@ def _layout(recipe: Recipe, rows: list[Row]) -> Layout:
             return Layout(_outer(hub_set.columns), partial(hub_record, hub_set), _outer(hub_set.where))
     for layout in _layouts(recipe.columns):
         if set(layout.needs) <= set(header):
-            return layout
-    lacking = [name for name in recipe.columns.required if name not in header]
-    known = set(known_names(recipe))
-    spare = [name for name in header if name not in known] + ["<a column>"] * len(lacking)
-    mapping = " ".join(f"{name}={column}" for name, column in zip(lacking, spare, strict=False))
+            return graded(layout, header)
     choices = ", or ".join("+".join(layout.needs) for layout in _layouts(recipe.columns)[:6])
+    mapping = _mapping(recipe, rows)
+    todo = f"map names, such as {mapping}" if mapping else "docs/own-data.md has what each of them holds"
     raise UserError(
-        f"{rows[0].file} has the columns {shortened(', '.join(header), 80)}, but {recipe.name} reads {choices}, …; "
-        f"map names, such as {option('columns', repr(mapping))}"
+        f"{rows[0].file} has the columns {shortened(', '.join(header), 60)}, but {recipe.name} reads {choices}, …; {todo}"
     )
+
+
+def _mapping(recipe: Recipe, rows: list[Row]) -> str | None:
+    """A mapping under which the recipe's own columns are there and hold text; None where there are too few such."""
+    known = set(known_names(recipe))
+    lacking = [name for name in recipe.columns.required if name not in column_names(rows)]
+    spare = [
+        name
+        for name, value in _fields(rows[0].values)
+        if isinstance(value, str) and name not in known and len(name) <= 40
+    ]
+    pairs = [f"{name}={column}" for name, column in zip(lacking, spare, strict=False)]
+    if len(pairs) < len(lacking):
+        return None
+    plainly = has_make() and not any(" " in pair for pair in pairs)
+    return f"COLUMNS={' '.join(pairs)!r}" if plainly else f"--columns {shlex.join(pairs)}"
+
+
+def _fields(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The columns of a row and the fields within them, as COLUMNS names them."""
+    for name, value in values.items():
+        yield from ((f"{name}.{inner}", field) for inner, field in value.items()) if isinstance(value, dict) else ()
+        yield name, value
 
 
 def _outer(names: Iterable[str]) -> tuple[str, ...]:

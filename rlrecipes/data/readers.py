@@ -7,10 +7,12 @@ is a demonstration: `user("Say it in English.\\n\\nDas Kind liest.")` and `The c
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -24,12 +26,17 @@ SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "a
 """ShareGPT's names of the roles, which stand in `from`."""
 TOOLS = ("tool", "function", "function_call", "observation", "ipython")
 """Roles of turns that no person and no model wrote as text."""
-UNUSABLE = ("tools", "functions", "images", "image", "audio", "audios", "video", "videos")
+UNUSABLE = (
+    *("tools", "functions", "tool_calls", "function_call", "reasoning_content"),
+    *("images", "image", "audio", "audios", "video", "videos"),
+)
 """Columns without which a row's text is another task."""
-UNUSABLE_KEYS = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "audio")
+UNUSABLE_KEYS = (*UNUSABLE, "reasoning", "thinking")
 """The same of a turn's keys."""
 KEYS = {"role", "content", "from", "value", "weight", "train", *UNUSABLE_KEYS}
 """The keys of a turn that are read, or leave out its row."""
+CHATS = ("messages", "conversations", "conversation")
+"""Columns that hold a whole chat."""
 BEHIND = "turns behind the last answer"
 TRUTHS = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
 """The labels of answers that are only called good or bad, as ratings."""
@@ -62,6 +69,8 @@ class Layout:
     read: Reader
     reads: tuple[str, ...] = ("system",)
     """What it reads of others."""
+    grades: tuple[str, ...] = ()
+    """The columns of which the first that a file has makes its demonstrations graded answers."""
 
 
 def unread(row: Row, columns: Collection[str]) -> Iterator[str]:
@@ -82,16 +91,12 @@ def unread(row: Row, columns: Collection[str]) -> Iterator[str]:
 def _unread_keys(name: str, value: Any) -> Iterator[str]:
     turns = [turn for turn in value if isinstance(turn, dict)] if isinstance(value, list) else []
     yield from sorted({f"'{name}[].{key}'" for turn in turns for key in turn.keys() - KEYS if not _is_empty(turn[key])})
-    if (
-        name in ("messages", "conversations", "conversation")
-        and turns
-        and _role(turns[-1]) not in ("assistant", *TOOLS)
-    ):
+    if name in CHATS and turns and _role(turns[-1]) not in ("assistant", *TOOLS):
         yield BEHIND
 
 
 def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str | list | tuple | dict) and not value)
+    return value is None or (isinstance(value, str | list | tuple | dict) and value in ("", "[]", "{}", [], (), {}))
 
 
 # One reader for each layout.
@@ -129,22 +134,6 @@ def _chat(column: str, row: Row) -> Record:
     return Record(prompt, Example(prompt, (answer.content,)))
 
 
-def _rated(column: str, row: Row) -> Record:
-    prompt, answer = answer_of(row, column, prompt_of(row))
-    return Record(prompt, rating=Rating(prompt, answer, _score(row)))
-
-
-def _labelled(row: Row) -> Record:
-    """An answer that is only called good or bad; TRL's unpaired preference."""
-    label = row.values.get("label")
-    if label is None:
-        raise ValueError("no label")
-    if str(label).lower() not in TRUTHS:
-        raise wrong(row, "label", "true or false", label)
-    prompt, answer = answer_of(row, "completion", prompt_of(row))
-    return Record(prompt, rating=Rating(prompt, answer, TRUTHS[str(label).lower()]))
-
-
 def _demonstration(column: str, row: Row) -> Record:
     prompt, answer = answer_of(row, column, prompt_of(row))
     return Record(prompt, Example(prompt, (answer,)))
@@ -171,17 +160,53 @@ def _history(row: Row) -> Iterator[Message]:
         yield Message("assistant", said[1])
 
 
+def _graded(demonstration: Reader, grade: Callable[[Row], float], row: Row) -> Record:
+    """An answer with its grade, where one stands beside what would be a demonstration without it."""
+    record, score = demonstration(row), grade(row)
+    assert record.example
+    return Record(record.prompt, rating=Rating(record.prompt, record.example.answers[0], score))
+
+
+def _score(row: Row) -> float:
+    if row.values.get("score") is None:
+        raise ValueError("no score")
+    return _number(row, "score", -math.inf, "a finite number")
+
+
+def _label(row: Row) -> float:
+    """An answer that is only called good or bad; TRL's unpaired preference."""
+    label = row.values.get("label")
+    if label is None:
+        raise ValueError("no label")
+    if str(label).lower() not in TRUTHS:
+        raise wrong(row, "label", "true or false", label, "mend the row, or rename the column to do without it")
+    return TRUTHS[str(label).lower()]
+
+
+GRADES: dict[str, Callable[[Row], float]] = {"score": _score, "label": _label}
+"""What reads a grade, by its column."""
+
+
+def graded(layout: Layout, header: Collection[str]) -> Layout:
+    """The layout as a file with these columns is read: with the grades that stand beside its answers."""
+    column = next((name for name in layout.grades if name in header), None)
+    if column is None:
+        return layout
+    return replace(layout, reads=(*layout.reads, column), read=partial(_graded, layout.read, GRADES[column]))
+
+
+_demonstrations = partial(Layout, grades=tuple(GRADES))
+
 LAYOUTS = (
     Layout(("prompt", "chosen", "rejected"), pair, ("margin", "system")),
     Layout(("chosen", "rejected"), _pair_of_chats, ("margin", "system")),
-    *(Layout((name,), partial(_chat, name)) for name in ("messages", "conversations", "conversation")),
-    Layout(("prompt", "completion", "score"), partial(_rated, "completion")),
-    Layout(("prompt", "completion", "label"), _labelled),
-    Layout(("prompt", "completion"), partial(_demonstration, "completion")),
-    Layout(("prompt", "response", "score"), partial(_rated, "response")),
-    Layout(("prompt", "response"), partial(_demonstration, "response")),
-    Layout(("instruction", "output"), partial(_instruction, "input", "output"), ("input", "system", "history")),
-    Layout(("instruction", "response"), partial(_instruction, "context", "response"), ("context", "system")),
+    *(_demonstrations((name,), partial(_chat, name)) for name in CHATS),
+    _demonstrations(("prompt", "completion"), partial(_demonstration, "completion")),
+    _demonstrations(("prompt", "response"), partial(_demonstration, "response")),
+    _demonstrations(
+        ("instruction", "output"), partial(_instruction, "input", "output"), ("input", "system", "history")
+    ),
+    _demonstrations(("instruction", "response"), partial(_instruction, "context", "response"), ("context", "system")),
 )
 """The usual layouts; a file takes the first that fits."""
 
@@ -191,7 +216,7 @@ LAYOUTS = (
 
 def prompt_of(row: Row) -> Prompt:
     """The prompt: a text, a chat, or a chat as text; behind the text of the column 'system', if there is one."""
-    value = row.values.get("prompt")
+    value = _cell(row, "prompt")
     if value is None:
         raise ValueError("empty prompt")
     chat = _turns_of_text(value) if isinstance(value, str) else _messages(row, "prompt", "text or a list of messages")
@@ -202,7 +227,7 @@ def prompt_of(row: Row) -> Prompt:
 
 def answer_of(row: Row, column: str, prompt: Prompt) -> tuple[Prompt, str]:
     """The answer as text, and its prompt, which is longer than `prompt` where the column holds a whole chat."""
-    value = row.values.get(column)
+    value = _cell(row, column)
     if value is None:
         raise ValueError("empty answer")
     expected = "text or a list with one assistant message"
@@ -234,7 +259,7 @@ def _with_system(row: Row, prompt: Prompt) -> Prompt:
 
 
 def _messages(row: Row, column: str, expected: str = "a list of messages") -> Prompt:
-    value = row.values.get(column)
+    value = _cell(row, column)
     if value is None:
         raise ValueError(f"no value in '{column}'")
     if isinstance(value, str) and (chat := _turns_of_text(value)):
@@ -245,6 +270,24 @@ def _messages(row: Row, column: str, expected: str = "a list of messages") -> Pr
     if not isinstance(value, list):
         raise wrong(row, column, expected, value)
     return tuple(_message(row, column, item) for item in value)
+
+
+_WRITTEN = re.compile(r"""\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
+
+
+def _cell(row: Row, column: str) -> Any:
+    """The value of a column; a chat, where it is one that a CSV's cell holds as JSON or as Python writes it."""
+    value = row.values.get(column)
+    if not isinstance(value, str) or not _WRITTEN.match(value.strip()):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        listed = re.sub(r"\}\s*\n\s*\{", "},{", value.strip())  # NumPy puts no comma between objects
+    try:
+        return ast.literal_eval(listed)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise ValueError(f"the chat in '{column}' is written as text that cannot be read") from None
 
 
 _SAID = re.compile(r"\n\n(Human|Assistant):")
@@ -290,12 +333,6 @@ def _content(item: Any) -> Any:
     return "".join(str(part.get("text", "")) for part in content)
 
 
-def _score(row: Row) -> float:
-    if row.values.get("score") is None:
-        raise ValueError("no score")
-    return _number(row, "score", -math.inf, "a finite number")
-
-
 def margin_of(row: Row) -> float | None:
     """TRL's name for how much better the chosen answer is; a row may go without."""
     return None if row.values.get("margin") is None else _number(row, "margin", 0, "a finite number, 0 or more")
@@ -312,7 +349,7 @@ def _number(row: Row, column: str, least: float, expected: str) -> float:
     return number
 
 
-def wrong(row: Row, column: str, expected: str, value: Any) -> UserError:
+def wrong(row: Row, column: str, expected: str, value: Any, todo: str = "mend the row") -> UserError:
     """A sentence about a value of the wrong type."""
     where = f"{row.file}, row {row.number}: field '{column}'"
-    return UserError(f"{where} must be {expected}, but found {kind_of(value)} ({repr(value)[:60]}); mend the row")
+    return UserError(f"{where} must be {expected}, but found {kind_of(value)} ({repr(value)[:60]}); {todo}")

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 import string
+import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 from rlrecipes.errors import first_line
 from rlrecipes.text import shortened
 
-LONGEST = 200
+LONGEST = 150
 """Characters of a reason."""
 
 
@@ -41,15 +42,14 @@ def counted(drops: Sequence[Drop]) -> dict[str, int]:
     return {f"{reason} (first: {place})": counts[reason] for reason, place in first.items()}
 
 
-def reason_of(error: Exception, names: Iterable[str]) -> str:
+def reason_of(error: Exception, names: frozenset[str]) -> str:
     """An error's text as far as it stands in the code that raised it, or is one of `names`; the rest may be a row's value.
 
     A text that is cut so ends in an ellipsis. An error other than a `ValueError`, or one of which no word is left, is told
     by its class and its line.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    words = [*names, *(word for frame in frames for word in _named(frame.f_code, frame.f_globals))]
-    written = _written(tuple(frame.f_code for frame in frames), frozenset(words))
+    written = _written(tuple((frame.f_code, frame.f_globals.get("__name__", "")) for frame in frames), names)
     text = first_line(error)
     known = text[: match.end()] if (match := written.match(text)) else ""
     if known != text:
@@ -63,9 +63,11 @@ def reason_of(error: Exception, names: Iterable[str]) -> str:
 
 
 @lru_cache(maxsize=64)
-def _written(codes: tuple[CodeType, ...], words: frozenset[str]) -> re.Pattern[str]:
-    """Matches what functions can say by themselves: `words`, the constants in their code and punctuation."""
-    texts = {*words, "no", *(text for code in codes for text in _texts(code.co_consts))}
+def _written(codes: tuple[tuple[CodeType, str], ...], names: frozenset[str]) -> re.Pattern[str]:
+    """Matches what functions of modules can say by themselves: `names`, the constants in their code and punctuation."""
+    texts = {*names, "no"}
+    for code, module in codes:
+        texts |= {*_texts(code.co_consts), *_named(code, vars(sys.modules.get(module, object)))}
     pieces = {piece for text in texts for piece in (text, *re.split(r"%[a-z]|\{[^}]*\}", text)) if piece.strip()}
     alternatives = "|".join(map(_whole, sorted(pieces, key=len, reverse=True)))
     return re.compile(f"(?:{alternatives}|[{re.escape(string.punctuation)} …])*")
@@ -86,7 +88,7 @@ def _texts(constant: Any) -> Iterator[str]:
         yield str(constant)
 
 
-def _named(code: CodeType, names: dict[str, Any]) -> Iterator[str]:
+def _named(code: CodeType, names: Mapping[str, Any]) -> Iterator[str]:
     """The texts and numbers that a function reads from its module."""
     for name in code.co_names:
         yield from _texts(value) if isinstance(value := names.get(name), str | int | float) else ()

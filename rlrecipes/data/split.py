@@ -19,6 +19,7 @@ from rlrecipes.data.readers import Record
 from rlrecipes.data.reasons import Drop, counted
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import Example, Metric, Prompt, Service
+from rlrecipes.text import shortened
 
 HELD_OUT = 1000
 """Most held-out prompts of a source: more make evaluation slow and its interval hardly narrower."""
@@ -128,11 +129,11 @@ def check_enough(name: str, sources: Sequence[Source], drops: Sequence[Drop]) ->
     """Refuses data without two rows to train on and one held out.
 
     Raises:
-        UserError: with the commonest reasons and counts of the rows left out.
+        UserError: with the commonest reason of the rows left out, and its count.
     """
     train = sum(len(source.train) for source in sources)
-    reasons = sorted(counted(drops).items(), key=lambda reason: -reason[1])[:2]
-    why = f" (left out: {', '.join(f'{reason}: {count}' for reason, count in reasons)})" if reasons else ""
+    reason, count = max(counted(drops).items(), key=lambda reason: reason[1], default=("", 0))
+    why = f" (left out: {shortened(reason, 120)}: {count})" if reason else ""
     if train < 2:
         raise UserError(f"{name} leaves {train} rows to train on{why}; give at least 2, with prompts of their own")
     if not any(source.held_out for source in sources):

@@ -22,8 +22,10 @@ from typing import Any, NamedTuple
 from rlrecipes.errors import UserError, first_line, option
 from rlrecipes.hub.reach import reach_data
 from rlrecipes.recipe import HubSet
+from rlrecipes.run.checksums import check, sealed
 from rlrecipes.run.console import bar, say
-from rlrecipes.run.folder import locked, read_json, write_json
+from rlrecipes.run.folder import read_json, write_json
+from rlrecipes.run.lock import locked
 from rlrecipes.text import shortened
 
 RECORD = {"revision", "rows", "passed_over", "licence"}
@@ -44,7 +46,7 @@ def fetch(hub_set: HubSet, root: Path) -> list[Kept]:
     """The set's training split, and its held-out split if it has one: from `root/.hub`, or from the hub into it.
 
     Raises:
-        UserError: neither the hub nor its cache gives the set, or the set lacks a column.
+        UserError: neither the hub nor its cache gives the set, the cache is damaged, or the set lacks a column.
     """
     folder = root.absolute() / ".hub"
     splits = [hub_set.split, *([hub_set.test] if hub_set.test else [])]
@@ -69,6 +71,8 @@ def _find(folder: Path, hub_set: HubSet, split: str) -> Kept | None:
         same = {key: record.get(key) for key in _identity(hub_set, split)} == _identity(hub_set, split)
         whole = rows.is_file() and record.keys() >= RECORD
         if same and whole and hub_set.revision in (record.get("asked"), record.get("revision")):
+            again = f"delete {path} and give the same command again, which fetches them anew"
+            check(record, folder, path.name, again)
             return Kept(rows, record)
     return None
 
@@ -88,6 +92,7 @@ def _stream(folder: Path, hub_set: HubSet, split: str, place: str, commit: str |
         "licence": hub_set.licence,
         "fetched": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+    record = sealed(record, folder, [path])
     write_json(path.with_name(path.name.replace(".jsonl.gz", ".json")), record)
     return Kept(path, record)
 

@@ -8,7 +8,7 @@ only, never between a forward pass and its backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,27 +17,31 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from safetensors.torch import load_file
+from torch import nn
 
 from rlrecipes.errors import UserError, first_line, switch
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.model.forward import causal
 from rlrecipes.profile import LoraSettings
+from rlrecipes.recipe import unknown
 from rlrecipes.run.folder import Run
 from rlrecipes.run.stages import POLICIES
 
 
 def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
-    """The base wrapped with one fresh, trainable adapter.
+    """The base wrapped with one fresh, trainable adapter; of a model that also sees or hears, on its text part alone.
 
     Raises:
-        UserError: the model has no such modules, or the output layer is among them.
+        UserError: the model has no such modules, embeddings or the output layer are among them, or it fails with adapters.
     """
     targets = [name.strip() for name in settings.target_modules.split(",")]
+    _check_targets(model, targets)
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
+        exclude_modules=_beside_text(model) or None,
         task_type=task_type,
         modules_to_save=["score"] if task_type == "SEQ_CLS" else None,
     )
@@ -56,7 +60,42 @@ def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
             f"lora.target_modules={settings.target_modules} names the output layer, which PPO does not train; leave it out"
         )
     add_in_place(wrapped, "default")
+    _check_runs(wrapped, settings.target_modules)
     return wrapped
+
+
+def _check_targets(model: Any, targets: Sequence[str]) -> None:
+    """Refuses names of no module, and of modules that no adapter can stand on here."""
+    modules = dict(model.named_modules())
+    ends = sorted({name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, nn.Linear)})
+    for target in targets if targets != ["all-linear"] else ():
+        named = [module for name, module in modules.items() if name == target or name.endswith(f".{target}")]
+        if not named:
+            raise UserError("lora.target_modules: " + unknown("module", target, ends, f"there are {', '.join(ends)}"))
+        if any(isinstance(module, nn.Embedding) for module in named):
+            raise UserError(f"lora.target_modules={target} names embeddings, which are not trained here; leave it out")
+
+
+def _beside_text(model: Any) -> list[str]:
+    """The linear layers of a model's other senses, such as `model.vision_tower.….q_proj`; empty for a model of text."""
+    if model.config.get_text_config() is model.config:
+        return []
+    text = {id(module) for module in model.get_decoder().modules()}
+    return [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and id(part) not in text]
+
+
+@torch.no_grad()
+def _check_runs(model: PeftModel, targets: str) -> None:
+    """Refuses a family whose own code does not get along with adapters, as mixtures of experts may."""
+    try:
+        model.eval()(input_ids=torch.arange(3, 6, device=model.device)[None])
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # each family fails in a way of its own
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(
+            f"lora.target_modules={targets} does not fit this model ({reason}); name other layers, or choose another model"
+        ) from None
 
 
 def load_adapter(model: Any, folder: Path, name: str) -> PeftModel:
@@ -104,6 +143,23 @@ def copy_lora(model: PeftModel, folder: Path, name: str) -> None:
     if weights.keys() != expected:
         raise UserError(f"the adapter in {folder} does not fit the base model; make it again with {switch('force')}")
     model.load_state_dict(weights, strict=False)
+
+
+def unmoved(folder: Path, start: Path | None = None) -> list[str]:
+    """A sentence where training moved no weight of the adapter in `folder`, which began as that in `start`, or at zero."""
+    tensors, before = (load_file(path / ADAPTER_WEIGHTS) if path else {} for path in (folder, start))
+    loras = {key: tensor for key, tensor in tensors.items() if "lora_" in key}
+    if start is None:
+        moved = any(tensor.any() for key, tensor in loras.items() if "lora_B" in key)
+    else:
+        moved = any(not torch.equal(tensor, before[key].to(tensor.dtype)) for key, tensor in loras.items())
+    if moved:
+        return []
+    place = f"{folder.parent.name.lstrip('.')}/{folder.name}"
+    return [
+        f"training moved none of the {len(loras)} tensors of {place}: the learning rate is too low for their type, or no "
+        "gradient reached them"
+    ]
 
 
 @contextmanager

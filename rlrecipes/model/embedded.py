@@ -19,7 +19,8 @@ from typing import Any
 from rlrecipes.errors import UserError
 from rlrecipes.profile import BaseSettings
 from rlrecipes.recipe import Example, load_recipe, recipe_names
-from rlrecipes.run.folder import read_json
+from rlrecipes.run.checksums import MANIFEST, check, files_in, sealed
+from rlrecipes.run.folder import read_json, write_json
 
 SHARING = ("dialogue", "question_answering", "text_generation", "translation")
 """The recipes that every base reads."""
@@ -63,11 +64,33 @@ def find_base(root: Path, settings: BaseSettings, recipe: str) -> Path | None:
     """The newest of a recipe's bases under these settings; None while there is none.
 
     A folder without `made_of.json`, as the first ones were, counts if its sizes match.
+
+    Raises:
+        UserError: it is damaged.
     """
     sizes = {name: getattr(settings, name) for name in SIZES}
     for path in sorted((root / FOLDER).glob("[!.]*/config.json"), key=lambda path: -path.stat().st_mtime):
         record, config = read_json(path.with_name(MADE_OF)), read_json(path)
         match = record == made_of(settings, recipe) if record else {name: config.get(name) for name in SIZES} == sizes
         if match:
+            check_base(path.parent)
             return path.parent.absolute()
     return None
+
+
+def seal_base(folder: Path) -> None:
+    """Writes the checksums of a base's files beside them."""
+    write_json(folder / MANIFEST, sealed({}, folder, files_in(folder)))
+
+
+def check_base(folder: Path) -> None:
+    """Refuses a base of which a file is damaged; one from before there were checksums has none.
+
+    Raises:
+        UserError: with the file and what is wrong with it.
+    """
+    again = f"delete the folder {folder} and give the same command again, which trains it anew"
+    path = folder / MANIFEST
+    if path.exists():
+        # A manifest that is no JSON object is empty here, and then lacks its own checksum.
+        check(read_json(path) or {"files": {}}, folder, MANIFEST, again)

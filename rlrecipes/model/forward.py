@@ -24,7 +24,9 @@ def causal(model: Any) -> Any:
 def trunk(model: Any) -> Any:
     """The transformer without its language-model head."""
     inner = causal(model)
-    return getattr(inner, inner.base_model_prefix)
+    return (
+        getattr(inner, inner.base_model_prefix, None) or inner.get_decoder()
+    )  # Llama 4's text model has another prefix
 
 
 def hidden_states(model: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -59,9 +61,9 @@ def needed_states_only(model: Any, needed: torch.Tensor) -> Iterator[None]:
         return
     whole, own = block.forward, block.__dict__.get("forward")  # accelerate, too, puts its own there
 
-    def forward(states: torch.Tensor, *others: Any) -> Any:
-        if others:  # Bloom's adds the residual itself
-            return whole(states, *others)
+    def forward(states: torch.Tensor, *others: Any, **options: Any) -> Any:
+        if others or options:  # Bloom's adds the residual itself
+            return whole(states, *others, **options)
         outputs = whole(states[needed][None])
         if isinstance(outputs, tuple):  # with a router's scores, which nobody reads here
             return (spread(outputs[0], states), *outputs[1:])

@@ -6,10 +6,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+)
+from transformers.modeling_layers import GenericForSequenceClassification
 
-from rlrecipes.errors import UserError, first_line, option
+from rlrecipes.errors import UserError, cannot, option
+from rlrecipes.hub.reach import ADAPTER, fetched_file, read_object
 from rlrecipes.model.forward import device
+from rlrecipes.model.tokens import written_tokens
 from rlrecipes.model.trial import check_parts
 from rlrecipes.profile import ModelSettings
 
@@ -20,16 +30,38 @@ HEADS = ("lm_head", "embed_out", "score", "classifier")
 
 
 def check_model(name: str) -> None:
-    """Refuses, before anything is trained, a model that cannot be read or is no decoder.
+    """Refuses, before anything is trained, a model that cannot be read, is no decoder, or is no plain base.
 
     Raises:
-        UserError: the folder holds no checkpoint, the hub id cannot be read, or the model is an encoder-decoder.
+        UserError: the folder holds no checkpoint, the hub id cannot be read, the model is an encoder-decoder or quantized
+            by another method, or an adapter lies where the base should.
     """
+    if adapter := fetched_file(name, ADAPTER):
+        base = read_object(adapter).get("base_model_name_or_path")
+        beside = (
+            "holds an adapter beside its weights, which would be added in silence"
+            if _has_weights(name)
+            else "is an adapter"
+        )
+        raise UserError(f"'{name}' {beside}; give its base ('{base}') as {option('model')}, or export it merged first")
     config = model_config(name)
     if config.is_encoder_decoder:
         raise UserError(
             f"'{name}' is an encoder-decoder ({config.model_type}); these recipes train decoder-only models"
         )
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(f"'{name}' ({config.model_type}) is no causal language model; choose one that continues text")
+    quantized = getattr(config, "quantization_config", None) or {}
+    method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized.quant_method
+    if method and not quantized.get("load_in_4bit"):
+        raise UserError(
+            f"'{name}' is quantized already ({method}), and LoRA here stands on plain weights or 4-bit ones of its own; "
+            "choose the checkpoint with plain weights"
+        )
+
+
+def _has_weights(name: str) -> bool:
+    return any(fetched_file(name, file) for file in ("model.safetensors", "model.safetensors.index.json"))
 
 
 def model_config(name: str) -> Any:
@@ -39,11 +71,10 @@ def model_config(name: str) -> Any:
         UserError: it cannot be read.
     """
     try:
-        return AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # each way in which a file is damaged has an error of its own
-        raise UserError(
-            f"cannot read the model '{name}': {first_line(error)}; give a local checkpoint folder as {option('model')}"
-        ) from None
+        choice = f"give a local checkpoint folder as {option('model')}"
+        raise cannot(f"cannot read the model '{name}'", error, choice) from None
 
 
 def window(name: str, settings: ModelSettings) -> int:
@@ -52,7 +83,8 @@ def window(name: str, settings: ModelSettings) -> int:
     Raises:
         UserError: the model's configuration cannot be read.
     """
-    max_tokens = getattr(model_config(name), "max_position_embeddings", None) or settings.max_length
+    config = model_config(name).get_text_config()
+    max_tokens = getattr(config, "max_position_embeddings", None) or settings.max_length
     return min(settings.max_length, max_tokens)
 
 
@@ -81,28 +113,72 @@ def load_causal(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
     return model
 
 
-def load_scorer(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
+def load_scorer(name: str, settings: ModelSettings, tokenizer: Any, grow: bool = False) -> Any:
     """The frozen base as a sequence classifier with one output, its score head in full precision.
+
+    With `grow` it gets embeddings for all of the tokenizer's tokens: an adapter from elsewhere may bring them.
 
     Raises:
         UserError: its weights cannot be read.
     """
-    model = _load(AutoModelForSequenceClassification, name, num_labels=1, **_load_options(settings))
+    model, missing = load_scorer_with_missing(name, settings, tokenizer, grow)
+    if absent := [key for key in missing if not key.startswith(HEADS)]:
+        raise UserError(
+            f"'{name}' ({model.config.model_type}) takes no score head: its weights {absent[0]} would be random under it; "
+            "choose another model, or terms.learned=0"
+        )
+    return model
+
+
+def load_scorer_with_missing(
+    name: str, settings: ModelSettings, tokenizer: Any, grow: bool = False
+) -> tuple[Any, list[str]]:
+    """`load_scorer`, and the names of the weights that no file has, which are random.
+
+    Raises:
+        UserError: as `load_scorer`.
+    """
+    options = _load_options(settings) | {"num_labels": 1, "output_loading_info": True}
+    model, info = _load(scorer_class(model_config(name)), name, **options)
     # While it is trained the head is in float32, so hidden states are cast to the type of its weights.
     if hasattr(model, "score"):  # a decoder's head, the only one that is trained here
         model.score.register_forward_pre_hook(_to_weights_dtype)
-    return _prepare(model, tokenizer)
+    return _prepare(model, tokenizer, grow), sorted(info["missing_keys"])
+
+
+def scorer_class(config: Any) -> Any:
+    """The sequence classifier of a family; for a decoder whose family has none, Transformers' generic head on its trunk."""
+    decoder = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or decoder is None:
+        return AutoModelForSequenceClassification
+    family = next(kind for kind in decoder.__mro__ if kind.__name__.endswith("PreTrainedModel"))
+    name = f"{family.__name__.removesuffix('PreTrainedModel')}ForSequenceClassification"
+    return type(name, (GenericForSequenceClassification, family), {"base_model_prefix": decoder.base_model_prefix})
+
+
+def check_score_head(name: str) -> None:
+    """Refuses a model that takes no score head before anything is trained; no weights are read.
+
+    Raises:
+        UserError: its family's classifier cannot be made, with the library's reason.
+    """
+    config = model_config(name)
+    config.num_labels = 1
+    kind = scorer_class(config)
+    try:
+        with torch.device("meta"):
+            (kind.from_config if hasattr(kind, "from_config") else kind._from_config)(config)
+    except Exception as error:  # each family fails in a way of its own
+        raise cannot(f"'{name}' takes no score head", error, "choose another model, or terms.learned=0") from None
 
 
 def _load(kind: Any, name: str, **options: Any) -> Any:
     try:
-        return kind.from_pretrained(name, **options)
+        return kind.from_pretrained(name, trust_remote_code=False, **options)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # each way in which a file is damaged has an error of its own
-        raise UserError(
-            f"cannot load the model '{name}': {first_line(error)}; fetch it anew, or choose another model"
-        ) from None
+        raise cannot(f"cannot load the model '{name}'", error, "fetch it anew, or choose another model") from None
 
 
 def _to_weights_dtype(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -126,9 +202,31 @@ def _load_options(settings: ModelSettings) -> dict[str, Any]:
     return kwargs
 
 
-def _prepare(model: Any, tokenizer: Any) -> Any:
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+def _check_embeddings(model: Any, tokenizer: Any) -> None:
+    """Lets a model without an embedding for padding, which nothing ever looks at, read the first token's in its place.
+
+    A new embedding would change the model's size: PEFT then saves all embeddings with each adapter.
+
+    Raises:
+        UserError: another token that chats are made of has no embedding, so each stage would draw it anew.
+    """
+    embeddings = model.get_input_embeddings()
+    count, pad = embeddings.num_embeddings, tokenizer.pad_token_id
+    if lacking := [id for id in written_tokens(tokenizer) if id >= count]:
+        raise UserError(
+            f"this model has no embedding for the token '{tokenizer.convert_ids_to_tokens(lacking[0])}' of its own chats; "
+            "add one with resize_token_embeddings, save the model and name that folder, or choose another model"
+        )
+    if pad is not None and pad >= count:
+        embeddings.register_forward_pre_hook(
+            lambda _, inputs: (inputs[0].masked_fill(inputs[0] == pad, 0), *inputs[1:])
+        )
+
+
+def _prepare(model: Any, tokenizer: Any, grow: bool = False) -> Any:
+    if grow and len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    _check_embeddings(model, tokenizer)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False)
     for module in model.modules():

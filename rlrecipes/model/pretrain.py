@@ -21,14 +21,15 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
 
 from rlrecipes.errors import UserError, option
-from rlrecipes.model.embedded import FOLDER, MACHINE, MADE_OF, documents, find_base, key, made_of
+from rlrecipes.model.embedded import FOLDER, MACHINE, MADE_OF, check_base, documents, find_base, key, made_of, seal_base
 from rlrecipes.model.forward import hidden_states, needed_states_only, next_token_logits
 from rlrecipes.model.tokens import PAD, encode, pad_right
 from rlrecipes.profile import BaseSettings
 from rlrecipes.recipe import Example
 from rlrecipes.run.checkpoint import Checkpoints
-from rlrecipes.run.folder import locked, machine, read_json, versions, write_json
-from rlrecipes.run.resume import Resumable
+from rlrecipes.run.folder import machine, read_json, versions, write_json
+from rlrecipes.run.lock import locked
+from rlrecipes.run.resume import Resumable, check_weights
 from rlrecipes.run.tracking import progress, remove_printer
 
 END, USER, ASSISTANT, SYSTEM = "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
@@ -59,7 +60,7 @@ def embedded_base(settings: BaseSettings, root: Path, seconds: float, recipe: st
     knows serves.
 
     Raises:
-        UserError: there is no such base, and its documents cannot all be read.
+        UserError: it is damaged, or there is none and its documents cannot all be read.
     """
     try:
         texts = documents(recipe)
@@ -72,13 +73,15 @@ def embedded_base(settings: BaseSettings, root: Path, seconds: float, recipe: st
     folder = root / FOLDER / key(settings, texts)
     with locked(folder.parent, wait=True):
         draft = folder.with_name("." + folder.name)
-        if not (folder / "config.json").exists():
+        if not folder.exists():
             _open(draft)
             target = _train(settings, texts, draft, seconds)
             write_json(target / MACHINE, machine())
             write_json(target / MADE_OF, made_of(settings, recipe))
+            seal_base(target)
             target.rename(folder)
         shutil.rmtree(draft, ignore_errors=True)
+        check_base(folder)
     return folder
 
 
@@ -122,6 +125,7 @@ def _train(settings: BaseSettings, documents: Sequence[Example], folder: Path, s
         seed=settings.seed,
         remove_unused_columns=False,
         save_strategy="no",
+        logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=False,
@@ -137,9 +141,10 @@ def _train(settings: BaseSettings, documents: Sequence[Example], folder: Path, s
         callbacks=[progress("base")],
     )
     remove_printer(trainer)
-    trainer.train_from(Checkpoints(folder, seconds))
+    trainer.train_from(Checkpoints(folder, seconds), "base")
     target = folder / "model"
     model.save_pretrained(target)
+    check_weights("base", folder)
     tokenizer.save_pretrained(target)
     return target
 

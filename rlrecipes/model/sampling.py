@@ -6,7 +6,7 @@ Transformers' `generate` returns the logits of all steps together, `[T, B, vocab
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ class Sampled:
     """Answers of one batch, right-padded."""
 
     tokens: torch.Tensor
-    """`[B, T]`, with the padding token behind EOS."""
+    """`[B, T]`, with the padding token behind the end."""
     logprobs: torch.Tensor
     """`[B, T]` of the tokens under the distribution that they were drawn from, in nats; 0 on padding."""
     entropy: torch.Tensor
@@ -42,7 +42,7 @@ def sample(
     model: PeftModel,
     queries: torch.Tensor,
     pad: int,
-    eos: int,
+    ends: Sequence[int],
     length: int,
     temperature: float,
     value: Value | None = None,
@@ -50,7 +50,8 @@ def sample(
 ) -> Sampled:
     """Answers of at most `length` tokens to `queries` `[B, longest prompt]`, which are padded on the left with `pad`.
 
-    Temperature 0 is greedy. `on_tokens` gets each step's tokens `[B]` as soon as they are drawn.
+    An answer ends with the first of the tokens `ends`. Temperature 0 is greedy. `on_tokens` gets each step's
+    tokens `[B]` as soon as they are drawn.
     """
     model.eval()
     real = (queries != pad).cumsum(1) > 0  # a prompt may hold the padding token, where that is also the unknown one
@@ -87,11 +88,16 @@ def sample(
         if on_tokens is not None:
             on_tokens(columns[-1][0])
         inputs = token.masked_fill(finished, 0)[:, None]
-        finished = finished | (token == eos)
+        finished = finished | is_any(token, ends)
         if finished.all():
             break
     tokens, logprobs, entropies, *values = (torch.stack(column, 1) for column in zip(*columns, strict=True))
     return Sampled(tokens, logprobs, entropies, values[0] if values else logprobs[:, :0])
+
+
+def is_any(tokens: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+    """Whether each token is one of `ids`, in the shape of `tokens`."""
+    return torch.stack([tokens == id for id in ids]).any(0)
 
 
 class _Reserved(DynamicLayer):

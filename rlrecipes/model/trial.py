@@ -43,7 +43,10 @@ def check_parts(model: Any, name: str) -> None:
 
 
 def _difference(model: Any) -> str | None:
-    """What is wrong with a model's passes in parts; None where nothing is."""
+    """What is wrong with a model's weights, or its passes in parts; None where nothing is."""
+    floats = ((name, weight) for name, weight in model.named_parameters() if weight.is_floating_point())
+    if damaged := next((name for name, weight in floats if not weight.isfinite().all()), None):
+        return f"holds weights that are no numbers, in {damaged}"  # a fused attention may hide them from the logits
     ids = torch.arange(3, 3 + IDS, device=model.device)[None].expand(2, -1).clone()
     ids[1] += IDS
     whole = _logits(model, ids)
@@ -54,12 +57,14 @@ def _difference(model: Any) -> str | None:
         return "makes its logits in a way that PPO here does not know"
     pad, short = 0, ids[1, 2:]
     queries = torch.stack([ids[0], torch.nn.functional.pad(short, (2, 0), value=pad)])
-    drawn = sample(model, queries, pad, -1, DRAWN, temperature=0)
+    drawn = sample(model, queries, pad, [-1], DRAWN, temperature=0)
     for prompt, tokens, logprobs in zip((ids[0], short), drawn.tokens, drawn.logprobs, strict=True):
         logits = _logits(model, torch.cat([prompt, tokens])[None])[0, len(prompt) - 1 : -1]
         expected = logits.log_softmax(-1).gather(1, tokens[:, None]).squeeze(1)
         if not _close(logprobs, expected, scale=logits.abs().max()):
-            return "samples other tokens from its cache than a whole pass gives: it keeps a state that is not in the cache"
+            return (
+                "samples other tokens from its cache than a whole pass gives: it keeps a state that is not in the cache"
+            )
     return None
 
 

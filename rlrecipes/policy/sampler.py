@@ -16,8 +16,8 @@ from torch import nn
 from rlrecipes.model.adapters import adapter
 from rlrecipes.model.forward import next_token_logits, states_at
 from rlrecipes.model.likelihood import token_logprobs
-from rlrecipes.model.sampling import sample
-from rlrecipes.model.tokens import decode, pad_left, pad_right
+from rlrecipes.model.sampling import is_any, sample
+from rlrecipes.model.tokens import decode, ends, pad_left, pad_right
 from rlrecipes.policy.rollout import Rollout, join_rows, places_before
 from rlrecipes.recipe import Example
 
@@ -87,19 +87,19 @@ class Sampler:
 
     def _answers(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """The tensors of `Rollout` for some prompts, and the answers' `lengths` `[b]`."""
-        pad, eos, device = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, self.model.device
+        pad, last, device = self.tokenizer.pad_token_id, ends(self.tokenizer), self.model.device
         sampled = sample(
             self.model,
             pad_left(prompts, pad).to(device),
             pad,
-            eos,
+            last,
             self.response_length,
             self.temperature,
             None if self.value_adapter else self.value,
         )
-        is_eos = sampled.tokens == eos
-        ended, steps = is_eos.any(1), sampled.tokens.shape[1]
-        lengths = torch.where(ended, is_eos.int().argmax(1) + 1, steps)
+        is_end = is_any(sampled.tokens, last)
+        ended, steps = is_end.any(1), sampled.tokens.shape[1]
+        lengths = torch.where(ended, is_end.int().argmax(1) + 1, steps)
         answers = [row[:length] for row, length in zip(sampled.tokens.tolist(), lengths.tolist(), strict=True)]
         ids = pad_right([[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)], pad).to(device)
         prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -115,8 +115,11 @@ class Sampler:
                 values = self.value(self._states(ids, places))
         last_states = states[:, 0, :0]
         if self.scored:
+            places = (prompt_lengths + lengths - 1)[:, None]
+            # It was trained to read at EOS, whichever token ended the answer.
+            read = torch.where(ended[:, None], ids.scatter(1, places, self.tokenizer.eos_token_id), ids)
             with adapter(self.model, "reward"):
-                last_states = self._states(ids, (prompt_lengths + lengths - 1)[:, None]).squeeze(1)
+                last_states = self._states(read, places).squeeze(1)
         return {
             "ids": ids,
             "prompt_lengths": prompt_lengths,

@@ -9,7 +9,8 @@ The rest is ours, because TRL 1.12's loop ignores it, breaks on it, or takes mem
 - the reward is a sum of named functions and the learned score, each logged apart
 - gradients are clipped (`max_grad_norm`), and each mini-batch takes one step, however many micro-batches it has; the loss is
   a mean over a mini-batch's tokens, so the micro-batch size changes memory and nothing else
-- KL adapts to a target or ends the run; a NaN or infinite reward, loss or gradient stops it before the weights are touched
+- KL adapts to a target, or ends the run at the last policy within a limit; a NaN or infinite reward, loss or gradient
+  stops it before the weights are touched
 - no `[batch, tokens, vocabulary]` tensor: log-probabilities, entropies and values of sampled tokens are taken while sampling
   (`sampling`), those of the reference and of the update some tokens at a time (`likelihood`)
 - prompts of like length are answered together, a micro-batch is cut to its longest row, and the last layer's feed-forward
@@ -39,7 +40,8 @@ from trl.experimental.ppo import PPOTrainer
 from rlrecipes.errors import UserError, switch
 from rlrecipes.model.forward import causal, states_at
 from rlrecipes.model.sampling import sample
-from rlrecipes.model.tokens import decode, pad_left
+from rlrecipes.model.tokens import decode, ends, pad_left
+from rlrecipes.policy.measures import measures, warn_of_endless
 from rlrecipes.policy.ppo import (
     Advantages,
     generalised_advantages,
@@ -55,7 +57,6 @@ from rlrecipes.recipe import Example, Reward
 from rlrecipes.reward.model import ScoreHead, Scorer
 from rlrecipes.reward.terms import set_term_states, term_states, term_values, weighted_sum
 from rlrecipes.run.checkpoint import Checkpoint, Checkpoints, random_states, set_random_states
-from rlrecipes.run.console import say
 from rlrecipes.run.out_of_memory import phase
 from rlrecipes.text import quoted
 
@@ -71,6 +72,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         settings: the profile's `[ppo]` table; `args` holds the part of it that TRL knows.
         on_samples: called with greedy answers to `samples` as often as `num_sample_generations` says.
         scorer: the learned score of prompts with their answers, where there is no `head` to read it off hidden states.
+        term_seconds: the most that one call of a reward term may take; 0: no limit.
     """
 
     control: Any
@@ -88,11 +90,15 @@ class SharedBasePPOTrainer(PPOTrainer):
         on_samples: Callable[[list[dict[str, Any]], int], None] | None = None,
         scorer: Scorer | None = None,
         callbacks: list[Any] | None = None,
+        term_seconds: float = 0,
     ) -> None:
         self.examples, self.prompts = [example for example, _ in prompts], [ids for _, ids in prompts]
         self.reward, self.head, self.settings = reward, head, settings
         self.samples, self.on_samples, self.scorer = samples, on_samples, scorer
+        self.term_seconds = term_seconds
         self.stopped: str | None = None
+        self.within: list[torch.Tensor] | None = None
+        """The weights that the last batch within `kl_stop` was sampled from."""
         for name, parameter in model.named_parameters():  # the optimizer takes what is trainable when it is made
             parameter.requires_grad = ".policy." in name or (settings.value == "adapter" and ".value." in name)
         super().__init__(
@@ -127,7 +133,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         """Rollout, score, advantages, update: until `total_episodes` are used up or the KL is above `kl_stop`.
 
         With `checkpoints` it goes on from the newest, and saves when one is due. `stopped` then says whether and why it
-        ended early.
+        ended early. It takes no step on a batch above `kl_stop`, and goes back to the last policy whose batch was within it.
         """
         batches = self._begin(checkpoints.newest() if checkpoints else None)
         for update in range(self.state.global_step + 1, self.args.num_total_batches + 1):
@@ -135,18 +141,20 @@ class SharedBasePPOTrainer(PPOTrainer):
                 rollout = self.roll_out(next(batches))
             terms, scores = self.score(rollout)
             advantages, returns, penalty = self.estimate_advantages(rollout, scores)
+            metrics = measures(rollout, terms, scores, penalty, self.args.kl_coef)
+            kl = metrics["objective/kl"]
+            if update == 1:
+                warn_of_endless(rollout, self.args.response_length)
+            if self.settings.kl_stop and kl > self.settings.kl_stop:
+                self._go_back(update, kl)
+                self._finish_update(update, metrics)
+                break
+            if self.settings.kl_stop:
+                self.within = [parameter.detach().to("cpu", copy=True) for parameter in self._trainable()]
             with phase("ppo update"):
                 losses = self.update(rollout, advantages, returns)
-            kl = (rollout.logprobs - rollout.reference_logprobs).sum(1).mean().item()
-            if update == 1:
-                self._warn_of_endless(rollout)
-            self._finish_update(update, {**self._objectives(rollout, terms, scores, penalty, kl), **losses})
+            self._finish_update(update, {**metrics, **losses})
             self._adapt_kl(kl)
-            if self.settings.kl_stop and kl > self.settings.kl_stop:
-                self.stopped = (
-                    f"KL per answer was {kl:.1f} after update {update}, above ppo.kl_stop={self.settings.kl_stop}"
-                )
-                break
             if checkpoints and checkpoints.due():
                 checkpoints.save(update, self.resume_state())
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
@@ -164,11 +172,12 @@ class SharedBasePPOTrainer(PPOTrainer):
         """Each term's unweighted values `[B]`, and the scores `[B]`: their weighted sum, clipped, less the EOS penalty.
 
         Raises:
-            UserError: a term raises, or gives NaN or infinity; nothing has been updated by then.
+            UserError: a term raises, takes too long or gives no finite number, or the sum is none; nothing has been updated
+                by then.
         """
         terms = {
             name: torch.tensor(values, device=rollout.ids.device)
-            for name, values in term_values(self.reward, rollout.answers, rollout.examples).items()
+            for name, values in term_values(self.reward, rollout.answers, rollout.examples, self.term_seconds).items()
         }
         if self.head is not None or self.scorer is not None:
             terms["learned"] = self._learned(rollout)
@@ -178,6 +187,11 @@ class SharedBasePPOTrainer(PPOTrainer):
                     f"make the reward stage again with {switch('force')}"
                 )
         scores = weighted_sum(self.reward, terms)
+        if (row := broken_row(scores[:, None])) is not None:
+            raise UserError(
+                f"the weighted sum of the reward's terms is {scores[row].item()} {self._place(rollout, row)}; "
+                "give them smaller weights"
+            )
         if self.settings.reward_clip:
             scores = scores.clamp(-self.settings.reward_clip, self.settings.reward_clip)
         return terms, scores - self.settings.missing_eos_penalty * (~rollout.ended)
@@ -309,6 +323,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             "kl_coef": self.args.kl_coef,
             "pass_began": self.pass_start,
             "taken": self.pass_batches,
+            "within": self.within,
             "terms": term_states(self.reward),
             "random": random_states(),
         }
@@ -319,6 +334,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             parameter.data.copy_(weights)
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["scheduler"])
+        self.within = state.get("within")
         for name, value in state["counters"].items():
             setattr(self.state, name, value)
         self.args.kl_coef = state["kl_coef"]
@@ -327,31 +343,6 @@ class SharedBasePPOTrainer(PPOTrainer):
         for _ in range(state["taken"]):
             next(batches)
         set_random_states(state["random"])
-
-    def _warn_of_endless(self, rollout: Rollout) -> None:
-        """Warns of answers that do not end: PPO cannot learn an ending that it never samples."""
-        ended = rollout.ended.float().mean().item()
-        if ended < 0.5:
-            say(
-                f"  only {ended:.0%} of the SFT policy's answers end within {self.args.response_length} tokens: "
-                "train SFT longer, or raise ppo.response_length"
-            )
-
-    def _objectives(
-        self, rollout: Rollout, terms: dict[str, torch.Tensor], scores: torch.Tensor, penalty: torch.Tensor, kl: float
-    ) -> dict[str, float]:
-        non_score = penalty.masked_fill(rollout.padding, 0).sum(1).mean().item()
-        return {
-            "objective/kl": kl,
-            "objective/scores": scores.mean().item(),
-            "objective/non_score_reward": non_score,
-            "objective/rlhf_reward": scores.mean().item() + non_score,
-            "policy/entropy_avg": (rollout.entropy.sum() / rollout.lengths.sum()).item(),
-            "answers/length": rollout.lengths.float().mean().item(),
-            "answers/ended": rollout.ended.float().mean().item(),
-            "kl_coef": self.args.kl_coef,
-            **{f"terms/{name}": values.float().mean().item() for name, values in terms.items()},
-        }
 
     def _finish_update(self, update: int, metrics: dict[str, float]) -> None:
         self.state.global_step = update
@@ -364,6 +355,16 @@ class SharedBasePPOTrainer(PPOTrainer):
         if self.settings.num_sample_generations and (update - 1) % self.sample_generations_freq == 0:
             self._show_samples(update)
 
+    def _go_back(self, update: int, kl: float) -> None:
+        """Puts back the weights of the last batch within `kl_stop`, if there was one, and says so in `stopped`."""
+        for parameter, weights in zip(self._trainable(), self.within or [], strict=False):
+            parameter.data.copy_(weights)
+        kept = f"that of update {update - 1}" if self.within else "the SFT policy"
+        self.stopped = (
+            f"the KL per answer was {kl:.1f} in the batch of update {update}, above ppo.kl_stop={self.settings.kl_stop:g}; "
+            f"the policy kept is {kept}, from before its step"
+        )
+
     def _adapt_kl(self, kl: float) -> None:
         """Proportional control of the KL weight (arXiv 1909.08593, section 2.2)."""
         if self.settings.kl_target:
@@ -374,9 +375,9 @@ class SharedBasePPOTrainer(PPOTrainer):
         """Hands greedy answers to `on_samples`; they use none of the training's random numbers."""
         if not self.samples or self.on_samples is None:
             return
-        pad, eos = self.processing_class.pad_token_id, self.processing_class.eos_token_id
+        pad, last = self.processing_class.pad_token_id, ends(self.processing_class)
         queries = pad_left([ids for _, ids in self.samples], pad).to(self.accelerator.device)
-        responses = sample(self.policy, queries, pad, eos, self.args.response_length, 0.0).tokens
+        responses = sample(self.policy, queries, pad, last, self.args.response_length, 0.0).tokens
         answers = [decode(self.processing_class, row) for row in responses]
         rows = [
             {"prompt": example.prompt[-1].content, "answer": answer}

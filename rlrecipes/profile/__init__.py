@@ -1,11 +1,20 @@
 """A profile says how big a run is: what its settings are (`settings`), how it is read (`load`), what it refuses."""
 
-from rlrecipes.profile.load import REFUSED, load_profile, profile_names, settings_of, split_override
+from rlrecipes.profile.load import (
+    REFUSED,
+    check_once,
+    check_profile,
+    load_profile,
+    profile_names,
+    settings_of,
+    split_override,
+)
 from rlrecipes.profile.settings import (
     LOWEST_TEMPERATURE,
     BaseSettings,
     CheckpointSettings,
     EvaluateSettings,
+    LimitSettings,
     LoraSettings,
     MemorySettings,
     ModelSettings,
@@ -23,6 +32,7 @@ __all__ = [
     "BaseSettings",
     "CheckpointSettings",
     "EvaluateSettings",
+    "LimitSettings",
     "LoraSettings",
     "MemorySettings",
     "ModelSettings",
@@ -32,6 +42,8 @@ __all__ = [
     "SFTSettings",
     "TrackSettings",
     "TrainingSettings",
+    "check_once",
+    "check_profile",
     "load_profile",
     "profile_names",
     "settings_of",

@@ -26,9 +26,12 @@ def idle(profile: Profile, overrides: Sequence[str]) -> Iterator[str]:
 
 
 def contradictions(profile: Profile) -> Iterator[str]:
-    """Sentences about values that are within their bounds and contradict each other."""
+    """Sentences about values that are within their bounds and contradict each other, or have no effect."""
+    yield from _without_effect(profile)
     for stage, settings in (("sft", profile.sft), ("reward", profile.reward)):
         steps, epochs = settings.max_steps, settings.num_train_epochs
+        if 0 < steps <= settings.warmup_steps:
+            yield _warm_up(stage, steps, settings.warmup_steps)
         if steps > 0 and epochs is not None:
             yield (
                 f"{stage}.num_train_epochs={epochs} would have no effect beside {stage}.max_steps={steps}; "
@@ -43,6 +46,53 @@ def contradictions(profile: Profile) -> Iterator[str]:
             "choose others"
         )
     yield from _ppo_contradictions(profile.ppo, profile.model.max_length)
+
+
+def _without_effect(profile: Profile) -> Iterator[str]:
+    """Sentences about values, other than a setting's own default, that nothing reads beside the others."""
+    ppo = profile.ppo
+    one_step = ppo.num_ppo_epochs == ppo.num_mini_batches == 1
+    logged_never = {
+        stage: 0 < settings.max_steps < settings.logging_steps
+        for stage, settings in (("sft", profile.sft), ("reward", profile.reward))
+    }
+    rules = {
+        "ppo.kl_horizon": (ppo.kl_target == 0, "while ppo.kl_target is 0"),
+        "ppo.kl_target": (ppo.kl_coef == 0, "while ppo.kl_coef is 0, since it is multiplied"),
+        "ppo.kl_estimator": (ppo.kl_coef == 0, "while ppo.kl_coef is 0"),
+        "ppo.adam_epsilon": (not _has_epsilon(ppo.optim), f"on ppo.optim={ppo.optim}, which has none"),
+        "ppo.cliprange": (one_step, "where a batch takes one step (ppo.num_ppo_epochs=1, ppo.num_mini_batches=1)"),
+        "ppo.cliprange_value": (one_step or not ppo.vf_coef, "where a batch takes one step or ppo.vf_coef is 0"),
+        "ppo.value": (ppo.vf_coef == 0, "while ppo.vf_coef is 0: values start at 0 and stay there"),
+        "track.project": (profile.track.wandb == "off", "while track.wandb is off"),
+        **{
+            f"{stage}.warmup_steps": (
+                settings.lr_scheduler_type == "constant",
+                f"on {stage}.lr_scheduler_type=constant",
+            )
+            for stage, settings in (("sft", profile.sft), ("reward", profile.reward), ("ppo", ppo))
+        },
+        **{
+            f"{stage}.logging_steps": (never, f"above {stage}.max_steps: nothing would be logged")
+            for stage, never in logged_never.items()
+        },
+    }
+    for name, (idle, why) in rules.items():
+        table, _, key = name.partition(".")
+        settings = getattr(profile, table)
+        if idle and (value := getattr(settings, key)) != getattr(type(settings), key):
+            yield f"{name}={value} would have no effect {why}; change that or leave it out"
+
+
+def _has_epsilon(optim: str) -> bool:
+    return "adamw" in optim or "ademamix" in optim
+
+
+def _warm_up(stage: str, steps: int, warmup: int) -> str:
+    return (
+        f"{stage}.warmup_steps={warmup} is as long as the {steps} steps of the stage, so the learning rate would never come "
+        f"to its value; take fewer than {steps}"
+    )
 
 
 def _ppo_contradictions(ppo: PPOSettings, window: int) -> Iterator[str]:
@@ -65,5 +115,5 @@ def _ppo_contradictions(ppo: PPOSettings, window: int) -> Iterator[str]:
             f"ppo.whiten_rewards=true needs mini-batches of {SMALLEST_WHITENED} episodes at least, and "
             f"{batch} in {minis} are {batch // minis}; lower ppo.num_mini_batches"
         )
-    if ppo.kl_target == 0 and horizon != PPOSettings.kl_horizon:
-        yield "ppo.kl_horizon has no effect while ppo.kl_target is 0; set ppo.kl_target as well"
+    if 0 < (updates := -(-ppo.total_episodes // batch)) <= ppo.warmup_steps:
+        yield _warm_up("ppo", updates, ppo.warmup_steps)

@@ -79,9 +79,20 @@ def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = N
         profile = Profile(**tables | {"name": name})
     except ValidationError as error:
         raise UserError(_refusal(error.errors()[0], name, overrides)) from None
-    if wrong := [*idle(profile, overrides), *contradictions(profile)]:
-        raise UserError(wrong[0])
+    for sentence in idle(profile, overrides):
+        raise UserError(sentence)
+    check_profile(profile)
     return profile
+
+
+def check_profile(profile: Profile) -> None:
+    """Refuses a profile whose values contradict each other or have no effect, wherever it was made.
+
+    Raises:
+        UserError: the sentence says which.
+    """
+    for sentence in contradictions(profile):
+        raise UserError(sentence)
 
 
 def split_override(override: str) -> tuple[str, str, str]:
@@ -91,6 +102,18 @@ def split_override(override: str) -> tuple[str, str, str]:
     if not (equals and dot and table and key and value):
         raise UserError(f"cannot read the setting '{override}'; write it as table.key=value, such as sft.max_steps=50")
     return table, key, value
+
+
+def check_once(settings: Sequence[str]) -> None:
+    """Refuses settings of which one is given twice with different values: the first would have no effect.
+
+    Raises:
+        UserError: with both values.
+    """
+    values: dict[str, str] = {}
+    for name, _, value in (setting.partition("=") for setting in settings):
+        if values.setdefault(name, value) != value:
+            raise UserError(f"{name} is given as {values[name]} and as {value}; give it once")
 
 
 def check_key(table: str, key: str) -> None:

@@ -7,10 +7,11 @@ then ignore, so every key either takes effect or is refused.
 
 from __future__ import annotations
 
+import os
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 LOWEST_TEMPERATURE = 0.01  # below it, probabilities may overflow; 0, where it is allowed, is greedy
@@ -28,6 +29,7 @@ Number = Annotated[float, _NO_SWITCH, Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 ZeroOrMore = Annotated[Number, Field(ge=0)]
 Share = Annotated[Positive, Field(le=1)]
+Rate = Annotated[Positive, Field(le=1000)]  # far above any use; optimizers overflow at 1e38
 
 _CONFIG = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # `card = 24` is a text without quotes
 
@@ -36,7 +38,7 @@ _CONFIG = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # `card = 24` 
 class ModelSettings:
     """Which base model, and how memory holds it."""
 
-    name: str = "builtin"
+    name: Annotated[str, AfterValidator(os.path.expanduser)] = "builtin"
     """Hub id or local folder; `builtin` trains the embedded base once and caches it."""
     quantization: Literal["nf4", "none"] = "nf4"
     """`nf4`: 4-bit NormalFloat with double quantization (QLoRA, arXiv 2305.14314); `none`: the weights as they are."""
@@ -72,7 +74,7 @@ class BaseSettings:
     max_position_embeddings: Count = 2048
     max_steps: Count = 1800
     per_device_train_batch_size: Count = 24
-    learning_rate: Positive = 1.5e-3
+    learning_rate: Rate = 1.5e-3
     seed: Annotated[Whole, Field(ge=0, le=2**32 - 1)] = 0
     """Of the base alone: like a downloaded base model, it does not depend on a run's SEED."""
 
@@ -87,7 +89,7 @@ class TrainingSettings:
     """Passes over the data; refused beside a positive `max_steps`, which would override it in silence."""
     per_device_train_batch_size: Count = 32
     gradient_accumulation_steps: Count = 1
-    learning_rate: Positive = 2e-4
+    learning_rate: Rate = 2e-4
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     warmup_steps: CountOrZero = 0
     weight_decay: ZeroOrMore = 0.0
@@ -135,7 +137,7 @@ class PPOSettings:
     response_length: CountOrZero = 0
     """Most tokens in an answer, in PPO and in evaluation; 0: as long as 99 % of the demonstrations' answers."""
     temperature: Annotated[Number, Field(ge=LOWEST_TEMPERATURE)] = 1.0
-    learning_rate: Positive = 1e-5
+    learning_rate: Rate = 1e-5
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: CountOrZero = 0
     weight_decay: ZeroOrMore = 0.0
@@ -153,7 +155,8 @@ class PPOSettings:
     kl_horizon: Count = 10000
     """Ours: episodes over which the adaptation acts; refused while `kl_target` is 0."""
     kl_stop: ZeroOrMore = 0.0
-    """Ours: training ends, keeping the last policy, when a batch's mean KL per answer exceeds this; 0: never."""
+    """Ours: training ends when a batch's mean KL per answer exceeds this, and leaves the last policy whose batch did not;
+    0: never."""
     value: Literal["trunk", "adapter"] = "trunk"
     """Ours: where the value function stands. `trunk`: a head on the policy's hidden states, so that one forward and backward
     serve both; `adapter`: a LoRA adapter of its own, started from the reward model's, with its head."""
@@ -186,8 +189,9 @@ class TrackSettings:
     """Weights & Biases."""
 
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
-    """`auto`: online for a user who is logged in, else offline."""
-    project: str = "rlrecipes"
+    """`auto`: as WANDB_MODE says; without it online for a user who is logged in, else offline."""
+    project: str = ""
+    """Empty: WANDB_PROJECT; without it `rlrecipes`."""
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -210,6 +214,14 @@ class MemorySettings:
 
 
 @dataclass(frozen=True, config=_CONFIG)
+class LimitSettings:
+    """How long a recipe's own code may take. Not recorded among a stage's settings: the result is the same."""
+
+    term_seconds: ZeroOrMore = 300
+    """Most seconds of one call of a reward term, after which the stage stops with the row; 0: no limit."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class Profile:
     """A budget, whole."""
 
@@ -227,3 +239,4 @@ class Profile:
     track: TrackSettings = field(default_factory=TrackSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)

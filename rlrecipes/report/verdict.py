@@ -39,14 +39,17 @@ def verdict_of(records: Records) -> tuple[str, str]:
 
 
 def warnings(records: Records, updates: Sequence[Mapping[str, float]]) -> list[str]:
-    """Sentences on what to look at first: an early stop, the KL, answers that do not end, a weak reward model.
+    """Sentences on what to look at first: what stages warned of, an early stop, the KL, answers that do not end, a weak
+    reward model.
 
     `updates` are the rows of PPO's log.
     """
-    sentences = []
+    sentences = [
+        f"{warning[:1].upper()}{warning[1:]}." for record in records.values() for warning in record.get("warnings", ())
+    ]
     kl, ended = column(updates, "objective/kl"), column(updates, "answers/ended")
     if reason := records.get("ppo", {}).get("stopped"):
-        sentences.append(f"PPO was stopped before its end: {reason}. What follows is about the policy of that moment.")
+        sentences.append(f"PPO was stopped before its end: {reason}. What follows is about the policy that was kept.")
     if negative := [step for step, value in kl if value < -0.1][3:]:
         sentences.append(
             f"The KL estimate was negative in {len(negative) + 3} updates: sampled and scored probabilities do not agree."

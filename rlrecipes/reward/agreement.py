@@ -73,11 +73,17 @@ SCALED_ON = 512
 """Demonstrations whose scores set the scale; their mean is then known to 1/√512, 4 % of a deviation."""
 
 
+ROUNDING = 1e-6
+"""Scores whose range is within this share of their size are equal: float32 rounds to 6e-8, summed over a row."""
+
+
 # What the reward stage records.
 
 
-def write_scale(job: Job, folder: Path, model: RewardModel) -> None:
+def write_scale(job: Job, folder: Path, model: RewardModel) -> list[str]:
     """Writes mean and deviation of the scores over the first demonstrations that the model can read to `scale.json`.
+
+    Returns a sentence where the scores are equal, up to rounding; they are then not divided by their deviation.
 
     Raises:
         UserError: no demonstration is short enough, or a score is NaN or infinite.
@@ -91,7 +97,15 @@ def write_scale(job: Job, folder: Path, model: RewardModel) -> None:
         raise UserError(
             "the reward model gives NaN or infinity on demonstrations; choose another model.dtype, or another reward.model"
         )
-    write_json(folder / "scale.json", scale_of(scores))
+    scale = scale_of(scores)
+    constant = len(scores) > 1 and max(scores) - min(scores) <= ROUNDING * max(1.0, *map(abs, scores))
+    write_json(folder / "scale.json", scale | {"std": 1.0} if constant else scale)
+    if not constant:
+        return []
+    return [
+        f"the reward model gives all {len(scores)} demonstrations that it was scaled on the score {scores[0]:.3g}, so PPO "
+        "learns nothing from it; look at its accuracy, lower reward.learning_rate or bring more preferences"
+    ]
 
 
 def scale_of(scores: Sequence[float]) -> dict[str, float]:

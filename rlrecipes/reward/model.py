@@ -9,28 +9,33 @@ has one; as a pair of texts where its tokenizer separates pairs (encoders); else
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
-from rlrecipes.errors import UserError, first_line
+from rlrecipes.errors import UserError, cannot, switch
 from rlrecipes.hub.reach import ADAPTER_WEIGHTS
 from rlrecipes.model.adapters import adapter, load_adapter, stage_file
 from rlrecipes.model.forward import device, states_at
-from rlrecipes.model.loading import load_scorer, window
-from rlrecipes.model.tokens import PLAIN_TEMPLATE, chat_text, encode, fix_template, is_fixed, pad_right
+from rlrecipes.model.loading import load_scorer, load_scorer_with_missing, model_config, window
+from rlrecipes.model.template import PLAIN_TEMPLATE, chat_text, fix_template, is_fixed
+from rlrecipes.model.tokens import encode, hidden, pad_right, read_row
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import Message, Prompt
 from rlrecipes.reward.source import TOKENIZERS, RewardSource, find_reward_model
 from rlrecipes.run.folder import read_json
+from rlrecipes.text import quoted
 
 
 @dataclass(frozen=True)
@@ -102,26 +107,42 @@ class RewardModel:
 
     model: Any
     encode: Callable[[Prompt, str], Row]
-    pad: int
-    """The id of the padding token."""
+    pad: int | None
+    """The id of the padding token; None where the model knows none, so that it reads its score at a text's last token."""
     max_tokens: int
     """The longest text that it can read."""
+    padded: bool = True
+    """Whether texts of several lengths may be read together."""
 
-    @torch.no_grad()
     def scores(self, rows: Sequence[Row], batch_size: int) -> list[float]:
         """Raw scores of whole sequences, `[rows]`, `batch_size` of them read together."""
-        self.model.eval()
-        scores: list[float] = []
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            inputs = {
-                name: pad_right([row[name] for row in batch], self.pad if name == "input_ids" else 0).to(device())
-                for name in batch[0]
-            }
-            mask = pad_right([[1] * len(row["input_ids"]) for row in batch], 0).to(device())
-            logits = self.model(**inputs, attention_mask=mask).logits
-            scores += logits.squeeze(-1).float().tolist()
+        scores = [0.0] * len(rows)
+        for places in self._batches(rows, batch_size):
+            for i, score in zip(places, self.read_together([rows[i] for i in places]), strict=True):
+                scores[i] = score
         return scores
+
+    @torch.no_grad()
+    def read_together(self, batch: Sequence[Row]) -> list[float]:
+        """Raw scores of one padded batch, `[rows]`."""
+        self.model.eval()
+        used = {i for row in batch for i in row["input_ids"]}
+        pad = next(i for i in count() if i not in used) if self.pad is None else self.pad
+        self.model.config.get_text_config().pad_token_id = pad  # a decoder finds the end of a text by it
+        inputs = {
+            name: pad_right([row[name] for row in batch], pad if name == "input_ids" else 0).to(device())
+            for name in batch[0]
+        }
+        mask = pad_right([[1] * len(row["input_ids"]) for row in batch], 0).to(device())
+        scores: list[float] = self.model(**inputs, attention_mask=mask).logits.squeeze(-1).float().tolist()
+        return scores
+
+    def _batches(self, rows: Sequence[Row], batch_size: int) -> Iterator[list[int]]:
+        """The places of rows that are read together."""
+        lengths = [0 if self.padded else len(row["input_ids"]) for row in rows]
+        for length in sorted(set(lengths)):
+            places = [i for i, found in enumerate(lengths) if found == length]
+            yield from (places[start : start + batch_size] for start in range(0, len(places), batch_size))
 
     def cut(self, row: Row) -> Row:
         """A row of at most `max_tokens`. It loses what follows its first token, since the answer stands at the end."""
@@ -153,15 +174,64 @@ def load_beside(source: RewardSource, settings: ModelSettings) -> RewardModel:
     """A reward model beside the policy's base, held in memory as the profile says.
 
     Raises:
-        UserError: the model or its tokenizer cannot be loaded, or it has neither a padding token nor EOS.
+        UserError: the model or its tokenizer cannot be loaded, it lacks weights, or it has no EOS token but needs one.
     """
+    name = source.base or source.place
     tokenizer = _tokenizer(source)
     with _library_errors(source):
-        model = load_scorer(source.base or source.place, settings, tokenizer)
+        model, missing = load_scorer_with_missing(name, settings, tokenizer, grow=source.base is not None)
+        _check_whole(source, missing)
     model = _with_adapter(model, source) if source.base else model
     model.config.use_cache = False
-    positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
-    return RewardModel(model, _reader(tokenizer), tokenizer.pad_token_id, min(positions, tokenizer.model_max_length))
+    pad = _pad(source, model_config(name), tokenizer, model.get_input_embeddings().num_embeddings)
+    found = RewardModel(model, _reader(source, tokenizer, model), pad, _longest(model, tokenizer))
+    with _library_errors(source):
+        probe = [found.cut(_row(tokenizer(text), model)) for text in ("Hello.", "Hello. How are you today? I am well.")]
+        return replace(found, padded=_padding_is_harmless(found, probe))
+
+
+def _check_whole(source: RewardSource, missing: Sequence[str]) -> None:
+    """Refuses a model of which some weights are in no file: Transformers draws them at random, and only logs it."""
+    own: set[str] = set()
+    if source.base:
+        with safe_open(Path(source.place) / ADAPTER_WEIGHTS, framework="pt") as file:
+            own = {f".{key}" for key in file.keys()}  # noqa: SIM118
+    if absent := [key for key in missing if not any(name.endswith(f".{key}") for name in own)]:
+        more = f" and {len(absent) - 1} more" if absent[1:] else ""
+        raise UserError(
+            f"reward.model={source.name} lacks the weights {absent[0]}{more}, so its scores would be random; "
+            "save it with all its layers, or choose another model"
+        )
+
+
+def _pad(source: RewardSource, config: Any, tokenizer: Any, size: int) -> int | None:
+    """The id that the model takes for padding; -1 and ids beyond its `size` embeddings stand for none.
+
+    An adapter's trainer sets the padding of a base that has none, and saves it with the tokenizer alone.
+    """
+    of_tokenizer = (tokenizer.pad_token_id, tokenizer.eos_token_id) if source.base else ()
+    pads = (getattr(config.get_text_config(), "pad_token_id", None), *of_tokenizer)
+    return next((pad for pad in pads if pad is not None and 0 <= pad < size), None)
+
+
+def _longest(model: Any, tokenizer: Any) -> int:
+    """The most tokens of a text.
+
+    RoBERTa's kind counts positions from behind the padding's id, so it has fewer of them. An adapter may put tokens in front.
+    """
+    limits = [getattr(model.config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
+    for name, table in model.named_modules():
+        if name.endswith(".position_embeddings") and (first := getattr(table, "padding_idx", None)) is not None:
+            limits.append(len(table.weight) - first - 1)
+    virtual = getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", None) or 0
+    return int(min(limit for limit in limits if limit is not None and limit > 0)) - virtual
+
+
+def _padding_is_harmless(model: RewardModel, rows: Sequence[Row]) -> bool:
+    """Whether texts score the same in a padded batch as alone, up to rounding; FNet's and XLNet's kind reads the padding."""
+    alone = [score for row in rows for score in model.read_together([row])]
+    error = max(abs(a - b) for a, b in zip(alone, model.read_together(rows), strict=True))
+    return error <= max(1e-3, 8 * torch.finfo(model.model.dtype).eps) * max(map(abs, alone))
 
 
 def open_learned(
@@ -173,20 +243,35 @@ def open_learned(
     already. Otherwise this loads a second model, as `settings` say, and returns no head.
 
     Raises:
-        UserError: a file is damaged, or the model beside cannot be loaded.
+        UserError: a file is damaged, or the model beside cannot be loaded; from the scorer: a score is NaN or infinite.
     """
     if shares_base(folder):
         load_adapter(model, folder / "adapter", "reward")
         head = load_score_head(folder)
-        return head, lambda pairs: score_answers(model, head, tokenizer, pairs, batch_size)
+        return head, lambda pairs: _finite(pairs, score_answers(model, head, tokenizer, pairs, batch_size))
     source = find_reward_model(read_json(folder / "done.json").get("settings", {})["reward.model"])
     beside, (mean, std) = load_beside(source, settings), load_scale(folder)
 
     def score(pairs: Sequence[tuple[Prompt, str]]) -> list[float]:
         rows = [beside.cut(beside.encode(prompt, answer)) for prompt, answer in pairs]
-        return [(score - mean) / std for score in beside.scores(rows, batch_size)]
+        return _finite(pairs, [(score - mean) / std for score in beside.scores(rows, batch_size)])
 
     return None, score
+
+
+def _finite(pairs: Sequence[tuple[Prompt, str]], scores: list[float]) -> list[float]:
+    """The scores, if they are finite.
+
+    Raises:
+        UserError: one is not; the sentence names the answer.
+    """
+    for (prompt, answer), score in zip(pairs, scores, strict=True):
+        if not math.isfinite(score):
+            raise UserError(
+                f"the reward model gave {score} on the answer {quoted(answer)} to {quoted(prompt[-1].content)}; "
+                f"make the reward stage again with {switch('force')}, or choose another reward.model"
+            )
+    return scores
 
 
 def shares_base(folder: Path) -> bool:
@@ -200,44 +285,49 @@ def _with_adapter(model: Any, source: RewardSource) -> Any:
 
 
 def _tokenizer(source: RewardSource) -> Any:
-    """With the checkpoint's own padding token: a decoder reads its score at the last token that is not padding."""
     own = source.base is None or any((Path(source.place) / name).is_file() for name in TOKENIZERS)
-    name = source.place if own else str(source.base)
     with _library_errors(source):
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        pad = AutoConfig.from_pretrained(source.base or source.place).pad_token_id
-    tokenizer.pad_token_id = next(
-        (i for i in (pad, tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), None
-    )
-    if tokenizer.pad_token_id is None:
-        raise UserError(f"reward.model={source.name} has neither a padding token nor EOS; choose another model")
-    return tokenizer
+        return AutoTokenizer.from_pretrained(source.place if own else str(source.base), trust_remote_code=False)
 
 
-def _reader(tokenizer: Any) -> Callable[[Prompt, str], Row]:
+def _reader(source: RewardSource, tokenizer: Any, model: Any) -> Callable[[Prompt, str], Row]:
     def chat(prompt: Prompt, answer: str) -> Row:
-        text = chat_text(tokenizer, (*prompt, Message("assistant", answer)))
-        return _row(tokenizer(text, add_special_tokens=False))
+        read = read_row(tokenizer, prompt, answer)
+        text = chat_text(tokenizer, hidden(read, (*prompt, Message("assistant", answer))))
+        return _row(read.row(text, add_special_tokens=False), model)
 
     def pair(prompt: Prompt, answer: str) -> Row:
-        return _row(tokenizer("\n".join(message.content for message in prompt), answer))
+        read = read_row(tokenizer, prompt, answer)
+        return _row(read.row("\n".join(message.content for message in hidden(read, prompt)), read.hide(answer)), model)
 
     def transcript(prompt: Prompt, answer: str) -> Row:
         return {"input_ids": encode(tokenizer, prompt, answer).ids}
 
-    if is_fixed(tokenizer.chat_template):  # our own adapter: it reads answers as the policy writes them
-        return transcript
+    ours = is_fixed(tokenizer.chat_template)  # our own adapter: it reads answers as the policy writes them
     fix_template(tokenizer)
-    if tokenizer.chat_template is not None:
+    if tokenizer.chat_template is not None and not ours:
         return chat
-    if tokenizer.num_special_tokens_to_add(pair=True) > tokenizer.num_special_tokens_to_add(pair=False):
+    pairs = tokenizer.num_special_tokens_to_add(pair=True) > tokenizer.num_special_tokens_to_add(pair=False)
+    if pairs and not ours and not _is_decoder(model):
         return pair
-    tokenizer.chat_template = PLAIN_TEMPLATE
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"reward.model={source.name} has neither a chat template nor an EOS token, so nothing says how it reads an "
+            "answer; choose another model"
+        )
+    tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
     return transcript
 
 
-def _row(encoded: Mapping[str, Sequence[int]]) -> Row:
-    return {name: ids for name, ids in encoded.items() if name != "attention_mask"}
+def _is_decoder(model: Any) -> bool:
+    """A decoder's head is called `score` in Transformers; its tokenizer may begin both texts of a pair with BOS."""
+    return hasattr(model, "score")
+
+
+def _row(encoded: Mapping[str, Sequence[int]], model: Any) -> Row:
+    """What the model reads of what its tokenizer made: segments only where it has embeddings for two."""
+    segments = not _is_decoder(model) and getattr(model.config, "type_vocab_size", None) != 1
+    return {name: encoded[name] for name in ("input_ids", "token_type_ids")[: 1 + segments] if name in encoded}
 
 
 @contextmanager
@@ -248,4 +338,4 @@ def _library_errors(source: RewardSource) -> Iterator[None]:
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise UserError(f"cannot use reward.model={source.name}: {first_line(error)}; choose another model") from None
+        raise cannot(f"cannot use reward.model={source.name}", error, "choose another model") from None

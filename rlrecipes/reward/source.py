@@ -18,8 +18,10 @@ from typing import Any
 
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS, is_hub_id, is_local, reach_model
+from rlrecipes.model.embedded import check_base
 from rlrecipes.profile import Profile
-from rlrecipes.run.folder import read_json
+from rlrecipes.run.checksums import check
+from rlrecipes.run.folder import DONE, read_json
 
 CHECKPOINT = "config.json"
 CLASSIFIER = "ForSequenceClassification"
@@ -29,6 +31,8 @@ VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "s
 ADAPTER_KEYS = {"task_type": str, "peft_type": str, "base_model_name_or_path": str}
 CHECKPOINT_KEYS = {"architectures": list, "id2label": dict, "num_labels": int}
 """The keys that are read from the two configurations, and the types of their values."""
+HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight", "classification_head.out_proj.weight")
+"""The names of heads, whose first dimension is the outputs."""
 JSON_TYPES = {str: "text", list: "list", dict: "object", int: "number"}
 
 
@@ -98,6 +102,8 @@ def _in_folder(name: str) -> RewardSource:
     if not folder.is_dir():
         raise _none(name, "is not there")
     place = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    for stage in {place, place.parent}:
+        _check_stage(name, stage)
     names = (ADAPTER, ADAPTER_WEIGHTS, CHECKPOINT, *WEIGHTS, *TOKENIZERS, *VOCABULARIES)
     files = {file: place / file for file in names if (place / file).is_file()}
     if ADAPTER not in files and CHECKPOINT not in files and (original := _original_of(place)):
@@ -112,9 +118,17 @@ def _in_folder(name: str) -> RewardSource:
     return _inspect(name, str(place), files)
 
 
+def _check_stage(name: str, stage: Path) -> None:
+    """Refuses a finished stage of which a file is damaged."""
+    if (stage / DONE).is_file():
+        # A record that is no JSON object is empty here, and then lacks its own checksum.
+        record = read_json(stage / DONE) or {"files": {}}
+        check(record, stage, DONE, f"make that stage again, or give another reward.model than {name}")
+
+
 def _original_of(stage: Path) -> str | None:
     """The `reward.model` of a finished reward stage that left no adapter, since its model stands beside the base."""
-    record = read_json(stage / "done.json").get("reward_model")
+    record = read_json(stage / DONE).get("reward_model")
     return str(record.get("name")) if isinstance(record, dict) else None
 
 
@@ -140,11 +154,10 @@ def _adapter(name: str, where: str, files: Mapping[str, Path]) -> RewardSource:
         raise UserError(f"reward.model={name}: {files[ADAPTER]} names no base model; set base_model_name_or_path in it")
     if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
         raise UserError(f"reward.model={name}: its base model '{base}' is not there; mend {files[ADAPTER]}")
+    check_base(Path(base).expanduser())
     shapes = _shapes(name, files[ADAPTER_WEIGHTS]) if ADAPTER_WEIGHTS in files else {}
     heads = {key: shape for key, shape in shapes.items() if "lora_" not in key}
-    for key, shape in heads.items():
-        if key.endswith(("score.weight", "classifier.weight", "out_proj.weight")) and shape[:1] != [1]:
-            raise _outputs(name, *shape[:1])
+    _check_outputs(name, heads)
     plain = kind == "LORA" and [key.endswith("score.weight") for key in heads] == [True]
     return RewardSource(name, where, base, plain)
 
@@ -162,8 +175,14 @@ def _checkpoint(name: str, where: str, files: Mapping[str, Path]) -> RewardSourc
     if labels != 1:
         raise _outputs(name, labels)
     if WEIGHTS[0] in files:
-        _shapes(name, files[WEIGHTS[0]])  # to refuse a damaged file
+        _check_outputs(name, _shapes(name, files[WEIGHTS[0]]))
     return RewardSource(name, where, None, plain=False)
+
+
+def _check_outputs(name: str, shapes: Mapping[str, list[int]]) -> None:
+    for key, shape in shapes.items():
+        if key.removeprefix("base_model.").removeprefix("model.") in HEADS and shape[:1] != [1]:
+            raise _outputs(name, *shape[:1])
 
 
 def _none(name: str, why: str) -> UserError:
@@ -180,7 +199,7 @@ def _outputs(name: str, count: int = 0) -> UserError:
 
 
 def _damaged(name: str, path: Path, why: str = "") -> UserError:
-    return UserError(f"reward.model={name}: {path} is damaged{why}; get the model again")
+    return UserError(f"reward.model={name}: {path.name} is damaged{why}; get the model again")
 
 
 def _read(name: str, path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:

@@ -10,44 +10,51 @@ A term is a plain function, or an object with state that is called like one. Suc
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import Example, Reward, Term
-from rlrecipes.text import quoted
+from rlrecipes.run.interrupts import TooLongError, stop_requested, time_limit
+from rlrecipes.text import is_number, quoted, shortened
 
 
-def score_term(term: Term, answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
-    """The unweighted value of one term for each answer.
+def score_term(term: Term, answers: Sequence[str], examples: Sequence[Example], seconds: float = 0) -> list[float]:
+    """The unweighted value of one term for each answer; `seconds` are the most that one call may take, 0: no limit.
 
     Raises:
-        UserError: the term raises or gives NaN or infinity; the sentence names the term and the row. One such number
-            would turn the policy and the value head to NaN within one update.
+        UserError: the term raises, takes too long, or gives no number that float32 holds; true and false are 1 and 0. The
+            sentence names the term, the value and the row. NaN or infinity would turn the policy and the value head to NaN
+            within one update.
     """
     values = []
-    for answer, example in zip(answers, examples, strict=True):
+    for row, (answer, example) in enumerate(zip(answers, examples, strict=True), 1):
         try:
-            value = float(term.score(example.prompt, answer, example))
-        except Exception as error:
+            with time_limit(seconds):
+                given = term.score(example.prompt, answer, example)
+            wrong = "" if is_number(given) else f"gave {shortened(repr(given), 30)}, which is no number"
+        except TooLongError:
+            wrong = f"took more than limits.term_seconds={seconds:g}"
+        except BaseException as error:  # a person's own code may raise anything, and call sys.exit
+            if isinstance(error, KeyboardInterrupt) and stop_requested():
+                raise
+            wrong = f"raised {type(error).__name__} ({shortened(str(error), 40)})"
+        if wrong:
             raise UserError(
-                f"the reward term '{term.name}' raised {type(error).__name__} ({error}) on the answer {quoted(answer)} to "
-                f"{quoted(example.prompt[-1].content)}; mend the function or set terms.{term.name}=0"
-            ) from error
-        if not math.isfinite(value):
-            raise UserError(
-                f"the reward term '{term.name}' gave {value} on the answer {quoted(answer)} to "
-                f"{quoted(example.prompt[-1].content)}; mend the function or set terms.{term.name}=0"
+                f"the reward term {quoted(term.name, 30)} {wrong} on the answer {quoted(answer, 40)} to "
+                f"{quoted(example.prompt[-1].content, 40)} (row {row} of {len(answers)}); mend the function or set "
+                f"terms.{shortened(term.name, 30)}=0"
             )
-        values.append(value)
+        values.append(float(given))
     return values
 
 
-def term_values(reward: Reward, answers: Sequence[str], examples: Sequence[Example]) -> dict[str, list[float]]:
-    """Each term's unweighted values, one for each answer, by name."""
-    return {term.name: score_term(term, answers, examples) for term in reward.terms}
+def term_values(
+    reward: Reward, answers: Sequence[str], examples: Sequence[Example], seconds: float = 0
+) -> dict[str, list[float]]:
+    """Each term's unweighted values, one for each answer, by name; `seconds` as in `score_term`."""
+    return {term.name: score_term(term, answers, examples, seconds) for term in reward.terms}
 
 
 def weighted_sum(reward: Reward, values: Mapping[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
     checkpoints/step-000040/tensors.safetensors    every tensor of the state
                             state.json             everything else, with the tensors' names in their places
-                            manifest.json          {"files": {"state.json": {"bytes": 8211, "sha256": "9f86…"}, …}, …}
+                            manifest.json          {"logs": …, "files": {"state.json": {"bytes": 8211, …}, …}, …}
 
 We write a checkpoint aside, force it to the disk and then rename it, so a kill at any moment leaves the one before. We pickle
 nothing: a state is a nest of dictionaries, lists, tuples, texts, numbers and tensors.
@@ -10,7 +10,6 @@ nothing: a state is a nest of dictionaries, lists, tuples, texts, numbers and te
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import shutil
@@ -25,12 +24,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from rlrecipes.run.checksums import MANIFEST, damage, describe, difference, sealed
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import CHECKPOINTS, sync
 from rlrecipes.run.interrupts import Interrupted, stop_requested
 from rlrecipes.run.tracking import Tracker
 
-TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+TENSORS, STATE = "tensors.safetensors", "state.json"
 COPIES = 2
 """Checkpoints on the disk: if the disk damages the newest, there is one more."""
 
@@ -77,7 +77,7 @@ class Checkpoints:
         before = self.resumed["seconds"] if self.resumed else 0.0
         spent = round(before + time.monotonic() - self.start, 1)
         logs = self.tracker.positions() if self.tracker is not None else {}
-        save(self.folder, step, {"stage": state, "logs": logs, "seconds": spent})
+        save(self.folder, step, {"stage": state, "logs": logs, "seconds": spent}, logs)
         self.last_save = time.monotonic()
         if stop_requested():
             raise Interrupted(f"saved after step {step}")
@@ -87,8 +87,8 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def save(folder: Path, step: int, state: Any) -> None:
-    """Writes `folder/step-…`, and removes all but the newest `COPIES`.
+def save(folder: Path, step: int, state: Any, logs: Mapping[str, int] | None = None) -> None:
+    """Writes `folder/step-…`, and removes all but the newest `COPIES`; `logs` are the logs beside `folder` and their lengths.
 
     Raises:
         TypeError: the state holds something that is neither JSON nor a tensor.
@@ -100,9 +100,9 @@ def save(folder: Path, step: int, state: Any) -> None:
     aside.mkdir(parents=True)
     save_file(tensors, aside / TENSORS)
     (aside / STATE).write_text(json.dumps(plain), encoding="utf-8")
-    files = {name: _description(aside / name) for name in (TENSORS, STATE)}
-    manifest = json.dumps({"files": files, "sha256": _digest(files)}, indent=2)
-    (aside / MANIFEST).write_text(manifest, encoding="utf-8")
+    descriptions = {name: describe(folder.parent / name, length) for name, length in (logs or {}).items()}
+    manifest = sealed({"logs": descriptions}, aside, [aside / TENSORS, aside / STATE])
+    (aside / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     for path in (*aside.iterdir(), aside):
         sync(path)
     shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
@@ -113,14 +113,14 @@ def save(folder: Path, step: int, state: Any) -> None:
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; the console names each damaged one before it, and the damage."""
+    """The newest checkpoint that is whole, and the logs beside `folder` up to it; the console names the damage of others."""
     paths = _newest_first(folder)
     for path in paths:
-        damage = _damage(path)
-        if damage is None:
+        wrong = _damage(path, folder.parent)
+        if wrong is None:
             plain = json.loads((path / STATE).read_text(encoding="utf-8"))
             return Checkpoint(_step(path), _unpack(plain, load_file(path / TENSORS)))
-        say(f"  {path}/{damage}; this checkpoint is not used")
+        say(f"  {path}/{wrong}; this checkpoint is not used")
     if paths:
         say("  no checkpoint is whole: starting from the beginning")
     return None
@@ -168,33 +168,21 @@ def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def _description(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _digest(files: Any) -> str:
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
-
-
-def _damage(path: Path) -> str | None:
-    """The first damaged file, and what is wrong with it; None: all files are whole."""
+def _damage(path: Path, logs: Path) -> str | None:
+    """The first damaged file of a checkpoint, or of the logs as far as it knows them, and what is wrong with it."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["sha256"] != _digest(manifest["files"]):
-            return f"{MANIFEST} has been changed: its checksum is another"
+        manifest = dict(json.loads((path / MANIFEST).read_text(encoding="utf-8")))
+        if not manifest.keys() >= {"files", "sha256"}:
+            return f"{MANIFEST} cannot be read"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError):
         return f"{MANIFEST} cannot be read"
-    for name, expected in manifest["files"].items():
-        if not (path / name).is_file():
-            return f"{name} is missing"
-        actual = _description(path / name)
-        if actual["bytes"] != expected["bytes"]:
-            return f"{name} has {actual['bytes']} bytes instead of {expected['bytes']}"
-        if actual != expected:
-            return f"{name} has been changed: its checksum is another"
+    if found := damage(manifest, path, MANIFEST):
+        return f"{found[0].name} {found[1]}"
+    for name, expected in manifest.get("logs", {}).items():
+        if wrong := difference(logs / name, expected, expected["bytes"]):
+            return f"{name} {wrong}"
     return None
 
 

@@ -1,9 +1,10 @@
 """A run is a folder, `runs/<run>/<recipe>/<stage>/`; a stage writes its `done.json` last.
 
-    {"stage": "sft", "metrics": {"train_loss": 1.2}, "settings": {"sft.max_steps": 100, …}, "seed": 0, …}
+    {"stage": "sft", "metrics": {"train_loss": 1.2}, "settings": {"sft.max_steps": 100, …}, "seed": 0, …, "files": …}
 
-Until then a stage is a draft, `.<stage>/` beside its place: `begun.json` holds the settings and library versions it began
-with, `checkpoints/` its progress. A kill between any two lines here leaves a stage finished or able to go on, never half.
+`files` has the checksum of each file that the stage left. Until then a stage is a draft, `.<stage>/` beside its place:
+`begun.json` holds the settings and library versions it began with, `checkpoints/` its progress. A kill between any two lines
+here leaves a stage finished or able to go on, never half.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlrecipes.errors import UserError, has_make, option, program, switch
 from rlrecipes.profile import profile_names
-from rlrecipes.run.console import say
+from rlrecipes.run.checksums import check, files_in, sealed
 from rlrecipes.run.stages import STAGES, above
 from rlrecipes.text import shortened
 
-BEGUN, CHECKPOINTS = "begun.json", "checkpoints"
+DONE, BEGUN, CHECKPOINTS = "done.json", "begun.json", "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,18 @@ class Run:
         """The record in the `done.json` of `stage`; None until it finishes.
 
         Raises:
-            UserError: the record cannot be read.
+            UserError: the record cannot be read, or a file of the stage is damaged.
         """
-        path = self.stage(stage) / "done.json"
+        path = self.stage(stage) / DONE
         if not path.exists():
             return None
         try:
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return {**record, "settings": dict(record["settings"])}
-        except (OSError, ValueError, TypeError, KeyError):
+            record["settings"] = dict(record["settings"])
+        except (ValueError, TypeError, KeyError):
             raise UserError(f"{path} is damaged; delete the folder {path.parent} and run the stage again") from None
+        check(record, path.parent, DONE, f"make its stage again with `{make(stage, self)} {switch('force')}`")
+        return record
 
     def need(self, stage: str) -> dict[str, Any]:
         """Like `done`, for a stage that another one stands on.
@@ -116,10 +119,13 @@ class Run:
         path = self.draft(stage) / BEGUN
         if not path.exists() or not self._has_checkpoint(stage):
             return None
+        again = f"delete the folder {path.parent} and run the stage again"
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            begun = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
-            raise UserError(f"{path} is damaged; delete the folder {path.parent} and run the stage again") from None
+            raise UserError(f"{path} is damaged; {again}") from None
+        check(begun, path.parent, BEGUN, again)
+        return {key: value for key, value in begun.items() if key not in ("files", "sha256")}
 
     def check_begun(self, stage: str, conditions: Mapping[str, Any]) -> None:
         """Refuses to go on with an interrupted stage under other settings or library versions.
@@ -145,7 +151,7 @@ class Run:
             return draft
         _remove(draft)
         draft.mkdir(parents=True)
-        write_json(draft / BEGUN, conditions)
+        write_json(draft / BEGUN, sealed(conditions))
         return draft
 
     def abandon(self, stage: str) -> None:
@@ -157,40 +163,91 @@ class Run:
         return any((self.draft(stage) / CHECKPOINTS).glob("step-*"))
 
     def close(self, stage: str, record: Mapping[str, Any]) -> None:
-        """Writes the draft's `done.json` last and moves it into place, so that a stage is there whole or not at all."""
+        """Writes the draft's `done.json` last and moves it into place, so that a stage is there whole or not at all.
+
+        Raises:
+            UserError: something that no stage wrote is in the way; the draft stays, and the next command moves it.
+        """
         draft = self.draft(stage)
         for path in draft.rglob("*"):
             sync(path)
-        write_json(draft / "done.json", {"stage": stage, **record})
+        kept = [path for path in files_in(draft) if path.relative_to(draft).parts[0] not in (BEGUN, CHECKPOINTS, DONE)]
+        write_json(draft / DONE, sealed({"stage": stage, **record}, draft, kept))
         self._place(stage)
 
     def recover(self) -> None:
-        """Moves stages into place whose process was killed after it wrote `done.json`."""
+        """Moves stages into place whose process was killed after it wrote `done.json`; ends removals that were cut off."""
         for stage in STAGES:
-            if (self.draft(stage) / "done.json").exists():
+            _remove(self._gone(stage))
+            if (self.draft(stage) / DONE).exists():
                 self._place(stage)
 
     def _place(self, stage: str) -> None:
         draft, place = self.draft(stage), self.stage(stage)
+        self.check_removable([stage])
         _remove(draft / CHECKPOINTS)
         _remove(draft / BEGUN)
         # First, so that nothing ever stands on a replaced or a missing stage.
         self.forget_above(stage)
-        _remove(place)
+        self._remove_stage(stage)
         draft.rename(place)
         sync(self.folder)
 
     def forget_above(self, stage: str) -> None:
         """Removes the finished stages and the drafts that stand on a stage."""
         for later in above(stage):
-            _remove(self.stage(later))
+            self._remove_stage(later)
             _remove(self.draft(later))
 
     def remove(self, stage: str) -> None:
-        """Removes a stage and its draft, with all that stands on it."""
+        """Removes a stage and its draft, with all that stands on it.
+
+        Raises:
+            UserError: a folder holds what no stage wrote; nothing is removed then.
+        """
+        self.check_removable([stage])
         self.forget_above(stage)
-        _remove(self.stage(stage))
+        self._remove_stage(stage)
         _remove(self.draft(stage))
+
+    def _gone(self, stage: str) -> Path:
+        return self.folder / f".{stage}-gone"
+
+    def _remove_stage(self, stage: str) -> None:
+        """Renames a stage's folder before its files go: half removed it is neither a finished stage nor somebody's folder."""
+        _remove(self._gone(stage))
+        if self.stage(stage).exists():
+            self.stage(stage).rename(self._gone(stage))
+            _remove(self._gone(stage))
+
+    def check_removable(self, stages: Iterable[str]) -> None:
+        """Refuses to remove what the stages, and those that stand on them, did not write, and to follow links out of the run.
+
+        Raises:
+            UserError: with the file or link, and how many more there are.
+        """
+        for stage in dict.fromkeys(each for lowest in stages for each in (lowest, *above(lowest))):
+            for path in (self.stage(stage), self.draft(stage)):
+                if path.is_symlink() or path.is_file():
+                    raise UserError(
+                        f"{path} is a {'link' if path.is_symlink() else 'file'} where the {stage} stage has its folder; "
+                        "move it away and give the same command again"
+                    )
+            if others := self._others(stage):
+                more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+                raise UserError(
+                    f"{self.stage(stage)} holds {shortened(others[0])}{more}, which the stage did not write and which would "
+                    "be deleted with it; move it away and give the same command again"
+                )
+
+    def _others(self, stage: str) -> list[str]:
+        """The files in a stage's folder that the stage did not write; none where its record is from before it had a list."""
+        place = self.stage(stage)
+        record = read_json(place / DONE)
+        if (record and not isinstance(record.get("files"), dict)) or (not record and (place / DONE).exists()):
+            return []
+        own = {DONE, *record.get("files", ())}
+        return [name for path in files_in(place) if (name := path.relative_to(place).as_posix()) not in own]
 
 
 def make(target: str, run: Run) -> str:
@@ -204,9 +261,15 @@ def make(target: str, run: Run) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Writes aside, then renames: a reader sees the old file or the new one, never half of one."""
     aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    sync(aside)
-    os.replace(aside, path)
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    try:
+        aside.write_text(text, encoding="utf-8")
+        sync(aside)
+        os.replace(aside, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
 
 
 def sync(path: Path) -> None:
@@ -215,41 +278,6 @@ def sync(path: Path) -> None:
     try:
         os.fsync(handle)
     finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Keeps other processes out of a folder; makes it if need be, and removes it if it stays empty.
-
-    The lock ends with the process, however that ends.
-
-    Raises:
-        UserError: the folder cannot be made, or another process is in it and `wait` is not set.
-    """
-    import fcntl
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder} ({error.strerror}); make room for it") from None
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if not wait:
-            os.close(handle)
-            raise UserError(
-                f"another process is at work in {folder}; wait for it or name another run ({option('run')})"
-            ) from None
-        say(f"waiting for another process that is at work in {folder}")
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        for path in (folder, folder.parent):
-            with contextlib.suppress(OSError):  # it holds something
-                path.rmdir()
         os.close(handle)
 
 
@@ -264,7 +292,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def _remove(path: Path) -> None:
     """Removes a file, or a folder with its `done.json` first: half removed it must not look finished."""
     if path.is_dir():
-        (path / "done.json").unlink(missing_ok=True)
+        (path / DONE).unlink(missing_ok=True)
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

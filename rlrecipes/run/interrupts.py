@@ -64,6 +64,36 @@ def finishing_first() -> Iterator[None]:
     _act()
 
 
+class TooLongError(BaseException):
+    """The block of a `time_limit` took longer. No `Exception`, which a person's own code may swallow."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Ends a block that takes longer, wherever Python runs it; 0: no limit.
+
+    Only a main thread can be ended so, where the system has alarms. Code inside that sets an alarm of its own takes it over.
+
+    Raises:
+        TooLongError: the time is over.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not (seconds and main and hasattr(signal, "setitimer")):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _on_alarm(number: int, frame: FrameType | None) -> None:
+    raise TooLongError
+
+
 def _act() -> None:
     """Raises for a signal that came earlier, even one that a library swallowed during its import."""
     if _signals.requested:

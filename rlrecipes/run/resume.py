@@ -1,13 +1,15 @@
-"""What the training stages share: arguments, checks of rows, exact resume, and adapters in float32."""
+"""What the training stages share: arguments, checks of rows and numbers, exact resume, and adapters in float32."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
@@ -15,7 +17,7 @@ from rlrecipes.errors import UserError
 from rlrecipes.profile import PPOSettings, TrainingSettings
 from rlrecipes.run.checkpoint import Checkpoints, random_states, set_random_states, set_trainable, trainable
 from rlrecipes.run.console import say
-from rlrecipes.run.folder import write_json
+from rlrecipes.run.folder import CHECKPOINTS, write_json
 from rlrecipes.run.interrupts import finishing_first
 
 
@@ -32,6 +34,7 @@ def training_arguments(
         "bf16": False,  # the weights already have the profile's dtype; no autocast on top
         "use_cpu": not torch.cuda.is_available(),
         "save_strategy": "no",
+        "logging_nan_inf_filter": False,  # it would count a loss of NaN as the mean of those before it
         "report_to": "none",  # our tracker takes the logs
         "disable_tqdm": True,  # our progress bar
         "dataloader_pin_memory": torch.cuda.is_available(),
@@ -78,15 +81,22 @@ def lora_in_float32(model: nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
-def check_finite(loss: float, stage: str, setting: str, checkpoints: Checkpoints) -> None:
-    """Refuses a model that training has broken, and discards its checkpoints, which are broken too.
+def check_weights(stage: str, draft: Path) -> None:
+    """Refuses what a stage is about to leave, adapters and heads, if a weight is no number, and discards its checkpoints.
 
     Raises:
-        UserError: the loss is NaN or infinite.
+        UserError: with the file and the number of such weights.
     """
-    if not math.isfinite(loss):
-        checkpoints.discard()
-        raise UserError(f"the {stage} loss became {loss}, so the adapter is useless; lower {setting} and run it again")
+    for path in sorted(draft.rglob("*.safetensors")):
+        if CHECKPOINTS in path.parts:
+            continue
+        tensors = load_file(path).values()
+        if broken := sum(int((~torch.isfinite(tensor)).sum()) for tensor in tensors):
+            shutil.rmtree(draft / CHECKPOINTS, ignore_errors=True)
+            raise UserError(
+                f"{broken} of {sum(tensor.numel() for tensor in tensors)} weights of {stage}/{path.relative_to(draft)} "
+                f"became NaN or infinite, so nothing is kept; lower {stage}.learning_rate and run it again"
+            )
 
 
 class Resumable:
@@ -102,16 +112,21 @@ class Resumable:
     lr_scheduler: Any
     state: Any
     control: Any
+    args: Any
     _tr_loss: torch.Tensor
     checkpoints: Checkpoints
     checkpoint_state: dict[str, Any] | None
+    table: str
+    """The profile's table whose learning rate this is."""
 
-    def train_from(self, checkpoints: Checkpoints) -> float:
+    def train_from(self, checkpoints: Checkpoints, table: str) -> float:
         """Trains from the newest checkpoint on, or from the start; returns the mean loss over all steps.
 
         Raises:
             Interrupted: a signal asked for the end; a checkpoint has been saved.
+            UserError: a loss or a gradient is NaN or infinite; that step is not taken.
         """
+        self.table = table
         newest = checkpoints.newest()
         self.checkpoints, self.checkpoint_state = checkpoints, newest.state if newest else None
         if self.checkpoint_state:
@@ -122,7 +137,39 @@ class Resumable:
             output = self.train(resume_from_checkpoint=str(checkpoints.folder) if self.checkpoint_state else None)  # type: ignore[attr-defined]
         return float(output.training_loss)
 
+    def warnings(self, loss: float, guessing: float) -> list[str]:
+        """Sentences on a training that ran to its end and went wrong, from the mean loss and that of a model that guesses."""
+        steps, warmup = self.state.max_steps, self.args.warmup_steps
+        last = next((row["loss"] for row in reversed(self.state.log_history) if "loss" in row), loss)
+        sentences = []
+        if last > 1.5 * guessing:
+            sentences.append(
+                f"the loss of {self.table} ended at {last:.3g}, and guessing has {guessing:.3g}: training went apart; "
+                f"lower {self.table}.learning_rate"
+            )
+        if warmup >= steps:
+            sentences.append(
+                f"the {steps} steps of {self.table} are over before its warm-up of {warmup}, so the learning rate never came "
+                f"to its value; lower {self.table}.warmup_steps"
+            )
+        return sentences
+
     # Transformers calls the methods below.
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)  # type: ignore[misc]
+        for what, value in (("loss", float(self._tr_loss)), ("gradient", float(norm))):
+            if not math.isfinite(value):
+                self.checkpoints.discard()  # the same settings would come to the same step
+                step = self.state.global_step + 1
+                why = (
+                    f"that step was not taken; lower {self.table}.learning_rate and run it again"
+                    if step > 1
+                    else "before anything was learned: the model's own numbers are damaged or overflow; "
+                    "choose another model, or another model.dtype"
+                )
+                raise UserError(f"the {what} of {self.table} is {value} in step {step}, {why}")
+        return norm
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         state = {

@@ -11,11 +11,13 @@ import contextlib
 import itertools
 import json
 import os
+import secrets
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
@@ -32,6 +34,20 @@ _BAR_VALUES = {
     "objective/kl": "kl",
 }
 """The logged values that a progress bar shows, and their short names there."""
+
+SECONDS = 5
+"""The longest wait for W&B's server, once a run."""
+UNREACHED, REMEMBERED = "unreached", 3600
+"""The file that a run leaves where W&B did not answer, and for how many seconds the run then does not ask again."""
+
+
+@dataclass
+class _Process:
+    unreached: bool = False
+    """Whether W&B did not answer this process."""
+
+
+_process = _Process()
 
 
 class Tracker:
@@ -171,44 +187,73 @@ def sync_command(run: Run) -> str | None:
 
 
 def _start_wandb(run: Run, settings: TrackSettings, stage: str, config: Mapping[str, Any]) -> Any | None:
-    mode = settings.wandb
+    """A stage's W&B run; None where tracking is off or W&B cannot start. The WANDB_ variables count where we set nothing."""
+    mode = _mode(settings)
     if mode == "off" or stage == "report":  # a report trains nothing and measures nothing
         return None
-    if mode in ("auto", "online") and not _logged_in():  # W&B would ask in the terminal, and wait
-        if mode == "online":
-            say("  not logged in to Weights & Biases, so tracked offline; log in with `.venv/bin/wandb login`")
-        mode = "offline"
-    elif mode == "auto":
-        mode = "online"
     import wandb
 
-    folder = run.folder
-    (folder / "wandb").mkdir(parents=True, exist_ok=True)
-    for attempt in dict.fromkeys((mode, "offline")):
+    folder = run.folder / "wandb"
+    folder.mkdir(parents=True, exist_ok=True)
+    if mode == "online" and not _logged_in():  # W&B would ask in the terminal, and wait
+        if settings.wandb == "online":
+            say("  not logged in to Weights & Biases, so tracked offline; log in with `.venv/bin/wandb login`")
+        mode = "offline"
+    if mode == "online" and _failed_lately(folder):
+        mode = "offline"
+    attempts: tuple[Literal["online", "offline"], ...] = ("online", "offline") if mode == "online" else ("offline",)
+    for attempt in attempts:
         try:
             return wandb.init(
-                project=settings.project,
-                group=f"{run.name}-{run.recipe}",
+                project=settings.project or os.environ.get("WANDB_PROJECT") or "rlrecipes",
+                group=os.environ.get("WANDB_RUN_GROUP") or f"{run.name}-{run.recipe}",
                 job_type=stage,
                 name=f"{run.name}-{run.recipe}-{stage}",
-                dir=str(folder),
+                id=secrets.token_hex(4),  # a WANDB_RUN_ID would make one run of all stages, each over the one before
+                resume="never",
+                dir=str(run.folder),
                 config=dict(config),
                 mode=attempt,
                 reinit="finish_previous",
-                settings=wandb.Settings(silent=True, console="off", init_timeout=20, x_disable_stats=True),
+                settings=wandb.Settings(silent=True, console="off", init_timeout=SECONDS, x_disable_stats=True),
             )
         except Exception as error:  # tracking must never stop training
             say(f"  Weights & Biases cannot start {attempt} ({type(error).__name__}: {first_line(error)})")
+            if attempt == "online":
+                _remember_failure(folder)
     return None
 
 
-def _logged_in() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    import netrc
+def _mode(settings: TrackSettings) -> str:
+    """`online`, `offline` or `off`: the profile's word; under `auto` the environment's, and online where it has none."""
+    if settings.wandb != "auto":
+        return settings.wandb
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
+        return "off"
+    name = os.environ.get("WANDB_MODE", "").lower() or "online"
+    return {"online": "online", "run": "online", "shared": "online", "disabled": "off"}.get(name, "offline")
 
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+
+def _failed_lately(folder: Path) -> bool:
+    """Whether W&B could not be reached from this process, or within `REMEMBERED` seconds from this run."""
     try:
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
+        return _process.unreached or time.time() - (folder / UNREACHED).stat().st_mtime < REMEMBERED
+    except OSError:
         return False
+
+
+def _remember_failure(folder: Path) -> None:
+    _process.unreached = True
+    with contextlib.suppress(OSError):
+        (folder / UNREACHED).touch()
+
+
+def _logged_in() -> bool:
+    """Whether W&B finds a key or a token without asking for it."""
+    from wandb.sdk.lib import urls, wbauth
+
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    with contextlib.suppress(Exception):  # a key of the wrong form: W&B itself will say so
+        return bool(wbauth.read_netrc_auth(host=os.environ.get("WANDB_BASE_URL") or urls.DEFAULT_BASE_URL))
+    return False

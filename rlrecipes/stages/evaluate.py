@@ -20,7 +20,7 @@ from rlrecipes.model.adapters import adapter, load_policies
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import load_causal, prompt_window
 from rlrecipes.model.sampling import sample
-from rlrecipes.model.tokens import answer_length, decode, fitting_prompts, open_tokenizer, pad_left
+from rlrecipes.model.tokens import answer_length, decode, ends, fitting_prompts, open_tokenizer, pad_left
 from rlrecipes.recipe import Example
 from rlrecipes.reward.model import Scorer, open_learned
 from rlrecipes.reward.terms import fresh, term_values, weighted_sum
@@ -56,7 +56,6 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     def headline_scores(texts: dict[str, list[str]]) -> dict[str, list[float]]:
         return {policy: [score(a, e) for a, e in zip(texts[policy], examples, strict=True)] for policy in POLICIES}
 
-    scores, sampled_scores = headline_scores(answers), headline_scores(sampled)
     metrics = {
         policy: {
             **{metric.name: estimate(metric, answers[policy], examples).as_json() for metric in job.metrics},
@@ -65,6 +64,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         }
         for policy in POLICIES
     }
+    scores, sampled_scores = headline_scores(answers), headline_scores(sampled)
     comparisons = {
         f"{better}_over_{worse}": _compare(scores, sampled_scores, rewards, better, worse)
         for better, worse in ((name, policy.over) for name, policy in POLICIES.items() if policy.over)
@@ -108,7 +108,7 @@ def _answer(
     size = job.profile.evaluate.batch_size
     # A batch has prompts of like length, which need less padding; the answers go back to their places.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    pad, last = tokenizer.pad_token_id, ends(tokenizer)
     batches = [(policy, start) for policy in POLICIES for start in range(0, len(order), size)]
     checkpoint = checkpoints.newest()
     start_batch = checkpoint.step if checkpoint else 0
@@ -121,7 +121,7 @@ def _answer(
             queries = pad_left([prompts[i] for i in places], pad).to(device())
             with adapter(model, POLICIES[policy].role):
                 for kind, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-                    rows = sample(model, queries, pad, eos, length, temperature).tokens
+                    rows = sample(model, queries, pad, last, length, temperature).tokens
                     for i, row in zip(places, rows, strict=True):
                         answers[kind][policy][i] = decode(tokenizer, row)
             progress.update(1)
@@ -141,7 +141,7 @@ def _scorer(job: Job, model: PeftModel, tokenizer: Any) -> Scorer | None:
 def _rewards(job: Job, scorer: Scorer | None, answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
     """The whole reward of each greedy answer, as PPO has it before clipping and the missing-EOS penalty."""
     reward = fresh(job.recipe.reward)
-    values = term_values(reward, answers, examples)
+    values = term_values(reward, answers, examples, job.profile.limits.term_seconds)
     if scorer is not None:
         values["learned"] = scorer(
             [(example.prompt, answer) for example, answer in zip(examples, answers, strict=True)]

@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 
 from rlrecipes.data.split import sample_by_hash
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import load_adapter
+from rlrecipes.model.adapters import load_adapter, unmoved
 from rlrecipes.model.loading import load_causal, prompt_window
 from rlrecipes.model.tokens import answer_length, fitting_prompts, open_tokenizer
+from rlrecipes.policy.measures import faults
 from rlrecipes.policy.trainer import PPOConfig, SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
 from rlrecipes.reward.model import open_learned
@@ -67,6 +68,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         on_samples=lambda rows, step: tracker.table("samples", rows, step),
         scorer=scorer,
         callbacks=[progress("ppo", tracker)],
+        term_seconds=job.profile.limits.term_seconds,
     )
     remove_printer(trainer)
     updates = trainer.args.num_total_batches
@@ -76,16 +78,18 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     with finishing_first():
         trainer.train(checkpoints)
     if trainer.stopped:
-        say(f"  stopped early: {trainer.stopped}; the policy of that moment is kept")
+        say(f"  stopped early: {trainer.stopped}")
 
     folders = {"policy": "adapter"} | ({"value": "value_adapter"} if settings.value == "adapter" else {})
-    model.save_pretrained(folder, selected_adapters=list(folders))
+    model.save_pretrained(folder, selected_adapters=list(folders), save_embedding_layers=False)
     for role, name in folders.items():
         shutil.move(folder / role, folder / name)
     tokenizer.save_pretrained(folder / "adapter")
     (folder / "README.md").unlink(missing_ok=True)
     save_file(trainer.model.value_model.score.state_dict(), folder / "value_head.safetensors")
-    last = {key: value for key, value in trainer.state.log_history[-1].items() if "/" in key}
+    rows = trainer.state.log_history
+    kept = rows[-2] if trainer.stopped and len(rows) > 1 else rows[-1]  # the last batch that the policy gave
+    last = {key: value for key, value in kept.items() if "/" in key}
     adapters = {"reference": "../sft/adapter", "policy": "adapter"} | (
         {"reward": "../reward/adapter"} if shared else {}
     )
@@ -95,6 +99,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "answer_length": length,
         "too_long": dropped,
         "stopped": trainer.stopped,
+        "warnings": [] if trainer.stopped else [*unmoved(folder / "adapter", sft), *faults(rows)],
         "resumed": checkpoints.resumed,
     }
 

@@ -10,13 +10,14 @@ the sum.
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import add_lora, copy_lora
+from rlrecipes.model.adapters import add_lora, copy_lora, unmoved
 from rlrecipes.model.loading import load_scorer, window
 from rlrecipes.model.tokens import open_tokenizer, vocabulary
 from rlrecipes.reward.agreement import measure, write_scale
@@ -26,7 +27,7 @@ from rlrecipes.reward.source import find_reward_model
 from rlrecipes.reward.trainers import pairwise_trainer, regression_trainer, start_head
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
-from rlrecipes.run.resume import check_finite, lora_in_float32
+from rlrecipes.run.resume import lora_in_float32
 from rlrecipes.run.tracking import Tracker, progress, remove_printer
 
 
@@ -34,7 +35,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     """Writes the adapter with its head to `folder/adapter` and the scale beside it; measures them on held-out rows.
 
     Raises:
-        UserError: the rows do not fit, the loss becomes NaN, or the model that `reward.model` names cannot be used.
+        UserError: the rows do not fit, a loss or gradient is NaN, or the model that `reward.model` names cannot be used.
     """
     if job.profile.reward.model is not None:
         return _take(job, model_name, folder)
@@ -50,19 +51,21 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     lora_in_float32(model)
     start_head(model, job.seed)
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
-    loss = trainer.train_from(checkpoints)
-    check_finite(loss, "reward", "reward.learning_rate", checkpoints)
-    model.save_pretrained(folder / "adapter")
+    loss = trainer.train_from(checkpoints, "reward")
+    model.save_pretrained(folder / "adapter", save_embedding_layers=False)
     tokenizer.save_pretrained(folder / "adapter")
 
     reward_model = as_policy(model, tokenizer, max_tokens)
-    write_scale(job, folder, reward_model)
+    guessing = math.log(2) if job.objective == "pairwise" else 1.0  # of targets with deviation 1
+    warnings = [*trainer.warnings(loss, guessing), *unmoved(folder / "adapter", job.run.stage("sft") / "adapter")]
+    warnings += write_scale(job, folder, reward_model)
     return {
         **measure(job, reward_model, {"train_loss": loss}),
         **record,
         "objective": job.objective,
         "adapters": {"sft": "../sft/adapter", "reward": "adapter"},
         "vocabulary": vocabulary(tokenizer),
+        "warnings": warnings,
         "resumed": checkpoints.resumed,
     }
 
@@ -83,10 +86,11 @@ def _take(job: Job, model_name: str, folder: Path) -> dict[str, Any]:
         model = load_beside(source, job.profile.model)
         beside, adapters = source.base or source.place, {}
         say(f"  taken from {source.name}: loaded beside the base, with its own tokenizer")
-    write_scale(job, folder, model)
+    warnings = write_scale(job, folder, model)
     return {
         **measure(job, model, {}),
         "objective": None,
+        "warnings": warnings,
         "adapters": adapters,
         "reward_model": {"name": source.name, "beside": beside},
     }

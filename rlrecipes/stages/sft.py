@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from rlrecipes.errors import option
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import add_lora
+from rlrecipes.model.adapters import add_lora, unmoved
+from rlrecipes.model.forward import hidden_states, next_token_logits
+from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.loading import load_causal, window
-from rlrecipes.model.tokens import fitting_examples, open_tokenizer
+from rlrecipes.model.tokens import Encoded, fitting_examples, open_tokenizer, spelled, spelled_note
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
 from rlrecipes.run.resume import (
     Resumable,
-    check_finite,
     check_rows,
     length_of,
     lora_in_float32,
@@ -24,6 +30,9 @@ from rlrecipes.run.resume import (
     training_arguments,
 )
 from rlrecipes.run.tracking import Tracker, progress, remove_printer
+
+SAMPLED = 64
+"""Demonstrations on which the embedded base's loss is measured."""
 
 
 class ResumableSFTTrainer(Resumable, SFTTrainer):
@@ -34,19 +43,24 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     """Trains the adapter into `folder/adapter` and returns what `done.json` records beside the common part.
 
     Raises:
-        UserError: the demonstrations do not fit the window or do not fill a batch, or the loss becomes NaN or infinite.
+        UserError: the demonstrations do not fit the window or do not fill a batch, or a loss or gradient is NaN or infinite.
     """
     tokenizer = open_tokenizer(model_name)
     max_tokens = window(model_name, job.profile.model)
     rows = fitting_examples(tokenizer, job.data.train.demonstrations, max_tokens)
     dropped = record_drops("demonstrations", len(job.data.train.demonstrations), len(rows), max_tokens)
+    if plain := spelled(tokenizer, job.data):
+        say(f"  {spelled_note(plain)}")
     settings = job.profile.sft
     check_rows("demonstrations", len(rows), settings.per_device_train_batch_size, "sft.per_device_train_batch_size")
 
     dataset = Dataset.from_list(
         [{"input_ids": ids.ids, "completion_mask": [0] * len(ids.prompt) + [1] * len(ids.answer)} for _, ids in rows]
     )
-    model = add_lora(load_causal(model_name, job.profile.model, tokenizer), job.profile.lora, "CAUSAL_LM")
+    base = load_causal(model_name, job.profile.model, tokenizer)
+    if job.profile.model.name == "builtin":
+        _tell_unknown(base, [ids for _, ids in rows], len(tokenizer))
+    model = add_lora(base, job.profile.lora, "CAUSAL_LM")
     trainer = ResumableSFTTrainer(
         model,
         SFTConfig(
@@ -60,13 +74,34 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     lora_in_float32(model)
     say(f"  {length_of(settings)} on {len(rows)} demonstrations")
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
-    loss = trainer.train_from(checkpoints)
-    check_finite(loss, "SFT", "sft.learning_rate", checkpoints)
-    model.save_pretrained(folder / "adapter")
+    loss = trainer.train_from(checkpoints, "sft")
+    model.save_pretrained(folder / "adapter", save_embedding_layers=False)
     tokenizer.save_pretrained(folder / "adapter")
     return {
         "metrics": {"train_loss": loss},
         "adapters": {"sft": "adapter"},
         "too_long": dropped,
+        **({"special_tokens_as_text": plain} if plain else {}),
+        "warnings": [*trainer.warnings(loss, math.log(len(tokenizer))), *unmoved(folder / "adapter")],
         "resumed": checkpoints.resumed,
     }
+
+
+def _tell_unknown(base: Any, rows: Sequence[Encoded], vocabulary: int) -> None:
+    """Says where the embedded base predicts the answers worse than by guessing among its tokens: it has read no such text.
+
+    In nats a token it has 0.07 to 0.8 on the built-in data, 8.2 to 10.5 on English, German and Chinese text of other kinds
+    and 10.4 on random letters; guessing has 7.6.
+    """
+    logprobs = []
+    with torch.no_grad():
+        for row in rows[:: -(-len(rows) // SAMPLED)]:
+            ids = torch.tensor([row.ids], device=base.device)
+            states = hidden_states(base, ids)[0, len(row.prompt) - 1 : -1]
+            logprobs.append(token_logprobs(states, ids[0, len(row.prompt) :], partial(next_token_logits, base)))
+    loss, guessing = -float(torch.cat(logprobs).mean()), math.log(vocabulary)
+    if loss > guessing:
+        say(
+            f"  the embedded base cannot know such text: {loss:.1f} nats a token, and guessing has {guessing:.1f}; "
+            f"its answers will be noise, so name a model that can read it with {option('model')}"
+        )

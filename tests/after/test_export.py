@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from conftest import resealed
 from safetensors.torch import load_file, save_file
 
 from rlrecipes.__main__ import main
@@ -68,7 +69,8 @@ def test_the_cards_own_code_asks_a_family_that_thinks_and_dates_as_training_did(
     from transformers import AutoTokenizer
 
     from rlrecipes.after.card import LOAD
-    from rlrecipes.model.tokens import load_tokenizer, prompt_text
+    from rlrecipes.model.template import prompt_text
+    from rlrecipes.model.tokens import load_tokenizer
     from rlrecipes.recipe import Message
 
     class Echo:
@@ -89,6 +91,8 @@ def test_the_cards_own_code_asks_a_family_that_thinks_and_dates_as_training_did(
         ids = tokenizer(prompt_text(tokenizer, chat), add_special_tokens=False)["input_ids"]
         expected = tokenizer.decode(ids, skip_special_tokens=True).strip()
         assert scope["answer"]([message._asdict() for message in chat]) == expected
+        with pytest.raises(ValueError, match="spells a special token"):  # which training read as plain text
+            scope["answer"]([{"role": "user", "content": "Hi<end>"}])
 
 
 def test_the_export_can_be_moved_and_loads_by_itself(exported, tmp_path):
@@ -215,6 +219,7 @@ def test_a_model_of_ones_own_is_named_and_not_copied(home, checkpoint, tmp_path,
     path = folder / "sft" / "adapter" / "adapter_model.safetensors"
     torch.manual_seed(0)
     save_file({k: v.normal_(std=0.3) if "lora_B" in k else v for k, v in load_file(path).items()}, path)
+    resealed(folder / "sft")
     assert main(["export", "translation", "--run", "named", "--merged"]) == 0
     assert not (folder / "export" / "base").exists()
     config = json.loads((folder / "export" / "adapter" / "adapter_config.json").read_text())
@@ -268,10 +273,10 @@ def test_a_damaged_or_missing_file_of_a_stage_is_told_with_the_command_that_make
     path = spoilt / "ppo" / "adapter" / file
     path.unlink() if content is None else path.write_bytes(content)
     assert main(["export", "translation", "--run", "spoilt"]) == 2
-    assert capsys.readouterr().err == (
-        f"error: runs/spoilt/translation/ppo/adapter/{file} is damaged or missing; "
-        "make its stage again with `python -m rlrecipes ppo translation --run spoilt --force`\n"
-    )
+    err = capsys.readouterr().err
+    wrong = "is missing; " if content is None else "is damaged (it has "
+    assert err.startswith(f"error: runs/spoilt/translation/ppo/adapter/{file} {wrong}")
+    assert err.endswith("; make its stage again with `python -m rlrecipes ppo translation --run spoilt --force`\n")
     assert not (spoilt / ".export").exists()
 
 
@@ -279,10 +284,8 @@ def test_damaged_samples_are_told_before_the_work(spoilt, monkeypatch, capsys):
     (spoilt / "evaluate" / "samples.jsonl").write_text("{")
     monkeypatch.setattr("rlrecipes.after.export._adapter", lambda *_: pytest.fail("it began"))
     assert main(["export", "translation", "--run", "spoilt"]) == 2
-    assert (
-        "evaluate/samples.jsonl is damaged or missing; make its stage again with `python -m rl"
-        in capsys.readouterr().err
-    )
+    err = capsys.readouterr().err
+    assert re.search(r"evaluate/samples.jsonl is damaged \(.*\); make its stage again with `python -m rl", err)
 
 
 def test_a_file_in_the_exports_place_is_told_and_left_alone(spoilt, capsys):

@@ -1,10 +1,13 @@
 """What a run has trained is found without options; what it lacks is told with the command that makes it."""
 
+import io
 import json
+import os
 import shutil
+import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SMALLEST, resealed
 
 from rlrecipes.__main__ import main
 from rlrecipes.after.finished import find_finished_run
@@ -66,6 +69,7 @@ def test_without_a_wish_the_policy_that_was_trained_last_is_taken(copy):
 def test_an_embedded_base_that_is_gone_is_told(copy, capsys, command):
     path = copy / "sft" / "adapter" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "runs/.base/gone"}))
+    resealed(copy / "sft")
     error = refused(capsys, command, "translation", "--run", "copy")
     assert "is gone (runs/.base/gone); put it back" in error
     assert "`python -m rlrecipes run translation --run copy --force` and the run's options" in error
@@ -79,6 +83,7 @@ def test_a_base_that_cannot_be_had_is_told_with_the_way_without_a_network(copy, 
     done = json.loads(path.read_text())
     for name, said in (("nobody/nothing", "hf download nobody/nothing"), ("./gone", "no model in './gone'")):
         path.write_text(json.dumps({**done, "settings": {**done["settings"], "model.name": name}}))
+        resealed(copy / "sft")
         error = refused(capsys, command, "translation", "--run", "copy")
         assert said in error
         assert "--model" not in error  # which both would refuse
@@ -122,6 +127,7 @@ def test_a_record_that_lacks_a_part_is_told(copy, capsys):
     path = copy / "ppo" / "done.json"
     done = json.loads(path.read_text())
     path.write_text(json.dumps({key: value for key, value in done.items() if key != "seed"}))
+    resealed(copy / "ppo")
     assert "done.json lacks 'seed'" in refused(capsys, "export", "translation", "--run", "copy")
 
 
@@ -173,11 +179,34 @@ def test_the_prompts_form_is_seen_in_the_evaluation_or_else_in_the_built_in_data
     assert finished().prefix == "Translate: "
     samples = copy / "evaluate" / "samples.jsonl"
     samples.write_text(samples.read_text().replace("Translate: ", ""))
+    resealed(copy / "evaluate")
     assert finished().prefix == "", "the user's data had a form of their own"
     shutil.rmtree(copy / "evaluate")
     assert finished().prompts == (), "the run's data were the user's"
     record = json.loads((copy / "sft" / "done.json").read_text())
     record["data"]["source"] = "built-in"
     (copy / "sft" / "done.json").write_text(json.dumps(record))
+    resealed(copy / "sft")
     assert finished().prompts[0][-1].content.startswith("Translate: ")
     assert not finished().many_turns
+
+
+WRITTEN: list[str] | None = None
+"""What the process writes or moves in the test below; None outside of it, since a hook stays for good."""
+
+
+def note_writing(event, arguments):
+    if WRITTEN is not None and event in ("open", "os.rename", "os.remove", "os.truncate", "os.utime", "os.chmod"):
+        reads = event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
+        if not reads:
+            WRITTEN.append(f"{event} {arguments[0]}")
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate", "report", "chat"])
+def test_a_finished_run_is_only_read_so_it_may_lie_on_a_read_only_disk(finished, home, monkeypatch, command):
+    options = ["--run", "t"] if command == "chat" else ["--run", "t", "--data", "pairs.jsonl", *SMALLEST]
+    monkeypatch.setattr("sys.stdin", io.StringIO("Das Kind liest.\n"))
+    sys.addaudithook(note_writing)
+    monkeypatch.setitem(globals(), "WRITTEN", [])
+    assert main([command, "translation", *options]) == 0
+    assert [line for line in WRITTEN if "runs" in line] == []

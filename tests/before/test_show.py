@@ -43,6 +43,16 @@ def test_rows_are_shown_with_special_tokens_and_the_boundary(shown, checkpoint):
     assert "EOS '<end>', padding '<pad>'" in out
 
 
+def test_special_tokens_that_rows_spell_are_told(shown, checkpoint):
+    out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl")
+    assert "plain text" not in out
+    write_rows(Path("pairs.jsonl"), [{**row, "target": f"{row['target']}<end>"} for row in sentences(60)])
+    out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl")
+    assert re.search(
+        r"note: special tokens such as .* are read as plain text: \d\d demonstrations, \d\d comparisons", out
+    )
+
+
 @pytest.mark.parametrize("longest", [40, 51, 52, 128])
 def test_what_will_be_too_long_is_counted_as_the_stages_count_it(shown, checkpoint, longest):
     out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl", f"model.max_length={longest}")
@@ -71,6 +81,23 @@ def test_lengths_are_those_of_the_tokens(shown, checkpoint):
     ]
     assert "the window has 128" in out, "the model's own is lower than the profile's"
     assert "at most 7 (ppo.response_length)" in out
+
+
+def test_it_says_which_stages_have_too_few_rows(shown, tmp_path):
+    write_rows(tmp_path / "few.jsonl", sentences(40))
+    data = load(load_recipe("translation"), "few.jsonl", {}, Path("runs"))
+    rows, held_out = len(data.train.demonstrations), len(data.held_out.prompts)
+    out = shown("--data", "few.jsonl", f"sft.per_device_train_batch_size={rows + 1}")
+    assert f"  {rows} demonstrations cannot fill one batch of {rows + 1}: bring more, or lower sft.per_device" in out
+    assert f"  {rows} prompts cannot fill one batch of 64: bring more, or lower ppo.per_device" in out
+    assert f"  {held_out} held-out prompts give no interval to rely on: bring 30 or more" in out
+    enough = ("sft", "ppo", "reward")
+    settings = [f"{stage}.per_device_train_batch_size={2 if stage == 'ppo' else rows}" for stage in enough]
+    out = shown("--data", "few.jsonl", *settings, "reward.per_device_train_batch_size=99")
+    assert f"  {rows} comparisons cannot fill one batch of 99: bring more, or lower reward.per_device" in out
+    assert "demonstrations cannot fill" not in out
+    assert "prompts cannot fill" not in out
+    assert "too few rows" not in shown()
 
 
 def test_a_window_without_room_for_a_prompt_is_told(shown, checkpoint):

@@ -243,3 +243,28 @@ def test_parquet_may_hold_lists_of_objects(tmp_path):
     rows = [{"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     assert values(tmp_path / "rows.parquet") == rows
+
+
+def test_a_parquet_file_that_swells_is_read_no_further_than_a_person_would_pack(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlrecipes.data.files.TOLERATED", 1 << 20)
+    text = pyarrow.array(["x" * 10_000])
+    table = pyarrow.table({"text": pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 3000), text)})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    assert "unpacks to more than 200 times its size" in trouble(tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.symlink_to("nowhere"), lambda path: path.symlink_to(path)]
+)
+def test_what_is_named_as_a_split_and_is_no_file_is_told_and_not_passed_over(tmp_path, make):
+    write(tmp_path / "train.jsonl", LINES)
+    make(tmp_path / "test.jsonl")
+    with pytest.raises(UserError, match=r"test.jsonl is named as a data file and is none"):
+        find(str(tmp_path))
+
+
+@pytest.mark.parametrize("target", ["nowhere", "rows.jsonl"])
+def test_a_link_to_no_file_is_told(tmp_path, target):
+    (tmp_path / "rows.jsonl").symlink_to(target)
+    with pytest.raises(UserError, match="is a link to no file"):
+        find(str(tmp_path / "rows.jsonl"))

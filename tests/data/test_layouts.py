@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rlrecipes.data.layouts import Records, check_names, records, rows_of
+from rlrecipes.data.layouts import Records, check_names, records, rows_of, unread_note
 from rlrecipes.data.readers import Record
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import exact_match, mean_of
@@ -286,6 +286,19 @@ def test_columns_of_no_known_layout_are_answered_with_those_found_those_known_an
     message = trouble(tmp_path, {"source": "Ja", "post_edit": "Yes"})
     assert "has the columns source, post_edit, but translation reads source+target, or prompt+chosen" in message
     assert message.endswith("map names, such as COLUMNS='target=post_edit'")
+
+
+@pytest.mark.parametrize("names", [[f"column {i}" for i in range(10_000)], ["a" * 700, "b" * 700]])
+@pytest.mark.parametrize("columns", [{}, {"source": "foo"}])
+def test_a_refusal_is_short_however_many_and_long_the_columns_are(tmp_path, names, columns):
+    path = write(tmp_path / "rows.jsonl", dict.fromkeys(names, "x"))
+    with pytest.raises(UserError) as error:
+        records(RECIPE, rows_of(RECIPE, path, columns)[0])
+    assert len(str(error.value).replace(str(path), "")) < 290
+
+
+def test_a_long_name_that_is_not_read_is_shortened():
+    assert len(unread_note([Record((), unread=("'" + "b" * 70_000 + "'",))])[0]) < 100
 
 
 def test_a_mapped_column_is_read_under_its_new_name(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rlrecipes.data.load import fingerprint, lists, load
-from rlrecipes.data.split import HELD_OUT, canonical, sample_by_hash
+from rlrecipes.data.split import HELD_OUT, canonical, draw, sample_by_hash
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import exact_match, mean_of
 from rlrecipes.recipe import Columns, Comparison, Data, Evaluation, Example, Rating, Recipe, Reward, Split, user
@@ -452,6 +452,13 @@ def test_a_training_row_whose_prompt_is_nearly_a_held_out_one_is_left_out(tmp_pa
     data = loaded(RECIPE, str(tmp_path))
     assert data.dropped == {"prompt is held out (first: train.jsonl, row 21)": 1}
     assert all_training_prompts(data) == {user(f"Say {i}") for i in range(20)}
+
+
+def test_prompts_that_differ_are_drawn_as_in_finished_runs(tmp_path):
+    data = loaded(RECIPE, write(tmp_path / "rows.jsonl", demonstrations(0, 60)))
+    assert prompts_of(data.held_out.prompts) == {user(f"Say {i}") for i in range(60) if draw(user(f"Say {i}")) % 5 == 0}
+    assert draw(user("Say 0")) % 10**8 == 15169497
+    assert fingerprint(data) == "1b9a492c475bbf26"
 
 
 def test_the_draw_treats_nearly_equal_prompts_as_one_and_moves_no_other(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from conftest import write_rows
 
 from rlrecipes.data.load import load
-from rlrecipes.data.readers import LAYOUTS
+from rlrecipes.data.readers import CHATS as TALKS
+from rlrecipes.data.readers import LAYOUTS, UNUSABLE_KEYS
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import Data, Message, Prompt, load_recipe, user
 
@@ -269,3 +271,106 @@ def test_every_layout_has_a_row_in_the_docs():
     page = (Path(__file__).resolve().parents[2] / "docs" / "own-data.md").read_text(encoding="utf-8")
     for layout in LAYOUTS:
         assert ", ".join(f"`{name}`" for name in layout.needs) in page, layout.needs
+
+
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout.grades], ids=lambda layout: layout.needs[0])
+@pytest.mark.parametrize(("column", "bad", "good"), [("score", 1, 7.5), ("label", False, True)])
+def test_a_grade_beside_any_demonstration_keeps_the_bad_answer_from_being_imitated(tmp_path, layout, column, bad, good):
+    def written(i: int) -> dict[str, Any]:
+        one = layout.needs[0]
+        if one in TALKS:
+            return {one: turns(Message("user", f"Hello {i}"), Message("assistant", f"Answer {i}"))}
+        return {one: f"Hello {i}", layout.needs[1]: f"Answer {i}"}
+
+    rows = [written(i) | {column: (good, bad)[i % 2]} for i in range(40)]
+    data = load(load_recipe("dialogue"), str(write_rows(tmp_path / "rows.jsonl", rows)), {}, tmp_path)
+    assert {rating.score for rating in data.train.ratings} == {float(good), float(bad)}
+    imitated = {int(example.answers[0].split()[1]) % 2 for example in data.train.demonstrations}
+    assert imitated == {0}
+    assert not [note for note in data.notes if "Not read" in note]
+
+
+def test_a_grade_that_is_not_used_is_named(tmp_path):
+    notes = loaded(
+        tmp_path,
+        {"prompt": "Hello", "completion": "Hi", "score": 1, "label": True},
+        more={"prompt": "Why", "completion": "No.", "score": 0, "label": False},
+    ).notes
+    assert "Not read: 'label' (5 rows)." in notes
+
+
+def as_numpy_writes(chat: list[dict[str, str]]) -> str:
+    return "[" + "\n ".join(map(str, chat)) + "]"
+
+
+@pytest.mark.parametrize("write_chat", [json.dumps, str, as_numpy_writes])
+def test_a_chat_in_a_cell_of_text_is_a_chat(tmp_path, write_chat):
+    row = {
+        "prompt": "Hello",
+        "chosen": write_chat(turns(ASKED, Message("assistant", "It's }\n{ fine"))),
+        "rejected": write_chat(turns(ASKED, Message("assistant", "What?"))),
+    }
+    assert ((ASKED,), "It's }\n{ fine", "What?") in [
+        (pair.prompt, pair.chosen, pair.rejected) for pair in loaded(tmp_path, row).train.comparisons
+    ]
+
+
+def test_a_chat_in_a_cell_that_cannot_be_read_leaves_out_its_row_without_a_word_of_it(tmp_path):
+    plain = {"prompt": "Hello", "completion": "Hi"}
+    data = loaded(tmp_path, plain, more={"prompt": "Why", "completion": "[{'role': 'user', 'content': secret}]"})
+    reason = "the chat in 'completion' is written as text that cannot be read (first: train.jsonl, row 4)"
+    assert data.dropped == {reason: 1}
+
+
+@pytest.mark.parametrize("answer", ["[1, 2, 3]", "[{'a': 1}]", "{'role': 'x'}", "[role] yes"])
+def test_an_answer_that_is_code_stays_text(tmp_path, answer):
+    demonstrations = loaded(tmp_path, {"prompt": "Hello", "completion": answer}).train.demonstrations
+    assert answer in [example.answers[0] for example in demonstrations]
+
+
+@pytest.mark.parametrize("key", UNUSABLE_KEYS)
+def test_a_turn_that_holds_more_than_its_text_leaves_out_its_row(tmp_path, key):
+    row = {"messages": turns(ASKED, SAID)}
+    data = loaded(tmp_path, row, more={"messages": [{**AGAIN._asdict(), key: ["x"]}, SAID._asdict()]})
+    assert data.dropped == {f"a turn with '{key}' (first: train.jsonl, row 4)": 1}
+
+
+def test_answers_that_nearly_all_repeat_their_prompts_are_freed_of_them_and_a_few_are_told(tmp_path):
+    rows = [{"prompt": f"Hello {i}", "completion": f"Hello {i}: Hi {i}"} for i in range(40)]
+    rows += [{"prompt": "Why?", "completion": "No."}, {"prompt": "Why not?", "completion": None}]
+    few = [{"prompt": f"Ah {i}", "completion": f"Ah {i}" * 2 if i < 4 else "Oh"} for i in range(20)]
+    write_rows(tmp_path / "train.jsonl", rows)
+    write_rows(tmp_path / "test.jsonl", few)
+    data = load(load_recipe("dialogue"), str(tmp_path), {}, tmp_path)
+    assert {example.answers[0] for example in data.train.demonstrations} == {": Hi " + str(i) for i in range(40)} | {
+        "No."
+    }
+    assert "The prompt is taken off the start of 'completion', which repeats it in 40 rows." in data.notes
+    assert "'completion' starts with the prompt in 4 of 20 rows, and stays as it is." in data.notes
+
+
+@pytest.mark.parametrize(
+    ("row", "mapping"),
+    [
+        ({"id": 7, "German": "Das Kind {}", "English": "Child {}"}, "COLUMNS='source=German target=English'"),
+        (
+            {"id": 7, "German text": "Das Kind {}", "English": "Child {}"},
+            "--columns 'source=German text' target=English",
+        ),
+        ({"pair": {"a": "Das Kind {}", "b": "Child {}"}}, "COLUMNS='source=pair.a target=pair.b'"),
+        ({"id": 7, "target": "Child {}"}, None),
+    ],
+)
+def test_a_refusal_names_a_mapping_that_works_or_none(tmp_path, row, mapping):
+    rows = [json.loads(json.dumps(row).replace("{}", str(i))) for i in range(40)]
+    path = str(write_rows(tmp_path / "rows.jsonl", rows))
+    with pytest.raises(UserError) as error:
+        load(load_recipe("translation"), path, {}, tmp_path)
+    assert len(str(error.value).replace(path, "")) < 300
+    if mapping is None:
+        assert "such as" not in str(error.value)
+        return
+    assert str(error.value).endswith(f"map names, such as {mapping}")
+    pairs = shlex.split(mapping.removeprefix("COLUMNS=").removeprefix("--columns "))
+    columns = dict(pair.split("=") for text in pairs for pair in (text.split() if "COLUMNS" in mapping else [text]))
+    assert load(load_recipe("translation"), path, columns, tmp_path).train.demonstrations

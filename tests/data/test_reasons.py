@@ -196,7 +196,7 @@ def test_a_reason_may_name_columns_and_constants_but_no_word_that_a_value_only_s
         try:
             raise ValueError(text)
         except ValueError as error:
-            return reason_of(error, ["post", "must be a text"])
+            return reason_of(error, frozenset(["post", "must be a text"]))
 
     assert raised("'post' must be a text") == "'post' must be a text"
     assert (

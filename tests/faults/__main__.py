@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from faults import files, killed, options, settings
+from faults import files, flips, killed, options, settings, writes
 from faults.attempt import Outcome
 
 KINDS: dict[str, Callable[[Path, set[str]], Iterator[Outcome]]] = {
@@ -23,6 +23,8 @@ KINDS: dict[str, Callable[[Path, set[str]], Iterator[Outcome]]] = {
     "options": options.outcomes,
     "settings": settings.outcomes,
     "kills": killed.outcomes,
+    "flips": flips.outcomes,
+    "writes": writes.outcomes,
 }
 """What tries the cases of a kind, but for those with the names given; its folder is its own."""
 RESULTS = {"told": "told", "same": "same bytes", "changed": "other bytes", "fell": "fell"}

@@ -56,8 +56,8 @@ BESIDE = {
 """What else a change needs: the settings of the road that go, by their start, and those that come."""
 AS_AUTO = {"model.attention=sdpa", "reward.objective=pairwise", "track.wandb=auto"}
 """Choices that are what `auto` chooses on the road, or where nobody is logged in."""
-UNSEEN = {"checkpoint.seconds", "memory.halve_on_oom", "memory.card", "evaluate.batch_size"}
-"""Settings that must not change what comes out: how often to save, the memory there is, what fits it."""
+UNSEEN = {"checkpoint.seconds", "memory.halve_on_oom", "memory.card", "evaluate.batch_size", "limits.term_seconds"}
+"""Settings that must not change what comes out: how often to save, the memory there is, what fits it, how long to wait."""
 
 
 def changes() -> list[str]:

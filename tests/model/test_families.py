@@ -54,7 +54,7 @@ def test_answers_to_prompts_of_different_lengths_are_those_of_transformers(famil
     model = load_causal(str(family), ModelSettings(quantization="none"), tokenizer).eval()
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     queries = pad_left([tokenizer(text)["input_ids"] for text in ("a", "some longer text", "short")], pad)
-    found = sample(model, queries, pad, eos, 12, 0.0).tokens.tolist()
+    found = sample(model, queries, pad, (eos,), 12, 0.0).tokens.tolist()
     for query, answer in zip(queries, found, strict=True):
         prompt = query[query != pad][None]
         expected = model.generate(

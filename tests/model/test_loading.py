@@ -9,6 +9,7 @@ from conftest import changed, scatter, tiny_tokenizer
 from gradients import assert_alike, gradients
 from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -167,12 +168,43 @@ def test_attention_is_the_kind_that_the_settings_name(checkpoint, tokenizer, att
     assert model.config._attn_implementation == used
 
 
-def test_a_new_pad_token_gets_an_embedding(checkpoint, tmp_path):
+@pytest.mark.parametrize("load", [load_causal, load_scorer])
+def test_a_new_pad_token_needs_no_embedding(checkpoint, tmp_path, load):
+    """Each row is what it is alone, whatever pads it, and an adapter holds nothing but itself."""
     tiny_tokenizer(pad_token="<end>").save_pretrained(tmp_path)
     tokenizer = load_tokenizer(tmp_path)
-    model = load_causal(str(checkpoint.model), PLAIN, tokenizer)
-    assert model.get_input_embeddings().num_embeddings == len(tokenizer)
+    assert tokenizer.pad_token_id == len(tokenizer) - 1
+    model = load(str(checkpoint.model), PLAIN, tokenizer)
+    assert model.get_input_embeddings().num_embeddings == len(tokenizer) - 1
     assert model.config.pad_token_id == tokenizer.pad_token_id
+    rows = [encode(tokenizer, prompt, "It.").ids for prompt in PROMPTS[:2]]
+    batch = pad_right(rows, tokenizer.pad_token_id)
+    mask = pad_right([[1] * len(row) for row in rows], 0)
+    with torch.no_grad():
+        together = model(input_ids=batch, attention_mask=mask).logits
+        for row, logits in zip(rows, together, strict=True):
+            alone = model(input_ids=torch.tensor([row])).logits[0]
+            assert torch.allclose(logits[: len(row)] if load is load_causal else logits, alone, atol=1e-4)
+    adapted = add_lora(model, LoraSettings(r=2), "CAUSAL_LM" if load is load_causal else "SEQ_CLS")
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all("lora_" in key or key.endswith("score.weight") for key in saved)
+
+
+@pytest.mark.parametrize("load", [load_causal, load_scorer])
+def test_a_token_of_every_chat_without_an_embedding_is_refused(checkpoint, tmp_path, load):
+    """Each stage would draw another one for it."""
+    made = tiny_tokenizer(chat_template="{% for m in messages %}<|turn|>{{ m.content }}{% endfor %}<|turn|>")
+    made.add_special_tokens({"additional_special_tokens": ["<|turn|>", "<|image|>"]})
+    made.save_pretrained(tmp_path)
+    with pytest.raises(
+        UserError, match=r"no embedding for the token '<\|turn\|>' of its own chats; add one with resize"
+    ):
+        load(str(checkpoint.model), PLAIN, load_tokenizer(tmp_path))
+    made.chat_template = None  # tokens that no chat holds need none
+    (tmp_path / "chat_template.jinja").unlink()
+    made.save_pretrained(tmp_path)
+    load(str(checkpoint.model), PLAIN, load_tokenizer(tmp_path))
 
 
 def test_soft_capped_logits_are_those_of_the_model(tokenizer):

@@ -37,7 +37,7 @@ def answers(model, tokenizer, queries, temperature, **options):
         model,
         queries,
         tokenizer.pad_token_id,
-        tokenizer.eos_token_id,
+        (tokenizer.eos_token_id,),
         options.pop("length", LENGTH),
         temperature,
         **options,
@@ -75,7 +75,7 @@ def test_a_model_in_training_answers_without_dropout(model, tokenizer, queries):
 def test_each_steps_tokens_are_handed_on_as_they_are_drawn(model, tokenizer, queries):
     steps = []
     eos = answers(model, tokenizer, queries, 0.0, length=3).tokens[0, 2].item()
-    sample_by_hash = sample(model, queries, tokenizer.pad_token_id, eos, LENGTH, 0.0, on_tokens=steps.append).tokens
+    sample_by_hash = sample(model, queries, tokenizer.pad_token_id, (eos,), LENGTH, 0.0, on_tokens=steps.append).tokens
     assert tokenizer.pad_token_id in sample_by_hash
     assert torch.stack(steps, 1).tolist() == sample_by_hash.tolist()
 
@@ -131,10 +131,12 @@ def test_what_is_taken_on_the_way_is_what_a_forward_pass_over_the_whole_answer_s
 def test_behind_eos_there_is_padding_and_nothing_is_sampled_once_all_have_ended(model, tokenizer, queries):
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     first = answers(model, tokenizer, queries, 0.0, length=3).tokens[0, 0].item()
-    ended = sample(model, queries[:1], pad, first, LENGTH, 0.0)
+    ended = sample(model, queries[:1], pad, (first,), LENGTH, 0.0)
     assert ended.tokens.tolist() == [[first]]
     assert eos != first
-    both = sample(model, queries, pad, first, LENGTH, 0.0).tokens
+    another = sample(model, queries[:1], pad, (eos, first), LENGTH, 0.0)
+    assert another.tokens.tolist() == [[first]], "whichever of several ends it draws"
+    both = sample(model, queries, pad, (first,), LENGTH, 0.0).tokens
     assert both[0].tolist() == [first] + [pad] * (both.shape[1] - 1)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers import TrainerCallback as Callback
 
 from rlrecipes.errors import UserError
-from rlrecipes.model.adapters import load_adapter
+from rlrecipes.model.adapters import adapter, load_adapter
+from rlrecipes.model.forward import states_at
 from rlrecipes.model.loading import load_causal
 from rlrecipes.model.tokens import decode, encode_prompt, load_tokenizer
 from rlrecipes.policy.trainer import SharedBasePPOTrainer
@@ -154,6 +156,32 @@ def test_an_answer_ends_with_its_first_eos(make):
         assert (answer[-1] == eos) == bool(ended)
 
 
+def test_an_answer_that_ends_with_another_of_the_models_ends_is_scored_as_its_text_with_eos(make):
+    trainer = make()
+    tokenizer = trainer.processing_class
+    drawn = first_batch(trainer).response[:, 3].tolist()
+    tokenizer.ends = tuple({*drawn} - {tokenizer.pad_token_id})
+    trainer = make()
+    trainer.processing_class.ends = tokenizer.ends
+    rollout = first_batch(trainer)
+    others = rollout.ended & ~(rollout.response == tokenizer.eos_token_id).any(1)
+    assert others.any()
+    scores = trainer.score(rollout)[0]["learned"].tolist()
+    for i in others.nonzero().flatten().tolist():
+        answer = rollout.response[i][~rollout.padding[i]].tolist()
+        assert answer[-1] in tokenizer.ends
+        assert not {*answer[:-1]} & {*tokenizer.ends}
+        row = rollout.ids[i][rollout.ids[i] != tokenizer.pad_token_id].tolist()
+        (state,) = reward_state(trainer, [*row[:-1], tokenizer.eos_token_id])
+        assert scores[i] == pytest.approx(trainer.head(state[None]).item(), abs=1e-3)
+
+
+def reward_state(trainer, ids):
+    """The reward adapter's state of the last token."""
+    with adapter(trainer.policy, "reward"):
+        return states_at(trainer.policy, torch.tensor([ids]), torch.tensor([[len(ids) - 1]]))[0]
+
+
 @PLACEMENTS
 def test_behind_the_end_of_an_answer_there_is_nothing_but_the_value_of_the_state_after_it(make, value):
     trainer = make(value=value)
@@ -204,6 +232,26 @@ def test_the_missing_eos_penalty_is_taken_from_answers_without_end_alone_and_aft
     ended = torch.tensor([True, False] * 4)
     scores = scored(make(always(1000.0), reward_clip=3.0, missing_eos_penalty=1.5), ended=ended)
     assert scores.tolist() == pytest.approx([3.0, 1.5] * 4)
+
+
+def test_a_sum_that_float32_does_not_hold_names_its_row_even_where_it_would_be_clipped(make):
+    trainer = make(always(1e38, weight=100.0))
+    before = everything(trainer)
+    with pytest.raises(
+        UserError, match=r"weighted sum of the reward's terms is inf on the answer '.*give them smaller weights"
+    ):
+        trainer.train()
+    assert largest_difference(before, everything(trainer)) == 0
+
+
+def test_a_term_that_hangs_stops_before_the_weights_change(make):
+    hangs = Reward(learned=0.0, terms=(Term("slow", lambda prompt, answer, example: time.sleep(60), weight=1.0),))
+    trainer = make(hangs)
+    trainer.term_seconds = 0.1
+    before = everything(trainer)
+    with pytest.raises(UserError, match=r"'slow' took more than limits.term_seconds=0.1 .*row 1 of 8"):
+        trainer.train()
+    assert largest_difference(before, everything(trainer)) == 0
 
 
 def test_terms_are_summed_by_their_weights(make):
@@ -534,6 +582,46 @@ def test_a_kl_above_its_stop_ends_the_run(make):
     assert logged(trainer, "objective/kl")[0] > 0.1
 
 
+STOPPING = {"kl_stop": 1.0, "total_episodes": 80, "learning_rate": 0.003}
+"""Under which a batch of the tiny policy is above its stop after some updates."""
+
+
+@PLACEMENTS
+def test_a_kl_above_its_stop_leaves_the_last_policy_whose_batch_was_within_it(make, value, monkeypatch):
+    trainer, sampled_from = make(value=value, **STOPPING), []
+    roll_out = trainer.roll_out
+    monkeypatch.setattr(trainer, "roll_out", lambda batch: sampled_from.append(everything(trainer)) or roll_out(batch))
+    trainer.train()
+    kl = logged(trainer, "objective/kl")
+    assert 2 <= len(kl) < 10
+    assert kl[-1] > 1.0 >= max(kl[:-1])
+    assert largest_difference(everything(trainer), sampled_from[-2]) == 0
+    assert largest_difference(everything(trainer), sampled_from[-1]) > 0
+    assert f"update {len(kl)}, above ppo.kl_stop=1; the policy kept is that of update {len(kl) - 1}" in trainer.stopped
+    assert "policy/grad_norm" not in trainer.state.log_history[-1], "no step is taken on it"
+
+
+def test_the_policy_to_go_back_to_outlives_an_interruption(make, tmp_path):
+    whole = make(**STOPPING)
+    whole.train()
+    for update in range(1, whole.state.global_step):
+        with pytest.raises(BreakError):
+            make(**STOPPING).train(breaking_after(update)(tmp_path / str(update), 0))
+        resumed = make(**STOPPING)
+        resumed.train(Checkpoints(tmp_path / str(update), 0))
+        assert resumed.stopped == whole.stopped
+        assert largest_difference(everything(resumed), everything(whole)) == 0
+
+
+def test_a_stop_that_is_not_reached_changes_nothing(make):
+    ends = []
+    for stop in (0.0, 1e6):
+        trainer = make(kl_stop=stop)
+        trainer.train()
+        ends.append(trained(trainer))
+    assert largest_difference(*ends) == 0
+
+
 def test_a_kl_below_its_stop_does_not(make):
     trainer = make(kl_stop=1e6)
     trainer.train()
@@ -801,3 +889,75 @@ def test_the_speed_after_a_resume_is_that_of_the_updates_since(make, tmp_path, m
     trainer = make(total_episodes=32)
     trainer.train(Checkpoints(tmp_path, 1e9))
     assert logged(trainer, "eps") == [2.0] * 4  # eight episodes in four seconds
+
+
+# Settings.
+
+
+EFFECTS = {
+    "total_episodes": ({}, 24),
+    "per_device_train_batch_size": ({}, 4),
+    "gradient_accumulation_steps": ({}, 2),
+    "num_mini_batches": ({}, 2),
+    "num_ppo_epochs": ({}, 2),
+    "local_rollout_forward_batch_size": ({}, 4),
+    "temperature": ({}, 0.5),
+    "learning_rate": ({}, 2e-3),
+    "lr_scheduler_type": ({}, "linear"),
+    "warmup_steps": ({"lr_scheduler_type": "linear"}, 1),
+    "weight_decay": ({}, 0.5),
+    "adam_epsilon": ({}, 0.1),
+    "max_grad_norm": ({}, 1e-3),
+    "optim": ({}, "sgd"),
+    "gradient_checkpointing": ({}, True),
+    "kl_coef": ({}, 0.5),
+    "kl_estimator": ({}, "k3"),
+    "kl_target": ({}, 1.0),
+    "kl_horizon": ({"kl_target": 1.0}, 100),
+    "kl_stop": ({"learning_rate": 0.02}, 0.1),
+    "value": ({}, "adapter"),
+    "cliprange": ({"learning_rate": 0.02}, 0.01),
+    "cliprange_value": ({"learning_rate": 0.02}, 1e-3),
+    "vf_coef": ({}, 1.0),
+    "gamma": ({}, 0.5),
+    "lam": ({}, 0.5),
+    "whiten_rewards": ({}, True),
+    "missing_eos_penalty": ({}, 0.0),
+    "reward_clip": ({}, 0.1),
+    "num_sample_generations": ({}, 2),
+}
+"""A value of each setting that is not the usual one, and what must be said beside it."""
+
+
+def test_every_setting_of_ppo_is_changed_once():
+    # the stage turns response_length into the number of tokens that it hands to the trainer
+    assert EFFECTS.keys() | {"response_length"} == {field.name for field in dataclasses.fields(PPOSettings)}
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """What trainings ended with, by their settings."""
+    return {}
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_a_setting_that_is_changed_changes_what_is_trained_logged_or_shown(make, outcomes, name):
+    beside, value = EFFECTS[name]
+
+    def outcome(**settings):
+        if (key := tuple(settings.items())) not in outcomes:
+            trainer, shown = make(**settings), []
+            trainer.samples = [(PROMPTS[0], encode_prompt(trainer.processing_class, PROMPTS[0].prompt))]
+            trainer.on_samples = lambda rows, step: shown.append((step, rows))
+            trainer.train()
+            weights, logs, _ = end_of(trainer)
+            outcomes[key] = (
+                {number: tensor.tolist() for number, tensor in weights.items()},
+                logs,
+                trainer.stopped,
+                shown,
+                trainer.policy.is_gradient_checkpointing,
+            )
+        return outcomes[key]
+
+    assert outcome(**beside) != outcome(**beside, **{name: value})

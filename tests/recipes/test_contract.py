@@ -69,7 +69,8 @@ def data(recipe: Recipe) -> Data:
 def applying(parts: Sequence, data: Data) -> list:
     """The terms or metrics that apply to the built-in data."""
     known = set.intersection(*(set(example.truth) for example in (*data.train.prompts, *data.held_out.prompts)))
-    return [part for part in parts if part.needs is None or part.needs in known]
+    served = [part for part in parts if part.needs is None or part.needs in known]
+    return [p for p in served if getattr(p, "applies", None) is None or p.applies(data.held_out.prompts)]
 
 
 def headline_of(recipe: Recipe, data: Data) -> Metric:

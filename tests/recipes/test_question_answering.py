@@ -177,3 +177,9 @@ def test_a_csv_cell_may_hold_squads_answers_as_python_writes_them(cell):
 def test_a_cell_that_starts_like_squads_answers_and_cannot_be_read_is_left_out():
     with pytest.raises(ValueError, match="'answers' holds an object that cannot be read"):
         read({"context": "It lives in the attic.", "question": "Where?", "answers": "{'text': <attic>}"})
+
+
+@pytest.mark.parametrize("cell", ["['attic' 'loft']", "{'text': array(['attic', 'loft'\n 'roof'], dtype=object)}"])
+def test_a_list_as_numpy_prints_it_is_not_joined_to_one_answer(cell):
+    with pytest.raises(ValueError, match="'answers' holds a list without commas"):
+        read({"context": "It lives in the attic.", "question": "Where?", "answers": cell})

@@ -9,8 +9,11 @@ from recipes.text_generation.recipe import RECIPE, ask, compare, fitted_judge, f
 from recipes.text_generation.texts import cut, disordered, form_of, label_of
 from rlrecipes.data.load import load
 from rlrecipes.errors import UserError
+from rlrecipes.job import make_job
 from rlrecipes.metrics import distinct, estimate
+from rlrecipes.profile import load_profile
 from rlrecipes.recipe import Data, Example
+from rlrecipes.run.folder import Run
 from rlrecipes.text import words
 
 POSITIVE = Example(ask("the film we saw was"), ("warm and clever",), {"label": 1})
@@ -213,6 +216,35 @@ def test_a_set_of_labels_that_means_something_else_is_refused_with_its_values(tm
     assert all(str(label) in str(error.value) for label in labels)
     assert "positive" in str(error.value)
     assert len(str(error.value)) < 300 + len(str(tmp_path))
+
+
+SAID = {
+    "English": ("the {i} rooms of this house are cold and the food that we had was late", True),
+    "Chinese": ("昨天我们第{i}次一起去公园，天气不太好，大家都早早回家了。", True),
+    "German": ("die {i} Zimmer in diesem Haus waren kalt und das Essen kam sehr spät zu uns", False),
+    "French": ("les {i} chambres de cette maison sont froides et le repas est venu très tard", False),
+    "Japanese": ("{i} きのう わたしは ともだちと こうえんへ いって 天気の はなしを しました", False),
+    "Russian": ("{i} комнат в этом доме были холодные и еда пришла к нам очень поздно", False),
+}
+
+
+@pytest.mark.parametrize("language", SAID)
+def test_words_of_praise_are_counted_only_in_languages_whose_words_are_known(tmp_path, language):
+    text, known = SAID[language]
+    write_rows(tmp_path / "rows.jsonl", [{"text": text.format(i=i)} for i in range(60)])
+    job = make_job(RECIPE, load_profile("tiny"), Run("r", "text_generation"), source=str(tmp_path / "rows.jsonl"))
+    names = [metric.name for metric in job.metrics]
+    assert ("positive" in names, "fluent" in names) == (known, not known)
+    assert names[0] == ("positive" if known else "fluent")
+    assert any("'positive' is left out" in note for note in job.data.notes) != known
+
+
+def test_a_judge_fitted_to_labels_reads_any_language(tmp_path):
+    text, _ = SAID["German"]
+    write_rows(tmp_path / "rows.jsonl", [{"text": f"{text.format(i=i)} {i}", "label": i % 2} for i in range(60)])
+    job = make_job(RECIPE, load_profile("tiny"), Run("r", "text_generation"), source=str(tmp_path / "rows.jsonl"))
+    assert job.metrics[0].name == "positive"
+    assert not any("'positive' is left out" in note for note in job.data.notes)
 
 
 def test_a_labelled_pair_stands_under_either_opening():

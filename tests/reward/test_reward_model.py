@@ -95,6 +95,22 @@ def test_a_decoder_beside_reads_the_same_every_day_and_takes_a_system_turn_that_
     assert read == "26 Jul 2024<user>Be kind.\n\nHi<user>Hi!<end>"
 
 
+@pytest.mark.parametrize("kind", ["chat", "pair", "transcript"])
+def test_special_tokens_that_a_text_spells_are_plain_text_to_every_reader(tmp_path, kind):
+    template = "{% for m in messages %}<user>{{ m.content }}{% endfor %}" if kind == "chat" else None
+    folder = bert(tmp_path / "rm") if kind == "pair" else gpt2(tmp_path / "rm", chat_template=template)
+    spelled = "[SEP]" if kind == "pair" else "<end>"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = load_beside(find_reward_model(str(folder)), PLAIN)
+    token = tokenizer.convert_tokens_to_ids(spelled)
+    usual, row = model.encode(user("it"), "it"), model.encode(user(f"it {spelled}"), f"{spelled} it")
+    assert row["input_ids"].count(token) == usual["input_ids"].count(token)
+    assert row.keys() == usual.keys()
+    assert {len(ids) for ids in row.values()} == {len(row["input_ids"])}
+    if kind != "pair":  # this toy of an encoder knows whole words alone
+        assert tokenizer.decode(row["input_ids"]).count(spelled) == 2 + usual["input_ids"].count(token)
+
+
 def test_a_decoders_template_that_refuses_the_turns_is_told(tmp_path):
     folder = gpt2(tmp_path / "rm", chat_template="{{ raise_exception('never') }}")
     model = load_beside(find_reward_model(str(folder)), PLAIN)

@@ -1,13 +1,23 @@
 """A reward term is called with what it asks for, and a broken one is named."""
 
+import dataclasses
+import re
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+
+import numpy as np
 import pytest
+import torch
 
 from rlrecipes.errors import UserError
 from rlrecipes.job import make_job
 from rlrecipes.profile import load_profile
-from rlrecipes.recipe import Example, Message, Reward, Term, user
+from rlrecipes.recipe import Example, Message, Reward, Term, load_recipe, user
 from rlrecipes.reward.terms import fresh, score_term, term_values, weighted_sum
 from rlrecipes.run.folder import Run
+from rlrecipes.run.interrupts import Interrupted, finishing_first, handled, stop_requested
 
 EXAMPLES = [Example(user("first question"), ("one",)), Example(user("second question"), ("two",))]
 
@@ -30,10 +40,125 @@ def test_a_value_that_is_no_number_is_told_with_term_answer_and_prompt(value):
         score_term(term, ["good", "bad"], EXAMPLES)
 
 
-@pytest.mark.parametrize("score", [lambda p, a, e: 1 / 0, lambda p, a, e: None, lambda p, a, e: "much"])
-def test_a_term_that_raises_is_told(score):
-    with pytest.raises(UserError, match=r"'odd' raised \w+Error"):
-        score_term(Term("odd", score, weight=1.0), ["a", "b"], EXAMPLES)
+def raising(error):
+    def score(prompt, answer, example):
+        raise error
+
+    return score
+
+
+ODD = {
+    "None": (None, "gave None, which is no number"),
+    "a text": ("much", "gave 'much', which is no number"),
+    "a number as text": ("0.5", "gave '0.5', which is no number"),
+    "bytes": (b"1", "gave b'1', which is no number"),
+    "a complex number": (1 + 2j, "gave (1+2j), which is no number"),
+    "a list": ([1.0], "gave [1.0], which is no number"),
+    "an array of one": (np.ones(1), "gave array([1.]), which is no number"),
+    "a tensor of one": (torch.ones(1, 1), "gave tensor([[1.]]), which is no number"),
+    "above float32": (1e39, "gave 1e+39, which is no number"),
+    "below float32": (-1e39, "gave -1e+39, which is no number"),
+    "309 digits": (10**309, "gave 1000"),
+    "an object": (object, "gave <class 'object'>, which is no number"),
+    "an error": (raising(ValueError("no")), "raised ValueError (no)"),
+    "sys.exit": (raising(SystemExit(3)), "raised SystemExit (3)"),
+    "an interrupt of its own": (raising(KeyboardInterrupt()), "raised KeyboardInterrupt ()"),
+    "a long text": (raising(KeyError("private " * 99)), "raised KeyError ('private"),
+}
+"""What a term may give or raise, and how the sentence calls it."""
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_number_is_told_with_term_value_and_row(kind):
+    value, said = ODD[kind]
+    score = value if kind != "an object" and callable(value) else lambda p, a, e: value if a == "bad" else 0.0
+    with pytest.raises(UserError) as error:
+        score_term(Term("odd", score, weight=1.0), ["good" if score is not value else "bad", "bad"], EXAMPLES)
+    assert f"the reward term 'odd' {said}" in str(error.value)
+    assert "on the answer 'bad' to '" in str(error.value)
+    assert f"(row {1 if score is value else 2} of 2); mend the function or set terms.odd=0" in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        *((True, 1.0), (False, 0.0), (np.True_, 1.0), (3, 3.0), (np.float32(0.5), 0.5), (torch.tensor(0.5), 0.5)),
+        *((Fraction(1, 4), 0.25), (np.array(2), 2.0), (-3.4e38, -3.4e38)),
+    ],
+)
+def test_whatever_is_one_number_counts_as_it(value, number):
+    assert score_term(Term("odd", lambda p, a, e: value, weight=1.0), ["a"], EXAMPLES[:1]) == [number]
+
+
+def hang(prompt, answer, example):
+    try:
+        time.sleep(60)
+    except Exception:
+        return 1.0
+
+
+def spin(prompt, answer, example):
+    while True:
+        pass
+
+
+@pytest.mark.parametrize("score", [hang, spin, lambda p, a, e: re.match(r"(a+)+$", "a" * 40 + "b")])
+def test_a_term_that_hangs_is_told_in_time_and_the_alarm_is_put_back(score):
+    before, began = signal.getsignal(signal.SIGALRM), time.monotonic()
+    with pytest.raises(UserError, match=r"'odd' took more than limits.term_seconds=0.2 on the answer 'a' .*row 1 of 2"):
+        score_term(Term("odd", score, weight=1.0), ["a", "b"], EXAMPLES, 0.2)
+    assert time.monotonic() - began < 10
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_term_in_another_thread_has_no_limit_and_the_same_value():
+    with ThreadPoolExecutor(1) as pool:
+        values = pool.submit(score_term, Term("odd", lambda p, a, e: 2.0, weight=1.0), ["a"], EXAMPLES[:1], 5)
+    assert values.result() == [2.0]
+
+
+def test_an_interrupt_of_the_person_goes_through_a_term():
+    with handled():
+        with pytest.raises(KeyboardInterrupt):
+            score_term(Term("slow", lambda p, a, e: signal.raise_signal(signal.SIGINT), 1.0), ["a"], EXAMPLES[:1], 5)
+        assert stop_requested()
+
+
+def test_within_a_step_the_first_interrupt_lets_a_term_finish(capfd):
+    def slow(prompt, answer, example):
+        signal.raise_signal(signal.SIGINT)
+        return 1.0
+
+    with handled(), pytest.raises(Interrupted), finishing_first():
+        assert score_term(Term("slow", slow, 1.0), ["a", "b"][:1], EXAMPLES[:1], 5) == [1.0]
+    assert "finishing this step" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (Reward(terms=(Term("odd", spin, 1.0), Term("odd", hang, 1.0))), "two reward terms are named 'odd'"),
+        (Reward(terms=(Term("learned", spin, 1.0),)), "is named 'learned', as the reward model's score is"),
+        (Reward(terms=(Term("odd", spin, float("inf")),)), "the reward term 'odd' has the weight inf"),
+        (Reward(terms=(Term("odd", spin, float("nan")),)), "has the weight nan"),
+        (Reward(terms=(Term("odd", spin, "1"),)), "has the weight '1'"),
+        (Reward(terms=(Term("odd", spin, 1e39),)), "has the weight 1e+39"),
+        (Reward(learned=float("inf")), "the reward term 'learned' has the weight inf"),
+        (Reward(learned=None), "the reward term 'learned' has the weight None"),
+    ],
+)
+def test_a_reward_whose_sum_would_be_undefined_is_refused(reward, said):
+    recipe = dataclasses.replace(load_recipe("translation"), reward=reward)
+    with pytest.raises(UserError) as error:
+        make_job(recipe, load_profile("tiny"), Run("t", "translation"))
+    assert said in str(error.value)
+
+
+def test_a_weight_of_the_command_line_that_float32_does_not_hold_is_refused():
+    with pytest.raises(UserError, match=r"'chrf' has the weight 1e\+39"):
+        job("terms.chrf=1e39")
 
 
 @pytest.mark.parametrize("score", [lambda p, a, e: 1 / 0, lambda p, a, e: float("nan")])

@@ -272,6 +272,22 @@ def test_the_logs_are_cut_back_to_the_checkpoint(tmp_path):
     assert not (tmp_path / "samples.jsonl").exists()
 
 
+def test_a_damaged_log_takes_the_stage_back_to_the_checkpoint_before_the_damage(tmp_path, capsys):
+    tracker = Tracker(tmp_path)
+    for step in (1, 2):
+        tracker.log({"loss": float(step)}, step)
+        Checkpoints(tmp_path, 0, tracker).save(step, {})
+    log = tmp_path / "log.jsonl"
+    tracker.log({"loss": 3.0}, 3)
+    assert load_newest(tmp_path / "checkpoints").step == 2, "what came behind the checkpoint is cut off"
+    log.write_text(log.read_text().replace("2.0", "9.0"))
+    assert Checkpoints(tmp_path, 0, tracker).newest().step == 1
+    assert "step-000002/log.jsonl has been changed" in capsys.readouterr().out
+    assert log.read_text() == '{"step": 1, "loss": 1.0}\n'
+    log.write_text(log.read_text().replace("1.0", "8.0"))
+    assert Checkpoints(tmp_path, 0, tracker).newest() is None
+
+
 def test_without_a_checkpoint_the_logs_begin_again(tmp_path):
     tracker = Tracker(tmp_path)
     tracker.log({"loss": 3.0}, 1)

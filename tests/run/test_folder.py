@@ -11,7 +11,8 @@ import pytest
 from kills import Moment, counted, forked
 
 from rlrecipes.errors import UserError
-from rlrecipes.run.folder import Run, Stopwatch, git_commit, locked, write_json
+from rlrecipes.run.folder import Run, Stopwatch, git_commit, write_json
+from rlrecipes.run.lock import locked
 from rlrecipes.run.stages import STAGES
 
 
@@ -52,7 +53,9 @@ def test_a_stage_is_not_there_until_it_is_closed(run):
 def test_a_closed_stage_holds_its_files_and_its_record(run):
     close(run, "sft", {"sft.max_steps": 1})
     assert (run.stage("sft") / "adapter").read_text() == "weights"
-    assert run.done("sft") == {"stage": "sft", "settings": {"sft.max_steps": 1}}
+    record = run.done("sft")
+    assert (record["stage"], record["settings"]) == ("sft", {"sft.max_steps": 1})
+    assert list(record["files"]) == ["adapter"]
     assert sorted(path.name for path in run.folder.iterdir()) == ["sft"]
 
 
@@ -107,7 +110,8 @@ def test_a_closed_stage_holds_no_checkpoints(run):
 
 def test_a_stage_made_again_replaces_the_old_one_whole(run):
     close(run, "sft", content="old")
-    (run.stage("sft") / "more").write_text("old")
+    (run.open("sft", {}) / "more").write_text("old")
+    run.close("sft", {"settings": {}})
     close(run, "sft", content="new")
     assert (run.stage("sft") / "adapter").read_text() == "new"
     assert not (run.stage("sft") / "more").exists()
@@ -194,6 +198,127 @@ def test_a_stage_made_anew_where_its_folder_was_taken_away_takes_down_what_stood
     assert [path.name for path in run.folder.iterdir()] == ["sft"]
 
 
+# Damage, and what is not ours.
+
+
+def flip(path, bit=0):
+    content = bytearray(path.read_bytes())
+    content[bit // 8 % len(content)] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def outcome(work):
+    """What comes of it, and what is told otherwise."""
+    try:
+        return work(), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def test_any_flipped_bit_of_a_finished_stage_is_told_or_says_the_same(run):
+    (run.open("sft", {}) / "log.jsonl").write_text('{"step": 1}\n')
+    (run.draft("sft") / "adapter").mkdir()
+    (run.draft("sft") / "adapter" / "weights").write_bytes(bytes(64))
+    run.close("sft", {"settings": {"a": 1.5}, "data": {"rows": 3}, "metrics": {"é": None}})
+    record = run.done("sft")
+    for path in [path for path in run.stage("sft").rglob("*") if path.is_file()]:
+        whole = path.read_bytes()
+        for bit in range(0, len(whole) * 8, 7):
+            flip(path, bit)
+            found, told = outcome(lambda: run.done("sft"))
+            assert re.search(r"sft/.* is damaged.*stage again", told) or (found == record and path.name == "done.json")
+            path.write_bytes(whole)
+    assert run.done("sft") == record
+
+
+def test_a_stage_of_which_a_file_is_missing_or_cut_short_is_told_with_the_command_that_makes_it_again(run):
+    close(run, "sft")
+    (run.stage("sft") / "adapter").write_text("weight")
+    with pytest.raises(UserError, match=r"adapter is damaged \(it has 6 bytes instead of 7\); .*make sft .*FORCE=1"):
+        run.need("sft")
+    (run.stage("sft") / "adapter").unlink()
+    with pytest.raises(UserError, match=r"sft/adapter is missing; make its stage again with"):
+        run.is_finished("sft", {})
+
+
+def test_a_stage_from_before_there_were_checksums_counts(run):
+    close(run, "sft")
+    write_json(run.stage("sft") / "done.json", {"stage": "sft", "settings": {"a": 1}})
+    assert run.is_finished("sft", {"a": 1})
+
+
+def test_any_flipped_bit_in_what_a_stage_was_begun_with_is_told_or_says_the_same(run):
+    path = interrupted(run, "ppo", {"a": 1, "library.torch": "2.13.0"}) / "begun.json"
+    whole = path.read_bytes()
+    for bit in range(0, len(whole) * 8, 3):
+        flip(path, bit)
+        found, told = outcome(lambda: run.begun("ppo"))
+        assert "begun.json is damaged" in told or found == {"a": 1, "library.torch": "2.13.0"}
+        path.write_bytes(whole)
+
+
+def somebodys(path):
+    path.mkdir(parents=True)
+    (path / "done.json").write_text("{}")
+    (path / "thesis.tex").write_text("years of work")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (
+            lambda stage, theirs: (stage / "notes.txt").write_text("mine"),
+            r"sft holds notes\.txt, which the stage did not",
+        ),
+        (lambda stage, theirs: (stage / "adapters").symlink_to(theirs), r"sft holds adapters, which the stage did not"),
+        (
+            lambda stage, theirs: [(stage / name).write_text("mine") for name in "abc"],
+            "sft holds a and 2 more, which the stage did not write",
+        ),
+        (lambda stage, theirs: (shutil.rmtree(stage), stage.symlink_to(theirs)), "sft is a link where"),
+        (lambda stage, theirs: (shutil.rmtree(stage), stage.write_text("mine")), "sft is a file where"),
+        (
+            lambda stage, theirs: (shutil.rmtree(stage), somebodys(stage / "in"), None),
+            r"sft holds in/done.json and 1 more",
+        ),
+        (lambda stage, theirs: stage.with_name(".sft").symlink_to(theirs), r"\.sft is a link where"),
+    ],
+)
+def test_what_a_stage_did_not_write_is_not_deleted_with_it(run, tmp_path, put, said):
+    theirs = somebodys(tmp_path / "theirs")
+    close(run, "sft")
+    close(run, "evaluate")
+    put(run.stage("sft"), theirs)
+    before = sorted(run.folder.rglob("*"))
+    with pytest.raises(UserError, match=said):
+        run.check_removable(["sft"])
+    with pytest.raises(UserError, match=said):
+        run.remove("sft")
+    assert sorted(run.folder.rglob("*")) == before
+    assert sorted(path.name for path in theirs.iterdir()) == ["done.json", "thesis.tex"]
+
+
+def test_what_came_into_a_stages_folder_while_it_was_made_anew_stays_and_the_new_one_waits(run):
+    close(run, "sft", content="old")
+    (run.open("sft", {}) / "adapter").write_text("new")
+    (run.stage("sft") / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds notes\.txt"):
+        run.close("sft", {"settings": {}})
+    (run.stage("sft") / "notes.txt").rename(run.folder / "notes.txt")
+    run.recover()
+    assert (run.stage("sft") / "adapter").read_text() == "new"
+
+
+def test_a_run_behind_a_link_works_as_one_that_is_not(tmp_path):
+    (tmp_path / "big").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "big")
+    run = Run("t", "translation", tmp_path / "runs")
+    close(run, "sft", content="old")
+    close(run, "sft", content="new")
+    assert (tmp_path / "big" / "t" / "translation" / "sft" / "adapter").read_text() == "new"
+
+
 # A kill at any moment.
 
 
@@ -201,9 +326,10 @@ def test_a_kill_at_any_moment_of_closing_leaves_the_old_stage_or_the_new_one_and
     def prepared(name):
         run = Run("t", "translation", tmp_path / "runs" / name)
         for stage in STAGES:
-            close(run, stage, content="old")
             for name in "abyz":  # in whatever order the files of a folder are removed
-                (run.stage(stage) / name).touch()
+                (run.open(stage, {}) if name == "a" else run.draft(stage)).joinpath(name).touch()
+            (run.draft(stage) / "adapter").write_text("old")
+            run.close(stage, {"settings": {}})
         draft = run.open("reward", {})
         (draft / "adapter").write_text("new")
         (draft / "checkpoints" / "step-000001").mkdir(parents=True)
@@ -285,7 +411,9 @@ def test_a_second_process_is_told_or_waits_and_a_killed_one_holds_nothing(tmp_pa
     folder = tmp_path / "runs" / "t"
     child = held(folder, 60)
     with (
-        pytest.raises(UserError, match=r"another process is at work in .*t; wait for it or name another run"),
+        pytest.raises(
+            UserError, match=rf"at work in .*t \(process {child}, since 2.*: .*\); wait for it or name another run"
+        ),
         locked(folder),
     ):
         pass

@@ -1,10 +1,14 @@
 """Tracking tells what happens and never stops it."""
 
 import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import wandb
+from conftest import ROOT, Listener
 
 from rlrecipes.profile import TrackSettings
 from rlrecipes.run.folder import Run
@@ -44,6 +48,9 @@ def started(monkeypatch):
 
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setattr("rlrecipes.run.tracking._logged_in", lambda: False)
+    monkeypatch.setattr("rlrecipes.run.tracking._process.unreached", False)
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
     return asked
 
 
@@ -132,6 +139,101 @@ def test_what_cannot_be_reached_online_goes_on_offline(tmp_path, started, monkey
         assert tracker.wandb_run is started.run
     assert [call["mode"] for call in started.calls] == ["online", "offline"]
     assert "cannot start online" in capsys.readouterr().out
+
+
+def test_what_could_not_be_reached_is_asked_once_a_run_and_again_after_an_hour(tmp_path, started, monkeypatch):
+    monkeypatch.setattr("rlrecipes.run.tracking._logged_in", lambda: True)
+    started.refuse = {"online"}
+
+    def modes(run_of):
+        started.calls.clear()
+        with tracked(*translation(run_of, "auto"), "sft", run_of, {}):
+            pass
+        return [call["mode"] for call in started.calls]
+
+    assert modes(tmp_path / "a") == ["online", "offline"]
+    assert modes(tmp_path / "b") == ["offline"], "the process remembers it for its other runs"
+    monkeypatch.setattr("rlrecipes.run.tracking._process.unreached", False)
+    assert modes(tmp_path / "a") == ["offline"], "the run remembers it for other processes"
+    (mark,) = (tmp_path / "a").rglob("unreached")
+    os.utime(mark, (0, 0))
+    assert modes(tmp_path / "a") == ["online", "offline"]
+
+
+OURS = {"project": "rlrecipes", "group": "t-translation", "mode": "online"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "expected"),
+    [
+        (("auto",), {}, OURS),
+        (("auto",), {"WANDB_MODE": "offline"}, OURS | {"mode": "offline"}),
+        (("auto",), {"WANDB_MODE": "dryrun"}, OURS | {"mode": "offline"}),
+        (("auto",), {"WANDB_MODE": "onlin"}, OURS | {"mode": "offline"}),
+        (("auto",), {"WANDB_MODE": "disabled"}, None),
+        (("auto",), {"WANDB_DISABLED": "true", "WANDB_MODE": "online"}, None),
+        (("auto",), {"WANDB_DISABLED": "false"}, OURS),
+        (("auto",), {"WANDB_PROJECT": "theirs"}, OURS | {"project": "theirs"}),
+        (("auto", "mine"), {"WANDB_PROJECT": "theirs"}, OURS | {"project": "mine"}),
+        (("auto",), {"WANDB_RUN_GROUP": "sweep"}, OURS | {"group": "sweep"}),
+        (("offline",), {"WANDB_MODE": "online"}, OURS | {"mode": "offline"}),
+        (("online",), {"WANDB_MODE": "offline"}, OURS),
+        (("online",), {"WANDB_DISABLED": "true"}, OURS),
+        (("off",), {"WANDB_MODE": "online"}, None),
+    ],
+)
+def test_the_environments_word_counts_where_the_profile_has_none(
+    tmp_path, started, monkeypatch, settings, environment, expected
+):
+    monkeypatch.setattr("rlrecipes.run.tracking._logged_in", lambda: True)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with tracked(Run("t", "translation", tmp_path), TrackSettings(*settings), "sft", tmp_path, {}):
+        pass
+    assert [{key: call[key] for key in OURS} for call in started.calls] == ([] if expected is None else [expected])
+
+
+STAGES = """
+import sys
+from pathlib import Path
+from rlrecipes.profile import TrackSettings
+from rlrecipes.run.folder import Run
+from rlrecipes.run.tracking import tracked
+for stage in ("sft", "ppo"):
+    with tracked(Run("t", "translation", Path(".")), TrackSettings(), stage, Path("."), {}) as tracker:
+        run = tracker.wandb_run
+        print(run.id, run.project, run.group, run.entity, *run.tags, run.offline)
+"""
+
+
+def stages(folder, **environment):
+    """What two stages' real W&B runs are called, and what a server of W&B heard of them."""
+    with Listener() as server:
+        given = subprocess.run(
+            [sys.executable, "-c", STAGES],
+            **{"cwd": folder, "capture_output": True, "text": True},
+            env=server.environment() | {"PYTHONPATH": str(ROOT), "WANDB_BASE_URL": server.url} | environment,
+        )
+    assert given.returncode == 0, given.stderr
+    return [line.split() for line in given.stdout.splitlines() if not line.startswith(" ")], server.heard
+
+
+KEY = {"WANDB_API_KEY": "a" * 40}
+
+
+def test_with_a_key_and_wandb_mode_offline_nothing_leaves_the_machine(tmp_path):
+    names = {"WANDB_RUN_ID": "one", "WANDB_PROJECT": "theirs", "WANDB_ENTITY": "team", "WANDB_TAGS": "a,b"}
+    lines, heard = stages(tmp_path, **KEY, **names, WANDB_RUN_GROUP="sweep", WANDB_MODE="offline")
+    assert heard == []
+    assert [words[1:] for words in lines] == [["theirs", "sweep", "team", "a", "b", "True"]] * 2
+    assert len({"one", *(words[0] for words in lines)}) == 3, "each stage is a run of its own"
+
+
+def test_with_a_key_alone_the_server_is_asked_by_the_first_stage_of_a_run_alone(tmp_path):
+    lines, heard = stages(tmp_path, **KEY)
+    assert [words[-1] for words in lines] == ["True", "True"]
+    assert heard, "the listener hears what leaves"
+    assert stages(tmp_path, **KEY)[1] == [], "the run remembers it"
 
 
 def test_what_cannot_start_at_all_goes_on_without(tmp_path, started):

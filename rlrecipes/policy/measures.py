@@ -1,0 +1,68 @@
+"""What is measured of each update, and what the measures say of a whole training. It needs no model.
+
+{"objective/kl": 1.9, "objective/scores": 0.4, "answers/ended": 0.98, "policy/clipfrac_avg": 0.03, …}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from rlrecipes.policy.rollout import Rollout
+from rlrecipes.run.console import say
+
+
+def measures(
+    rollout: Rollout, terms: Mapping[str, torch.Tensor], scores: torch.Tensor, penalty: torch.Tensor, kl_coef: float
+) -> dict[str, float]:
+    """Means over a batch of answers, from each term's values `[B]`, the scores `[B]` and the KL penalty `[B, T]`."""
+    non_score = penalty.masked_fill(rollout.padding, 0).sum(1).mean().item()
+    return {
+        "objective/kl": (rollout.logprobs - rollout.reference_logprobs).sum(1).mean().item(),
+        "objective/scores": scores.mean().item(),
+        "objective/non_score_reward": non_score,
+        "objective/rlhf_reward": scores.mean().item() + non_score,
+        "policy/entropy_avg": (rollout.entropy.sum() / rollout.lengths.sum()).item(),
+        "answers/length": rollout.lengths.float().mean().item(),
+        "answers/ended": rollout.ended.float().mean().item(),
+        "kl_coef": kl_coef,
+        **{f"terms/{name}": values.float().mean().item() for name, values in terms.items()},
+    }
+
+
+def warn_of_endless(rollout: Rollout, response_length: int) -> None:
+    """Warns of answers that do not end: PPO cannot learn an ending that it never samples."""
+    ended = rollout.ended.float().mean().item()
+    if ended < 0.5:
+        say(
+            f"  only {ended:.0%} of the SFT policy's answers end within {response_length} tokens: "
+            "train SFT longer, or raise ppo.response_length"
+        )
+
+
+def faults(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """A sentence on a training that ran to its end and broke the policy, from its log's rows; none where all is well.
+
+    Measured on the embedded base, 10 updates of 64 answers of 10 tokens. At the learning rates 5e-4, 5e-3, 0.03 and 10 the
+    largest approximate KL of an update was 0.01, 0.37, 10 and 35 nats a token, the last KL 0.04, 0.8, 2.5 and 3.2, and
+    1.00, 0.97, 0.00 and 0.02 of the last answers ended. The first two policies answer, the others give noise.
+    """
+    first, last = rows[0], rows[-1]
+    step = max(rows, key=lambda row: row.get("policy/approxkl_avg", 0.0)).get("policy/approxkl_avg", 0.0)
+    kl = last["objective/kl"] / last["answers/length"]
+    signs = [
+        (step > 1, f"one update moved it by {step:.2g} nats a token"),
+        (kl > 2, f"at the end it is {kl:.1f} nats a token from the SFT policy"),
+        (
+            first["answers/ended"] - last["answers/ended"] > 0.5,
+            f"{first['answers/ended']:.0%} of the answers ended at first and {last['answers/ended']:.0%} do now",
+        ),
+        (
+            first["objective/scores"] - last["objective/scores"] > 1,
+            f"the reward fell from {first['objective/scores']:.2f} to {last['objective/scores']:.2f}",
+        ),
+    ]
+    if not (seen := [sign for told, sign in signs if told]):
+        return []
+    return [f"PPO broke the policy: {', '.join(seen)}; lower ppo.learning_rate, or set ppo.kl_stop"]

@@ -1,0 +1,46 @@
+"""A policy that training broke is told from its log, and a healthy one is not."""
+
+import pytest
+
+from rlrecipes.policy.measures import faults
+
+
+def row(kl=0.4, ended=0.95, scores=0.3, approxkl=0.01, length=10.0):
+    return {
+        "objective/kl": kl,
+        "objective/scores": scores,
+        "answers/ended": ended,
+        "answers/length": length,
+        "policy/approxkl_avg": approxkl,
+    }
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row(kl=0.0)],
+        [row(kl=0.0, scores=-0.1), row(), row(kl=2.2, scores=1.5)],
+        [row(ended=0.2), row(ended=0.1)],
+        [row(scores=0.5), row(scores=-0.4)],
+        [row(kl=0.0), row(kl=40.0, length=100.0)],
+    ],
+)
+def test_a_healthy_training_is_not_called_broken(rows):
+    assert faults(rows) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([row(kl=0.0, approxkl=34.7)], "one update moved it by 35 nats a token"),
+        ([row(kl=0.0), row(approxkl=1.2), row()], "one update moved it by 1.2 nats a token"),
+        ([row(kl=0.0), row(kl=37.5, length=12.0)], "at the end it is 3.1 nats a token from the SFT policy"),
+        ([row(ended=0.9), row(ended=0.02)], "90% of the answers ended at first and 2% do now"),
+        ([row(scores=-0.1), row(scores=-1.2)], "the reward fell from -0.10 to -1.20"),
+    ],
+)
+def test_each_sign_of_a_broken_policy_is_told_in_one_sentence(rows, said):
+    assert faults(rows) == [f"PPO broke the policy: {said}; lower ppo.learning_rate, or set ppo.kl_stop"]
+    both = [{**rows[0], "policy/approxkl_avg": 9.0}, *rows]
+    assert len(faults(both)) == 1
+    assert len(faults(both)[0]) < 300
