@@ -112,6 +112,7 @@ class Resumable:
         Raises:
             Interrupted: a signal asked for the end; a checkpoint has been saved.
         """
+        checkpoints.check_room(self.model)
         newest = checkpoints.newest()
         self.checkpoints, self.checkpoint_state = checkpoints, newest.state if newest else None
         if self.checkpoint_state:
