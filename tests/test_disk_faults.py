@@ -7,16 +7,16 @@ from faults import flips, writes
 
 
 def test_a_flipped_bit_is_told_or_changes_nothing_whatever_door_one_goes_in_by(tmp_path):
-    found = list(flips.outcomes(tmp_path, set(), flips=12))
+    found = list(flips.outcomes(tmp_path, set(), flips=8))
     assert [outcome for outcome in found if outcome.result == "fell"] == []
-    assert len(found) == 12
-    assert sum(outcome.result == "told" for outcome in found) > 6
+    assert len(found) == 8
+    assert sum(outcome.result == "told" for outcome in found) > 3
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="it needs a C compiler")
 def test_a_failing_disk_is_told_and_the_same_command_goes_on_to_the_same_bytes(tmp_path):
-    found = list(writes.outcomes(tmp_path, set(), rounds=1, tries=4))
+    found = list(writes.outcomes(tmp_path, set(), rounds=1, tries=3))
     assert [outcome for outcome in found if outcome.result == "fell"] == []
-    assert len(found) == 5
-    assert sum(outcome.result == "told" for outcome in found) > 1
+    assert len(found) == 4
+    assert sum(outcome.result == "told" for outcome in found) > 0
     assert found[-1].detail == "every byte is the same"

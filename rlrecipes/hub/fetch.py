@@ -71,7 +71,7 @@ def _find(folder: Path, hub_set: HubSet, split: str) -> Kept | None:
         same = {key: record.get(key) for key in _identity(hub_set, split)} == _identity(hub_set, split)
         whole = rows.is_file() and record.keys() >= RECORD
         if same and whole and hub_set.revision in (record.get("asked"), record.get("revision")):
-            again = f"delete {path} and give the same command again, which fetches them anew"
+            again = f"delete {path.name} there and give the same command again, which fetches it anew"
             check(record, folder, path.name, again)
             return Kept(rows, record)
     return None

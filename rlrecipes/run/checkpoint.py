@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from rlrecipes.errors import UserError
 from rlrecipes.run.checksums import MANIFEST, damage, describe, difference, sealed
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import CHECKPOINTS, sync
@@ -63,6 +64,23 @@ class Checkpoints:
         self.resumed = {"step": newest.step, "seconds": newest.state["seconds"]}
         say(f"  going on after step {newest.step}")
         return Checkpoint(newest.step, newest.state["stage"])
+
+    def check_room(self, model: nn.Module) -> None:
+        """Refuses to begin where the disk has no room for what training `model` writes.
+
+        Raises:
+            UserError: with what it writes and what is free, in bytes.
+        """
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in trainable(model).values())
+        # Each checkpoint holds the weights and Adam's two moments; one is written before the oldest goes. Then the adapter.
+        needed = weights * (3 * (COPIES + 1) + 1)
+        there = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        free = shutil.disk_usage(self.folder.parent).free
+        if free < needed - there:
+            raise UserError(
+                f"{self.folder.parent}: training writes up to {needed / 1e9:.2g} GB of checkpoints and weights, and the disk "
+                f"has {free / 1e9:.2g} GB left; free space and give the same command again"
+            )
 
     def due(self) -> bool:
         """Whether to save now: `seconds` have passed, or a signal asked for the end."""

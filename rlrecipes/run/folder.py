@@ -294,8 +294,8 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         (path / DONE).unlink(missing_ok=True)
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    elif os.path.lexists(path):  # a read-only disk refuses to remove even what is not there
+        path.unlink()
 
 
 def git_commit() -> str | None:

@@ -127,6 +127,7 @@ class Resumable:
             UserError: a loss or a gradient is NaN or infinite; that step is not taken.
         """
         self.table = table
+        checkpoints.check_room(self.model)
         newest = checkpoints.newest()
         self.checkpoints, self.checkpoint_state = checkpoints, newest.state if newest else None
         if self.checkpoint_state:

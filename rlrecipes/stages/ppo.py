@@ -75,6 +75,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     note = "" if updates * batch == settings.total_episodes else f" (rounded up from {settings.total_episodes})"
     say(f"  {updates * batch} episodes{note} in {updates} updates of {batch}, answers of at most {length} tokens")
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
+    checkpoints.check_room(trainer.model)
     with finishing_first():
         trainer.train(checkpoints)
     if trainer.stopped:

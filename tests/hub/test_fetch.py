@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -55,6 +56,27 @@ def test_kept_rows_of_which_either_file_is_gone_or_damaged_are_fetched_anew(cach
     again = load(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", {}, Path("runs"))
     assert again == dataclasses.replace(first, metrics=again.metrics)
     assert kept("*-train-*.jsonl.gz").is_file()
+
+
+def test_a_flipped_bit_in_what_was_kept_is_told_or_fetched_anew_or_says_the_same(cache):
+    first = loaded("dialogue", "hub:nvidia/HelpSteer2", cache)
+    told = 0
+    for pattern, bits in (("*-train-*.jsonl.gz", 12), ("*-train-*.json", 25)):
+        whole = {path: path.read_bytes() for path in Path("runs/.hub").iterdir()}
+        content = whole[kept(pattern)]
+        for bit in range(0, len(content) * 8, len(content) * 8 // bits):
+            kept(pattern).write_bytes(
+                content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
+            )
+            try:
+                again = load(load_recipe("dialogue"), "hub:nvidia/HelpSteer2", {}, Path("runs"))
+            except UserError as error:
+                told += bool(re.search(r"is damaged \(it has been changed.*; delete .*json there and give", str(error)))
+            else:
+                assert again == dataclasses.replace(first, metrics=again.metrics), (pattern, bit)
+            for path in set(Path("runs/.hub").iterdir()) | set(whole):
+                path.write_bytes(whole[path]) if path in whole else path.unlink()
+    assert told > 12
 
 
 def test_another_revision_is_other_data(cache):

@@ -7,8 +7,11 @@ import math
 import pytest
 
 from rlrecipes.errors import UserError
+from rlrecipes.model.embedded import seal_base
 from rlrecipes.profile import load_profile
 from rlrecipes.reward.source import find_reward_model, model_beside
+from rlrecipes.run.checksums import files_in, sealed
+from rlrecipes.run.folder import write_json
 
 NESTED = (100_000).to_bytes(8, "little") + b"[" * 100_000
 """As a header of safetensors, deeper than Python follows."""
@@ -64,6 +67,34 @@ def took(stage, model):
 
 def profile_with(model, base="hub/base"):
     return load_profile("tiny", [f"reward.model={model}"], base)
+
+
+@pytest.mark.parametrize(
+    "file", ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "scale.json", "done.json"]
+)
+@pytest.mark.parametrize("given", ["reward", "reward/adapter"])
+def test_a_stage_of_which_a_file_is_damaged_is_refused_as_a_reward_model(tmp_path, file, given):
+    stage = adapter(tmp_path / "reward" / "adapter").parent
+    (stage / "scale.json").write_text('{"mean": 0}')
+    write_json(stage / "done.json", sealed({"settings": {"lora.r": 8}}, stage, files_in(stage)))
+    assert find_reward_model(str(tmp_path / given)).place == str(stage / "adapter")
+    content = bytearray((stage / file).read_bytes())
+    content[-4] ^= 1
+    (stage / file).write_bytes(content)
+    with pytest.raises(UserError, match="is damaged"):
+        find_reward_model(str(tmp_path / given))
+
+
+def test_an_adapter_of_a_damaged_embedded_base_is_refused(tmp_path):
+    base = classifier(tmp_path / ".base" / "b0")
+    seal_base(base)
+    stage = adapter(tmp_path / "reward", base_model_name_or_path=str(base))
+    assert find_reward_model(str(stage)).base == str(base)
+    (base / "tokenizer.json").write_text("{")
+    with pytest.raises(
+        UserError, match=r"tokenizer.json is damaged \(it has 1 bytes .*; delete the folder .*trains it anew"
+    ):
+        find_reward_model(str(stage))
 
 
 def test_a_stages_folder_stands_for_the_adapter_in_it(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from kills import Moment, counted, forked
 
+from rlrecipes.errors import UserError
 from rlrecipes.run import interrupts
 from rlrecipes.run.checkpoint import (
     Checkpoints,
@@ -237,6 +238,23 @@ def test_only_what_training_moves_is_saved_and_it_comes_back(folder):
 
 
 # A stage's checkpoints.
+
+
+def test_a_disk_without_room_for_what_training_writes_is_told_before_it(tmp_path, monkeypatch):
+    class Usage:
+        free = 2_000_000
+
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage)
+    model = torch.nn.Linear(
+        100_000, 1, bias=False
+    )  # 0.4 MB; three times that in each of three checkpoints, and once more
+    with pytest.raises(
+        UserError, match=r"up to 0\.004 GB of checkpoints and weights, and the disk has 0\.002 GB left; free"
+    ):
+        Checkpoints(tmp_path, 30).check_room(model)
+    saved(tmp_path / "checkpoints", 1)
+    model.weight.requires_grad_(False)
+    Checkpoints(tmp_path, 30).check_room(model)
 
 
 def test_a_checkpoint_is_due_after_its_seconds_or_after_every_step_or_when_a_signal_came(tmp_path, monkeypatch):
