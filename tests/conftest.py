@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import socket
 import threading
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ os.environ.pop("WANDB_API_KEY", None)
 
 import pytest
 
-from rlrecipes.__main__ import main
+from rlrecipes import __main__ as command_line
 from rlrecipes.run.checksums import sealed
 from rlrecipes.run.folder import write_json
 
@@ -48,6 +49,20 @@ SHORTEST = (
 )
 SMALLEST = (*SMALLEST_BASE, *SHORTEST)
 """Settings under which a whole road takes two seconds; it learns nothing, but every step of it is taken."""
+
+
+def last_of_each(arguments: Sequence[str]) -> list[str]:
+    """Arguments without the settings that a later one names again: so a test changes one of `SMALLEST`."""
+    keys = [re.match(r"[a-z]+\.\w+=", argument) for argument in arguments]
+    last = {key[0]: place for place, key in enumerate(keys) if key}
+    return [
+        argument for i, (argument, key) in enumerate(zip(arguments, keys, strict=True)) if not key or last[key[0]] == i
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line on `last_of_each` setting, since it refuses a setting that is given twice."""
+    return command_line.main(last_of_each(arguments))
 
 
 def smallest(arguments: Sequence[str]) -> list[str]:

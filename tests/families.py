@@ -25,8 +25,6 @@ FAMILIES = {
     "phi3": GROUPED,
     "gpt_neox": LLAMA,
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
-    "olmoe": {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2},
-    "gpt_oss": {**GROUPED, "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
 }
 """A sliding window of 8 is shorter than the prompts, so that it matters."""
 

@@ -19,16 +19,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from conftest import SMALLEST, sentences, write_rows
+from conftest import SMALLEST, last_of_each, sentences, write_rows
 
 from rlrecipes.__main__ import INTERRUPTED
 
-ROAD = (
-    *("run", "translation", "--data", "pairs.jsonl", "--run", "road", *SMALLEST),
-    *("base.max_steps=6", "sft.max_steps=9", "sft.logging_steps=2", "sft.gradient_accumulation_steps=2"),
-    *("reward.max_steps=14", "reward.logging_steps=3", "reward.per_device_train_batch_size=16"),
-    *("ppo.total_episodes=72", "ppo.kl_target=1", "ppo.kl_horizon=100", "ppo.learning_rate=0.01"),
-    *("evaluate.batch_size=2", "checkpoint.seconds=0"),
+ROAD = tuple(
+    last_of_each(
+        (
+            *("run", "translation", "--data", "pairs.jsonl", "--run", "road", *SMALLEST),
+            *("base.max_steps=6", "sft.max_steps=9", "sft.logging_steps=2", "sft.gradient_accumulation_steps=2"),
+            *("reward.max_steps=14", "reward.logging_steps=3", "reward.per_device_train_batch_size=16"),
+            *("ppo.total_episodes=72", "ppo.kl_target=1", "ppo.kl_horizon=100", "ppo.learning_rate=0.01"),
+            *("evaluate.batch_size=2", "checkpoint.seconds=0"),
+        )
+    )
 )
 """More than one pass over every stage's data, accumulation, dropout and an adaptive KL: all that has to be carried over."""
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree"}

@@ -6,12 +6,11 @@ import sys
 
 import pytest
 import torch
-from conftest import SHORTEST, SMALLEST, tiny_tokenizer
+from conftest import SHORTEST, SMALLEST, main, resealed, tiny_tokenizer
 from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from rlrecipes import checks
-from rlrecipes.__main__ import main
 from rlrecipes.errors import UserError
 from rlrecipes.model.tokens import vocabulary
 from rlrecipes.profile import load_profile, profile_names
@@ -157,6 +156,7 @@ def test_a_reward_model_of_another_vocabulary(finished, home, capsys):
     done = json.loads(path.read_text())
     assert done["vocabulary"]
     path.write_text(json.dumps(done | {"vocabulary": "another"}))
+    resealed(path.parent)
     assert main(["ppo", "translation", "--run", "words", "--data", "pairs.jsonl", *SMALLEST]) == 2
     said = capsys.readouterr().err
     assert "reads other tokens than the tokenizer of" in said

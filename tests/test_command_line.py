@@ -10,11 +10,11 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, WITHOUT_TORCH, sentences, smallest, write_rows
+from conftest import ROOT, WITHOUT_TORCH, main, sentences, smallest, write_rows
 
 import recipes.translation.recipe
 import rlrecipes
-from rlrecipes.__main__ import OPTIONS, commands, main
+from rlrecipes.__main__ import OPTIONS, commands
 from rlrecipes.errors import UserError
 from rlrecipes.profile import profile_names
 from rlrecipes.recipe import Reward, Term, load_recipe, recipe_names

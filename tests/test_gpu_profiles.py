@@ -4,10 +4,9 @@ import json
 
 import pytest
 import torch
-from conftest import SHORTEST, SMALLEST
+from conftest import SHORTEST, SMALLEST, main
 from safetensors.torch import load_file
 
-from rlrecipes.__main__ import main
 from rlrecipes.model import loading as models
 from rlrecipes.model.tokens import load_tokenizer
 from rlrecipes.profile import load_profile, profile_names, settings_of

@@ -1,8 +1,8 @@
 """Several recipes share a reward model: who they are, what data they bring, what the model learns by."""
 
 import pytest
+from conftest import main
 
-from rlrecipes.__main__ import main
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job, joint_data, joint_recipe, objective, recipes_of, sources_of
 from rlrecipes.pipeline import run_recipe

@@ -8,11 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SMALLEST, sentences, write_rows
+from conftest import ROOT, SMALLEST, main, sentences, write_rows
 
 import rlrecipes
 from rlrecipes import UserError, load_profile, load_recipe, run_recipe
-from rlrecipes.__main__ import main
 from rlrecipes.profile import split_override
 from rlrecipes.run.interrupts import Interrupted, finishing_first
 

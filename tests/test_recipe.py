@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SMALLEST, smallest, write_rows
+from conftest import ROOT, SMALLEST, main, smallest, write_rows
 
 import recipes
-from rlrecipes.__main__ import main
 from rlrecipes.model import embedded
 from rlrecipes.recipe import load_recipe, recipe_names
 

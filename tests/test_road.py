@@ -5,9 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SMALLEST, sentences, smallest, write_rows
+from conftest import ROOT, SMALLEST, main, sentences, smallest, write_rows
 
-from rlrecipes.__main__ import main
 from rlrecipes.errors import UserError
 from rlrecipes.model.pretrain import embedded_base
 from rlrecipes.profile import load_profile
@@ -144,7 +143,6 @@ def test_what_is_done_is_not_done_again_and_answers_without_torch(finished, home
     arguments = ["run", "translation", "--run", "t", *OWN, *SMALLEST]
     code = f"""
 import sys
-from rlrecipes.__main__ import main
 status = main({arguments!r})
 assert not {{"torch", "transformers", "trl", "peft", "datasets", "wandb"}} & set(sys.modules)
 sys.exit(status)

@@ -7,10 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SMALLEST, Listener, changed, sentences, smallest, write_rows
+from conftest import ROOT, SMALLEST, Listener, changed, main, sentences, smallest, write_rows
 
 import rlrecipes
-from rlrecipes.__main__ import main
 from rlrecipes.errors import UserError
 from rlrecipes.hub.fetch import _write
 from rlrecipes.recipe import HubSet

@@ -59,7 +59,7 @@ def reach_model(name: str, setting: str | None = "model") -> None:
     if is_local(name):
         if not cached_file(name, "config.json"):
             other = f"give a checkpoint folder or a hub id as {choice}" if setting else "put it back there"
-            raise UserError(f"there is no model in '{name}' (no config.json); {other}")
+            raise UserError(f"there is no model in '{shortened(name, 100)}' (no config.json); {other}")
         return
     try:
         _commit("model", name, None)
@@ -67,8 +67,8 @@ def reach_model(name: str, setting: str | None = "model") -> None:
         if not _cached_model(name):
             other = f"give a local checkpoint folder as {choice}, or " if setting else ""
             raise UserError(
-                f"cannot read the model '{name}': {why}, and the hub's cache does not hold it; "
-                f"{other}fetch it where there is a network (hf download {name}) and copy its folder of {_cache()} here"
+                f"cannot read the model '{name}': {why}, and the hub's cache {_cache()} does not hold it; {other}"
+                f"run `hf download {name}` where there is a network and copy its folder of the cache here"
             ) from None
         if not _offline():
             say(f"{name}: {why}, so it is read from the hub's cache")
@@ -89,9 +89,9 @@ def reach_data(id: str, revision: str | None) -> tuple[str, str | None]:
             return str(folder), folder.name
         pinned = f" --revision {revision}" if revision else ""
         raise UserError(
-            f"cannot fetch the data set '{id}': {why}, and the hub's cache does not hold it; fetch it where there is a "
-            f"network (hf download --repo-type dataset {id}{pinned}) and copy its folder of {_cache()} here, "
-            f"or give its files as {option('data', '<folder>')}"
+            f"cannot fetch the data set '{id}': {why}, and the hub's cache {_cache()} does not hold it; "
+            f"run `hf download --repo-type dataset {id}{pinned}` where there is a network and copy its folder of the cache "
+            f"here, or give its files as {option('data', '<folder>')}"
         ) from None
 
 
@@ -106,7 +106,7 @@ def _commit(kind: Kind, id: str, revision: str | None) -> str:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     if not is_hub_id(id):
-        raise UserError(f"'{id}' is neither a folder nor a hub id; write an id as owner/name")
+        raise UserError(f"'{shortened(id, 100)}' is neither a folder nor a hub id; write an id as owner/name")
     if _offline():
         raise _NoAnswerError("HF_HUB_OFFLINE is set")
     subject = f"the {'data set' if kind == 'dataset' else 'model'} '{id}'"

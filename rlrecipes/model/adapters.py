@@ -32,7 +32,7 @@ def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
     """The base wrapped with one fresh, trainable adapter; of a model that also sees or hears, on its text part alone.
 
     Raises:
-        UserError: the model has no such modules, embeddings or the output layer are among them, or it fails with adapters.
+        UserError: the model has no such modules, embeddings or the output layer are among them.
     """
     targets = [name.strip() for name in settings.target_modules.split(",")]
     _check_targets(model, targets)
@@ -60,7 +60,6 @@ def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
             f"lora.target_modules={settings.target_modules} names the output layer, which PPO does not train; leave it out"
         )
     add_in_place(wrapped, "default")
-    _check_runs(wrapped, settings.target_modules)
     return wrapped
 
 
@@ -71,7 +70,8 @@ def _check_targets(model: Any, targets: Sequence[str]) -> None:
     for target in targets if targets != ["all-linear"] else ():
         named = [module for name, module in modules.items() if name == target or name.endswith(f".{target}")]
         if not named:
-            raise UserError("lora.target_modules: " + unknown("module", target, ends, f"there are {', '.join(ends)}"))
+            sentence = unknown("module", target, ends, f"there are {', '.join(ends)}")
+            raise UserError(f"lora.target_modules={','.join(targets)}: {sentence}")
         if any(isinstance(module, nn.Embedding) for module in named):
             raise UserError(f"lora.target_modules={target} names embeddings, which are not trained here; leave it out")
 
@@ -85,8 +85,12 @@ def _beside_text(model: Any) -> list[str]:
 
 
 @torch.no_grad()
-def _check_runs(model: PeftModel, targets: str) -> None:
-    """Refuses a family whose own code does not get along with adapters, as mixtures of experts may."""
+def check_runs(model: PeftModel, targets: str) -> None:
+    """Refuses a family whose own code does not get along with adapters, as mixtures of experts may.
+
+    Raises:
+        UserError: with the library's reason.
+    """
     try:
         model.eval()(input_ids=torch.arange(3, 6, device=model.device)[None])
     except torch.OutOfMemoryError:

@@ -53,7 +53,7 @@ def check_model(name: str) -> None:
         raise UserError(f"'{name}' ({config.model_type}) is no causal language model; choose one that continues text")
     quantized = getattr(config, "quantization_config", None) or {}
     method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized.quant_method
-    if method and not quantized.get("load_in_4bit"):
+    if method not in (None, "bitsandbytes"):
         raise UserError(
             f"'{name}' is quantized already ({method}), and LoRA here stands on plain weights or 4-bit ones of its own; "
             "choose the checkpoint with plain weights"

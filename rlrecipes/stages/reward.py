@@ -17,7 +17,7 @@ from typing import Any
 
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import add_lora, copy_lora, unmoved
+from rlrecipes.model.adapters import add_lora, check_runs, copy_lora, unmoved
 from rlrecipes.model.loading import load_scorer, window
 from rlrecipes.model.tokens import open_tokenizer, vocabulary
 from rlrecipes.reward.agreement import measure, write_scale
@@ -44,6 +44,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     prepare = comparison_rows if job.objective == "pairwise" else rating_rows
     rows, record = prepare(job, tokenizer, max_tokens)
     model = add_lora(load_scorer(model_name, job.profile.model, tokenizer), job.profile.lora, "SEQ_CLS")
+    check_runs(model, job.profile.lora.target_modules)
     copy_lora(model, job.run.stage("sft") / "adapter", "default")
     build = pairwise_trainer if job.objective == "pairwise" else regression_trainer
     trainer = build(job, model, tokenizer, rows, folder, [progress("reward", tracker)])

@@ -14,7 +14,7 @@ from trl import SFTConfig, SFTTrainer
 
 from rlrecipes.errors import option
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import add_lora, unmoved
+from rlrecipes.model.adapters import add_lora, check_runs, unmoved
 from rlrecipes.model.forward import hidden_states, next_token_logits
 from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.loading import load_causal, window
@@ -61,6 +61,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     if job.profile.model.name == "builtin":
         _tell_unknown(base, [ids for _, ids in rows], len(tokenizer))
     model = add_lora(base, job.profile.lora, "CAUSAL_LM")
+    check_runs(model, job.profile.lora.target_modules)
     trainer = ResumableSFTTrainer(
         model,
         SFTConfig(

@@ -9,9 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import tiny_tokenizer
+from conftest import main, tiny_tokenizer
 
-from rlrecipes.__main__ import main
 from rlrecipes.after import chat
 from rlrecipes.after.chat import Stream, load_voice, talk
 from rlrecipes.after.finished import find_finished_run

@@ -8,10 +8,9 @@ import sys
 
 import pytest
 import torch
-from conftest import resealed
+from conftest import main, resealed
 from safetensors.torch import load_file, save_file
 
-from rlrecipes.__main__ import main
 from rlrecipes.after.finished import find_finished_run
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import load_recipe

@@ -5,10 +5,9 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALLEST
+from conftest import SMALLEST, main
 from safetensors.torch import load_file
 
-from rlrecipes.__main__ import main
 from rlrecipes.before.out_of_memory import halved
 from rlrecipes.policy.trainer import SharedBasePPOTrainer
 from rlrecipes.profile import load_profile

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from conftest import Checkpoint
+from conftest import Checkpoint, main
 from families import FAMILIES, gpt2
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,7 +20,6 @@ from trl.trainer import sft_trainer
 from benchmarks import models, ours
 from benchmarks.plan import Shape, planned_mb, profile
 from benchmarks.work import Model, Work
-from rlrecipes.__main__ import main
 from rlrecipes.before.config import KNOWN, read_config
 from rlrecipes.before.needs import (
     AT_ONCE,

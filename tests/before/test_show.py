@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SMALLEST, WITHOUT_TORCH, changed, sentences, write_rows
+from conftest import SMALLEST, WITHOUT_TORCH, changed, main, sentences, write_rows
 
-from rlrecipes.__main__ import main
 from rlrecipes.data.load import load
 from rlrecipes.model.tokens import answer_length, fitting_comparisons, fitting_examples, fitting_prompts, load_tokenizer
 from rlrecipes.recipe import load_recipe

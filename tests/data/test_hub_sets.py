@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import main
 from hub_rows import COMMIT, ROWS, loaded, put_in_cache, set_of
 
-from rlrecipes.__main__ import main
 from rlrecipes.data.load import load
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import RECIPES, Comparison, Data, Example, Rating, is_hub, load_recipe, recipe_names, user

@@ -4,12 +4,11 @@ import json
 
 import pytest
 import torch
-from conftest import SHORTEST, tiny_tokenizer
+from conftest import SHORTEST, main, tiny_tokenizer
 from families import FAMILIES
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, T5Config
 
-from rlrecipes.__main__ import main
 from rlrecipes.model.loading import load_causal
 from rlrecipes.model.sampling import sample
 from rlrecipes.model.tokens import load_tokenizer, pad_left

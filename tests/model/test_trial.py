@@ -4,12 +4,11 @@ import json
 
 import pytest
 import torch
-from conftest import SHORTEST, tiny_tokenizer
+from conftest import SHORTEST, main, tiny_tokenizer
 from families import GROUPED, LLAMA
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from rlrecipes.__main__ import main
 from rlrecipes.errors import UserError
 from rlrecipes.model.adapters import add_lora
 from rlrecipes.model.loading import check_model, check_score_head, load_causal, load_scorer, window

@@ -4,10 +4,9 @@ import io
 import json
 
 import pytest
-from conftest import SMALLEST, sentences, write_rows
+from conftest import SMALLEST, main, sentences, write_rows
 from families import gpt2
 
-from rlrecipes.__main__ import main
 from rlrecipes.profile import load_profile
 from rlrecipes.recipe import Message
 from rlrecipes.reward.model import RewardModel, load_beside, load_scale

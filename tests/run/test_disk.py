@@ -6,9 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SMALLEST
+from conftest import ROOT, SMALLEST, main
 
-from rlrecipes.__main__ import main
 from rlrecipes.errors import UserError
 from rlrecipes.pipeline import run_recipe
 from rlrecipes.profile import load_profile
@@ -82,7 +81,7 @@ def full(path, target):
 
 
 def test_a_full_disk_ends_a_stage_in_one_line_and_the_same_command_goes_on(home, monkeypatch, capsys):
-    given = ["sft", "translation", "--run", "full", "--data", "pairs.jsonl", *SMALLEST]
+    given = ["sft", "translation", "--run", "disk-full", "--data", "pairs.jsonl", *SMALLEST]
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", full)
         assert main(given) == 2
@@ -91,7 +90,7 @@ def test_a_full_disk_ends_a_stage_in_one_line_and_the_same_command_goes_on(home,
         assert last.endswith(f"begun.json: {FULL}")
         profile = load_profile("tiny", list(SMALLEST))
         with pytest.raises(UserError, match="no space left on device"):
-            run_recipe("translation", profile, "sft", data="pairs.jsonl", run="full")
+            run_recipe("translation", profile, "sft", data="pairs.jsonl", run="disk-full")
     assert main(given) == 0
 
 

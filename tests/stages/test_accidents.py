@@ -6,10 +6,9 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALLEST
+from conftest import SMALLEST, main
 from safetensors.torch import load_file, save_file
 
-from rlrecipes.__main__ import main
 from rlrecipes.model.adapters import unmoved
 from rlrecipes.recipe import Data, Example, Split, user
 from rlrecipes.reward.agreement import write_scale

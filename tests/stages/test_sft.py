@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import SMALLEST
+from conftest import SMALLEST, main
 
-from rlrecipes.__main__ import main
 from rlrecipes.model.loading import load_causal
 from rlrecipes.model.tokens import Encoded, load_tokenizer
 from rlrecipes.profile import ModelSettings

@@ -7,9 +7,8 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import SMALLEST
+from conftest import SMALLEST, main
 
-from rlrecipes.__main__ import main
 from rlrecipes.run.stages import POLICIES, STAGES, Policy, Stage, above, below
 
 
