@@ -161,7 +161,7 @@ def _meta_model(config: Mapping[str, Any], name: str, scorer: bool = False) -> A
         with torch.device("meta"):
             return auto.from_config(settings, trust_remote_code=False)
     except Exception as error:  # each way in which a configuration is damaged has an error of its own
-        reason = shortened(str(error), 120).rstrip(". ")
+        reason = shortened(str(error).rpartition("Error: ")[2], 120).rstrip(". ")
         raise UserError(
             f"cannot plan for '{name}': its config.json makes no {kind} ({reason}); mend it, or choose another model"
         ) from None
