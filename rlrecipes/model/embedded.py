@@ -80,7 +80,8 @@ def find_base(root: Path, settings: BaseSettings, recipe: str) -> Path | None:
 
 def seal_base(folder: Path) -> None:
     """Writes the checksums of a base's files beside them."""
-    write_json(folder / MANIFEST, sealed({}, folder, files_in(folder)))
+    files = [path for path in files_in(folder) if path != folder / MANIFEST]
+    write_json(folder / MANIFEST, sealed({}, folder, files))
 
 
 def check_base(folder: Path) -> None:

@@ -12,8 +12,10 @@ import pytest
 from conftest import SMALLEST, WITHOUT_TORCH, changed, main, sentences, write_rows
 
 from rlrecipes.data.load import load
+from rlrecipes.model.embedded import MADE_OF, seal_base
 from rlrecipes.model.tokens import answer_length, fitting_comparisons, fitting_examples, fitting_prompts, load_tokenizer
 from rlrecipes.recipe import load_recipe
+from rlrecipes.run.checksums import MANIFEST
 
 
 @pytest.fixture
@@ -135,6 +137,8 @@ def test_of_several_embedded_bases_the_one_with_these_settings_is_used(finished,
     changed(other / "made_of.json", settings={**told["settings"], "vocab_size": 768})
     another_recipes = shutil.copytree(base, base.with_name("another"))
     changed(another_recipes / "made_of.json", recipes=[*told["recipes"], "summary"])
+    for folder in (other, another_recipes):
+        seal_base(folder)
     monkeypatch.chdir(tmp_path)
     for recipe, folder, settings in (
         ("translation", base, []),
@@ -154,7 +158,8 @@ def test_an_embedded_base_from_before_its_settings_were_kept_is_known_by_its_siz
 ):
     shutil.copytree(home / "runs" / ".base", tmp_path / "runs" / ".base")
     (base,) = (tmp_path / "runs" / ".base").glob("[!.]*")
-    (base / "made_of.json").unlink()
+    for name in (MADE_OF, MANIFEST):  # neither did they have checksums
+        (base / name).unlink()
     if damaged:
         (base / "config.json").write_text("{")
     monkeypatch.chdir(tmp_path)
