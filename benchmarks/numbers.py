@@ -225,8 +225,9 @@ def together(found: Sequence[Finished]) -> dict[str, Any]:
     """
     machines = {folder: where(machine) for run in found for folder, machine in run.machines.items()}
     if len(set(machines.values())) > 1:
-        told = "; ".join(
-            f"{next(f for f in machines if machines[f] == m)} by {m}" for m in dict.fromkeys(machines.values())
+        told = ", ".join(
+            f"{'/'.join(Path(next(f for f in machines if machines[f] == m)).parts[-2:])} by {m}"
+            for m in dict.fromkeys(machines.values())
         )
         raise UserError(
             f"one block shows one machine's figures, and these were made by several: {told}; make them on one"

@@ -9,13 +9,19 @@ from safetensors.torch import load_file
 
 from rlrecipes.model import loading as models
 from rlrecipes.model.tokens import load_tokenizer
+from rlrecipes.policy import trainer
 from rlrecipes.profile import load_profile, profile_names, settings_of
 
 GPU_PROFILES = [name for name in profile_names() if name != "tiny"]
 TOY = (
     *("model.max_length=128", "lora.r=8", "track.wandb=off", "evaluate.limit=4"),
-    *("sft.num_train_epochs=none", "sft.max_steps=2", "sft.per_device_train_batch_size=2"),
-    *("reward.num_train_epochs=none", "reward.max_steps=2", "reward.per_device_train_batch_size=2"),
+    *("sft.num_train_epochs=none", "sft.max_steps=2", "sft.warmup_steps=0", "sft.per_device_train_batch_size=2"),
+    *(
+        "reward.num_train_epochs=none",
+        "reward.max_steps=2",
+        "reward.warmup_steps=0",
+        "reward.per_device_train_batch_size=2",
+    ),
     *("ppo.total_episodes=16", "ppo.per_device_train_batch_size=4", "ppo.gradient_accumulation_steps=2"),
     "ppo.response_length=8",
 )
@@ -74,12 +80,13 @@ def test_an_optimizer_reaches_every_stage(checkpoint, home, monkeypatch):
     command = ["ppo", "translation", "--run", "paged", "--data", "pairs.jsonl", "--model", str(checkpoint.model)]
     for stage in ("sft", "reward", "ppo"):
         assert main([stage, *command[1:], *SHORTEST, *optimizers]) == 0
-    assert made == [(8, True)] * 3
+    assert set(made) == {(8, True)}
+    assert len(made) > 3  # each is also tried beforehand
 
 
 def test_bfloat16_changes_the_computation_and_leaves_the_adapters_in_float32(finished, home, monkeypatch):
     seen = set()
-    inner = models.states_at
+    inner = trainer.states_at
 
     def noted(model, ids, places):
         states = inner(model, ids, places)

@@ -115,6 +115,7 @@ def test_one_file_imports_trls_experimental_ppo():
 def test_listing_showing_and_usage_errors_never_wait_for_torch(argv, tmp_path):
     looking = f"""
 import sys
+from rlrecipes.__main__ import main
 try:
     main({argv!r})
 except SystemExit:

@@ -61,7 +61,7 @@ def missing(line):
     named = re.findall(r"`make ([\w-]+)", line)
     assert named
     assert set(named) <= targets
-    assert set(re.findall(r"\b([A-Z]+)=", line)) <= set(re.findall(r"^([A-Z]+) \?=", makefile, re.M))
+    assert set(re.findall(r"\b([A-Z]+)=", line)) <= set(re.findall(r"^([A-Z]+) \??=", makefile, re.M))
     assert all((ROOT / path).is_dir() for paths in re.findall(r"`cp -r (.*?)`", line) for path in paths.split())
 
 

@@ -143,6 +143,7 @@ def test_what_is_done_is_not_done_again_and_answers_without_torch(finished, home
     arguments = ["run", "translation", "--run", "t", *OWN, *SMALLEST]
     code = f"""
 import sys
+from rlrecipes.__main__ import main
 status = main({arguments!r})
 assert not {{"torch", "transformers", "trl", "peft", "datasets", "wandb"}} & set(sys.modules)
 sys.exit(status)

@@ -88,7 +88,7 @@ OWN = {"model_type": "own"}
 NO_DECODER = {"model_type": "vit"}
 """Transformers knows its configuration, and has no language model for it."""
 CLASSIFIER = OWN | {"architectures": ["OwnForSequenceClassification"], "id2label": {"0": "score"}}
-REFUSED = ("code of its own", "no model_type 'own'", "makes no vit")
+REFUSED = ("code of its own", "no model_type 'own'", "makes no vit", "is no causal language model")
 
 
 @pytest.mark.parametrize(

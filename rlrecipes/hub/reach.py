@@ -67,8 +67,8 @@ def reach_model(name: str, setting: str | None = "model") -> None:
         if not _cached_model(name):
             other = f"give a local checkpoint folder as {choice}, or " if setting else ""
             raise UserError(
-                f"cannot read the model '{name}': {why}, and the hub's cache {_cache()} does not hold it; {other}"
-                f"run `hf download {name}` where there is a network and copy its folder of the cache here"
+                f"cannot read the model '{name}': {why}, and the hub's cache does not hold it; "
+                f"{other}fetch it where there is a network (hf download {name}) and copy its folder of {_cache()} here"
             ) from None
         if not _offline():
             say(f"{name}: {why}, so it is read from the hub's cache")
@@ -89,9 +89,9 @@ def reach_data(id: str, revision: str | None) -> tuple[str, str | None]:
             return str(folder), folder.name
         pinned = f" --revision {revision}" if revision else ""
         raise UserError(
-            f"cannot fetch the data set '{id}': {why}, and the hub's cache {_cache()} does not hold it; "
-            f"run `hf download --repo-type dataset {id}{pinned}` where there is a network and copy its folder of the cache "
-            f"here, or give its files as {option('data', '<folder>')}"
+            f"cannot fetch the data set '{id}': {why}, and the hub's cache does not hold it; run "
+            f"`hf download --repo-type dataset {id}{pinned}` elsewhere and copy its folder of {_cache()} here, "
+            f"or give its files as {option('data', '<folder>')}"
         ) from None
 
 
