@@ -353,3 +353,9 @@ def test_a_file_may_write_a_whole_number_as_a_float_and_a_text_as_a_number(file)
     profile = file("[ppo]\ntotal_episodes = 1e3\n[memory]\ncard = 24")
     assert (profile.ppo.total_episodes, profile.memory.card) == (1000, "24")
     assert isinstance(profile.ppo.total_episodes, int)
+
+
+@pytest.mark.parametrize("key", ["sft.max_steps", "ppo.total_episodes", "evaluate.limit", "lora.r"])
+def test_a_number_that_no_library_could_hold_is_refused(key):
+    with pytest.raises(UserError, match="it must be at most 2147483647"):
+        load_profile("tiny", [f"{key}={'9' * 30}"])

@@ -22,9 +22,10 @@ _NO_SWITCH = BeforeValidator(lambda value: str(value) if isinstance(value, bool)
 _NONE = BeforeValidator(lambda value: None if str(value).lower() == "none" else value)
 _TRUE_OR_FALSE = BeforeValidator(lambda value: {"true": True, "false": False}.get(str(value).lower(), value))
 Switch = Annotated[bool, Field(strict=True), _TRUE_OR_FALSE]
+MOST = 2**31 - 1  # what a C integer in any library holds
 Whole = Annotated[int, _NO_SWITCH]
-Count = Annotated[Whole, Field(gt=0)]
-CountOrZero = Annotated[Whole, Field(ge=0)]
+Count = Annotated[Whole, Field(gt=0, le=MOST)]
+CountOrZero = Annotated[Whole, Field(ge=0, le=MOST)]
 Number = Annotated[float, _NO_SWITCH, Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 ZeroOrMore = Annotated[Number, Field(ge=0)]
@@ -83,7 +84,7 @@ class BaseSettings:
 class TrainingSettings:
     """What SFT and the reward model share (`transformers.TrainingArguments`)."""
 
-    max_steps: Whole = -1
+    max_steps: Annotated[Whole, Field(le=MOST)] = -1
     """Optimizer steps; -1: `num_train_epochs` says how long."""
     num_train_epochs: Annotated[Positive | None, _NONE] = None
     """Passes over the data; refused beside a positive `max_steps`, which would override it in silence."""

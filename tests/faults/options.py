@@ -137,7 +137,7 @@ def outcomes(folder: Path, done: set[str]) -> Iterator[Outcome]:
             continue
         ended = forked(command(argv, folder), folder / "output", limit=SECONDS)
         fault = fault_of(ended)
-        if (folder / "runs").exists():
-            fault = fault or "a folder was left in runs/"
+        if any((folder / "runs").glob("*")):
+            fault = fault or "something was left in runs/"
             shutil.rmtree(folder / "runs")
         yield Outcome("options", case, "fell" if fault else "told", fault or ended.errors.strip(), ended.seconds)
