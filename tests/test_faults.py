@@ -1,4 +1,4 @@
-"""Files that nobody should train on and command lines that mean nothing are told in one line; `make faults` tries more kinds."""
+"""Files that nobody should train on and senseless command lines are told in one line; `make faults` tries more kinds."""
 
 import os
 import subprocess
