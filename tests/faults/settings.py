@@ -22,7 +22,7 @@ from rlrecipes.profile import load_profile
 SECONDS = 300
 OTHER = {
     "model.name": "nobody/nothing",
-    "model.max_length": "40",
+    "model.max_length": "32",
     "lora.target_modules": "q_proj,v_proj",
     "lora.lora_dropout": "0.3",
     "base.vocab_size": "600",
