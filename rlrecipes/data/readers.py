@@ -17,7 +17,7 @@ from typing import Any
 
 from rlrecipes.data.files import Row, kind_of
 from rlrecipes.errors import UserError
-from rlrecipes.recipe import Comparison, Example, Message, Prompt, Rating, user
+from rlrecipes.recipe import UNLEARNED, Comparison, Example, Message, Prompt, Rating, user
 
 ROLES = ("system", "user", "assistant")
 SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -121,12 +121,23 @@ def _pair_of_chats(row: Row) -> Record:
 
 
 def _chat(column: str, row: Row) -> Record:
-    messages = _messages(row, column)
+    messages, items = _messages(row, column), _items(row.values[column])
     answers = [place for place, message in enumerate(messages) if message.role == "assistant"]
     if not answers:
         raise ValueError("no message of the assistant")
-    prompt, answer = _with_system(row, messages[: answers[-1]]), messages[answers[-1]]
-    return Record(prompt, Example(prompt, (answer.content,)))
+    learned = [place for place in answers if isinstance(items, str) or _is_learned(items[place])]
+    if not learned:
+        raise ValueError("every answer has weight 0")
+    last = learned[-1]
+    prompt, answer = _with_system(row, messages[:last]), messages[last]
+    before = len(prompt) - last  # the system column's turn
+    left_out = [place + before for place in answers if place < last and place not in learned]
+    return Record(prompt, Example(prompt, (answer.content,), {UNLEARNED: left_out} if left_out else {}))
+
+
+def _is_learned(item: Mapping[str, Any]) -> bool:
+    """Whether a turn may be imitated: OpenAI's `weight`, Axolotl's `train`."""
+    return item.get("weight") not in (0, "0") and item.get("train") not in (False, "false")
 
 
 def _rated(column: str, row: Row) -> Record:
@@ -239,12 +250,17 @@ def _messages(row: Row, column: str, expected: str = "a list of messages") -> Pr
         raise ValueError(f"no value in '{column}'")
     if isinstance(value, str) and (chat := _turns_of_text(value)):
         return chat
-    if isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
-        # `datasets` keeps a sequence of objects as an object of lists.
-        value = [dict(zip(value, parts, strict=False)) for parts in zip(*value.values(), strict=False)]
+    value = _items(value)
     if not isinstance(value, list):
         raise wrong(row, column, expected, value)
     return tuple(_message(row, column, item) for item in value)
+
+
+def _items(value: Any) -> Any:
+    if isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
+        # `datasets` keeps a sequence of objects as an object of lists.
+        return [dict(zip(value, parts, strict=False)) for parts in zip(*value.values(), strict=False)]
+    return value
 
 
 _SAID = re.compile(r"\n\n(Human|Assistant):")

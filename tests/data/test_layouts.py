@@ -16,6 +16,7 @@ from rlrecipes.data.readers import Record
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import exact_match, mean_of
 from rlrecipes.recipe import (
+    UNLEARNED,
     Columns,
     Comparison,
     Data,
@@ -132,6 +133,36 @@ def test_a_rejected_answer_that_is_right_or_empty_leaves_a_demonstration(tmp_pat
     record = only(tmp_path, {"source": "Ja", "target": "Yes", "rejected": rejected})
     assert record.example is not None
     assert record.comparison is None
+
+
+@pytest.mark.parametrize("off", [{"weight": 0}, {"train": False}])
+@pytest.mark.parametrize(
+    ("unlearned", "answer", "left_out"),
+    [((), "c", None), ((0,), "c", [1]), ((2,), "b", None), ((0, 2), "b", [1]), ((1,), "c", [3])],
+)
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_a_turn_of_weight_0_is_no_answer(tmp_path, off, unlearned, answer, left_out, system):
+    messages: list[dict[str, Any]] = []
+    for place, text in enumerate("abc"):
+        on = {"weight": 1} if "weight" in off else {"train": True}
+        messages += [
+            {"role": "user", "content": f"{text}?"},
+            {**assistant(text), **(off if place in unlearned else on)},
+        ]
+    row = {"messages": messages} | ({"system": system} if system else {})
+    demonstration = only(tmp_path, row).example
+    assert demonstration is not None
+    assert demonstration.answers == (answer,)
+    before = 1 if system else 0
+    expected = {} if left_out is None else {UNLEARNED: [place + before for place in left_out]}
+    assert demonstration.truth == expected
+    assert len(demonstration.prompt) == before + 1 + 2 * "abc".index(answer)
+
+
+def test_a_chat_whose_answers_all_have_weight_0_is_left_out_with_the_reason(tmp_path):
+    row = {"messages": [*CHAT, {**assistant("a"), "weight": 0}]}
+    with pytest.raises(UserError, match="row 1: every answer has weight 0"):
+        records_of(write(tmp_path / "rows.jsonl", row), {})
 
 
 def test_prompts_and_answers_may_be_text_or_messages(tmp_path):
