@@ -32,7 +32,7 @@ def _fitted(sentence: str) -> str:
     if len(sentence) <= LONGEST:
         return sentence
     advice = len(sentence) - sentence.rfind("; ")
-    tail = advice if advice < LONGEST * 2 // 3 else LONGEST // 2
+    tail = advice if advice < LONGEST * 4 // 5 else LONGEST // 2
     return f"{sentence[: LONGEST - tail - 1].rstrip()}…{sentence[-tail:]}"
 
 

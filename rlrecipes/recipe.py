@@ -47,6 +47,10 @@ def user(content: str) -> Prompt:
     return (Message("user", content),)
 
 
+UNLEARNED = "unlearned"
+"""The key of `Example.truth` under which stand the places of turns of the prompt that SFT must not imitate."""
+
+
 @dataclass(frozen=True)
 class Example:
     """A prompt and its reference answers."""

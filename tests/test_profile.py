@@ -146,7 +146,7 @@ ALWAYS = {
     *("model.name", "model.quantization", "model.dtype", "model.attention", "model.max_length"),
     *("lora.r", "lora.lora_alpha", "lora.lora_dropout", "lora.target_modules"),
     *("sft.max_steps", "sft.per_device_train_batch_size", "sft.gradient_accumulation_steps", "sft.learning_rate"),
-    *("sft.lr_scheduler_type", "sft.weight_decay", "sft.max_grad_norm", "sft.gradient_checkpointing"),
+    *("sft.learn", "sft.lr_scheduler_type", "sft.weight_decay", "sft.max_grad_norm", "sft.gradient_checkpointing"),
     *("reward.model", "reward.per_device_train_batch_size"),
     *(
         "ppo.total_episodes",

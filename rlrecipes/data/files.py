@@ -260,7 +260,7 @@ def _reason(error: Exception) -> str:
 
 def _csv(path: Path) -> Numbered:
     csv.field_size_limit(LONGEST_CELL)
-    text, delimiter = _dialect(_text(path))
+    text, delimiter = _dialect(_text(path), tabs=".tsv" in path.suffixes)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
         lines = [cells for cells in reader if cells]
@@ -275,14 +275,16 @@ def _csv(path: Path) -> Numbered:
         yield number, {name: cell or None for name, cell in zip(header, cells, strict=True)}
 
 
-def _dialect(text: str) -> tuple[str, str]:
+def _dialect(text: str, tabs: bool) -> tuple[str, str]:
     """A CSV without the line `sep=;` that some programs put first, and what stands between its cells.
 
-    It is what that line says, else a comma, else what parts the header into most names.
+    It is what that line says, else a tab where the file's name says so, else a comma, else what gives the header most names.
     """
     if said := re.match(r"sep=(.)\r?\n", text):
         return text[said.end() :], said[1]
     header = re.match(r"[^\r\n]*", text)
+    if tabs and header and "\t" in header[0]:
+        return text, "\t"
     counts = {delimiter: header[0].count(delimiter) if header else 0 for delimiter in DELIMITERS}
     return text, "," if counts[","] else max(DELIMITERS, key=counts.__getitem__)
 

@@ -273,7 +273,7 @@ def _check(record: Record) -> None:
         raise ValueError("empty prompt")
     if not all(answer.strip() for answer in answers):
         raise ValueError("empty answer")
-    if comparison and comparison.chosen == comparison.rejected:
+    if comparison and comparison.chosen.strip() == comparison.rejected.strip():
         raise ValueError("chosen equals rejected")
     if not all(map(_encodable, texts)):
         raise ValueError("broken character")
@@ -321,7 +321,7 @@ def _own(own: Columns, row: Row) -> Record:
         return Record(example.prompt, example)
     _, rejected = answer_of(row, "rejected", example.prompt)
     # A draft that was right already, as post-edited translations often are, is a demonstration and no comparison.
-    if not example.answers or not rejected.strip() or rejected in example.answers:
+    if not example.answers or rejected.strip() in ("", *(answer.strip() for answer in example.answers)):
         return Record(example.prompt, example)
     return Record(
         example.prompt, example, Comparison(example.prompt, example.answers[0], rejected, margin=margin_of(row))

@@ -19,10 +19,14 @@ from typing import Any
 
 from rlrecipes.data.files import Row, kind_of
 from rlrecipes.errors import UserError
-from rlrecipes.recipe import Comparison, Example, Message, Prompt, Rating, user
+from rlrecipes.recipe import UNLEARNED, Comparison, Example, Message, Prompt, Rating, user
 
 ROLES = ("system", "user", "assistant")
-SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+SPEAKERS = {
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant"),
+    "system": "system",
+}
 """ShareGPT's names of the roles, which stand in `from`."""
 TOOLS = ("tool", "function", "function_call", "observation", "ipython")
 """Roles of turns that no person and no model wrote as text."""
@@ -126,12 +130,23 @@ def _pair_of_chats(row: Row) -> Record:
 
 
 def _chat(column: str, row: Row) -> Record:
-    messages = _messages(row, column)
+    messages, items = _messages(row, column), _items(_cell(row, column))
     answers = [place for place, message in enumerate(messages) if message.role == "assistant"]
     if not answers:
         raise ValueError("no message of the assistant")
-    prompt, answer = _with_system(row, messages[: answers[-1]]), messages[answers[-1]]
-    return Record(prompt, Example(prompt, (answer.content,)))
+    learned = [place for place in answers if isinstance(items, str) or _is_learned(items[place])]
+    if not learned:
+        raise ValueError("every answer has weight 0")
+    last = learned[-1]
+    prompt, answer = _with_system(row, messages[:last]), messages[last]
+    before = len(prompt) - last  # the system column's turn
+    left_out = [place + before for place in answers if place < last and place not in learned]
+    return Record(prompt, Example(prompt, (answer.content,), {UNLEARNED: left_out} if left_out else {}))
+
+
+def _is_learned(item: Mapping[str, Any]) -> bool:
+    """Whether a turn may be imitated: OpenAI's `weight`, Axolotl's `train`."""
+    return item.get("weight") not in (0, "0") and item.get("train") not in (False, "false")
 
 
 def _demonstration(column: str, row: Row) -> Record:
@@ -233,6 +248,8 @@ def answer_of(row: Row, column: str, prompt: Prompt) -> tuple[Prompt, str]:
     expected = "text or a list with one assistant message"
     turns = _turns_of_text(value) if isinstance(value, str) else _messages(row, column, expected)
     if turns is None:
+        if _SAID.search(value) and isinstance(asked := row.values.get("prompt"), str) and _turns_of_text(asked):
+            raise ValueError("an answer that goes on with other turns")
         return prompt, value
     if not turns or turns[-1].role != "assistant":
         raise wrong(row, column, expected, value)
@@ -264,15 +281,13 @@ def _messages(row: Row, column: str, expected: str = "a list of messages") -> Pr
         raise ValueError(f"no value in '{column}'")
     if isinstance(value, str) and (chat := _turns_of_text(value)):
         return chat
-    if isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
-        # `datasets` keeps a sequence of objects as an object of lists.
-        value = [dict(zip(value, parts, strict=False)) for parts in zip(*value.values(), strict=False)]
+    value = _items(value)
     if not isinstance(value, list):
         raise wrong(row, column, expected, value)
     return tuple(_message(row, column, item) for item in value)
 
 
-_WRITTEN = re.compile(r"""\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
+_WRITTEN = re.compile(r"""(?s)(?=.*["'](role|from)["']\s*:)(?=.*["'](content|value)["']\s*:)\[\s*\{""")
 
 
 def _cell(row: Row, column: str) -> Any:
@@ -288,6 +303,13 @@ def _cell(row: Row, column: str) -> Any:
         return ast.literal_eval(listed)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         raise ValueError(f"the chat in '{column}' is written as text that cannot be read") from None
+
+
+def _items(value: Any) -> Any:
+    if isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
+        # `datasets` keeps a sequence of objects as an object of lists.
+        return [dict(zip(value, parts, strict=False)) for parts in zip(*value.values(), strict=False)]
+    return value
 
 
 _SAID = re.compile(r"\n\n(Human|Assistant):")
@@ -310,6 +332,8 @@ def _message(row: Row, column: str, item: Any) -> Message:
         for key in UNUSABLE_KEYS:
             if not _is_empty(item.get(key)):
                 raise ValueError(f"a turn with '{key}'")
+    if role == "assistant" and content is None:  # a refusal, as OpenAI writes it
+        raise ValueError("a turn of the assistant without text")
     if role not in ROLES or not isinstance(content, str):
         shape = f'a list of {{"role": …, "content": text}} with the roles {", ".join(ROLES)}'
         raise wrong(row, column, shape, item)
@@ -328,9 +352,10 @@ def _content(item: Any) -> Any:
     content = item.get("content", item.get("value")) if isinstance(item, Mapping) else None
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         return content
-    if any(part.get("type") not in ("text", "input_text", "output_text") for part in content):
+    texts = [part.get("text", 0) for part in content if part.get("type") in ("text", "input_text", "output_text")]
+    if len(texts) < len(content) or not all(isinstance(text, str | None) for text in texts):
         raise ValueError("a turn that holds more than text")
-    return "".join(str(part.get("text", "")) for part in content)
+    return "".join(text or "" for text in texts)
 
 
 def margin_of(row: Row) -> float | None:

@@ -23,7 +23,7 @@ from rlrecipes.hub.reach import fetched_file, read_object
 from rlrecipes.model.eos import Find, use_producible_eos
 from rlrecipes.model.plain import Reading, reading, special_tokens
 from rlrecipes.model.template import CHAT, FIXED, PLAIN_TEMPLATE, chats, fix_template, prompt_text, render, space_before
-from rlrecipes.recipe import Comparison, Data, Example, Message, Prompt
+from rlrecipes.recipe import UNLEARNED, Comparison, Data, Example, Message, Prompt
 
 if TYPE_CHECKING:
     import torch
@@ -257,6 +257,19 @@ def answer_length(tokenizer: Any, demonstrations: Sequence[Example], response_le
         return response_length
     lengths = sorted(len(encode(tokenizer, d.prompt, d.answers[0]).answer) for d in demonstrations)
     return lengths[min(len(lengths) - 1, int(0.99 * len(lengths)))]
+
+
+def every_turn(example: Example) -> list[Example]:
+    """A demonstration of each turn of the assistant in a demonstration, as the answer to what stands before it.
+
+    Each is a row of its own: so it has the boundary and the end that it has when it is sampled.
+    """
+    learned = [
+        place
+        for place, message in enumerate(example.prompt)
+        if place and message.role == "assistant" and place not in example.truth.get(UNLEARNED, ())
+    ]
+    return [*(Example(example.prompt[:place], (example.prompt[place].content,)) for place in learned), example]
 
 
 def fitting_examples(tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> list[tuple[Example, Encoded]]:

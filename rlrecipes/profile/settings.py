@@ -102,7 +102,11 @@ class TrainingSettings:
 
 @dataclass(frozen=True, config=_CONFIG)
 class SFTSettings(TrainingSettings):
-    """`trl.SFTConfig`; the loss is on the answer alone."""
+    """`trl.SFTConfig`; the loss is on answers alone."""
+
+    learn: Literal["last", "all"] = "last"
+    """Ours. `last`: the demonstration's answer; `all`: the assistant's turns before it, too, each as an answer to what stands
+    before it. A turn with `weight: 0` or `train: false` is never learned."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

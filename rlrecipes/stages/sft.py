@@ -18,7 +18,7 @@ from rlrecipes.model.adapters import add_lora, check_runs, unmoved
 from rlrecipes.model.forward import hidden_states, next_token_logits
 from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.loading import load_causal, window
-from rlrecipes.model.tokens import Encoded, fitting_examples, open_tokenizer, spelled, spelled_note
+from rlrecipes.model.tokens import Encoded, every_turn, fitting_examples, open_tokenizer, spelled, spelled_note
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
 from rlrecipes.run.resume import (
@@ -47,8 +47,11 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     """
     tokenizer = open_tokenizer(model_name)
     max_tokens = window(model_name, job.profile.model)
-    rows = fitting_examples(tokenizer, job.data.train.demonstrations, max_tokens)
-    dropped = record_drops("demonstrations", len(job.data.train.demonstrations), len(rows), max_tokens)
+    demonstrations = job.data.train.demonstrations
+    if job.profile.sft.learn == "all":
+        demonstrations = [turn for example in demonstrations for turn in every_turn(example)]
+    rows = fitting_examples(tokenizer, demonstrations, max_tokens)
+    dropped = record_drops("demonstrations", len(demonstrations), len(rows), max_tokens)
     if plain := spelled(tokenizer, job.data):
         say(f"  {spelled_note(plain)}")
     settings = job.profile.sft

@@ -268,3 +268,7 @@ def test_a_link_to_no_file_is_told(tmp_path, target):
     (tmp_path / "rows.jsonl").symlink_to(target)
     with pytest.raises(UserError, match="is a link to no file"):
         find(str(tmp_path / "rows.jsonl"))
+
+
+def test_a_file_of_tabs_may_have_commas_in_its_names(tmp_path):
+    assert values(write(tmp_path / "rows.tsv", "source\tnote, free\nJa\tx\n")) == [{"source": "Ja", "note, free": "x"}]

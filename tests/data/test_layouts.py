@@ -16,6 +16,7 @@ from rlrecipes.data.readers import Record
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import exact_match, mean_of
 from rlrecipes.recipe import (
+    UNLEARNED,
     Columns,
     Comparison,
     Data,
@@ -134,6 +135,36 @@ def test_a_rejected_answer_that_is_right_or_empty_leaves_a_demonstration(tmp_pat
     assert record.comparison is None
 
 
+@pytest.mark.parametrize("off", [{"weight": 0}, {"train": False}])
+@pytest.mark.parametrize(
+    ("unlearned", "answer", "left_out"),
+    [((), "c", None), ((0,), "c", [1]), ((2,), "b", None), ((0, 2), "b", [1]), ((1,), "c", [3])],
+)
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_a_turn_of_weight_0_is_no_answer(tmp_path, off, unlearned, answer, left_out, system):
+    messages: list[dict[str, Any]] = []
+    for place, text in enumerate("abc"):
+        on = {"weight": 1} if "weight" in off else {"train": True}
+        messages += [
+            {"role": "user", "content": f"{text}?"},
+            {**assistant(text), **(off if place in unlearned else on)},
+        ]
+    row = {"messages": messages} | ({"system": system} if system else {})
+    demonstration = only(tmp_path, row).example
+    assert demonstration is not None
+    assert demonstration.answers == (answer,)
+    before = 1 if system else 0
+    expected = {} if left_out is None else {UNLEARNED: [place + before for place in left_out]}
+    assert demonstration.truth == expected
+    assert len(demonstration.prompt) == before + 1 + 2 * "abc".index(answer)
+
+
+def test_a_chat_whose_answers_all_have_weight_0_is_left_out_with_the_reason(tmp_path):
+    row = {"messages": [*CHAT, {**assistant("a"), "weight": 0}]}
+    with pytest.raises(UserError, match="row 1: every answer has weight 0"):
+        records_of(write(tmp_path / "rows.jsonl", row), {})
+
+
 def test_prompts_and_answers_may_be_text_or_messages(tmp_path):
     text = only(tmp_path, {"prompt": "Hello", "chosen": "Hi", "rejected": "What?"})
     chat = only(tmp_path, {"prompt": CHAT, "chosen": [assistant("Hi")], "rejected": [assistant("What?")]})
@@ -205,6 +236,7 @@ def test_a_score_may_be_a_number_in_text_as_csv_has_it(tmp_path):
         ({"prompt": "Hello", "completion": "Hi"}, "no score"),
         ({"prompt": "Hello", "completion": "\ud83d", "score": 1}, "broken character"),
         ({"prompt": "Hello", "chosen": "Hi", "rejected": "Hi"}, "chosen equals rejected"),
+        ({"prompt": "Hello", "chosen": "Hi", "rejected": "Hi \n"}, "chosen equals rejected"),
         ({"prompt": "Hello", "chosen": "Hi", "rejected": ""}, "empty answer"),
         ({"source": 3, "target": "Yes"}, "source must be text"),
         ({"source": "Ja"}, "no value in 'target'"),

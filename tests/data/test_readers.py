@@ -222,6 +222,23 @@ def test_what_is_empty_need_not_be_read(tmp_path, empty):
             {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}, *turns(SAID)]},
             "a turn that holds more than text",
         ),
+        (
+            {"messages": [ASKED._asdict(), {"role": "assistant", "content": [{"type": "text", "text": None}]}]},
+            "empty answer",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "content": "In French."}]}, *turns(SAID)]},
+            "a turn that holds more than text",
+        ),
+        (
+            {"messages": [ASKED._asdict(), {"role": "assistant", "content": None, "refusal": "No."}]},
+            "a turn of the assistant without text",
+        ),
+        ({"messages": [ASKED._asdict(), {**SAID._asdict(), "weight": 0}]}, "every answer has weight 0"),
+        (
+            {"prompt": "Human: Hello\n\nAssistant:", "completion": "Hi\n\nHuman: Thanks\n\nAssistant: Bye"},
+            "an answer that goes on with other turns",
+        ),
         ({"messages": turns(ASKED, SAID), "tools": [{"name": "add"}]}, "'tools' cannot be used"),
         ({"messages": turns(ASKED, SAID), "images": ["a.png"]}, "'images' cannot be used"),
         (

@@ -17,6 +17,7 @@ from rlrecipes.model.tokens import (
     encode,
     encode_prompt,
     ends,
+    every_turn,
     fitting_comparisons,
     fitting_examples,
     fitting_prompts,
@@ -26,7 +27,7 @@ from rlrecipes.model.tokens import (
     pad_right,
     spelled,
 )
-from rlrecipes.recipe import Comparison, Data, Example, Message, Rating, Split, user
+from rlrecipes.recipe import UNLEARNED, Comparison, Data, Example, Message, Rating, Split, user
 
 CHAT = (Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Bye"))
 
@@ -199,6 +200,18 @@ def test_a_template_marks_turns_by_tokens_that_its_tokenizer_does_not_call_speci
     encoded = encode(tokenizer, user("Hi[turn]"), "a[turn][tool]")
     assert (encoded.ids.count(turn), encoded.ids.count(tool)) == (2, 1)
     assert decode(tokenizer, encoded.answer) == "a[turn][tool]"
+
+
+def test_every_turn_of_the_assistant_is_an_answer_to_what_stands_before_it():
+    chat = (*CHAT, Message("assistant", "Bye!"), *user("Well?"))
+    whole = Example(chat, ("Yes.",))
+    assert [(row.prompt, row.answers) for row in every_turn(whole)] == [
+        (CHAT[:2], ("Hello",)),
+        (CHAT, ("Bye!",)),
+        (chat, ("Yes.",)),
+    ]
+    assert [row.answers for row in every_turn(Example(chat, ("Yes.",), {UNLEARNED: [2]}))] == [("Bye!",), ("Yes.",)]
+    assert every_turn(Example(user("Hi"), ("Yes.",))) == [Example(user("Hi"), ("Yes.",))]
 
 
 def test_a_token_over_the_boundary_is_two(load):
