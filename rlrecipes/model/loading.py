@@ -17,7 +17,7 @@ from transformers import (
 from transformers.modeling_layers import GenericForSequenceClassification
 
 from rlrecipes.errors import UserError, cannot, option
-from rlrecipes.hub.reach import ADAPTER, fetched_file, read_object
+from rlrecipes.hub.reach import ADAPTER, cached_file, fetched_file, read_object
 from rlrecipes.model.forward import device
 from rlrecipes.model.tokens import written_tokens
 from rlrecipes.model.trial import check_parts
@@ -38,11 +38,7 @@ def check_model(name: str) -> None:
     """
     if adapter := fetched_file(name, ADAPTER):
         base = read_object(adapter).get("base_model_name_or_path")
-        beside = (
-            "holds an adapter beside its weights, which would be added in silence"
-            if _has_weights(name)
-            else "is an adapter"
-        )
+        beside = "holds an adapter beside its weights" if _has_weights(name) else "is an adapter"
         raise UserError(f"'{name}' {beside}; give its base ('{base}') as {option('model')}, or export it merged first")
     config = model_config(name)
     if config.is_encoder_decoder:
@@ -61,7 +57,8 @@ def check_model(name: str) -> None:
 
 
 def _has_weights(name: str) -> bool:
-    return any(fetched_file(name, file) for file in ("model.safetensors", "model.safetensors.index.json"))
+    """Whether a model's weights are on this machine; none are fetched to find out."""
+    return any(cached_file(name, file) for file in ("model.safetensors", "model.safetensors.index.json"))
 
 
 def model_config(name: str) -> Any:
