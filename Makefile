@@ -54,7 +54,7 @@ options = $(call given,COLUMNS,--columns) $(call given,PROFILE,--profile) $(if $
 	$(call given,POLICY,--policy) $(if $(call yes,MERGED),--merged) $(call given,PUSH,--push) $(call each,ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export clean $(RECIPES) $(STAGES)
+.PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export examine clean $(RECIPES) $(STAGES)
 
 help: ## this list
 	@echo "Targets:"
@@ -90,6 +90,9 @@ chat: $(READY) ## RECIPE=…: talk to a run's policy; or one answer for each lin
 	@$(RLRECIPES) $@ $(call one,RECIPE) $(options)
 
 export: $(READY) ## RECIPE=…: a run's policy as PEFT and Transformers load it, with a model card
+	@$(RLRECIPES) $@ $(call one,RECIPE) $(options)
+
+examine: $(READY) ## RECIPE=…: what a run's reward model has learnt, as a page and a table; ARGS=reward.model=… for one from elsewhere
 	@$(RLRECIPES) $@ $(call one,RECIPE) $(options)
 
 list: $(READY) ## the recipes and profiles there are

@@ -12,7 +12,6 @@ import argparse
 import io
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ from typing import Any, NoReturn
 from rlrecipes import __version__
 from rlrecipes.after.finished import FinishedRun, find_finished_run
 from rlrecipes.before.plan import plan
+from rlrecipes.data.layouts import read_columns
 from rlrecipes.errors import UserError, option, program, switch
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import PLUS, SHARED_STAGES, Job, check_seed, with_weights
-from rlrecipes.pipeline import in_order, prepare, run_stages
+from rlrecipes.pipeline import in_order, prepare, recipes_to_demonstrate, run_stages
 from rlrecipes.profile import LOWEST_TEMPERATURE, Profile, check_once, load_profile, profile_names
 from rlrecipes.recipe import BUILT_IN, Reward, load_recipe, recipe_names, unknown
 from rlrecipes.run.allocator import keep_freed_memory
@@ -104,6 +104,11 @@ def commands() -> dict[str, Command]:
             _export,
             (*policy, "merged", "push"),
             settings=False,
+        ),
+        "examine": Command(
+            "what a run's reward model has learnt, or one from elsewhere (reward.model=…), as a page and a table",
+            _examine,
+            ("profile", *data, "run"),
         ),
     }
 
@@ -198,7 +203,7 @@ def _parser(name: str, command: Command) -> _Parser:
         allow_abbrev=False,
     )
     if command.recipe:
-        several = f"; or several, joined by {PLUS}" if name in SHARED_STAGES else ""
+        several = f"; or several, joined by {PLUS}" if name in (*SHARED_STAGES, "examine") else ""
         parser.add_argument("recipe", nargs="?", help=f"one of {', '.join(recipe_names())}{several}")
     if command.settings:
         parser.add_argument("settings", nargs="*", metavar="table.key=value", help="overrides, as sft.max_steps=50")
@@ -216,7 +221,7 @@ def _check(command: Command, arguments: argparse.Namespace) -> None:
     check_seed(arguments.seed)
     if command.recipe and (not recipe or "=" in recipe):
         raise UserError(f"`{name}` needs a recipe: {', '.join(recipe_names())}")
-    if recipe and PLUS in recipe and name not in SHARED_STAGES:
+    if recipe and PLUS in recipe and name not in (*SHARED_STAGES, "examine"):
         raise UserError(
             f"`{name}` is for one recipe; several share `reward` alone, as `reward {recipe}`, "
             "and each then uses it by reward.model=…"
@@ -256,30 +261,11 @@ def _run(arguments: argparse.Namespace) -> None:
         say(f"\n{short_table([job.run])}\nreport: {job.run.stage('report') / 'index.html'}")
 
 
-def _recipes_to_demonstrate() -> list[str]:
-    """The recipes with built-in data; the console says which have none or cannot be used.
-
-    Raises:
-        UserError: no recipe has any.
-    """
-    names = []
-    for name in recipe_names():
-        try:
-            if load_recipe(name).builtin is None:
-                raise UserError(f"{name} has no built-in data")
-            names.append(name)
-        except UserError as error:
-            say(f"left out: {error}")
-    if not names:
-        raise UserError("no recipe has built-in data to demonstrate; run one on your own, as `run <recipe> --data …`")
-    return names
-
-
 def _demo(arguments: argparse.Namespace) -> None:
     if any("=" not in setting for setting in arguments.settings):
         raise UserError("`demo` runs all recipes on their built-in data; name no recipe and no data")
     arguments.data = BUILT_IN
-    jobs = [_job(arguments, name) for name in _recipes_to_demonstrate()]
+    jobs = [_job(arguments, name) for name in recipes_to_demonstrate()]
     from rlrecipes.report.page import combine, short_table
 
     for job in jobs:
@@ -293,17 +279,12 @@ def _job(arguments: argparse.Namespace, recipe: str) -> Job:
     profile, weights = _profile(arguments)
     if PLUS not in recipe:
         _refuse_unlearned(arguments, with_weights(load_recipe(recipe).reward, weights))
-    # make hands all of them on as one text; names of columns may hold spaces
-    texts = [part for text in arguments.columns for part in re.split(r"\s+(?=[\w.]+=)", text.strip())]
-    columns = dict(pairs := [_column(text) for text in texts])
-    if len(columns) < len(pairs):
-        raise UserError("--columns names one column for two; name each once")
     return prepare(
         recipe,
         profile,
         weights=weights,
         data=arguments.data,
-        columns=columns,
+        columns=read_columns(arguments.columns),
         seed=arguments.seed,
         run=arguments.run,
     )
@@ -325,13 +306,6 @@ def _refuse_unlearned(arguments: argparse.Namespace, reward: Reward) -> None:
         for setting in arguments.settings:
             if setting.startswith(idle):
                 raise UserError(f"{setting} has no effect while terms.learned is 0; give that a weight or leave it out")
-
-
-def _column(text: str) -> tuple[str, str]:
-    name, equals, column = text.partition("=")
-    if not (name and equals and column):
-        raise UserError(f"cannot read the column '{text}'; write name=column, such as target=post_edit")
-    return name, column
 
 
 def _run_and_policy(arguments: argparse.Namespace) -> tuple[FinishedRun, str]:
@@ -389,6 +363,18 @@ def _export(arguments: argparse.Namespace) -> None:
     say(f"exported: {folder}")
     if arguments.push is not None:
         say(f"uploaded: {push(folder, arguments.push)}")
+
+
+def _examine(arguments: argparse.Namespace) -> None:
+    from rlrecipes.examine.request import request
+
+    check_once(arguments.settings)
+    columns = read_columns(arguments.columns)
+    asked = request(arguments.recipe, arguments.run, arguments.profile, arguments.data, columns, arguments.settings)
+    quiet()
+    from rlrecipes.examine.examination import examine
+
+    say(f"examined: {examine(asked)}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job
 from rlrecipes.profile import Profile, check_profile, load_profile
-from rlrecipes.recipe import Recipe, unknown
+from rlrecipes.recipe import Recipe, load_recipe, recipe_names, unknown
 from rlrecipes.reward.source import reach_reward_model
 from rlrecipes.run.console import quiet, say, unbroken
 from rlrecipes.run.disk import disk_errors_told
@@ -105,6 +105,25 @@ def prepare(
         reach_reward_model(profile)
     source = data or profile.data
     return make_job(recipe, profile, place, weights=weights, source=source, columns=columns, seed=seed)
+
+
+def recipes_to_demonstrate() -> list[str]:
+    """The recipes with built-in data; the console says which have none or cannot be used.
+
+    Raises:
+        UserError: no recipe has any.
+    """
+    names = []
+    for name in recipe_names():
+        try:
+            if load_recipe(name).builtin is None:
+                raise UserError(f"{name} has no built-in data")
+            names.append(name)
+        except UserError as error:
+            say(f"left out: {error}")
+    if not names:
+        raise UserError("no recipe has built-in data to demonstrate; run one on your own, as `run <recipe> --data …`")
+    return names
 
 
 def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:

@@ -19,6 +19,7 @@ LAYERS = (
     "job",
     "reward",
     "policy before report after checks",
+    "examine",
     "stages",
     "pipeline",
     "__main__",

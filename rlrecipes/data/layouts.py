@@ -8,6 +8,7 @@ becomes `Comparison(user("Hello!"), "Hello, what can I do for you?", "What?")`.
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -184,6 +185,25 @@ def read_rows(reader: Reader, rows: Iterable[Row], names: Collection[str]) -> Re
         except Exception as error:  # a recipe's reader may raise anything
             drops.append(Drop(reason_of(error, known), place))
     return usable, drops
+
+
+def read_columns(texts: Sequence[str]) -> dict[str, str]:
+    """The columns by the names that they are read under, from texts such as `target=post_edit rejected=machine`.
+
+    Raises:
+        UserError: a part is no `name=column`, or a name stands twice.
+    """
+    # make hands all of them on as one text; names of columns may hold spaces
+    parts = [part for text in texts for part in re.split(r"\s+(?=[\w.]+=)", text.strip())]
+    columns: dict[str, str] = {}
+    for part in parts:
+        name, equals, column = part.partition("=")
+        if not (name and equals and column):
+            raise UserError(f"cannot read the column '{part}'; write name=column, such as target=post_edit")
+        if name in columns:
+            raise UserError("--columns names one column for two; name each once")
+        columns[name] = column
+    return columns
 
 
 def check_names(recipe: Recipe, columns: Mapping[str, str]) -> None:

@@ -38,15 +38,15 @@ def accuracy(
     """
     if not comparisons:
         return {}
-    wins = [_half(a, b) for a, b in zip(chosen, rejected, strict=True)]
+    right = wins(chosen, rejected)
     metrics: dict[str, Any] = {
-        "accuracy": mean_interval(wins).as_json(),
-        "longer_wins": mean_interval([_half(a, b) for a, b in lengths]).as_json(),
+        "accuracy": mean_interval(right).as_json(),
+        "longer_wins": mean_interval(wins(*zip(*lengths, strict=True))).as_json(),
         "held_out_comparisons": len(comparisons),
     }
     flipped = [comparison.flipped for comparison in comparisons]
     if None not in flipped:
-        clean = [1 - win if flip else win for win, flip in zip(wins, flipped, strict=True)]
+        clean = [1 - win if flip else win for win, flip in zip(right, flipped, strict=True)]
         metrics["ceiling"] = 1 - statistics.fmean(map(float, map(bool, flipped)))
         metrics["accuracy_without_noise"] = mean_interval(clean).as_json()
     return metrics
@@ -64,9 +64,9 @@ def correlations(ratings: Sequence[Rating], scores: Sequence[float]) -> dict[str
     }
 
 
-def _half(a: float, b: float) -> float:
+def wins(chosen: Sequence[float], rejected: Sequence[float]) -> list[float]:
     """1 where the first is greater, 0 where the second is, and a half for a tie."""
-    return 1.0 if a > b else 0.5 if a == b else 0.0
+    return [(a > b) + (a == b) / 2 for a, b in zip(chosen, rejected, strict=True)]
 
 
 SCALED_ON = 512

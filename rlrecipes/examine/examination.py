@@ -1,0 +1,82 @@
+"""The examination of a reward model: `runs/<run>/<recipe>/examine/` with `examine.json` and a page, and a short table.
+
+{"run": "e0", "recipe": "translation", "accuracy": {"overall": {…}, "parts": {…}}, "calibration": {…}, …}
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rlrecipes.examine.accuracy import accuracy_by_parts, calibration
+from rlrecipes.examine.request import Request
+from rlrecipes.examine.subject import Subject, open_subject
+from rlrecipes.reward.agreement import correlations
+from rlrecipes.run.console import say
+from rlrecipes.run.folder import git_commit, versions, write_json
+from rlrecipes.run.lock import locked
+from rlrecipes.text import interval
+
+
+def examine(request: Request) -> Path:
+    """Examines a reward model, writes what it finds and says the most of it; returns the folder.
+
+    Raises:
+        UserError: the model cannot be loaded, or gives NaN or infinity.
+    """
+    folder = request.run.folder / "examine"
+    with locked(request.run.folder):
+        began = time.perf_counter()
+        found = _found(open_subject(request))
+        found["seconds"] = round(time.perf_counter() - began, 1)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "examine.json", found)
+    say(table(found))
+    return folder
+
+
+def _found(subject: Subject) -> dict[str, Any]:
+    request, pairs = subject.request, subject.pairs
+    record = request.finished.records["reward"] if request.finished else {}
+    examples = [example for split in request.tasks.values() for example in split.prompts]
+    found: dict[str, Any] = {
+        "run": request.run.name,
+        "recipe": request.run.recipe,
+        "model": request.source.name,
+        "made": record.get("finished"),
+        "data": request.data,
+        "rows": {
+            "comparisons": len(pairs),
+            "ratings": len(subject.ratings),
+            "too_long": len(request.comparisons) + len(request.ratings) - len(pairs) - len(subject.ratings),
+        },
+        "notes": list(request.notes),
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+    if pairs:
+        found["accuracy"] = accuracy_by_parts(pairs, examples)
+        if record.get("objective") != "regression":  # whose scores are ratings, and promise no chances
+            found["calibration"] = calibration([pair.chosen - pair.rejected for pair in pairs])
+    if subject.ratings:
+        rated, scores = zip(*subject.ratings, strict=True)
+        found["correlation"] = correlations(rated, scores)
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """The most of an examination for a terminal, at most 100 columns wide."""
+    rows: list[tuple[str, dict[str, Any]]] = []
+    if accuracy := found.get("accuracy"):
+        rows.append(("held-out accuracy", accuracy["overall"]))
+        for title, parts in accuracy["parts"].items():
+            rows += [(f"  {title}: {name}", part) for name, part in parts.items()]
+    if correlation := found.get("correlation"):
+        rows.append(
+            ("rank correlation with ratings", correlation["spearman"] | {"count": correlation["held_out_ratings"]})
+        )
+    lines = [f"{name:<52}  {' '.join(interval(part)):<24}  {part['count']:>6}" for name, part in rows]
+    if chances := found.get("calibration"):
+        lines.append(f"calibration error {chances['ece']:.3f}, Brier score {' '.join(interval(chances['brier']))}")
+    return "\n".join(lines)
