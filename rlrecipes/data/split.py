@@ -12,13 +12,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rlrecipes.data.layouts import Records
 from rlrecipes.data.readers import Record
 from rlrecipes.data.reasons import Drop, counted
 from rlrecipes.errors import UserError
-from rlrecipes.recipe import Example, Metric, Prompt, Service
+from rlrecipes.recipe import Comparison, Example, Metric, Prompt, Rating, Service
 from rlrecipes.text import shortened
 
 HELD_OUT = 1000
@@ -156,8 +156,12 @@ def at_most(limit: int, source: Source) -> tuple[Source, list[str]]:
     return dataclasses.replace(source, held_out=[row for row in source.held_out if row.prompt in sample]), [note]
 
 
-def sample_by_hash(limit: int, examples: Sequence[Example]) -> list[Example]:
-    """At most `limit` examples in their order, drawn by hash of the prompt: a sorted file begins with one kind."""
+Prompted = TypeVar("Prompted", Example, Comparison, Rating)
+"""A row with a prompt."""
+
+
+def sample_by_hash(limit: int, examples: Sequence[Prompted]) -> list[Prompted]:
+    """At most `limit` rows in their order, drawn by hash of the prompt: a sorted file begins with one kind."""
     indices = sorted(range(len(examples)), key=lambda i: draw(examples[i].prompt))[:limit]
     return [examples[i] for i in sorted(indices)]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrecipes.examine.accuracy import accuracy_by_parts, calibration
+from rlrecipes.examine.answers import changes, held_out_answers, kinds_of_answers
 from rlrecipes.examine.request import Request
 from rlrecipes.examine.subject import Subject, open_subject
 from rlrecipes.reward.agreement import correlations
@@ -62,6 +63,9 @@ def _found(subject: Subject) -> dict[str, Any]:
     if subject.ratings:
         rated, scores = zip(*subject.ratings, strict=True)
         found["correlation"] = correlations(rated, scores)
+    answers = held_out_answers(subject)
+    found["answers"] = kinds_of_answers(subject, answers)
+    found["edits"] = changes(subject, answers)
     return found
 
 
