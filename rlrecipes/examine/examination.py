@@ -11,8 +11,10 @@ from typing import Any
 
 from rlrecipes.examine.accuracy import accuracy_by_parts, calibration
 from rlrecipes.examine.answers import changes, held_out_answers, kinds_of_answers
+from rlrecipes.examine.reading import read_answers
 from rlrecipes.examine.request import Request
 from rlrecipes.examine.subject import Subject, open_subject
+from rlrecipes.examine.truth import agreement_with_headline
 from rlrecipes.reward.agreement import correlations
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import git_commit, versions, write_json
@@ -66,6 +68,8 @@ def _found(subject: Subject) -> dict[str, Any]:
     answers = held_out_answers(subject)
     found["answers"] = kinds_of_answers(subject, answers)
     found["edits"] = changes(subject, answers)
+    found["truth"] = agreement_with_headline(subject)
+    found["reading"] = read_answers(subject, answers)
     return found
 
 
