@@ -16,7 +16,7 @@ import numpy as np
 from rlrecipes.examine.subject import Pair
 from rlrecipes.metrics import mean_interval
 from rlrecipes.recipe import Example, Prompt
-from rlrecipes.reward.agreement import wins
+from rlrecipes.reward.baselines import win
 from rlrecipes.text import number
 
 QUARTERS = 4
@@ -28,7 +28,7 @@ LABELS = 6
 
 def accuracy_by_parts(pairs: Sequence[Pair], examples: Sequence[Example]) -> dict[str, Any]:
     """The accuracy overall and by parts, each with its interval and count; `examples` know labels of the prompts."""
-    right = wins([pair.chosen for pair in pairs], [pair.rejected for pair in pairs])
+    right = [win(pair.chosen, pair.rejected) for pair in pairs]
 
     def of(rows: Sequence[int]) -> dict[str, float]:
         return mean_interval([right[i] for i in rows]).as_json() | {"count": len(rows)}

@@ -17,7 +17,8 @@ from rlrecipes.examine.edits import EDITS, Edit, repeated, shuffled
 from rlrecipes.examine.subject import Subject
 from rlrecipes.metrics import mean_interval
 from rlrecipes.recipe import Prompt
-from rlrecipes.reward.agreement import scale_of, wins
+from rlrecipes.reward.agreement import scale_of
+from rlrecipes.reward.baselines import win
 
 ROWS = 200
 """Prompts whose answers are scored; the mean of 200 is known to 7 % of a deviation."""
@@ -54,7 +55,7 @@ def kinds_of_answers(subject: Subject, answers: Answers) -> dict[str, Any]:
 
     def kind(answered: Sequence[Answered], against: Sequence[float] = ()) -> dict[str, Any]:
         scores = [(score - mean) / std for score in subject.raw(answered)]
-        paired = {"wins": mean_interval(wins(scores, against)).as_json()} if against else {}
+        paired = {"wins": mean_interval(list(map(win, scores, against))).as_json()} if against else {}
         found = {"mean": mean_interval(scores).as_json(), **paired, "count": len(scores)}
         return found | {"scores": [round(score, 3) for score in scores]}
 

@@ -16,6 +16,7 @@ from rlrecipes.examine.request import Request
 from rlrecipes.examine.subject import Subject, open_subject
 from rlrecipes.examine.truth import agreement_with_headline
 from rlrecipes.reward.agreement import correlations
+from rlrecipes.reward.baselines import baselines
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import git_commit, versions, write_json
 from rlrecipes.run.lock import locked
@@ -60,6 +61,8 @@ def _found(subject: Subject) -> dict[str, Any]:
     }
     if pairs:
         found["accuracy"] = accuracy_by_parts(pairs, examples)
+        cheap = baselines([pair.comparison for pair in pairs])
+        found["baselines"] = {name: estimate.as_json() for name, estimate in cheap.items()}
         if record.get("objective") != "regression":  # whose scores are ratings, and promise no chances
             found["calibration"] = calibration([pair.chosen - pair.rejected for pair in pairs])
     if subject.ratings:

@@ -17,6 +17,7 @@ from rlrecipes.errors import UserError
 from rlrecipes.job import Job
 from rlrecipes.metrics import correlation, mean_interval
 from rlrecipes.recipe import Comparison, Data, Rating
+from rlrecipes.reward.baselines import win
 from rlrecipes.reward.model import RewardModel
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import Run, write_json
@@ -38,15 +39,15 @@ def accuracy(
     """
     if not comparisons:
         return {}
-    right = wins(chosen, rejected)
+    wins = [win(a, b) for a, b in zip(chosen, rejected, strict=True)]
     metrics: dict[str, Any] = {
-        "accuracy": mean_interval(right).as_json(),
-        "longer_wins": mean_interval(wins(*zip(*lengths, strict=True))).as_json(),
+        "accuracy": mean_interval(wins).as_json(),
+        "longer_wins": mean_interval([win(a, b) for a, b in lengths]).as_json(),
         "held_out_comparisons": len(comparisons),
     }
     flipped = [comparison.flipped for comparison in comparisons]
     if None not in flipped:
-        clean = [1 - win if flip else win for win, flip in zip(right, flipped, strict=True)]
+        clean = [1 - win if flip else win for win, flip in zip(wins, flipped, strict=True)]
         metrics["ceiling"] = 1 - statistics.fmean(map(float, map(bool, flipped)))
         metrics["accuracy_without_noise"] = mean_interval(clean).as_json()
     return metrics
@@ -62,11 +63,6 @@ def correlations(ratings: Sequence[Rating], scores: Sequence[float]) -> dict[str
         "pearson": correlation(scores, targets, ranked=False).as_json(),
         "held_out_ratings": len(ratings),
     }
-
-
-def wins(chosen: Sequence[float], rejected: Sequence[float]) -> list[float]:
-    """1 where the first is greater, 0 where the second is, and a half for a tie."""
-    return [(a > b) + (a == b) / 2 for a, b in zip(chosen, rejected, strict=True)]
 
 
 SCALED_ON = 512
