@@ -181,7 +181,7 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
     if job.profile.model.name != "builtin":
         reach_model(job.profile.model.name)
     quiet()
-    from rlrecipes.checks import check_device, check_model_fits
+    from rlrecipes.before.checks import check_device, check_model_fits
     from rlrecipes.run.tracking import sync_command
 
     if pending != ["report"]:

@@ -18,7 +18,7 @@ LAYERS = (
     "model",
     "job",
     "reward",
-    "policy before report after checks",
+    "policy before report after",
     "examine",
     "stages",
     "pipeline",
