@@ -15,12 +15,13 @@ from rlrecipes.examine.reading import read_answers
 from rlrecipes.examine.request import Request
 from rlrecipes.examine.subject import Subject, open_subject
 from rlrecipes.examine.truth import agreement_with_headline
+from rlrecipes.report.examination import EXAMINE, terminal_table
+from rlrecipes.report.page import write_examination
 from rlrecipes.reward.agreement import correlations
 from rlrecipes.reward.baselines import baselines
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import git_commit, versions, write_json
 from rlrecipes.run.lock import locked
-from rlrecipes.text import interval
 
 
 def examine(request: Request) -> Path:
@@ -29,14 +30,17 @@ def examine(request: Request) -> Path:
     Raises:
         UserError: the model cannot be loaded, or gives NaN or infinity.
     """
-    folder = request.run.folder / "examine"
+    folder = request.run.folder / EXAMINE
     with locked(request.run.folder):
         began = time.perf_counter()
         found = _found(open_subject(request))
         found["seconds"] = round(time.perf_counter() - began, 1)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "examine.json", found)
-    say(table(found))
+        write_examination(found, folder)
+    say(terminal_table(found))
+    for note in request.notes:
+        say(f"note: {note}")
     return folder
 
 
@@ -74,20 +78,3 @@ def _found(subject: Subject) -> dict[str, Any]:
     found["truth"] = agreement_with_headline(subject)
     found["reading"] = read_answers(subject, answers)
     return found
-
-
-def table(found: dict[str, Any]) -> str:
-    """The most of an examination for a terminal, at most 100 columns wide."""
-    rows: list[tuple[str, dict[str, Any]]] = []
-    if accuracy := found.get("accuracy"):
-        rows.append(("held-out accuracy", accuracy["overall"]))
-        for title, parts in accuracy["parts"].items():
-            rows += [(f"  {title}: {name}", part) for name, part in parts.items()]
-    if correlation := found.get("correlation"):
-        rows.append(
-            ("rank correlation with ratings", correlation["spearman"] | {"count": correlation["held_out_ratings"]})
-        )
-    lines = [f"{name:<52}  {' '.join(interval(part)):<24}  {part['count']:>6}" for name, part in rows]
-    if chances := found.get("calibration"):
-        lines.append(f"calibration error {chances['ece']:.3f}, Brier score {' '.join(interval(chances['brier']))}")
-    return "\n".join(lines)
