@@ -55,7 +55,7 @@ def _longer(pair: Pair) -> str:
 
 
 def _flipped(flipped: bool | None) -> str | None:
-    return None if flipped is None else "swapped on purpose" if flipped else "as it was"
+    return None if flipped is None else "swapped on purpose" if flipped else "right"
 
 
 def _labels(pairs: Sequence[Pair], examples: Sequence[Example]) -> dict[str, dict[str, list[int]]]:

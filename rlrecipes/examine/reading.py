@@ -26,8 +26,8 @@ from rlrecipes.recipe import Prompt
 from rlrecipes.reward.model import RewardModel, Row
 from rlrecipes.text import is_spaced, words
 
-STEPS = 32
-"""Points of the path, by Gauss and Legendre."""
+STEPS = (32, 256)
+"""Points of the path, by Gauss and Legendre; the second number where the first leaves too large a gap."""
 TOGETHER = 512
 """Tokens of all points whose activations are held at once; one point at least."""
 LARGEST_GAP = 0.1
@@ -113,9 +113,13 @@ def read(model: RewardModel, prompt: Prompt, answer: str, deviation: float) -> R
     """An answer in pieces; behind its text comes what ends it, such as EOS."""
     row = model.cut(model.encode(prompt, answer))
     start = _answer_start(model, prompt, row)
-    parts, above = attributions(model, row, start)
+    for steps in STEPS:
+        parts, above = attributions(model, row, start, steps)
+        gap = abs(sum(parts) - above) / (sum(map(abs, parts)) or 1.0)
+        if gap <= LARGEST_GAP:
+            break
     pieces = pieces_of(model.tokenizer, row["input_ids"][start:], [part / deviation for part in parts])
-    return Reading(pieces, above / deviation, abs(sum(parts) - above) / (sum(map(abs, parts)) or 1.0))
+    return Reading(pieces, above / deviation, gap)
 
 
 def _answer_start(model: RewardModel, prompt: Prompt, row: Row) -> int:
@@ -125,10 +129,10 @@ def _answer_start(model: RewardModel, prompt: Prompt, row: Row) -> int:
     return next((i for i, (a, b) in enumerate(zip(ids, empty, strict=False)) if a != b), min(len(ids), len(empty)))
 
 
-def attributions(model: RewardModel, row: Row, start: int) -> tuple[list[float], float]:
+def attributions(model: RewardModel, row: Row, start: int, steps: int) -> tuple[list[float], float]:
     """Each token's part of a row's score from place `start` on, and the score above that of padding from there on.
 
-    Gradients go through the frozen base, 4-bit layers too, to the embeddings; `TOGETHER` points are held at once.
+    Gradients go through the frozen base, 4-bit layers too, to the embeddings.
     """
     classifier, ids = model.model.eval(), torch.tensor([row["input_ids"]], device=device())
     blank = ids.clone()
@@ -144,7 +148,8 @@ def attributions(model: RewardModel, row: Row, start: int) -> tuple[list[float],
         scores: torch.Tensor = classifier(inputs_embeds=embeddings, attention_mask=mask, **inputs).logits.squeeze(-1)
         return scores.float()
 
-    parts = IntegratedGradients(score).attribute(embedded, baselines=empty, n_steps=STEPS, internal_batch_size=TOGETHER)
+    together = max(1, TOGETHER // ids.shape[1])
+    parts = IntegratedGradients(score).attribute(embedded, empty, n_steps=steps, internal_batch_size=together)
     with torch.no_grad():
         above = float(score(embedded) - score(empty))
     return parts.sum(-1)[0, start:].tolist(), above

@@ -1,6 +1,6 @@
 """The examination of a reward model, from its `examine.json`: a part of the report, and a page of its own.
 
-The reward model prefers the better answer on 0.882 [0.856, 0.910] of 500 held-out comparisons; one cheap feature alone
+The reward model prefers the chosen answer on 0.882 [0.856, 0.910] of 500 held-out comparisons; one cheap feature alone
 ("lacks 'has'") reaches 0.693 [0.650, 0.731].
 """
 
@@ -69,7 +69,7 @@ def examination_verdict(found: Found) -> Verdict:
         return Verdict(text, "better" if estimate["low"] > 0 else "open")
     overall = found["accuracy"]["overall"]
     sentence = (
-        f"The reward model prefers the better answer on {_text(overall)} of {overall['count']} held-out comparisons"
+        f"The reward model prefers the chosen answer on {_text(overall)} of {overall['count']} held-out comparisons"
     )
     if not found["baselines"]:
         return Verdict(f"{sentence}.", "better" if overall["low"] > 0.5 else "open")
@@ -89,9 +89,9 @@ def findings(found: Found) -> list[str]:
         if edit["harmful"] and change["high"] > -NOTICED:
             sentences.append(f"It hardly sees {_quoted(edit)}: {size}.")
         elif not edit["harmful"] and change["low"] > NOTICED:
-            sentences.append(f"It pays for {_quoted(edit)}, which should not matter: {size}.")
+            sentences.append(f"It raises the score for {_quoted(edit)}, which should not matter: {size}.")
         elif not edit["harmful"] and change["high"] < -NOTICED:
-            sentences.append(f"It takes off for {_quoted(edit)}, which should not matter: {size}.")
+            sentences.append(f"It lowers the score for {_quoted(edit)}, which should not matter: {size}.")
     for name, kind in found.get("answers", {}).items():
         if name != "worse answers" and kind.get("wins", {}).get("high", 0) > 0.25:
             sentences.append(f"Against the prompt’s own answer, {name} wins {_text(kind['wins'])} of the time.")
