@@ -35,6 +35,8 @@ from rlrecipes.run.interrupts import Interrupted, handled, stop_requested
 from rlrecipes.run.stages import POLICIES, STAGES
 
 INTERRUPTED = 75
+REWARD = "reward"
+"""What `export` takes beside the policies."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "profile": {"default": "tiny", "help": "how big to run (default: tiny)"},
@@ -50,7 +52,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "default": 0, "help": "of everything random (default: 0)"},
     "run": {"help": "name of the run's folder under runs/ (default: the profile's name)"},
     "force": {"action": "store_true", "help": "make the stages again, with all that stands on them"},
-    "policy": {"help": f"{', '.join(POLICIES)} (default: the last that is trained)"},
+    "policy": {"help": f"{', '.join(POLICIES)} (default: the last that is trained); to export also {REWARD}"},
     "temperature": {"type": float, "help": "of sampling (default: 0, greedy)"},
     "json": {"action": "store_true", "help": "prompts and answers are lines of JSON"},
     "merged": {"action": "store_true", "help": "also whole weights, merged in full precision"},
@@ -308,11 +310,11 @@ def _refuse_unlearned(arguments: argparse.Namespace, reward: Reward) -> None:
                 raise UserError(f"{setting} has no effect while terms.learned is 0; give that a weight or leave it out")
 
 
-def _run_and_policy(arguments: argparse.Namespace) -> tuple[FinishedRun, str]:
-    """The finished run and the policy that the command line names."""
+def _run_and_policy(arguments: argparse.Namespace, others: Sequence[str] = ()) -> tuple[FinishedRun, str]:
+    """The finished run and the policy that the command line names, or one of `others`."""
     name = arguments.run or load_profile(arguments.profile).name
     finished = find_finished_run(Run(name, arguments.recipe), load_recipe(arguments.recipe))
-    policy = finished.policy(arguments.policy)
+    policy = arguments.policy if arguments.policy in others else finished.policy(arguments.policy)
     base = finished.base_model()  # here, so that the error comes before the libraries load
     if not finished.embedded:
         reach_model(base, None)
@@ -348,17 +350,23 @@ def _chat(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    finished, policy = _run_and_policy(arguments)
+    finished, policy = _run_and_policy(arguments, [REWARD])
     from rlrecipes.hub.push import check_push, push
 
     if policy == "base":
         others = " or ".join(option("policy", name) for name, row in POLICIES.items() if row.stage)
         raise UserError(f"the base is not ours to export; choose {others}")
+    if policy == REWARD and (arguments.merged or arguments.push):
+        raise UserError("a reward model is always merged, and stays here; leave --merged and --push out")
     if arguments.push is not None:
         check_push(arguments.push)
     quiet()
     from rlrecipes.after.export import export
 
+    if policy == REWARD:
+        from rlrecipes.after.reward_export import export_reward
+
+        return say(f"exported: {export_reward(finished)}")
     folder = export(finished, policy, arguments.merged, arguments.push)
     say(f"exported: {folder}")
     if arguments.push is not None:

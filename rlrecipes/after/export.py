@@ -47,25 +47,34 @@ def export(finished: FinishedRun, policy: str, merged: bool, repository: str | N
     base = finished.base_model()
     check_model(base)
     if merged:
-        _check_unquantized(base)
+        check_unquantized(base)
     _ = finished.prompts  # damage must show before the work
     base_name = "base" if finished.embedded else base if repository is None else public(base)
-    place, draft, previous = (
-        finished.run.stage("export"),
-        finished.run.draft("export"),
-        finished.run.draft("export-before"),
-    )
+
+    def write(draft: Path, place: Path) -> None:
+        tokenizer = _adapter(finished, policy, base, base_name, draft / "adapter")
+        if finished.embedded:
+            shutil.copytree(base, draft / "base")
+        comparison = _merge(finished, policy, base, tokenizer, draft) if merged else None
+        (draft / "README.md").write_text(card(finished, policy, comparison, repository, place), encoding="utf-8")
+
+    return replaced(finished, "export", write)
+
+
+def replaced(finished: FinishedRun, name: str, write: Callable[[Path, Path], None]) -> Path:
+    """Puts what `write(draft, place)` writes into its draft in the place of an earlier export, whole or not at all.
+
+    Raises:
+        UserError: a file stands in the place of the export's folder.
+    """
+    place, draft, previous = finished.run.stage(name), finished.run.draft(name), finished.run.draft(f"{name}-before")
     if place.is_file():
         raise UserError(f"{place} is a file, and the export's folder is to stand there; move it away")
     with locked(finished.run.folder):
         _put_back(previous, place)
         shutil.rmtree(draft, ignore_errors=True)
         try:
-            tokenizer = _adapter(finished, policy, base, base_name, draft / "adapter")
-            if finished.embedded:
-                shutil.copytree(base, draft / "base")
-            comparison = _merge(finished, policy, base, tokenizer, draft) if merged else None
-            (draft / "README.md").write_text(card(finished, policy, comparison, repository, place), encoding="utf-8")
+            write(draft, place)
             if place.exists():
                 place.rename(previous)
             draft.rename(place)
@@ -82,7 +91,7 @@ def _put_back(previous: Path, place: Path) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _check_unquantized(base: str) -> None:
+def check_unquantized(base: str) -> None:
     if getattr(AutoConfig.from_pretrained(base, trust_remote_code=False), "quantization_config", None):
         raise UserError(
             f"'{base}' holds quantized weights alone, and nothing can be merged into those; "
@@ -157,7 +166,7 @@ def _merge(finished: FinishedRun, policy: str, base: str, tokenizer: Any, draft:
     shutil.copytree(draft / "adapter", draft / "merged", dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter_*"))
     del model, whole
 
-    merged = _on_device(
+    merged = on_device(
         AutoModelForCausalLM.from_pretrained(draft / "merged", dtype=dtype, trust_remote_code=False).eval()
     )
     difference = max(
@@ -188,7 +197,7 @@ def _unquantized(base: str) -> Any:
     return model
 
 
-def _on_device(model: Any) -> Any:
+def on_device(model: Any) -> Any:
     try:
         return model.to(device())
     except torch.OutOfMemoryError:  # training had it in 4 bits; unquantized it may not fit
