@@ -55,6 +55,9 @@ def test_a_batch_of_several_lengths_scores_as_alone(finished, home):
     with torch.no_grad():
         assert model(**batch).logits.squeeze(-1).tolist() == pytest.approx(own_scores(finished), abs=1e-4)
     assert model.config.num_labels == 1
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast", "Transformers 4 knows no TokenizersBackend"
+    assert not isinstance(config.get("extra_special_tokens"), list)
     shutil.rmtree(folder)
 
 
