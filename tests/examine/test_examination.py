@@ -97,6 +97,19 @@ def test_a_model_from_elsewhere_needs_no_run(finished, home):
     assert found_in(home / "runs" / "stranger" / "translation")["rows"]["comparisons"] > 0
 
 
+def test_a_model_that_recipes_share_is_examined_on_the_rows_of_all_with_each_as_a_part(home):
+    joint = "translation+dialogue"
+    chats = [{"dialog": [f"Hello, I am {i}.", f"Hello, {i}."]} for i in range(30)]
+    write_rows(home / "examined_chats.jsonl", chats)
+    sources = ("--data", "pairs.jsonl+examined_chats.jsonl")
+    assert main(["reward", joint, "--run", "examined_joint", *sources, *SMALLEST]) == 0
+    assert main(["examine", joint, "--run", "examined_joint"]) == 0
+    found = found_in(home / "runs" / "examined_joint" / joint)
+    parts = found["accuracy"]["parts"]["recipe"]
+    assert parts.keys() == {"translation", "dialogue"}
+    assert sum(part["count"] for part in parts.values()) == found["rows"]["comparisons"]
+
+
 def refused(capsys, *arguments):
     assert main(["examine", "translation", *arguments]) == 2
     return capsys.readouterr().err
