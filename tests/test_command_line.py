@@ -14,7 +14,8 @@ from conftest import ROOT, WITHOUT_TORCH, main, sentences, smallest, write_rows
 
 import recipes.translation.recipe
 import rlrecipes
-from rlrecipes.__main__ import OPTIONS, commands
+from rlrecipes.__main__ import commands
+from rlrecipes.command.options import OPTIONS
 from rlrecipes.errors import UserError
 from rlrecipes.profile import profile_names
 from rlrecipes.recipe import Reward, Term, load_recipe, recipe_names
@@ -230,7 +231,7 @@ def test_a_reward_term_that_fails_ends_ppo_and_leaves_the_stages_before(stopped,
     reward = Reward(learned=0.0, terms=(Term("odd", score, weight=1.0),))
     monkeypatch.setattr(module, "RECIPE", dataclasses.replace(module.RECIPE, reward=reward))
     assert said in stopped("--data", "pairs.jsonl", name="odd")
-    assert [path.name for path in (home / "runs" / "odd" / "translation").iterdir()] == ["sft"]
+    assert sorted(path.name for path in (home / "runs" / "odd" / "translation").iterdir()) == ["settings.toml", "sft"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
@@ -437,7 +438,7 @@ def test_columns_may_come_as_one_text_and_their_names_may_hold_spaces(monkeypatc
         seen.append(columns)
         raise UserError("enough")
 
-    monkeypatch.setattr("rlrecipes.__main__.prepare", prepare)
+    monkeypatch.setattr("rlrecipes.command.job.prepare", prepare)
     for columns in (["target=post edit  source=a.b"], ["target=post edit", "source=a.b"]):
         assert main(["sft", "translation", "--data", "own.jsonl", "--columns", *columns]) == 2
     assert seen == [{"target": "post edit", "source": "a.b"}] * 2

@@ -6,7 +6,8 @@ load_profile("tiny", ["sft.max_steps=50"]).sft.max_steps == 50
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,14 @@ def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = N
         tables = tomllib.loads(files[name].read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{files[name]} is not TOML: {first_line(error)}; mend it") from None
+    return make_profile(tables, name, overrides, model, f"profile '{name}'")
+
+
+def make_profile(
+    read: Mapping[str, Any], name: str, overrides: Sequence[str], model: str | None, origin: str
+) -> Profile:
+    """The profile of tables as they stand in a file, which `origin` names in sentences; otherwise like `load_profile`."""
+    tables: dict[str, Any] = deepcopy(dict(read))
     for override in [*overrides, *([f"model.name={model}"] if model is not None else [])]:
         table, key, value = split_override(override)
         check_key(table, key)
@@ -78,7 +87,7 @@ def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = N
     try:
         profile = Profile(**tables | {"name": name})
     except ValidationError as error:
-        raise UserError(_refusal(error.errors()[0], name, overrides)) from None
+        raise UserError(_refusal(error.errors()[0], origin, overrides)) from None
     for sentence in idle(profile, overrides):
         raise UserError(sentence)
     check_profile(profile)
@@ -134,15 +143,15 @@ def _names(kind: Any) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
-def _refusal(error: ErrorDetails, name: str, overrides: Sequence[str]) -> str:
-    """What is wrong with a value: a sentence about the override that set it, or else about the profile's file."""
+def _refusal(error: ErrorDetails, origin: str, overrides: Sequence[str]) -> str:
+    """What is wrong with a value: a sentence about the override that set it, or else about the file."""
     *table, key = map(str, error["loc"])
-    where = ", ".join([f"profile '{name}'", *(f"table [{part}]" for part in table)])
+    where = ", ".join([origin, *(f"table [{part}]" for part in table)])
     if error["type"] == "unexpected_keyword_argument":
         known = _names(_TABLES[table[0]] if table else Profile)
         return f"{where}: " + unknown("setting", key, known, f"there are {', '.join(known)}")
     kind = error["type"] if error["type"] in _MUST_BE else error["type"].partition("_")[0]
     limits = {limit: str(value).replace("'", "").replace(" or ", ", ") for limit, value in error.get("ctx", {}).items()}
     bound = _MUST_BE.get(kind, error["msg"].removeprefix("Input should be ")).format(**limits)
-    origin = [override for override in overrides if override.startswith(".".join([*table, key]) + "=")]
-    return (f"{origin[-1]}: " if origin else f"{where}, '{key}' is {error['input']!r}; ") + f"it must be {bound}"
+    given = [override for override in overrides if override.startswith(".".join([*table, key]) + "=")]
+    return (f"{given[-1]}: " if given else f"{where}, '{key}' is {error['input']!r}; ") + f"it must be {bound}"
