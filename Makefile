@@ -19,6 +19,10 @@ DATA =
 COLUMNS =
 # Seed of everything random in training; without it, as RUN was begun, or 0
 SEED =
+# For a recipe: a run for each seed, <run>-seed<seed>, as '0 1 2', and then their mean and spread
+SEEDS =
+# For compare: names of runs, as 'mine other'; the others are set against the first
+RUNS =
 # For plan: GiB of a GPU, or its name, such as rtx4090; without it, the profile's card
 CARD =
 # Name of the run's folder under runs/; a run that is there keeps its settings, so RUN=mine alone goes on with it
@@ -60,7 +64,7 @@ options = $(call each,ARGS) $(call given,COLUMNS,--columns) $(call given,PROFILE
 	$(if $(call yes,MERGED),--merged) $(call given,PUSH,--push)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export clean $(RECIPES) $(STAGES)
+.PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export runs compare clean $(RECIPES) $(STAGES)
 
 help: ## this list
 	@echo "Targets:"
@@ -81,7 +85,7 @@ demo: $(READY) ## all recipes end to end on their built-in data, then one report
 	@$(RLRECIPES) demo $(options)
 
 $(RECIPES): $(READY) ## all stages of one recipe, then its report
-	@$(RLRECIPES) run $@ $(options)
+	@$(RLRECIPES) run $@ $(options) $(if $(value SEEDS),--seeds $(call each,SEEDS))
 
 show: $(READY) ## RECIPE=…: its data, reward and metrics, without training anything
 	@$(RLRECIPES) show $(call one,RECIPE) $(options)
@@ -97,6 +101,12 @@ chat: $(READY) ## RECIPE=…: talk to a run's policy; or one answer for each lin
 
 export: $(READY) ## RECIPE=…: a run's policy as PEFT and Transformers load it, with a model card
 	@$(RLRECIPES) $@ $(call one,RECIPE) $(options)
+
+runs: $(READY) ## all runs: what they reached, and how far they are
+	@$(RLRECIPES) runs
+
+compare: $(READY) ## RUNS='…': runs side by side: settings, paired results, curves on the same axes
+	@$(RLRECIPES) compare $(call each,RUNS) $(call given,RECIPE,--recipe)
 
 list: $(READY) ## the recipes and profiles there are
 	@$(RLRECIPES) list

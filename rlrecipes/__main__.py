@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from rlrecipes.after.finished import FinishedRun, find_finished_run
 from rlrecipes.before.plan import plan
-from rlrecipes.command.job import PROFILE, job_of, profile_of, refuse_unlearned, source_of
+from rlrecipes.command.job import PROFILE, job_of, of_each_seed, profile_of, refuse_unlearned, source_of
 from rlrecipes.command.options import Command, parse
 from rlrecipes.errors import UserError, option, switch
 from rlrecipes.hub.reach import reach_model
@@ -53,10 +53,19 @@ def commands() -> dict[str, Command]:
             "a recipe's data, reward terms and metrics, without training anything", _show, (*size, *data, "run")
         ),
         "run": Command(
-            "all stages of a recipe, those that are finished left out", _run, (*size, *data, *place, "from")
+            "all stages of a recipe, those that are finished left out", _run, (*size, *data, *place, "from", "seeds")
         ),
         "demo": Command("all recipes end to end, then one report over them", _demo, (*size, *place), recipe=False),
         **stages,
+        "runs": Command("all runs: what they reached, and how far they are", _runs, recipe=False, settings=False),
+        "compare": Command(
+            "runs side by side: settings, paired results, curves on the same axes",
+            _compare,
+            ("recipe",),
+            recipe=False,
+            settings=False,
+            runs=True,
+        ),
         "chat": Command(
             "talk to what a run has trained; or one answer for each line of standard input",
             _chat,
@@ -134,6 +143,8 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.seeds is not None:
+        return _run_seeds(arguments)
     job = job_of(arguments, arguments.recipe)
     stages = in_order(() if arguments.command == "run" else (arguments.command,), job)
     run_stages(job, stages, arguments.force, source_of(arguments))
@@ -141,6 +152,14 @@ def _run(arguments: argparse.Namespace) -> None:
         from rlrecipes.report.page import short_table
 
         say(f"\n{short_table([job.run])}\nreport: {job.run.stage('report') / 'index.html'}")
+
+
+def _run_seeds(arguments: argparse.Namespace) -> None:
+    jobs = [job_of(one, arguments.recipe) for one in of_each_seed(arguments)]
+    for job in jobs:
+        run_stages(job, tuple(STAGES), arguments.force)
+    arguments.runs = [job.run.name for job in jobs]
+    _compare(arguments)
 
 
 def _recipes_to_demonstrate() -> list[str]:
@@ -174,6 +193,21 @@ def _demo(arguments: argparse.Namespace) -> None:
     runs = [job.run for job in jobs]
     page = combine(runs)
     say(f"\n{short_table(runs)}\nreport: {page}")
+
+
+def _runs(arguments: argparse.Namespace) -> None:
+    from rlrecipes.report.listing import find_runs, listing
+
+    runs = find_runs()
+    say(listing(runs) if runs else "there are no runs yet; `demo` makes some")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    """Says the short text; the page has the rest."""
+    from rlrecipes.report.compare import compare
+
+    page, text = compare(arguments.runs, arguments.recipe)
+    say(f"{text}\ncompared: {page}")
 
 
 def _run_and_policy(arguments: argparse.Namespace) -> tuple[FinishedRun, str]:

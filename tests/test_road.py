@@ -172,7 +172,7 @@ def test_a_stage_alone_is_refused_on_ground_made_under_other_settings(finished, 
 
 
 def test_other_data_are_refused(finished, home, capsys):
-    assert run("t", command="evaluate") == 2
+    assert run("t", "--data", "built-in", command="evaluate") == 2
     assert "data.source" in capsys.readouterr().err
 
 

@@ -15,6 +15,7 @@ from rlrecipes.errors import UserError, option
 from rlrecipes.profile import Profile
 from rlrecipes.recipe import unknown
 from rlrecipes.run.stages import phases
+from rlrecipes.text import aligned
 
 CARDS = {
     **{"rtx3060": 12.0, "rtx4060ti": 16.0, "rtx4080": 16.0, "rtx3090": 24.0, "rtx4090": 24.0, "rtx5090": 31.8},
@@ -53,7 +54,7 @@ def plan(profile: Profile, learned: bool, card: str | None = None) -> str:
             f"on {place}",
             f"rows of at most {longest.whole} tokens, answers of at most {longest.answer}{half}",
             "",
-            *_aligned([heads, *rows]),
+            *aligned([heads, *rows], words={0, 1, len(heads) - 1}),
         ]
     )
 
@@ -88,16 +89,3 @@ def _verdict(shape: Shape, profile: Profile, need: Need, room: float, learned: b
     largest = largest_batch(shape, profile, need.phase, room * GIB, learned)
     batch = f"{name}={largest}" if largest else f"not even {name}=1"
     return ["yes" if need.total <= room * GIB else "NO", f"{batch} (now {getattr(getattr(profile, table), key)})"]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns under their heads: words to the left, numbers to the right."""
-    count = len(rows[0])
-    full = [[*row, *[""] * (count - len(row))] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
-    words = {0, 1, count - 1}
-    lines = []
-    for row in full:
-        cells = [c.ljust(w) if i in words else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return lines

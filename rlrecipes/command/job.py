@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from rlrecipes.errors import UserError, option
-from rlrecipes.job import PLUS, Job, with_weights
+from rlrecipes.job import PLUS, Job, check_seed, with_weights
 from rlrecipes.pipeline import prepare
 from rlrecipes.profile import Profile, check_once, load_profile, make_profile, profile_names
 from rlrecipes.recipe import Reward, load_recipe
@@ -53,6 +53,26 @@ def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tu
     return make_profile(own.tables, own.profile, overrides, arguments.model, NAME), weights
 
 
+def of_each_seed(arguments: argparse.Namespace) -> list[argparse.Namespace]:
+    """The command line once for each of `--seeds`: the run `mine` becomes `mine-seed0`, `mine-seed1`, …
+
+    Raises:
+        UserError: a seed is no whole number, there are not two, or another option speaks against several.
+    """
+    texts = " ".join(arguments.seeds).split()
+    if len(set(texts)) < 2 or not all(text.isascii() and text.isdigit() for text in texts):
+        raise UserError(f"{option('seeds', ' '.join(texts))} must be two whole numbers or more, such as 0 1 2")
+    for other in ("seed", "from"):
+        if getattr(arguments, other) is not None:
+            raise UserError(f"{option(other)} is for one seed; leave it or {option('seeds')} out")
+    name = arguments.run or arguments.profile or PROFILE
+    seeds = dict.fromkeys(map(int, texts))
+    for seed in seeds:
+        check_seed(seed)
+    like = {**vars(arguments), "like": arguments.run}
+    return [argparse.Namespace(**like | {"seed": seed, "run": f"{name}-seed{seed}"}) for seed in seeds]
+
+
 def source_of(arguments: argparse.Namespace) -> str | None:
     """The run that SFT and the reward model are taken from.
 
@@ -74,7 +94,8 @@ def _kept(arguments: argparse.Namespace, recipe: str) -> tuple[Path, Settings] |
                 raise UserError(f"{what} {option(other)}" + ("" if missing else f" or {option('settings')}"))
         path = Path(arguments.settings)
     else:
-        runs = [name for name in (arguments.run, source_of(arguments)) if name] if arguments.profile is None else []
+        names = (arguments.run, arguments.like, source_of(arguments)) if arguments.profile is None else ()
+        runs = [name for name in names if name]
         paths = [path for name in runs if (path := Run(name, recipe).folder / NAME).exists()]
         if not paths:
             return None

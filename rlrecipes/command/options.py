@@ -30,6 +30,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "settings": {"metavar": "file", "help": "begin as a run did: its settings.toml"},
     "from": {"metavar": "run", "help": "take SFT and the reward model from this run, as they are"},
+    "recipe": {"help": "compare this one alone (default: all that two of the runs have)"},
+    "seeds": {
+        "nargs": "+",
+        "metavar": "seed",
+        "help": "a run for each, <run>-seed<seed>, and then their mean and spread",
+    },
     "card": {"help": "GiB of a GPU, or its name, such as rtx4090 (default: the profile's)"},
     "seed": {"type": int, "help": "of everything random (default: the run's own, or 0)"},
     "run": {"help": "name of the run's folder under runs/ (default: the profile's name)"},
@@ -54,6 +60,8 @@ class Command:
     """Whether it takes the name of a recipe."""
     settings: bool = True
     """Whether it takes overrides of the profile, `table.key=value`."""
+    runs: bool = False
+    """Whether it takes names of runs."""
 
     @property
     def takes(self) -> str:
@@ -67,7 +75,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(argv: list[str], commands: Mapping[str, Command]) -> argparse.Namespace:
-    """A command line's values: those of all `OPTIONS`, and `command`, `recipe` and `overrides`.
+    """A command line's values: those of all `OPTIONS`, and `command`, `recipe`, `overrides` and `runs`.
+
+    `like` is a second run whose settings count where the first has none: nothing but `--seeds` sets it.
 
     Raises:
         UserError: for an unknown or missing word, or a value that is empty or out of bounds.
@@ -83,7 +93,7 @@ def parse(argv: list[str], commands: Mapping[str, Command]) -> argparse.Namespac
     arguments, others = _parser(name, command).parse_known_intermixed_args(  # settings may stand between options
         rest, argparse.Namespace(command=name, **defaults)
     )
-    arguments = argparse.Namespace(**{"recipe": None, "overrides": [], **vars(arguments)})
+    arguments = argparse.Namespace(**{"recipe": None, "overrides": [], "runs": [], "like": None, **vars(arguments)})
     for other in sorted(others, key=lambda other: not other.startswith("-")):
         other = other.partition("=")[0] if other.startswith("-") else other
         raise UserError(f"`{name}` does not take {other}; leave {other} out (it takes {command.takes})")
@@ -110,6 +120,7 @@ def _parser(name: str, command: Command) -> _Parser:
     words = (
         ["<recipe>"] * command.recipe
         + ["[table.key=value …]"] * command.settings
+        + ["<run> <run> …"] * command.runs
         + ["[options]"] * bool(command.options)
     )
     parser = _Parser(
@@ -123,6 +134,10 @@ def _parser(name: str, command: Command) -> _Parser:
         parser.add_argument("recipe", nargs="?", help=f"one of {', '.join(recipe_names())}{several}")
     if command.settings:
         parser.add_argument("overrides", nargs="*", metavar="table.key=value", help="overrides, as sft.max_steps=50")
+    if command.runs:
+        parser.add_argument(
+            "runs", nargs="*", metavar="run", help="folders under runs/; the others are set against the first"
+        )
     for key in command.options:
         parser.add_argument(f"--{key}", **OPTIONS[key])
     return parser

@@ -364,12 +364,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The first settings in which two records differ, for a sentence; empty where they are the same."""
     new = json.loads(json.dumps(new))
     changed = [key for key in [*old, *(key for key in new if key not in old)] if old.get(key) != new.get(key)]
-    pairs = [f"{key} = {_json(old.get(key))} where you now have {_json(new.get(key))}" for key in changed[:3]]
+    texts = [[shortened(json.dumps(one.get(key), ensure_ascii=False)) for one in (old, new)] for key in changed[:3]]
+    pairs = [f"{key} = {was} where you now have {now}" for key, (was, now) in zip(changed, texts, strict=False)]
     return ", ".join(pairs) + (f" and {len(changed) - 3} more differences" if len(changed) > 3 else "")
-
-
-def _json(value: Any) -> str:
-    return shortened(json.dumps(value, ensure_ascii=False))
 
 
 TRL = "1.12.0"
