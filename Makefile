@@ -63,6 +63,15 @@ options = $(call each,ARGS) $(call given,COLUMNS,--columns) $(call given,PROFILE
 	$(call given,FROM,--from) $(if $(call yes,FORCE),--force) $(call given,POLICY,--policy) \
 	$(if $(call yes,MERGED),--merged) $(call given,PUSH,--push)
 
+# A misspelt variable would be taken for nothing said, so it is refused, whatever the target
+VARIABLES := $(shell awk '/^[A-Z]+ =/ { print $$1 }' $(firstword $(MAKEFILE_LIST))) VENV READY
+STRANGE := $(foreach name,$(filter-out $(VARIABLES) SHELL MAKE% .% -*,$(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name)))
+ifneq ($(strip $(STRANGE)),)
+NEAREST := $(shell $(PYTHON) -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1, 0.5))' \
+	$(call quoted,$(firstword $(STRANGE))) $(VARIABLES))
+$(error there is no variable $(firstword $(STRANGE)); $(if $(NEAREST),did you mean $(NEAREST)?,there are $(VARIABLES)))
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export runs compare clean $(RECIPES) $(STAGES)
 

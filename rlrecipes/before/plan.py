@@ -7,6 +7,7 @@ sft   loss    2.47      0.25       0.37      0.00         1.61    2.03     0.75 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from rlrecipes.before.needs import GIB, ROLES, Need, fullest, largest_batch, lengths, moments
@@ -23,6 +24,8 @@ CARDS = {
     **{"a100": 80.0, "h100": 79.6, "h200": 140.4},
 }
 """Memory in GiB as `nvidia-smi` shows it, with error correction where that is the default."""
+_BESIDE = r"nvidia|geforce|tesla|quadro|gpu|pcie\d?|sxm\d?"
+"""What stands beside a card's name: `NVIDIA A100-SXM4-40GB` is `a100-40`."""
 
 
 def plan(profile: Profile, learned: bool, card: str | None = None) -> str:
@@ -65,10 +68,15 @@ def gib(card: str) -> float:
     Raises:
         UserError: it is no name of `CARDS` and no number above 0.
     """
-    if card.lower() in CARDS:
-        return CARDS[card.lower()]
+    words = [word for word in re.split(r"[\s_-]+", card.lower()) if not re.fullmatch(_BESIDE, word)]
+    name = "".join(words).removesuffix("gb")
+    sizeless = "".join(word for word in words if not re.fullmatch(r"\d+gb", word))
+    known = {key.replace("-", ""): gib for key, gib in CARDS.items()}
+    for spelling in (name, f"rtx{name}", name.removeprefix("rtx"), sizeless):
+        if spelling in known:
+            return known[spelling]
     try:
-        room = float(card)
+        room = float(re.sub(r"\s*g(i?b)?$", "", card.strip().lower()))
     except ValueError:
         names = f"give its GiB, or one of {', '.join(CARDS)}"
         raise UserError(unknown("card", card, list(CARDS), names)) from None

@@ -12,7 +12,7 @@ from pathlib import Path
 from rlrecipes.errors import UserError, option
 from rlrecipes.job import PLUS, Job, check_seed, with_weights
 from rlrecipes.pipeline import prepare
-from rlrecipes.profile import Profile, check_once, load_profile, make_profile, profile_names
+from rlrecipes.profile import Profile, check_once, load_profile, make_profile, outweighed, profile_names, read_tables
 from rlrecipes.recipe import Reward, load_recipe
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import Run
@@ -48,9 +48,14 @@ def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tu
     check_once(arguments.overrides)
     weights = [s for s in arguments.overrides if s.startswith("terms.")]
     overrides = [s for s in arguments.overrides if s not in weights]
-    if own is None:
-        return load_profile(arguments.profile or PROFILE, overrides, arguments.model), weights
-    return make_profile(own.tables, own.profile, overrides, arguments.model, NAME), weights
+    name, tables = (own.profile, own.tables) if own else (arguments.profile or PROFILE, {})
+    origin = NAME if own else f"profile '{name}'"
+    tables = tables or read_tables(name)
+    profile = make_profile(tables, name, overrides, arguments.model, origin)
+    for table in outweighed(tables, overrides):
+        steps, epochs = getattr(profile, table).max_steps, tables[table]["num_train_epochs"]
+        say(f"{table}.max_steps={steps} takes the place of {table}.num_train_epochs={epochs} in {origin}")
+    return profile, weights
 
 
 def of_each_seed(arguments: argparse.Namespace) -> list[argparse.Namespace]:

@@ -6,7 +6,9 @@ from rlrecipes.profile.load import (
     check_profile,
     load_profile,
     make_profile,
+    outweighed,
     profile_names,
+    read_tables,
     settings_of,
     split_override,
 )
@@ -47,7 +49,9 @@ __all__ = [
     "check_profile",
     "load_profile",
     "make_profile",
+    "outweighed",
     "profile_names",
+    "read_tables",
     "settings_of",
     "split_override",
 ]
