@@ -137,10 +137,10 @@ def make_job(
     asked = Settings(
         recipe=recipe.name,
         profile=profile.name,
-        data=source or BUILT_IN,
-        seed=seed,
+        data=str(source or BUILT_IN),
+        seed=int(seed),
         columns=dict(columns or {}),
-        terms={"learned": recipe.reward.learned, **{term.name: term.weight for term in recipe.reward.terms}},
+        terms={"learned": float(recipe.reward.learned), **{t.name: float(t.weight) for t in recipe.reward.terms}},
         tables=tables_of(profile),
     )
     data = load(recipe, source, columns or {}, run.root)

@@ -6,6 +6,7 @@ tiny  translation  chrf            PPO 0.959 [0.951, 0.966]  +0.195 [+0.178, +0.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +24,11 @@ HEADS = ("run", "recipe", "headline", "last policy", "gain", "profile", "model",
 
 def find_runs(root: Path = Path("runs")) -> list[Run]:
     """Every recipe's folder of every run in which a stage was begun, in the order of their names."""
-    folders = [path for path in sorted(root.glob("[!.]*/[!.]*/")) if _begun(path)]
-    return [Run(folder.parent.name, folder.name, root) for folder in folders]
+    runs = []
+    for folder in sorted(root.glob("[!.]*/[!.]*/")):
+        with contextlib.suppress(UserError):  # a folder that no run could be named after is somebody's own
+            runs += [Run(folder.parent.name, folder.name, root)] if _begun(folder) else []
+    return runs
 
 
 def _begun(folder: Path) -> bool:
