@@ -132,6 +132,8 @@ IDLE = {
     "ppo.cliprange": [["ppo.num_ppo_epochs=1"]],
     "ppo.cliprange_value": [["ppo.num_ppo_epochs=1"], ["ppo.vf_coef=0"]],
     "ppo.value": [["ppo.vf_coef=0"]],
+    "sft.patience": [["sft.keep=last"]],
+    "reward.patience": [["reward.keep=last"]],
     "track.project": [["track.wandb=off"]],
     **{f"base.{key}": [["model.name=some/model"]] for table, key in KEYS if table == "base"},
     **{
@@ -139,14 +141,24 @@ IDLE = {
         for table, key in KEYS
         if table == "reward" and key not in ("model", "per_device_train_batch_size")
     }
-    | {"reward.warmup_steps": [["reward." + CONSTANT], ["reward.max_steps=7"], ["reward.model=some/model"]]},
+    | {
+        "reward.warmup_steps": [["reward." + CONSTANT], ["reward.max_steps=7"], ["reward.model=some/model"]],
+        "reward.patience": [["reward.keep=last"], ["reward.model=some/model"]],
+    },
 }
 """Settings, and those beside which nothing would read them."""
 ALWAYS = {
     *("model.name", "model.quantization", "model.dtype", "model.attention", "model.max_length"),
     *("lora.r", "lora.lora_alpha", "lora.lora_dropout", "lora.target_modules"),
     *("sft.max_steps", "sft.per_device_train_batch_size", "sft.gradient_accumulation_steps", "sft.learning_rate"),
-    *("sft.learn", "sft.lr_scheduler_type", "sft.weight_decay", "sft.max_grad_norm", "sft.gradient_checkpointing"),
+    *(
+        "sft.keep",
+        "sft.learn",
+        "sft.lr_scheduler_type",
+        "sft.weight_decay",
+        "sft.max_grad_norm",
+        "sft.gradient_checkpointing",
+    ),
     *("reward.model", "reward.per_device_train_batch_size"),
     *(
         "ppo.total_episodes",
@@ -233,8 +245,9 @@ def attributes(folder):
 
 
 def marked(table):
-    """The fields of a table whose text begins with "Ours"."""
-    body = ast.parse(inspect.getsource(type(table))).body[0].body
+    """The fields of a table, and of what it inherits, whose text begins with "Ours"."""
+    kinds = [kind for kind in type(table).__mro__ if dataclasses.is_dataclass(kind)]
+    body = [line for kind in kinds for line in ast.parse(inspect.getsource(kind)).body[0].body]
     pairs = [(field, text) for field, text in pairwise(body) if isinstance(field, ast.AnnAssign)]
     return {field.target.id for field, text in pairs if ast.unparse(text).strip("'\"").startswith("Ours")}
 

@@ -73,6 +73,10 @@ def _without_effect(profile: Profile) -> Iterator[str]:
             for stage, settings in (("sft", profile.sft), ("reward", profile.reward), ("ppo", ppo))
         },
         **{
+            f"{stage}.patience": (settings.keep == "last", f"beside {stage}.keep=last")
+            for stage, settings in (("sft", profile.sft), ("reward", profile.reward))
+        },
+        **{
             f"{stage}.logging_steps": (never, f"above {stage}.max_steps: nothing would be logged")
             for stage, never in logged_never.items()
         },
