@@ -134,6 +134,8 @@ IDLE = {
     "ppo.value": [["ppo.vf_coef=0"]],
     "sft.patience": [["sft.keep=last"]],
     "reward.patience": [["reward.keep=last"]],
+    "ppo.keep": [["ppo.eval_every=0"]],
+    "ppo.patience": [["ppo.eval_every=0"]],
     "track.project": [["track.wandb=off"]],
     **{f"base.{key}": [["model.name=some/model"]] for table, key in KEYS if table == "base"},
     **{
@@ -175,7 +177,7 @@ ALWAYS = {
         "ppo.gradient_checkpointing",
     ),
     *("ppo.kl_coef", "ppo.kl_stop", "ppo.vf_coef", "ppo.gamma", "ppo.lam", "ppo.whiten_rewards"),
-    *("ppo.missing_eos_penalty", "ppo.reward_clip", "ppo.num_sample_generations"),
+    *("ppo.eval_every", "ppo.missing_eos_penalty", "ppo.reward_clip", "ppo.num_sample_generations"),
     *("evaluate.limit", "evaluate.batch_size", "track.wandb", "checkpoint.seconds", "limits.term_seconds"),
     *("memory.card", "memory.halve_on_oom"),
 }
@@ -275,6 +277,7 @@ def test_only_what_a_configuration_of_trl_knows_is_handed_to_it(tmp_path):
     ppo = training_arguments(PPOConfig, profile.ppo, tmp_path, 0)
     assert {key for key in settings_of(profile, "ppo") if key.removeprefix("ppo.") not in ppo} == {
         *("ppo.kl_target", "ppo.kl_horizon", "ppo.kl_stop", "ppo.value", "ppo.reward_clip"),
+        *("ppo.eval_every", "ppo.keep", "ppo.patience"),
     }
     assert training_arguments(RewardConfig, profile.reward, tmp_path, 0)["center_rewards_coefficient"] == 0.5
     assert "center_rewards_coefficient" not in training_arguments(TrainingArguments, profile.reward, tmp_path, 0)

@@ -64,6 +64,8 @@ def _without_effect(profile: Profile) -> Iterator[str]:
         "ppo.cliprange": (one_step, "where a batch takes one step (ppo.num_ppo_epochs=1, ppo.num_mini_batches=1)"),
         "ppo.cliprange_value": (one_step or not ppo.vf_coef, "where a batch takes one step or ppo.vf_coef is 0"),
         "ppo.value": (ppo.vf_coef == 0, "while ppo.vf_coef is 0: values start at 0 and stay there"),
+        "ppo.keep": (ppo.eval_every == 0, "while ppo.eval_every is 0"),
+        "ppo.patience": (ppo.eval_every == 0, "while ppo.eval_every is 0"),
         "track.project": (profile.track.wandb == "off", "while track.wandb is off"),
         **{
             f"{stage}.warmup_steps": (
