@@ -134,6 +134,7 @@ IDLE = {
     "ppo.value": [["ppo.vf_coef=0"]],
     "sft.patience": [["sft.keep=last"]],
     "reward.patience": [["reward.keep=last"]],
+    "ppo.local_rollout_forward_batch_size": [["ppo.per_device_train_batch_size=4"]],
     "ppo.keep": [["ppo.eval_every=0"]],
     "ppo.patience": [["ppo.eval_every=0"]],
     "track.project": [["track.wandb=off"]],
@@ -168,7 +169,7 @@ ALWAYS = {
         "ppo.gradient_accumulation_steps",
         "ppo.num_mini_batches",
     ),
-    *("ppo.num_ppo_epochs", "ppo.local_rollout_forward_batch_size", "ppo.response_length", "ppo.temperature"),
+    *("ppo.num_ppo_epochs", "ppo.response_length", "ppo.temperature"),
     *(
         "ppo.learning_rate",
         "ppo.lr_scheduler_type",
