@@ -166,6 +166,7 @@ def make_job(
     recipe = dataclasses.replace(recipe, reward=dataclasses.replace(recipe.reward, terms=served))
     job = Job(recipe, profile, run, dataclasses.replace(data, notes=[*data.notes, *notes]), seed, asked=asked)
     _check_headline(job)
+    _check_turns(job)
     return job
 
 
@@ -197,6 +198,20 @@ def _check_headline(job: Job) -> None:
         raise UserError(
             f"the headline of {job.recipe.name} is '{headline.name}', which cannot score answers one by one; "
             "put a metric that can before it, such as metrics.mean_of('overlap', metrics.f1)"
+        )
+
+
+def _check_turns(job: Job) -> None:
+    """Refuses to learn every turn of demonstrations that have one.
+
+    Raises:
+        UserError: no demonstration has a turn of the assistant before its answer.
+    """
+    demonstrations = job.data.train.demonstrations
+    if job.profile.sft.learn == "all" and not any(m.role == "assistant" for e in demonstrations for m in e.prompt):
+        raise UserError(
+            f"sft.learn=all has no effect: no demonstration of {job.data.source} has a turn of the assistant before its "
+            "answer; leave it out"
         )
 
 

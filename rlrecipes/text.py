@@ -27,6 +27,10 @@ _PUNCTUATION = regex.compile(
     rf"[[{re.escape(string.punctuation)}“”‘’…][\p{{P}}--[\u0080-\u00ff\u2000-\u206f]]]", regex.V1
 )
 """All but the dashes and quotes of Latin-1 and the block after it, which SQuAD's normalisation leaves."""
+COURTESY = frozenset(
+    ("please", "thank", "thanks", "certainly", "gladly", "pleasure", "welcome", "glad", "happy", "sorry", "kindly")
+)
+"""English words of courtesy."""
 
 
 def words(text: str) -> list[str]:

@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rlrecipes.data.layouts import Records
 from rlrecipes.data.readers import Record
@@ -21,8 +21,13 @@ from rlrecipes.errors import UserError
 from rlrecipes.recipe import Example, Metric, Prompt, Service
 from rlrecipes.text import shortened
 
+T = TypeVar("T")
+
 HELD_OUT = 1000
 """Most held-out prompts of a source: more make evaluation slow and its interval hardly narrower."""
+
+ASIDE, LEAST_ASIDE = 256, 20
+"""Training rows that say which step to keep: at most, and the fewest that can."""
 
 AS_READ: tuple[Service, ...] = ("demonstrations", "preferences", "ratings")
 """What rows of files serve as; the layout decides which of these a row brings."""
@@ -160,6 +165,23 @@ def sample_by_hash(limit: int, examples: Sequence[Example]) -> list[Example]:
     """At most `limit` examples in their order, drawn by hash of the prompt: a sorted file begins with one kind."""
     indices = sorted(range(len(examples)), key=lambda i: draw(examples[i].prompt))[:limit]
     return [examples[i] for i in sorted(indices)]
+
+
+def set_aside(rows: Sequence[T], prompts: Sequence[Prompt], most: int = ASIDE) -> tuple[list[T], list[T]]:
+    """The training rows without about a tenth of them, and that tenth, `most` at most; a prompt, one a row, is on one side.
+
+    The second list is empty where it would have fewer than `LEAST_ASIDE` rows.
+    """
+    room, places = min(most, len(rows) // 10), set[int]()
+    groups: dict[Prompt, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        groups.setdefault(plain(prompt), []).append(place)
+    for prompt in sorted(groups, key=draw):
+        if len(places) + len(groups[prompt]) <= room:
+            places.update(groups[prompt])
+    if len(places) < LEAST_ASIDE:
+        return list(rows), []
+    return [row for i, row in enumerate(rows) if i not in places], [rows[i] for i in sorted(places)]
 
 
 def canonical(value: Any) -> str:

@@ -20,7 +20,8 @@ from rlrecipes.report.numbers import Cell, duration, estimate_cell
 from rlrecipes.report.plots import curves
 from rlrecipes.report.records import finished_records, headline_value, json_lines, last_pair
 from rlrecipes.report.samples import gain_groups, training_samples
-from rlrecipes.report.verdict import hacking, quality, verdict_of, warnings
+from rlrecipes.report.verdict import quality, verdict_of
+from rlrecipes.report.warnings import hacking, warnings
 from rlrecipes.run.folder import Run
 from rlrecipes.run.stages import POLICIES
 from rlrecipes.text import shortened
@@ -88,7 +89,7 @@ def _section(run: Run, notes: Sequence[str]) -> dict[str, Any]:
     """The template's values for one recipe."""
     records = finished_records(run)
     updates, samples = json_lines(run.stage("ppo") / "log.jsonl"), json_lines(run.stage("evaluate") / "samples.jsonl")
-    pair, (verdict, tone) = last_pair(records), verdict_of(records)
+    pair = last_pair(records)
     tally, groups = gain_groups(samples, pair)
     return {
         "recipe": run.recipe,
@@ -96,8 +97,7 @@ def _section(run: Run, notes: Sequence[str]) -> dict[str, Any]:
         "notes": notes,
         "row": _headline(run),
         "pair": f"{pair.policy.title} over {pair.over.title}",
-        "verdict": verdict,
-        "tone": tone,
+        "verdict": verdict_of(records),
         "warnings": [*warnings(records, updates), *hacking(records)],
         "curves": curves(run, records, updates),
         "tally": tally,

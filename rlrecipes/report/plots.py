@@ -15,6 +15,8 @@ PROGRESS = (
     ("objective/kl", "KL from the SFT policy", "nats per answer"),
     ("answers/length", "Answer length", "tokens"),
     ("answers/ended", "Answers that end by themselves", "share"),
+    ("slice/headline", "Headline while training", "greedy answers to training prompts set aside"),
+    ("slice/reward", "Reward while training", "of the same answers"),
     ("policy/entropy_avg", "Entropy", "nats per token"),
 )
 

@@ -1,98 +1,189 @@
-"""One sentence on the result, never kinder than the interval, and warnings about it."""
+"""The verdict on a run, never kinder than the intervals: a sentence, what it rests on, and how the answers changed.
+
+    PPO is better than SFT: chrf +0.310 [0.280, 0.340], at temperature 1 +0.295 [0.262, 0.327], and the judge prefers
+    PPO on 0.712 [0.665, 0.758] of 300 held-out prompts. Its answers are 45 % shorter (7.4 words, not 13.5).
+
+"Better" needs every measure to be above no difference: two temperatures and, where there is one, the judge. Who asks for
+all of several needs no correction for their number (intersection-union test; Berger 1982, Technometrics 24). The changes
+in the answers are found by looking at many things at once, so their intervals are widened for it (Bonferroni).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from statistics import fmean
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Literal
 
 from rlrecipes.report.numbers import Cell, estimate_cell
-from rlrecipes.report.records import Records, column, headline_value, last_pair
+from rlrecipes.report.records import Pair, Records, last_pair
+from rlrecipes.text import interval, number
 
 FEWEST = 10
 """With fewer held-out prompts, a bootstrap interval is not reliable."""
+POWER = 0.8
+"""The chance to show a gain of the size that was measured (Cohen 1988)."""
+
+Estimate = Mapping[str, float]
+Side = Literal["above", "below", "open"]
 
 
-def verdict_of(records: Records) -> tuple[str, str]:
-    """One sentence, and its tone: `better`, `worse` or `open`."""
-    evaluation, pair = records.get("evaluate", {}), last_pair(records)
+@dataclass(frozen=True)
+class Verdict:
+    """What can be said of a policy against the one that it started from."""
+
+    sentence: str
+    tone: Literal["better", "worse", "open"]
+    shifts: tuple[str, ...] = ()
+    """How its answers differ otherwise, a sentence each."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One comparison of the two policies, with what it would be without a difference."""
+
+    text: str
+    """With the value and its interval."""
+    estimate: Estimate
+    """The difference: 0 is none."""
+
+    @property
+    def side(self) -> Side:
+        return side(self.estimate)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A property of the answers whose change is part of the verdict."""
+
+    name: str
+    """Its key in the record of evaluation."""
+    least: float
+    """The smallest change worth a sentence; of `words`, as a share."""
+    more: str
+    less: str
+
+
+SHIFTS = (
+    Shift("repetition", 0.02, "repeat themselves more", "repeat themselves less"),
+    Shift("ended", 0.02, "end by themselves more often", "are cut off more often"),
+    Shift("copied", 0.02, "copy more of the prompt", "copy less of the prompt"),
+    Shift("refusals", 0.02, "refuse more often", "refuse less often"),
+)
+LENGTH = Shift("words", 0.1, "longer", "shorter")
+
+
+def verdict_of(records: Records) -> Verdict:
+    """The verdict on the last policy of a run; `open` where nothing is shown."""
+    pair, evaluation = last_pair(records), records.get("evaluate", {})
     gain, title, other = pair.measures.get("gain"), pair.policy.title, pair.over.title
     if gain is None or not math.isfinite(gain["value"]):
-        return f"{title} has not been compared with {other}.", "open"
-    if evaluation["examples"] < FEWEST:
-        return (
-            f"{evaluation['examples']} held-out prompts are too few to compare {title} with {other}; take {FEWEST} at least.",
-            "open",
-        )
-    size, interval = estimate_cell({key: abs(gain[key]) if key == "value" else gain[key] for key in gain})
-    basis = f"{evaluation['headline']} {interval} on {evaluation['examples']} held-out prompts"
-    if gain["low"] > 0:
-        return f"{title} beats {other} by +{size} {basis}.", "better"
-    if gain["high"] < 0:
-        return f"{title} is worse than {other} by −{size} {basis}.", "worse"
-    size = estimate_cell(gain, signed=True).value
-    return (
-        f"No difference between {title} and {other} could be shown: {size} {basis}; the interval contains 0.",
-        "open",
-    )
+        return Verdict(f"{title} has not been compared with {other}.", "open")
+    prompts = evaluation["examples"]
+    if prompts < FEWEST:
+        few = f"{prompts} held-out prompts are too few to compare {title} with {other}; take {FEWEST} at least."
+        return Verdict(few, "open")
+    measures = _measures(pair, evaluation["headline"])
+    sides = {measure.side for measure in measures}
+    basis = f"{_listed(measure.text for measure in measures)}, on {prompts} held-out prompts"
+    shifts = tuple(_shifts(evaluation, pair))
+    if sides == {"above"}:
+        return Verdict(f"{title} is better than {other}: {basis}.", "better", shifts)
+    if sides == {"below"} or ("above" not in sides and measures[0].side == "below"):
+        return Verdict(f"{title} is worse than {other}: {basis}.", "worse", shifts)
+    if {"above", "below"} <= sides:
+        return Verdict(f"The measures disagree on {title} and {other}: {basis}.", "open", shifts)
+    needed = _needed(measures, prompts)
+    return Verdict(f"{title} is not shown to be better than {other}: {basis}.{needed}", "open", shifts)
 
 
-def warnings(records: Records, updates: Sequence[Mapping[str, float]]) -> list[str]:
-    """Sentences on what to look at first: what stages warned of, an early stop, the KL, answers that do not end, a weak
-    reward model.
+def side(estimate: Estimate) -> Side:
+    """Where an interval lies, at the precision at which it is printed: a bound of 0.00003 is 0.000."""
+    places = 3 if max(abs(estimate["low"]), abs(estimate["high"])) < 10 else 1
+    if round(estimate["low"], places) > 0:
+        return "above"
+    return "below" if round(estimate["high"], places) < 0 else "open"
 
-    `updates` are the rows of PPO's log.
+
+def prompts_needed(estimate: Estimate, prompts: int) -> int | None:
+    """About how many prompts would show a difference of this size, with a chance of `POWER`; None for no gain.
+
+    Two-sided at 5 %, by the normal approximation: (z₀.₉₇₅ + z₀.₈)² · variance / difference².
     """
-    sentences = [
-        f"{warning[:1].upper()}{warning[1:]}." for record in records.values() for warning in record.get("warnings", ())
+    error = (estimate["high"] - estimate["low"]) / 2 / _z(1)
+    if not estimate["value"] > 0 or not error > 0:
+        return None
+    return math.ceil(prompts * ((_z(1) + NormalDist().inv_cdf(POWER)) * error / estimate["value"]) ** 2)
+
+
+def _measures(pair: Pair, headline: str) -> list[Measure]:
+    """What the verdict rests on, the headline first."""
+    found = [
+        Measure(f"{headline} {_text(pair.measures['gain'], signed=True)}", pair.measures["gain"]),
     ]
-    kl, ended = column(updates, "objective/kl"), column(updates, "answers/ended")
-    if reason := records.get("ppo", {}).get("stopped"):
-        sentences.append(f"PPO was stopped before its end: {reason}. What follows is about the policy that was kept.")
-    if negative := [step for step, value in kl if value < -0.1][3:]:
-        sentences.append(
-            f"The KL estimate was negative in {len(negative) + 3} updates: sampled and scored probabilities do not agree."
-        )
-    if kl and (worst := max(kl, key=lambda point: point[1]))[1] > 30:
-        sentences.append(
-            f"The KL reached {worst[1]:.1f} nats per answer in update {worst[0]}: far from the SFT policy."
-        )
-    if ended and (share := fmean(value for _, value in ended[-max(1, len(ended) // 10) :])) < 0.8:
-        sentences.append(
-            f"At the end of PPO only {share:.0%} of the answers ended by themselves; the rest were cut off."
-        )
-    accuracy = records.get("reward", {}).get("metrics", {}).get("accuracy")
-    if accuracy and accuracy["low"] <= 0.5:
-        interval = " ".join(estimate_cell(accuracy))
-        sentences.append(f"The reward model is not shown to beat guessing: held-out accuracy {interval}.")
-    spearman = records.get("reward", {}).get("metrics", {}).get("spearman")
-    if spearman and not spearman["low"] > 0:
-        interval = " ".join(estimate_cell(spearman))
-        sentences.append(f"The reward model is not shown to follow the ratings: held-out rank correlation {interval}.")
-    pair = last_pair(records)
-    base, last = (headline_value(records, policy) for policy in ("base", pair.name))
-    if base and last and last["value"] < base["value"]:
-        values = f"{' '.join(estimate_cell(last))} against {' '.join(estimate_cell(base))}"
-        sentences.append(f"For all the training, {pair.policy.title} stays below the untrained base model: {values}.")
+    if sampled := pair.measures.get("sampled_gain"):
+        found.append(Measure(f"at temperature 1 {_text(sampled, signed=True)}", sampled))
+    if wins := pair.measures.get("judge_win_rate"):
+        text = f"the judge prefers {pair.policy.title} with a share of {_text(wins)}"
+        found.append(Measure(text, {key: value - 0.5 for key, value in wins.items()}))
+    return found
+
+
+def _needed(measures: list[Measure], prompts: int) -> str:
+    """How many prompts would show what is not shown yet; empty where a measure sees no gain at all."""
+    needed = [prompts_needed(measure.estimate, prompts) for measure in measures if measure.side == "open"]
+    if not needed or None in needed:
+        return ""
+    most = max(count for count in needed if count is not None)
+    step = 10 ** max(0, len(str(most)) - 2)
+    return f" Gains of this size need about {math.ceil(most / step) * step:,} prompts to be shown."
+
+
+def _shifts(evaluation: Mapping[str, Any], pair: Pair) -> list[str]:
+    """Sentences on how the answers differ, where the interval, widened for the number of things looked at, shows it."""
+    style = evaluation.get("style", {})
+    ours, theirs = style.get(pair.name, {}), style.get(str(pair.policy.over), {})
+    looked_at = [shift for shift in (LENGTH, *SHIFTS) if f"{shift.name}_gain" in pair.measures and shift.name in ours]
+    sentences = []
+    for shift in looked_at:
+        now, before = ours[shift.name]["value"], theirs[shift.name]["value"]
+        change = (now / before - 1 if before else math.inf) if shift is LENGTH else now - before
+        direction = side(widened(pair.measures[f"{shift.name}_gain"], len(looked_at)))
+        if direction == "open" or abs(change) < shift.least:
+            continue
+        how = shift.more if direction == "above" else shift.less
+        if shift is LENGTH:
+            size = f"{abs(change):.0%} ".replace("%", " %") if math.isfinite(change) else ""
+            sentences.append(f"Its answers are {size}{how} ({number(now, 1)} words, not {number(before, 1)}).")
+        else:
+            sentences.append(f"Its answers {how} ({number(now)}, not {number(before)}).")
     return sentences
 
 
-def hacking(records: Records) -> list[str]:
-    """A warning where the reward went up and the headline did not: it went down, or was not shown to follow."""
-    pair = last_pair(records).measures
-    if not pair or not pair["reward_gain"]["low"] > 0 or not pair["gain"]["low"] <= 0:
-        return []
-    headline = records["evaluate"]["headline"]
-    reward, gain = (" ".join(estimate_cell(pair[name], signed=True)) for name in ("reward_gain", "gain"))
-    if pair["gain"]["high"] < 0:
-        return [
-            f"Reward hacking: the reward went up ({reward}) while {headline} went down ({gain}). "
-            f"{last_pair(records).policy.title} found answers that the reward likes and that are worse."
-        ]
-    return [
-        f"The reward went up ({reward}) and {headline} did not follow ({gain}): look for reward hacking in the samples."
-    ]
+def widened(estimate: Estimate, looked_at: int) -> Estimate:
+    """A 95 % interval as wide as it must be where `looked_at` things are looked at (Bonferroni, normal approximation)."""
+    factor = _z(looked_at) / _z(1)
+    value = estimate["value"]
+    return {
+        "value": value,
+        "low": value - (value - estimate["low"]) * factor,
+        "high": value + (estimate["high"] - value) * factor,
+    }
+
+
+def _z(looked_at: int) -> float:
+    """The normal quantile of a two-sided 95 % interval for `looked_at` things at once."""
+    return NormalDist().inv_cdf(1 - 0.025 / looked_at)
+
+
+def _text(estimate: Estimate, signed: bool = False) -> str:
+    return " ".join(interval(estimate, signed))
+
+
+def _listed(texts: Any) -> str:
+    *first, last = texts
+    return f"{', '.join(first)}, and {last}" if first else last
 
 
 def quality(reward: Mapping[str, Any]) -> Cell:

@@ -25,7 +25,7 @@ from typing import Any
 
 from rlrecipes.errors import UserError, has_make, option, program, switch
 from rlrecipes.profile import profile_names
-from rlrecipes.run.checksums import check, files_in, sealed
+from rlrecipes.run.checksums import CHANGED, check, files_in, is_whole, sealed
 from rlrecipes.run.stages import STAGES, above
 from rlrecipes.text import shortened
 
@@ -246,6 +246,8 @@ class Run:
         record = read_json(place / DONE)
         if (record and not isinstance(record.get("files"), dict)) or (not record and (place / DONE).exists()):
             return []
+        if record and not is_whole(record):
+            raise UserError(f"{place / DONE} is damaged (it {CHANGED}); delete {place} and give the same command again")
         own = {DONE, *record.get("files", ())}
         return [name for path in files_in(place) if (name := path.relative_to(place).as_posix()) not in own]
 

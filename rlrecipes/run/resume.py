@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from rlrecipes.errors import UserError
 from rlrecipes.profile import PPOSettings, TrainingSettings
+from rlrecipes.run.best import Best
 from rlrecipes.run.checkpoint import Checkpoints, random_states, set_random_states, set_trainable, trainable
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import CHECKPOINTS, write_json
@@ -116,26 +117,35 @@ class Resumable:
     _tr_loss: torch.Tensor
     checkpoints: Checkpoints
     checkpoint_state: dict[str, Any] | None
+    best: Best | None
+    kept: dict[str, Any]
     table: str
     """The profile's table whose learning rate this is."""
 
-    def train_from(self, checkpoints: Checkpoints, table: str) -> float:
+    def train_from(self, checkpoints: Checkpoints, table: str, best: Best | None = None) -> float:
         """Trains from the newest checkpoint on, or from the start; returns the mean loss over all steps.
+
+        With `best`, the model ends with the best weights, and `kept` is what `done.json` records of them.
 
         Raises:
             Interrupted: a signal asked for the end; a checkpoint has been saved.
             UserError: a loss or a gradient is NaN or infinite; that step is not taken.
         """
-        self.table = table
+        self.table, self.best = table, best
         checkpoints.check_room(self.model)
         newest = checkpoints.newest()
         self.checkpoints, self.checkpoint_state = checkpoints, newest.state if newest else None
         if self.checkpoint_state:
+            if best:
+                best.load_state_dict(self.checkpoint_state["best"])
             # Transformers reads this file when it resumes.
             write_json(checkpoints.folder / "trainer_state.json", self.checkpoint_state["trainer"])
+        if best:
+            self.add_callback(best)  # type: ignore[attr-defined]
         self.add_callback(_Saves(self))  # type: ignore[attr-defined]
         with finishing_first():
             output = self.train(resume_from_checkpoint=str(checkpoints.folder) if self.checkpoint_state else None)  # type: ignore[attr-defined]
+        self.kept = best.restore(self.model, self.state.global_step) if best else {}
         return float(output.training_loss)
 
     def warnings(self, loss: float, guessing: float) -> list[str]:
@@ -178,6 +188,7 @@ class Resumable:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.lr_scheduler.state_dict(),
             "trainer": dataclasses.asdict(self.state),
+            "best": self.best.state_dict() if self.best else None,
             "running": {name: getattr(self, name) for name in _RUNNING if hasattr(self, name)},
             "random": random_states(),
         }
@@ -198,7 +209,7 @@ class Resumable:
 
     def _run_epoch(self, **kwargs: Any) -> None:
         # From a checkpoint of the last step, Transformers would take one more.
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or (self.best and self.best.exhausted):
             self.control.should_training_stop = True
         else:
             super()._run_epoch(**kwargs)  # type: ignore[misc]
