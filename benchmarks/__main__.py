@@ -21,7 +21,8 @@ from benchmarks.work import CUDA_MODELS, FULL, QUICK, Plan, Work, large, to_json
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import unknown
 from rlrecipes.run.console import say
-from rlrecipes.run.folder import git_commit, require_trl, write_json
+from rlrecipes.run.folder import write_json
+from rlrecipes.run.machine import git_commit, require_trl
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -35,7 +35,8 @@ from rlrecipes.profile import (
     RewardSettings,
     SFTSettings,
 )
-from rlrecipes.run.folder import git_commit, write_json
+from rlrecipes.run.folder import write_json
+from rlrecipes.run.machine import git_commit
 
 OUT = Path("runs/plan-bench")
 
