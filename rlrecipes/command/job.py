@@ -13,7 +13,8 @@ from rlrecipes.errors import UserError, option
 from rlrecipes.job import PLUS, Job, check_seed, with_weights
 from rlrecipes.pipeline import prepare
 from rlrecipes.profile import Profile, check_once, load_profile, make_profile, outweighed, profile_names, read_tables
-from rlrecipes.recipe import Reward, load_recipe
+from rlrecipes.recipe import Reward, load_recipe, unknown
+from rlrecipes.report.listing import find_runs
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import Run
 from rlrecipes.run.settings import NAME, Settings, read_settings, tables_of
@@ -82,9 +83,12 @@ def source_of(arguments: argparse.Namespace) -> str | None:
     """The run that SFT and the reward model are taken from.
 
     Raises:
-        UserError: no new run is named, or the same one.
+        UserError: there is no such run, no new one is named, or the same one.
     """
     source: str | None = getattr(arguments, "from")
+    there = [run.name for run in find_runs() if run.recipe == arguments.recipe] if source is not None else []
+    if source is not None and source not in there:
+        raise UserError(unknown("run", source, there, f"there are {', '.join(there) or 'none'} of {arguments.recipe}"))
     if source is not None and arguments.run in (None, source):
         raise UserError(f"beside {option('from', source)} name a new run, as {option('run')}")
     return source

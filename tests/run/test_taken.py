@@ -144,10 +144,10 @@ def test_ppo_stands_on_what_another_run_has_trained(finished, home, capsys):
         (["ppo", "translation", "--from", "t"], "beside --from t name a new run, as --run"),
         (["ppo", "translation", "--from", "t", "--run", "t"], "beside --from t name a new run, as --run"),
         (["sft", "translation", "--from", "t", "--run", "x"], "`sft` does not take --from"),
-        (["ppo", "translation", "--from", "nobody", "--run", "x"], "no finished sft stage in runs/nobody/translation"),
+        (["ppo", "translation", "--from", "tt", "--run", "x"], "there is no run 'tt'; did you mean 't'?"),
     ],
 )
-def test_a_source_that_cannot_be_meant_is_one_line(home, capsys, arguments, said):
+def test_a_source_that_cannot_be_meant_is_one_line(finished, home, capsys, arguments, said):
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
