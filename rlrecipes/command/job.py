@@ -1,6 +1,6 @@
 """The job that a command line asks for; what it leaves out comes from the run's own `settings.toml`, or a profile.
 
-runs/mine/translation began with tiny, data pairs.jsonl, seed 0 (settings.toml); now with ppo.kl_coef=0.1
+settings of runs/mine/translation/settings.toml: profile tiny, data pairs.jsonl, seed 0; here with ppo.kl_coef=0.1
 """
 
 from __future__ import annotations
