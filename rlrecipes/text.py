@@ -7,7 +7,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import regex
@@ -97,6 +97,17 @@ def shortened(text: str, length: int = 60) -> str:
 def quoted(text: str, length: int = 60) -> str:
     """A text in quotes, shortened, for a sentence about it."""
     return f"'{shortened(text, length)}'"
+
+
+def aligned(rows: Sequence[Sequence[str]], words: Collection[int] | None = None) -> list[str]:
+    """The lines of a table under its heads, the first row: columns in `words` (all of them, for None) to the left, numbers
+    to the right. Short rows are filled up."""
+    count = len(rows[0])
+    full = [[*row, *[""] * (count - len(row))] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
+    left = [words is None or i in words for i in range(count)]
+    cells = [[c.ljust(w) if to else c.rjust(w) for c, w, to in zip(row, widths, left, strict=True)] for row in full]
+    return ["  ".join(row).rstrip() for row in cells]
 
 
 MOST = 3.4028234663852886e38

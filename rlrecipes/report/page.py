@@ -36,7 +36,6 @@ def write_report(run: Run, notes: Sequence[str], folder: Path) -> None:
 def combine(runs: Sequence[Run]) -> Path:
     """Writes one page over several recipes of one run's name to `runs/<run>/report/`, and returns its path."""
     folder = runs[0].root / runs[0].name / "report"
-    folder.mkdir(parents=True, exist_ok=True)
     sections = [_section(run, (run.done("report") or {}).get("notes", ())) for run in runs]
     _write(folder, f"Run {runs[0].name}", sections)
     return folder / "index.html"
@@ -58,6 +57,12 @@ def short_table(runs: Sequence[Run]) -> str:
 
 
 def _write(folder: Path, title: str, sections: Sequence[Mapping[str, Any]]) -> None:
+    heads = [policy.title for policy in POLICIES.values()]
+    write_page(folder, "page.html.j2", title=title, sections=sections, heads=heads)
+
+
+def write_page(folder: Path, template: str, **values: Any) -> None:
+    """Writes `folder/index.html` from a template of this folder: aside, then renamed."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -72,8 +77,8 @@ def _write(folder: Path, title: str, sections: Sequence[Mapping[str, Any]]) -> N
         "estimates": lambda policies, name: [estimate_cell(values.get(name)) for values in policies],
         "time": duration,
     }
-    heads = [policy.title for policy in POLICIES.values()]
-    page = environment.get_template("page.html.j2").render(title=title, sections=sections, heads=heads)
+    page = environment.get_template(template).render(**values)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.html.part").write_text(page.strip() + "\n", encoding="utf-8")
     os.replace(folder / "index.html.part", folder / "index.html")
 

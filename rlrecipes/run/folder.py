@@ -99,7 +99,7 @@ class Run:
         record = self.done(stage)
         if record is None:
             return False
-        if difference := _difference(record["settings"], json.loads(json.dumps(settings))):
+        if difference := differences(record["settings"], settings):
             raise UserError(
                 f"{self.stage(stage)} was made with {difference}; "
                 f"name another run ({option('run')}) or say {switch('force')} to make it again"
@@ -134,7 +134,7 @@ class Run:
             UserError: the sentence says what differs.
         """
         earlier = self.begun(stage)
-        if earlier is not None and (difference := _difference(earlier, json.loads(json.dumps(conditions)))):
+        if earlier is not None and (difference := differences(earlier, conditions)):
             raise UserError(
                 f"the interrupted {stage} stage in {self.draft(stage)} was begun with {difference}; name another run "
                 f"({option('run')}) or begin it again with the same options (`{make(stage, self)} {switch('force')}`)"
@@ -261,9 +261,12 @@ def make(target: str, run: Run) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Writes aside, then renames: a reader sees the old file or the new one, never half of one."""
     aside = path.with_name(path.name + ".part")
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     try:
         aside.write_text(text, encoding="utf-8")
         sync(aside)
@@ -359,14 +362,13 @@ class Stopwatch:
         return kilobytes * 1024 // 1_000_000
 
 
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The first settings in which two records differ, for a sentence; empty where they are the same."""
+    new = json.loads(json.dumps(new))
     changed = [key for key in [*old, *(key for key in new if key not in old)] if old.get(key) != new.get(key)]
-    pairs = [f"{key} = {_json(old.get(key))} where you now have {_json(new.get(key))}" for key in changed[:3]]
+    texts = [[shortened(json.dumps(one.get(key), ensure_ascii=False)) for one in (old, new)] for key in changed[:3]]
+    pairs = [f"{key} = {was} where you now have {now}" for key, (was, now) in zip(changed, texts, strict=False)]
     return ", ".join(pairs) + (f" and {len(changed) - 3} more differences" if len(changed) > 3 else "")
-
-
-def _json(value: Any) -> str:
-    return shortened(json.dumps(value, ensure_ascii=False))
 
 
 TRL = "1.12.0"

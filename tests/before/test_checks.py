@@ -10,7 +10,7 @@ from conftest import SHORTEST, SMALLEST, main, resealed, tiny_tokenizer
 from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from rlrecipes import checks
+from rlrecipes.before import checks
 from rlrecipes.errors import UserError
 from rlrecipes.model.tokens import vocabulary
 from rlrecipes.profile import load_profile, profile_names
