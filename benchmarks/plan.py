@@ -35,8 +35,8 @@ from rlrecipes.profile import (
     RewardSettings,
     SFTSettings,
 )
+from rlrecipes.run.circumstances import git_commit
 from rlrecipes.run.folder import write_json
-from rlrecipes.run.machine import git_commit
 
 OUT = Path("runs/plan-bench")
 

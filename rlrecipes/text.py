@@ -70,6 +70,12 @@ def ngrams(items: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
 
 
+def repeated(said: Sequence[str]) -> float:
+    """The share of word trigrams that repeat an earlier one, from 0 to 1; 0 of fewer than three words."""
+    grams = ngrams(said, 3)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
 def overlap_f1(answer: Sequence[str], reference: Sequence[str]) -> float:
     """F1 of two bags of words, from 0 to 1; two empty bags agree."""
     if not answer or not reference:

@@ -16,12 +16,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rlrecipes.report.hacking import hacking
 from rlrecipes.report.numbers import Cell, duration, estimate_cell
 from rlrecipes.report.plots import curves
 from rlrecipes.report.records import finished_records, headline_value, json_lines, last_pair
 from rlrecipes.report.samples import gain_groups, training_samples
 from rlrecipes.report.verdict import quality, verdict_of
-from rlrecipes.report.warnings import hacking, warnings
+from rlrecipes.report.warnings import warnings
 from rlrecipes.run.folder import Run
 from rlrecipes.run.stages import POLICIES
 from rlrecipes.text import shortened
@@ -98,7 +99,7 @@ def _section(run: Run, notes: Sequence[str]) -> dict[str, Any]:
         "row": _headline(run),
         "pair": f"{pair.policy.title} over {pair.over.title}",
         "verdict": verdict_of(records),
-        "warnings": [*warnings(records, updates), *hacking(records)],
+        "warnings": [*warnings(records, updates), *hacking(records, updates, samples)],
         "curves": curves(run, records, updates),
         "tally": tally,
         "samples": groups,

@@ -11,9 +11,9 @@ import pytest
 from kills import Moment, counted, forked
 
 from rlrecipes.errors import UserError
+from rlrecipes.run.circumstances import Stopwatch, git_commit
 from rlrecipes.run.folder import Run, write_json
 from rlrecipes.run.lock import locked
-from rlrecipes.run.machine import Stopwatch, git_commit
 from rlrecipes.run.stages import STAGES
 
 
@@ -446,12 +446,12 @@ def test_a_stopwatch_gives_seconds_and_megabytes():
 def test_the_commit_of_another_project_that_the_package_is_installed_in_is_not_ours(tmp_path, monkeypatch):
     package = tmp_path / ".venv" / "rlrecipes" / "run"
     package.mkdir(parents=True)
-    (package / "machine.py").touch()
+    (package / "folder.py").touch()
     (tmp_path / ".gitignore").write_text(".venv\n", encoding="utf-8")
     author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
     for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "theirs"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
-    monkeypatch.setattr("rlrecipes.run.machine.__file__", str(package / "machine.py"))
+    monkeypatch.setattr("rlrecipes.run.circumstances.__file__", str(package / "folder.py"))
     assert git_commit() is None
     subprocess.run(["git", "add", "-f", "."], cwd=tmp_path, check=True)
     assert re.fullmatch(r"[0-9a-f]{40}\+changes", git_commit())

@@ -1,6 +1,6 @@
-"""What a stage is made on, for its record: the machine, the libraries, the project's commit, seconds and memory.
+"""What a record says of how a stage came about: the commit, the machine, the libraries, its time and memory.
 
-{"machine": {"cpu": "AMD EPYC", "cores": 2, "threads": 2}, "versions": {"torch": "2.13.0", …}, "git_commit": "0123abc…"}
+{"git_commit": "0123abc…", "machine": {"cpu": …, "cores": 2, "threads": 1}, "versions": {"trl": "1.12.0", …}, "seconds": 61}
 """
 
 from __future__ import annotations
@@ -15,35 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from rlrecipes.errors import UserError
-
-TRL = "1.12.0"
-"""The last release with `PPOTrainer`; 1.13.0 removed it (huggingface/trl pull request 7020)."""
-LIBRARIES = ("torch", "trl", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "wandb")
-
-
-def versions() -> dict[str, str]:
-    """The installed version of each library; `none` where it is missing."""
-    return {name: _version(name) for name in LIBRARIES}
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
-
-
-def require_trl() -> None:
-    """Refuses any other TRL than the one whose PPO these recipes use.
-
-    Raises:
-        UserError: with the command that installs it.
-    """
-    version = _version("trl")
-    if version != TRL:
-        raise UserError(
-            f"these recipes need trl {TRL}, the last with PPOTrainer, and found {version}; run: pip install trl=={TRL}"
-        )
 
 
 def git_commit() -> str | None:
@@ -103,3 +74,33 @@ class Stopwatch:
 
             kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return kilobytes * 1024 // 1_000_000
+
+
+TRL = "1.12.0"
+"""The last release with `PPOTrainer`; 1.13.0 removed it (huggingface/trl pull request 7020)."""
+LIBRARIES = ("torch", "trl", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "wandb")
+
+
+def versions() -> dict[str, str]:
+    """The installed version of each library; `none` where it is missing."""
+    return {name: _version(name) for name in LIBRARIES}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def require_trl() -> None:
+    """Refuses any other TRL than the one whose PPO these recipes use.
+
+    Raises:
+        UserError: with the command that installs it.
+    """
+    version = _version("trl")
+    if version != TRL:
+        raise UserError(
+            f"these recipes need trl {TRL}, the last with PPOTrainer, and found {version}; run: pip install trl=={TRL}"
+        )
