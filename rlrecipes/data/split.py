@@ -44,6 +44,8 @@ class Source:
     drops: list[Drop]
     """Rows left out of both."""
     notes: Sequence[str] = ()
+    unread: Sequence[str] = ()
+    """Notes on what of its rows nobody reads."""
     undivided: bool = False
     """Nothing is marked as held out: `hold_out_fifth` draws one row in five of `train`."""
     prefix: str = ""
@@ -139,6 +141,8 @@ def check_enough(name: str, sources: Sequence[Source], drops: Sequence[Drop]) ->
     train = sum(len(source.train) for source in sources)
     reason, count = max(counted(drops).items(), key=lambda reason: reason[1], default=("", 0))
     why = f" (left out: {shortened(reason, 120)}: {count})" if reason else ""
+    others = shortened(" ".join(note for source in sources for note in source.unread), 120)
+    why += f" [{others}]" if others else ""
     if train < 2:
         raise UserError(f"{name} leaves {train} rows to train on{why}; give at least 2, with prompts of their own")
     if not any(source.held_out for source in sources):

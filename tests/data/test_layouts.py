@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from rlrecipes.data.layouts import Records, check_names, records, rows_of, unread_note
+from rlrecipes.data.layouts import Records, check_names, records, rows_of
 from rlrecipes.data.readers import Record
+from rlrecipes.data.unread import unread_notes
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import exact_match, mean_of
 from rlrecipes.recipe import (
@@ -301,7 +302,7 @@ def test_a_file_of_which_no_row_can_be_used_is_an_error_with_the_first_reason(tm
             "0 or more, but found text",
         ),
         ({"messages": "Hello"}, "messages", "a list of messages, but found text"),
-        ({"messages": [{"role": "human", "content": "Hello"}]}, "messages", "with the roles system, user, assistant"),
+        ({"messages": [{"role": "narrator", "content": "Hello"}]}, "messages", "with the roles system, user, assistant"),
         ({"messages": [{"role": "user", "content": None}]}, "messages", "a list of"),
         ({"chosen": "Hi", "rejected": "What?"}, "chosen", "a list of messages, but found text"),
     ],
@@ -330,7 +331,7 @@ def test_a_refusal_is_short_however_many_and_long_the_columns_are(tmp_path, name
 
 
 def test_a_long_name_that_is_not_read_is_shortened():
-    assert len(unread_note([Record((), unread=("'" + "b" * 70_000 + "'",))])[0]) < 100
+    assert len(unread_notes(Counter(["'" + "b" * 70_000 + "'"]))[0]) < 100
 
 
 def test_a_mapped_column_is_read_under_its_new_name(tmp_path):
