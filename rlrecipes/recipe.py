@@ -131,8 +131,8 @@ class Data:
     """Rows left out, counted by reason."""
     metrics: Sequence[Metric] = ()
     """Metrics that only these data make possible. They come before the recipe's own and replace those of the same name."""
-    uniform: str = ""
-    """Why nothing tells good answers from bad ones, where a column is to: "'label' is positive in all 40 rows"."""
+    lacking: str = ""
+    """Why no answer is preferred to another, where that is known: "'label' is positive in all 40 rows"."""
     hub: Sequence[Mapping[str, Any]] = ()
     """The hub's sets: the id, config, splits, resolved revision, licence and rows of each, as `done.json` records them."""
 

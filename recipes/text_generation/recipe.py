@@ -74,8 +74,8 @@ def caution(demonstrations: Sequence[Example]) -> str | None:
     if not negative:
         return None
     return (
-        f"SFT imitates negative texts too, {negative:,} of {len(demonstrations):,}; PPO is to turn that. Leave their rows "
-        "out if SFT should not, and bring comparisons instead."
+        f"Of the {len(demonstrations):,} texts that SFT imitates, {negative:,} are labelled negative: it learns to write "
+        "both, and PPO what is preferred. If SFT should not, leave these rows out and bring comparisons."
     )
 
 

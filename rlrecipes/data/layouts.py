@@ -8,6 +8,7 @@ becomes `Comparison(user("Hello!"), "Hello, what can I do for you?", "What?")`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -79,21 +80,26 @@ def _without_placeholders(layout: Layout, rows: list[Row]) -> tuple[list[Row], l
     notes: list[str] = []
     for column in dict.fromkeys((*layout.reads, *UNUSABLE, "split", *layout.needs)):
         known = PANDAS if column == "rejected" else PLACEHOLDERS
-        blank = [isinstance(value := row.values.get(column), str) and spelled(value) in known for row in rows]
-        if not any(blank):
-            continue
-        found = shortened(
-            ", ".join(sorted({row.values[column] for row, is_it in zip(rows, blank, strict=True) if is_it}))
-        )
-        if column in layout.needs:
-            notes.append(f"'{column}' is the text {found} in {sum(blank):,} rows, and stays so.")
-            continue
-        notes.append(f"'{column}' is {found} in {sum(blank):,} rows, which is read as no value.")
-        rows = [
-            row._replace(values={**row.values, column: None}) if is_it else row
-            for row, is_it in zip(rows, blank, strict=True)
-        ]
+        blank = {
+            row.number: str(row.values[column]) for row in rows if _stands_for_nothing(row.values.get(column), known)
+        }
+        found = f"'{column}' is {', '.join(sorted(set(blank.values())))} in {len(blank):,} rows"
+        if blank and column in layout.needs:
+            notes.append(f"{found}, and stays so.")
+        elif blank:
+            notes.append(f"{found}, which is read as no value.")
+            rows = [_with(row, column, None) if row.number in blank else row for row in rows]
     return rows, notes
+
+
+def _stands_for_nothing(value: Any, known: Collection[str]) -> bool:
+    if isinstance(value, float):
+        return math.isnan(value)
+    return isinstance(value, str) and len(value) < 20 and spelled(value) in known
+
+
+def _with(row: Row, column: str, value: Any) -> Row:
+    return row._replace(values={**row.values, column: value})
 
 
 def _without_prompts(rows: list[Row]) -> tuple[list[Row], list[str]]:
@@ -116,8 +122,7 @@ def _repeats(prompt: Any, answer: Any) -> bool:
 
 
 def _behind(row: Row, column: str) -> Row:
-    answer = row.values[column][len(row.values["prompt"]) :].lstrip()
-    return row._replace(values={**row.values, column: answer})
+    return _with(row, column, row.values[column][len(row.values["prompt"]) :].lstrip())
 
 
 def records(recipe: Recipe, rows: list[Row]) -> Records:
@@ -259,6 +264,10 @@ def _mapping(recipe: Recipe, rows: list[Row]) -> str | None:
     spare = [name for name, _ in _fields(rows[0].values) if name not in known and len(name) <= 40][:TRIED_COLUMNS]
     for layout in [layout for layout in _offered(recipe) if "rejected" not in layout.needs]:
         lacking = [name for name in layout.needs if name not in header]
+        if layout.needs == ("prompt", "completion") and len(lacking) < len(
+            header
+        ):  # any two texts would do, also wrong ones
+            continue
         for columns in permutations(spare, len(lacking)):
             mapped = dict(zip(lacking, columns, strict=True))
             if _reads(layout, rows[:TRIED], mapped):

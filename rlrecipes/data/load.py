@@ -117,7 +117,7 @@ def _data(recipe: Recipe, name: str, sources: Sequence[Source], columns: Mapping
         held_out=dataclasses.replace(held_out, demonstrations=()),
         notes=notes + derivation_notes(counts, held_out_counts),
         dropped=counted(drops),
-        uniform=mark[1],
+        lacking=mark[1] or (f"{recipe.name} can make no rejected answer of its rows" if recipe.compare else ""),
         metrics=(*([judge] if judge else []), *(m for source in sources if source.held_out for m in source.metrics)),
         hub=[source.record for source in sources if source.record],
     )

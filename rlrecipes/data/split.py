@@ -63,7 +63,7 @@ def once_each(read: Records) -> Records:
     Rows that say the opposite of two answers to a prompt are votes too: the comparison that more rows make stays, and none
     where as many make either.
     """
-    rows, drops = read
+    rows, drops = _without_contradictions(read)
     votes = Counter(_comparison(row) for row in rows if row.comparison)
     contents = ["" if row.rating else canonical([row.prompt, row.example, row.comparison]) for row in rows]
     last = {content: i for i, content in enumerate(contents)}
@@ -79,6 +79,22 @@ def once_each(read: Records) -> Records:
         if for_it > against and (not content or last[content] == i):
             kept.append(row)
         seen.add(content)
+    return kept, drops
+
+
+def _without_contradictions(read: Records) -> Records:
+    """The records without texts that as many rows or more label differently."""
+    rows, drops = read
+    votes: dict[object, Counter[object]] = {}
+    labelled = [(row.prompt, row.example.answers) if row.example and row.marks else None for row in rows]
+    for row, text in zip(rows, labelled, strict=True):
+        votes.setdefault(text, Counter())[row.marks] += 1
+    kept, drops = [], list(drops)
+    for row, text in zip(rows, labelled, strict=True):
+        if text and any(count >= votes[text][row.marks] for marks, count in votes[text].items() if marks != row.marks):
+            drops.append(Drop("as many rows or more label the same text differently", row.place))
+        else:
+            kept.append(row)
     return kept, drops
 
 

@@ -155,11 +155,16 @@ JOINED = "turns of several text parts"
 """Not unread, but told with its count as well."""
 
 
-def unread_of_chat(name: str, value: Any) -> Iterator[str]:
-    """The keys of a chat's turns, and of their parts, that hold something and are not read."""
+def unread_of_chat(name: str, value: Any, demonstrates: bool) -> Iterator[str]:
+    """The keys of a chat's turns, and of their parts, that hold something and are not read.
+
+    Args:
+        demonstrates: its last answer is a demonstration, if it is a whole chat; otherwise the chat is a prompt.
+    """
+    demonstrates = demonstrates and name in CHATS
     turns = [turn for turn in value if isinstance(turn, dict)] if isinstance(value, list) else []
     for turn in turns:
-        for key in turn.keys() - _read_keys(name, turn):
+        for key in turn.keys() - _read_keys(turn, demonstrates):
             if not is_empty(turn[key]):
                 yield f"'{name}[].{key}'"
         parts = [part for part in _parts(turn) if not is_empty(part.get("text"))]
@@ -171,7 +176,7 @@ def unread_of_chat(name: str, value: Any) -> Iterator[str]:
         )
         if len(parts) > 1:
             yield JOINED
-    if name in CHATS and turns and ROLES.get(spelled(turns[-1].get("role") or turns[-1].get("from"))) != "assistant":
+    if demonstrates and turns and ROLES.get(spelled(turns[-1].get("role") or turns[-1].get("from"))) != "assistant":
         yield BEHIND
 
 
@@ -180,10 +185,10 @@ def _parts(turn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
-def _read_keys(name: str, turn: Mapping[str, Any]) -> set[str]:
+def _read_keys(turn: Mapping[str, Any], demonstrates: bool) -> set[str]:
     """The keys of a turn that are read, or leave out its row."""
     names = {"role" if turn.get("role") else "from", "content" if "content" in turn else "value"}
-    return {*names, *UNUSABLE_KEYS, *(("weight", "train") if name in CHATS else ())}
+    return {*names, *UNUSABLE_KEYS, *(("weight", "train") if demonstrates else ())}
 
 
 def is_empty(value: Any) -> bool:

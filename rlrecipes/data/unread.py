@@ -75,7 +75,7 @@ def unread(row: Row, columns: Collection[str]) -> Iterator[str]:
             yield from (f"'{name}.{key}'" for key in value.left())
         else:
             try:
-                yield from sorted(set(unread_of_chat(name, items(cell(row, name)))))
+                yield from sorted(set(unread_of_chat(name, items(cell(row, name)), "chosen" not in columns)))
             except ValueError:  # a cell that cannot be read, and that its reader has refused or not needed
                 continue
 
