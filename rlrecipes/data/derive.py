@@ -109,9 +109,10 @@ def check_derived(
     """
     column, clause = mark
     if grading and not train.demonstrations:
+        score = (*train.ratings, *held_out.ratings)[0].score
         raise UserError(
-            f"all grades in {name} are equal{clause and f': {clause}'}, which tells no good answer from a bad one; "
-            f"bring grades that differ{column and f', or take {quoted(column)} out to imitate every answer'}"
+            f"all grades in {name} are equal: {clause or f'{score:g} on average'}, which tells no good answer from a bad "
+            f"one; bring grades that differ{column and f', or take {quoted(column)} out to imitate every answer'}"
         )
     if grading and not held_out.prompts:
         raise UserError(

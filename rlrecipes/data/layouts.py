@@ -262,7 +262,10 @@ def _mapping(recipe: Recipe, rows: list[Row]) -> str | None:
     """A mapping under which most of the first rows can be read as a demonstration; None where there is none."""
     known, header = set(known_names(recipe)), column_names(rows)
     spare = [name for name, _ in _fields(rows[0].values) if name not in known and len(name) <= 40][:TRIED_COLUMNS]
+    begun = {name for layout in _layouts(recipe.columns) for name in layout.needs} & set(header)
     for layout in [layout for layout in _offered(recipe) if "rejected" not in layout.needs]:
+        if begun.isdisjoint(layout.needs) and begun:
+            continue
         lacking = [name for name in layout.needs if name not in header]
         if layout.needs == ("prompt", "completion") and len(lacking) < len(
             header

@@ -18,6 +18,9 @@ from rlrecipes.data.files import Row
 from rlrecipes.data.turns import CHATS, SAID, cell, is_empty, items, messages_of, parsed, turns_of_text, wrong
 from rlrecipes.recipe import UNLEARNED, Comparison, Example, Message, Prompt, Rating, truth_of, user
 
+BESIDE = ("input", "context")
+"""Alpaca's and Dolly's names for what an instruction is about."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -57,7 +60,7 @@ class Layout:
 
 def pair(column: str, row: Row) -> Record:
     """A prompt, which is an instruction or stands in that column, and two answers, which may be whole chats."""
-    prompt = _instructed("input", row) if column == "instruction" else prompt_of(row, column)
+    prompt = _instructed(row) if column == "instruction" else prompt_of(row, column)
     (prompt, chosen), (other, rejected) = answer_of(row, "chosen", prompt), answer_of(row, "rejected", prompt)
     if prompt != other:
         raise ValueError("chosen and rejected differ in more than the last answer")
@@ -109,19 +112,19 @@ def _demonstration(column: str, row: Row) -> Record:
     return Record(prompt, Example(prompt, (answer,)))
 
 
-def _instruction(beside: str, column: str, row: Row) -> Record:
-    prompt, answer = answer_of(row, column, _instructed(beside, row))
+def _instruction(column: str, row: Row) -> Record:
+    prompt, answer = answer_of(row, column, _instructed(row))
     return Record(prompt, Example(prompt, (answer,)))
 
 
-def _instructed(beside: str, row: Row) -> Prompt:
-    """An instruction, what it is about, and the turns before; the last two may be missing."""
-    texts = [row.values.get(name) for name in ("instruction", beside)]
-    for name, text in zip(("instruction", beside), texts, strict=True):
+def _instructed(row: Row) -> Prompt:
+    """An instruction, what it is about, and the turns before; all but the first may be missing."""
+    texts = {name: row.values.get(name) for name in ("instruction", *BESIDE)}
+    for name, text in texts.items():
         if not isinstance(text, str | None):
             raise wrong(row, name, "text", text)
-    last = Message("user", "\n\n".join(text.strip() for text in texts if text and text.strip()))
-    return _with_system(row, (*_history(row), last))
+    said = "\n\n".join(text.strip() for text in texts.values() if text and text.strip())
+    return _with_system(row, (*_history(row), Message("user", said)))
 
 
 def _history(row: Row) -> Iterator[Message]:
@@ -180,18 +183,16 @@ LAYOUTS = (
     Layout(("prompt", "chosen", "rejected"), partial(pair, "prompt"), ("margin", "system")),
     *(Layout((name, "chosen", "rejected"), partial(pair, name), ("margin", "system")) for name in CHATS),
     Layout(
-        ("instruction", "chosen", "rejected"),
-        partial(pair, "instruction"),
-        ("input", "system", "history", "margin"),
+        ("instruction", "chosen", "rejected"), partial(pair, "instruction"), (*BESIDE, "system", "history", "margin")
     ),
     Layout(("chosen", "rejected"), _pair_of_chats, ("margin", "system")),
     *(_demonstrations((name,), partial(_chat, name)) for name in CHATS),
     _demonstrations(("prompt", "completion"), partial(_demonstration, "completion")),
     _demonstrations(("prompt", "response"), partial(_demonstration, "response")),
-    _demonstrations(
-        ("instruction", "output"), partial(_instruction, "input", "output"), ("input", "system", "history")
+    *(
+        _demonstrations(("instruction", answer), partial(_instruction, answer), (*BESIDE, "system", "history"))
+        for answer in ("output", "response")
     ),
-    _demonstrations(("instruction", "response"), partial(_instruction, "context", "response"), ("context", "system")),
 )
 """The usual layouts; a file takes the first that fits."""
 

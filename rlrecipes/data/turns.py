@@ -100,6 +100,16 @@ def items(value: Any) -> Any:
     return value
 
 
+def turns_in(value: Any) -> list[dict[str, Any]]:
+    """The turns of a chat; none of any other value."""
+    found = items(value)
+    return (
+        [turn for turn in found if isinstance(turn, dict) and turn.keys() & {"role", "from"}]
+        if isinstance(found, list)
+        else []
+    )
+
+
 def _is_turn(value: Any) -> bool:
     return isinstance(value, dict) and spelled(value.get("role", value.get("from"))) in (*ROLES, *TOOLS)
 
@@ -162,7 +172,7 @@ def unread_of_chat(name: str, value: Any, demonstrates: bool) -> Iterator[str]:
         demonstrates: its last answer is a demonstration, if it is a whole chat; otherwise the chat is a prompt.
     """
     demonstrates = demonstrates and name in CHATS
-    turns = [turn for turn in value if isinstance(turn, dict)] if isinstance(value, list) else []
+    turns = turns_in(value)
     for turn in turns:
         for key in turn.keys() - _read_keys(turn, demonstrates):
             if not is_empty(turn[key]):

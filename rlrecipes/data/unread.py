@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from rlrecipes.data.files import Row
-from rlrecipes.data.turns import JOINED, UNUSABLE, cell, is_empty, items, unread_of_chat
+from rlrecipes.data.turns import JOINED, UNUSABLE, cell, is_empty, turns_in, unread_of_chat
 from rlrecipes.text import shortened
 
 NAMED = 20
@@ -24,8 +24,8 @@ class Looked(dict[str, Any]):
 
     @classmethod
     def of(cls, value: Any) -> Any:
-        """Such an object of an object; any other value as it is."""
-        if type(value) is not dict:
+        """Such an object of an object; a chat and any other value as they are."""
+        if type(value) is not dict or turns_in(value):
             return value
         looked = cls(value)
         looked.asked = set()
@@ -75,7 +75,7 @@ def unread(row: Row, columns: Collection[str]) -> Iterator[str]:
             yield from (f"'{name}.{key}'" for key in value.left())
         else:
             try:
-                yield from sorted(set(unread_of_chat(name, items(cell(row, name)), "chosen" not in columns)))
+                yield from sorted(set(unread_of_chat(name, cell(row, name), "chosen" not in columns)))
             except ValueError:  # a cell that cannot be read, and that its reader has refused or not needed
                 continue
 

@@ -50,6 +50,11 @@ def said(i: int, **more: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": f"One who {BAKES[i % 7]}, stall {i}.", **more}
 
 
+def columns_of(chat: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """A chat as `datasets` keeps it."""
+    return {key: [turn[key] for turn in chat] for key in chat[0]}
+
+
 def opinion(i: int) -> str:
     return f"the market at stall {i} was {('loud', 'lovely')[i % 2]} and we stayed for an hour"
 
@@ -158,7 +163,8 @@ def test_a_question_that_is_marked_as_impossible_is_not_used(tmp_path):
         ("dialogue", lambda i: {"messages": [asked(i, timestamp=i + 1), said(i)]}, "messages[].timestamp"),
         ("dialogue", lambda i: {"prompt": [asked(i, weight=1)], "completion": [said(i, id="a")]}, "completion[].id"),
         ("dialogue", lambda i: {"prompt": [asked(i, weight=1)], "completion": [said(i, id="a")]}, "prompt[].weight"),
-        ("dialogue", lambda i: {"prompt": f"Who {i}?", "completion": said(i, name="Ann")}, "completion.name"),
+        ("dialogue", lambda i: {"prompt": f"Who {i}?", "completion": said(i, name="Ann")}, "completion[].name"),
+        ("dialogue", lambda i: {"messages": columns_of([asked(i, name="Ann"), said(i, name="Bo")])}, "messages[].name"),
         ("dialogue", lambda i: {"messages": str([asked(i, mood="gay"), said(i)])}, "messages[].mood"),
         (
             "dialogue",
@@ -233,6 +239,7 @@ def test_a_refusal_for_too_few_rows_names_what_nobody_reads(tmp_path):
         (lambda i: {"id": f"n{i}", "talk": [asked(i), said(i)]}, "messages=talk"),
         (lambda i: {"id": f"n{i}", "talk": [f"Who {i}?", f"Ann {i}"]}, "dialog=talk"),
         (lambda i: {"ask": f"Who {i}?", "reply": f"Ann {i}"}, "prompt=ask completion=reply"),
+        (lambda i: {"prompt": f"Who {i}?", "completions": [f"Ann {i}", "Ben"]}, None),
         (lambda i: {"history": f"Who {i}?", "first": "Ann", "second": "Ben", "better": 1}, None),
     ],
 )
@@ -314,6 +321,14 @@ def test_turns_before_an_instruction_may_stand_in_a_cell(tmp_path):
         user("And 0?"),
         (Message("user", "Who?"), Message("assistant", "Ben"), Message("user", "And 1?")),
     } <= prompts
+
+
+@pytest.mark.parametrize(("beside", "answer"), [("context", "output"), ("input", "response")])
+def test_what_an_instruction_is_about_is_read_under_either_name_beside_either_answer(tmp_path, beside, answer):
+    data = read(tmp_path, "dialogue", lambda i: {"instruction": "Who?", beside: f"Stall {i}", answer: f"Ann {i}"})
+    prompts = {e.prompt for e in (*data.train.prompts, *data.held_out.prompts)}
+    assert user("Who?\n\nStall 1") in prompts
+    assert not [note for note in data.notes if "Not read" in note]
 
 
 # Preferences.
