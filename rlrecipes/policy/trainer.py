@@ -119,7 +119,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             tokenizer=tokenizer,
             response_length=args.response_length,
             temperature=args.temperature,
-            rollout_batch_size=args.local_rollout_forward_batch_size,
+            rollout_batch_size=min(args.local_rollout_forward_batch_size, args.local_batch_size),
             micro_batch_size=args.per_device_train_batch_size,
             value=self.model.value_model,
             value_adapter=settings.value == "adapter",

@@ -87,7 +87,7 @@ class TrainingSettings:
     max_steps: Annotated[Whole, Field(le=MOST)] = -1
     """Optimizer steps; -1: `num_train_epochs` says how long."""
     num_train_epochs: Annotated[Positive | None, _NONE] = None
-    """Passes over the data; refused beside a positive `max_steps`, which would override it in silence."""
+    """Passes over the data. A positive `max_steps` on the command line takes their place; both in one place are refused."""
     per_device_train_batch_size: Count = 32
     gradient_accumulation_steps: Count = 1
     learning_rate: Rate = 2e-4

@@ -21,6 +21,7 @@ from rlrecipes.policy.trainer import SharedBasePPOTrainer
 from rlrecipes.policy.watch import Watch
 from rlrecipes.profile import ModelSettings, PPOSettings
 from rlrecipes.recipe import Example, Message, Reward, Term, user
+from rlrecipes.report.hacking import hacking
 from rlrecipes.reward.model import load_score_head
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.stages.ppo import _arguments
@@ -877,6 +878,20 @@ def test_a_run_that_is_watched_keeps_its_best_policy_however_often_it_is_interru
     assert largest_difference(trained(parts), trained(whole)) == 0
     for parameter, weights in zip(whole._trainable(), whole.watch.weights, strict=True):
         assert torch.equal(parameter, weights)
+
+
+def test_a_reward_for_brevity_is_caught_in_the_log_of_a_training_on_it(make):
+    trainer = make(
+        reward=Reward(
+            learned=0.0, terms=(Term("brevity", lambda prompt, answer, example: -float(len(answer)), weight=1.0),)
+        ),
+        total_episodes=8 * 24,
+        learning_rate=0.01,
+        kl_coef=0.0,
+    )
+    trainer.train()
+    alarms = hacking({}, trainer.state.log_history, [])
+    assert any("the answers are shorter" in alarm and "the reward goes with the length" in alarm for alarm in alarms)
 
 
 def test_a_run_goes_on_from_where_it_was_saved_and_not_from_where_it_broke(make, tmp_path, uninterrupted):
