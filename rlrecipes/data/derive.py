@@ -100,19 +100,22 @@ def uniform_mark(parts: Sequence[Part], columns: Mapping[str, str]) -> tuple[str
 
 
 def check_derived(
-    name: str, train: Split, held_out: Split, grading: Grading | None, mark: tuple[str, str] = ("", "")
+    name: str, train: Split, held_out: Split, grading: Grading | None, column: str = "", why: str = ""
 ) -> None:
     """Refuses graded answers of which none is good enough to imitate, or none to judge by.
 
+    Args:
+        column: the column that says the same of all, where there is one; `why` says what, and what nobody reads.
+
     Raises:
-        UserError: all scores are equal, or the held-out ones are below all that is imitated.
+        UserError: all grades are equal, or the held-out ones are below all that is imitated.
     """
-    column, clause = mark
     if grading and not train.demonstrations:
         score = (*train.ratings, *held_out.ratings)[0].score
+        said = why if column else f"{score:g} on average{why}"
         raise UserError(
-            f"all grades in {name} are equal: {clause or f'{score:g} on average'}, which tells no good answer from a bad "
-            f"one; bring grades that differ{column and f', or take {quoted(column)} out to imitate every answer'}"
+            f"all grades in {name} are equal: {said}, which tells no good answer from a bad one; "
+            f"bring grades that differ{column and f', or take {quoted(column)} out to imitate every answer'}"
         )
     if grading and not held_out.prompts:
         raise UserError(

@@ -28,6 +28,7 @@ from rlrecipes.data.split import (
     check_enough,
     hold_out_fifth,
     once_each,
+    unread_clause,
     without_held_out_prompts,
 )
 from rlrecipes.data.unread import unread_notes
@@ -104,8 +105,10 @@ def _data(recipe: Recipe, name: str, sources: Sequence[Source], columns: Mapping
     grading = grading_of(train_parts) or grading_of(held_out_parts)
     train, counts = derive(recipe, train_parts, grading)
     held_out, held_out_counts = derive(recipe, held_out_parts, grading)
-    mark = uniform_mark(train_parts, columns)
-    check_derived(name, train, held_out, grading, mark)
+    others = unread_clause(sources)
+    column, uniform = uniform_mark(train_parts, columns)
+    check_derived(name, train, held_out, grading, column, uniform + others)
+    uncompared = f"{recipe.name} can make no rejected answer of its rows" if recipe.compare else ""
     if recipe.caution and (caution := recipe.caution(train.demonstrations)):
         notes.append(caution)
     judge = recipe.judge(held_out.prompts) if recipe.judge else None
@@ -117,7 +120,7 @@ def _data(recipe: Recipe, name: str, sources: Sequence[Source], columns: Mapping
         held_out=dataclasses.replace(held_out, demonstrations=()),
         notes=notes + derivation_notes(counts, held_out_counts),
         dropped=counted(drops),
-        lacking=mark[1] or (f"{recipe.name} can make no rejected answer of its rows" if recipe.compare else ""),
+        lacking=why + others if (why := uniform or uncompared) else "",
         metrics=(*([judge] if judge else []), *(m for source in sources if source.held_out for m in source.metrics)),
         hub=[source.record for source in sources if source.record],
     )

@@ -157,13 +157,18 @@ def check_enough(name: str, sources: Sequence[Source], drops: Sequence[Drop]) ->
     train = sum(len(source.train) for source in sources)
     reason, count = max(counted(drops).items(), key=lambda reason: reason[1], default=("", 0))
     why = f" (left out: {shortened(reason, 120)}: {count})" if reason else ""
-    others = shortened(" ".join(note for source in sources for note in source.unread), 120)
-    why += f" [{others}]" if others else ""
+    why += unread_clause(sources)
     if train < 2:
         raise UserError(f"{name} leaves {train} rows to train on{why}; give at least 2, with prompts of their own")
     if not any(source.held_out for source in sources):
         todo = "give more rows with different prompts, or a folder with train.jsonl and test.jsonl"
         raise UserError(f"{name} leaves no rows to hold out for evaluation, of {train}{why}; {todo}")
+
+
+def unread_clause(sources: Sequence[Source]) -> str:
+    """What nobody reads, in brackets for an error, which comes before the notes; empty where all is read."""
+    others = shortened(" ".join(note for source in sources for note in source.unread), 100)
+    return f" [{others}]" if others else ""
 
 
 def at_most(limit: int, source: Source) -> tuple[Source, list[str]]:

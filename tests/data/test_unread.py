@@ -224,7 +224,9 @@ def test_a_refusal_names_what_nobody_reads_where_no_row_can_be_used(tmp_path):
     assert len(str(e.value).replace(str(tmp_path), "")) < 300
 
 
-def test_a_refusal_for_too_few_rows_names_what_nobody_reads(tmp_path):
+def test_other_refusals_of_whole_files_name_what_nobody_reads(tmp_path):
+    with pytest.raises(UserError, match=r"'label' is 1 in all .* \[Not read: 'quality' \(40 rows\).\], which"):
+        read(tmp_path, "dialogue", lambda i: {"prompt": f"{i}?", "completion": "Ann", "label": 1, "quality": i + 1})
     with pytest.raises(UserError, match=r"leaves 1 rows .*Not read: 'reply' \(1 rows\)"):
         read(
             tmp_path,
