@@ -365,6 +365,11 @@ def _objective(settings: RewardSettings, name: str, data: Data) -> str:
     kind, comparisons, ratings = settings.objective, data.train.comparisons, data.train.ratings
     if kind == "auto":
         kind = "regression" if ratings and not comparisons else "pairwise"
+    if not comparisons and data.lacking and len({rating.score for rating in ratings}) < 2:
+        raise UserError(
+            f"the reward model of {name} has nothing to learn from {data.source}: {data.lacking}; bring rows with prompt, "
+            "chosen and rejected, or do without the model (terms.learned=0)"
+        )
     if not comparisons and not ratings:
         raise UserError(
             f"the reward model of {name} learns from preferences, but {data.source} brings none; bring rows with prompt, "
