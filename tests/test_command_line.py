@@ -336,7 +336,9 @@ def test_every_option_is_taken_by_a_command_and_every_command_takes_options_that
 
 def test_settings_may_stand_between_options(refused, monkeypatch):
     seen = []
-    monkeypatch.setattr("rlrecipes.__main__.run_stages", lambda job, stages, force, _: seen.append((job, stages, force)))
+    monkeypatch.setattr(
+        "rlrecipes.__main__.run_stages", lambda job, stages, force, _: seen.append((job, stages, force))
+    )
     assert main(["sft", "--seed", "3", "translation", "sft.max_steps=7", "--force", "lora.r=2", "--run", "mine"]) == 0
     ((job, stages, force),) = seen
     assert (job.seed, job.profile.sft.max_steps, job.profile.lora.r, job.run.name) == (3, 7, 2, "mine")

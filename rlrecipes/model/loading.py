@@ -106,7 +106,7 @@ def load_causal(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
         UserError: its weights cannot be read, or it fails `check_parts`.
     """
     model = _prepare(_load(AutoModelForCausalLM, name, **_load_options(settings)), tokenizer)
-    check_parts(model, name)
+    check_parts(model, name, window(name, settings))
     return model
 
 
