@@ -83,7 +83,7 @@ def _ids(model: Any, length: int) -> torch.Tensor:
 
 
 def _samples_as_whole(model: Any, ids: torch.Tensor) -> bool:
-    """Whether the tokens sampled behind two rows, of which the second begins with padding, have a whole pass's probabilities."""
+    """Whether tokens sampled behind two rows, the second behind padding, have the probabilities of a whole pass."""
     pad, short = 0, ids[1, 2:]
     queries = torch.stack([ids[0], torch.nn.functional.pad(short, (2, 0), value=pad)])
     drawn = sample(model, queries, pad, [-1], DRAWN, temperature=0)

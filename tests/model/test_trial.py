@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from rlrecipes.errors import UserError
-from rlrecipes.model.adapters import add_lora
 from rlrecipes.model import trial
+from rlrecipes.model.adapters import add_lora
 from rlrecipes.model.loading import check_model, check_score_head, load_causal, load_scorer, window
 from rlrecipes.model.tokens import load_tokenizer
 from rlrecipes.profile import LoraSettings, ModelSettings, load_profile
@@ -200,6 +200,6 @@ MOSHI = {
 
 def test_a_model_that_samples_wrongly_beyond_its_window_is_refused_unless_the_run_stays_within(tmp_path):
     name = made(tmp_path, "moshi", **MOSHI)
-    with pytest.raises(UserError, match="beyond the 12 tokens that its layers look back on; set model.max_length=12"):
+    with pytest.raises(UserError, match=r"beyond the 12 tokens that its layers look back on; set model\.max_length=12"):
         load_causal(name, PLAIN, load_tokenizer(name))
     load_causal(name, dataclasses.replace(PLAIN, max_length=12), load_tokenizer(name))
