@@ -8,6 +8,7 @@ merged/       with `--merged`: whole weights, the adapter merged into the unquan
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from rlrecipes.after.card import Merged, card, public
 from rlrecipes.after.finished import FinishedRun
-from rlrecipes.errors import UserError, switch
+from rlrecipes.errors import UserError, option, switch
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import check_model, model_config
@@ -37,8 +38,10 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """The largest difference of a logit that saved weights may show, as a share of the largest; by their type."""
 
 
-def export(finished: FinishedRun, policy: str, merged: bool, repository: str | None) -> Path:
-    """Writes the export of a policy in place of an earlier one, and returns its folder.
+def export(
+    finished: FinishedRun, policy: str, merged: bool, repository: str | None, elsewhere: Path | None = None
+) -> Path:
+    """Writes the export of a policy in place of an earlier one, and returns its folder: the run's, or `elsewhere`.
 
     Raises:
         UserError: the base, or for merging its unquantized weights, cannot be loaded; a file of the run is damaged; a file
@@ -58,19 +61,28 @@ def export(finished: FinishedRun, policy: str, merged: bool, repository: str | N
         comparison = _merge(finished, policy, base, tokenizer, draft) if merged else None
         (draft / "README.md").write_text(card(finished, policy, comparison, repository, place), encoding="utf-8")
 
-    return replaced(finished, "export", write)
+    return replaced(finished.run.folder, "export", elsewhere, f"adapter/{ADAPTER}", write)
 
 
-def replaced(finished: FinishedRun, name: str, write: Callable[[Path, Path], None]) -> Path:
-    """Puts what `write(draft, place)` writes into its draft in the place of an earlier export, whole or not at all.
+def replaced(folder: Path, name: str, elsewhere: Path | None, mark: str, write: Callable[[Path, Path], None]) -> Path:
+    """Puts what `write(draft, place)` writes into a draft in the place of an earlier export, whole or not at all.
+
+    The place is `name` in the run's `folder`, or `elsewhere`; a file called `mark` tells an export there from anything else.
 
     Raises:
-        UserError: a file stands in the place of the export's folder.
+        UserError: something else stands in the place, or nothing can be written there.
     """
-    place, draft, previous = finished.run.stage(name), finished.run.draft(name), finished.run.draft(f"{name}-before")
+    place = elsewhere.expanduser().absolute() if elsewhere else folder / name
+    tag = "-export" if elsewhere else ""  # beside a folder of one's own may stand another that is hidden
+    draft, previous = (place.with_name(f".{place.name}{tag}{ending}") for ending in ("", "-before"))
     if place.is_file():
         raise UserError(f"{place} is a file, and the export's folder is to stand there; move it away")
-    with locked(finished.run.folder):
+    if elsewhere and place.exists() and any(place.iterdir()) and not (place / mark).is_file():
+        raise UserError(f"{place} holds something else than an export; name another folder")
+    if not elsewhere and not os.access(folder, os.W_OK):
+        raise UserError(f"nothing can be written into {folder}; name a folder ({option('to')})")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
         _put_back(previous, place)
         shutil.rmtree(draft, ignore_errors=True)
         try:

@@ -65,8 +65,8 @@ print(score([{{"role": "user", "content": "Hello!"}}, {{"role": "assistant", "co
 """
 
 
-def export_reward(finished: FinishedRun) -> Path:
-    """Writes the export of a run's reward model in place of an earlier one, and returns its folder.
+def export_reward(finished: FinishedRun, elsewhere: Path | None = None) -> Path:
+    """Writes a run's reward model in place of an earlier export, and returns its folder: the run's, or `elsewhere`.
 
     It merges in float32, in main memory (4 bytes for each parameter), and saves in the type of the base's own checkpoint.
 
@@ -83,7 +83,10 @@ def export_reward(finished: FinishedRun) -> Path:
             f"Transformers has no sequence classifier for the family of '{base}', so nothing else could load the export; "
             "use the reward stage's folder here, as reward.model=…"
         )
-    return replaced(finished, "export-reward", lambda draft, place: _write(finished, base, draft))
+    mark = "model.safetensors"
+    return replaced(
+        finished.run.folder, "export-reward", elsewhere, mark, lambda draft, place: _write(finished, base, draft)
+    )
 
 
 def _check(finished: FinishedRun) -> None:

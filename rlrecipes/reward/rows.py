@@ -1,21 +1,34 @@
-"""The rows that a reward model is trained on: comparisons or ratings as token ids."""
+"""The rows that a reward model is trained on, and those that say which step to keep: comparisons or ratings as token ids."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
+from rlrecipes.data.split import set_aside
 from rlrecipes.job import Job
 from rlrecipes.model.tokens import encode, fitting_comparisons
-from rlrecipes.recipe import Rating
+from rlrecipes.recipe import Prompt, Rating
 from rlrecipes.reward.agreement import scale_of
 from rlrecipes.run.console import say
 from rlrecipes.run.resume import check_rows, length_of, record_drops
 
 
-def comparison_rows(job: Job, tokenizer: Any, max_tokens: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The training comparisons of at most `max_tokens`, and what `done.json` records of them.
+@dataclass(frozen=True)
+class Rows:
+    """What a reward model learns from."""
+
+    train: list[dict[str, Any]]
+    aside: list[dict[str, Any]]
+    """Training rows that it does not learn from: they say which step to keep. Empty: the last is kept."""
+    record: dict[str, Any]
+    """What `done.json` holds of them."""
+
+
+def comparison_rows(job: Job, tokenizer: Any, max_tokens: int) -> Rows:
+    """The training comparisons of at most `max_tokens`.
 
     A row has TRL's columns: `chosen_ids`, `rejected_ids` and, where any comparison has one, `margin`.
 
@@ -31,12 +44,13 @@ def comparison_rows(job: Job, tokenizer: Any, max_tokens: int) -> tuple[list[dic
     count = sum(margin is not None for margin in margins)
     if count:  # TRL reads the margins only if a batch's first row has one, so all rows get one
         rows = [{**row, "margin": margin or 0.0} for row, margin in zip(rows, margins, strict=True)]
-    _announce(job, len(rows), "comparisons", f", {count} with margins" if count else "")
-    return rows, {"too_long": dropped, **({"margins": count} if count else {})}
+    record = {"too_long": dropped, **({"margins": count} if count else {})}
+    prompts = [comparison.prompt for comparison, _, _ in balanced]
+    return _divided(job, rows, prompts, "comparisons", f", {count} with margins" if count else "", record)
 
 
-def rating_rows(job: Job, tokenizer: Any, max_tokens: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The training ratings of at most `max_tokens`, and what `done.json` records of them.
+def rating_rows(job: Job, tokenizer: Any, max_tokens: int) -> Rows:
+    """The training ratings of at most `max_tokens`.
 
     A row has `ids` and `score`. Scores have mean 0 and standard deviation 1 over each recipe's training ratings, since
     recipes may rate on different scales.
@@ -48,20 +62,29 @@ def rating_rows(job: Job, tokenizer: Any, max_tokens: int) -> tuple[list[dict[st
     total = sum(len(data.train.ratings) for data in job.tasks.values())
     dropped = record_drops("ratings", total, sum(map(len, tasks)), max_tokens)
     scales = [scale_of([rating.score for rating, _ in rows]) for rows in tasks]
-    rows = _balance(
+    balanced = _balance(
         [
-            [{"ids": ids, "score": (rating.score - scale["mean"]) / scale["std"]} for rating, ids in task]
+            [
+                (rating.prompt, {"ids": ids, "score": (rating.score - scale["mean"]) / scale["std"]})
+                for rating, ids in task
+            ]
             for task, scale in zip(tasks, scales, strict=True)
         ]
     )
-    _announce(job, len(rows), "ratings", ", by regression")
-    return rows, {"too_long": dropped, "targets": dict(zip(job.tasks, scales, strict=True))}
+    prompts, rows = ([part[i] for part in balanced] for i in (0, 1))
+    record = {"too_long": dropped, "targets": dict(zip(job.tasks, scales, strict=True))}
+    return _divided(job, rows, prompts, "ratings", ", by regression", record)
 
 
-def _announce(job: Job, count: int, what: str, how: str) -> None:
+def _divided(
+    job: Job, rows: list[dict[str, Any]], prompts: Sequence[Prompt], what: str, how: str, record: dict[str, Any]
+) -> Rows:
     settings = job.profile.reward
-    check_rows(what, count, settings.per_device_train_batch_size, "reward.per_device_train_batch_size")
-    say(f"  {length_of(settings)} on {count} {what}{how}")
+    train, aside = set_aside(rows, prompts) if settings.keep == "best" else (rows, [])
+    check_rows(what, len(train), settings.per_device_train_batch_size, "reward.per_device_train_batch_size")
+    beside = f", {len(aside)} set aside" if aside else ""
+    say(f"  {length_of(settings)} on {len(train)} {what}{how}{beside}")
+    return Rows(train, aside, record)
 
 
 def _fitting_ratings(tokenizer: Any, ratings: Sequence[Rating], max_tokens: int) -> list[tuple[Rating, list[int]]]:

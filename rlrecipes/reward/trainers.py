@@ -14,6 +14,8 @@ from trl import RewardConfig, RewardTrainer
 
 from rlrecipes.job import Job
 from rlrecipes.model.tokens import pad_right
+from rlrecipes.reward.rows import Rows
+from rlrecipes.run.best import evaluation
 from rlrecipes.run.resume import Resumable, training_arguments
 
 
@@ -34,21 +36,22 @@ class ResumableRegressionTrainer(Resumable, Trainer):
 
 
 def pairwise_trainer(
-    job: Job, model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, callbacks: list[Any]
+    job: Job, model: Any, tokenizer: Any, rows: Rows, folder: Path, callbacks: list[Any]
 ) -> ResumableRewardTrainer:
     """Trains on `comparison_rows`: the chosen answer should score higher (Bradley-Terry)."""
     arguments = training_arguments(RewardConfig, job.profile.reward, folder, job.seed)
     return ResumableRewardTrainer(
         model,
-        RewardConfig(**arguments, max_length=None, disable_dropout=False),
-        train_dataset=Dataset.from_list(rows),
+        RewardConfig(**arguments, **evaluation(len(rows.aside)), max_length=None, disable_dropout=False),
+        train_dataset=Dataset.from_list(rows.train),
+        eval_dataset=Dataset.from_list(rows.aside) if rows.aside else None,
         processing_class=tokenizer,
         callbacks=callbacks,
     )
 
 
 def regression_trainer(
-    job: Job, model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, callbacks: list[Any]
+    job: Job, model: Any, tokenizer: Any, rows: Rows, folder: Path, callbacks: list[Any]
 ) -> ResumableRegressionTrainer:
     """Trains on `rating_rows`: the score should be the rating's."""
 
@@ -58,13 +61,17 @@ def regression_trainer(
         return {"ids": pad_right(ids, tokenizer.pad_token_id), "mask": mask, "score": torch.tensor(scores)}
 
     arguments = training_arguments(TrainingArguments, job.profile.reward, folder, job.seed)
-    return ResumableRegressionTrainer(
+    trainer = ResumableRegressionTrainer(
         model,
-        TrainingArguments(**arguments, remove_unused_columns=False),
-        train_dataset=rows,
+        TrainingArguments(**arguments, **evaluation(len(rows.aside)), remove_unused_columns=False),
+        train_dataset=rows.train,
+        eval_dataset=rows.aside or None,
         data_collator=collate,
         callbacks=callbacks,
     )
+    # Transformers takes a loss in evaluation only where a batch has labels, or where it is told so.
+    trainer.can_return_loss, trainer.label_names = True, []
+    return trainer
 
 
 def start_head(model: nn.Module, seed: int) -> None:

@@ -72,8 +72,8 @@ class Checkpoints:
             UserError: with what it writes and what is free, in bytes.
         """
         weights = sum(tensor.numel() * tensor.element_size() for tensor in trainable(model).values())
-        # Each checkpoint holds the weights and Adam's two moments; one is written before the oldest goes. Then the adapter.
-        needed = weights * (3 * (COPIES + 1) + 1)
+        # Each checkpoint holds the weights, the best ones and Adam's two moments; one is written before the oldest goes.
+        needed = weights * (4 * (COPIES + 1) + 1)  # and then the adapter
         there = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
         free = shutil.disk_usage(self.folder.parent).free
         if free < needed - there:

@@ -15,10 +15,13 @@ from transformers import TrainerCallback, TrainingArguments
 
 from rlrecipes.errors import UserError
 from rlrecipes.profile import PPOSettings, TrainingSettings
+from rlrecipes.run.best import Best
 from rlrecipes.run.checkpoint import Checkpoints, random_states, set_random_states, set_trainable, trainable
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import CHECKPOINTS, write_json
 from rlrecipes.run.interrupts import finishing_first
+
+TITLES = {"sft": "SFT", "reward": "the reward model"}
 
 
 def training_arguments(
@@ -116,36 +119,53 @@ class Resumable:
     _tr_loss: torch.Tensor
     checkpoints: Checkpoints
     checkpoint_state: dict[str, Any] | None
+    best: Best | None
+    kept: dict[str, Any]
+    start: float = math.inf
+    """The loss of the first batch, before anything was learned."""
     table: str
     """The profile's table whose learning rate this is."""
 
-    def train_from(self, checkpoints: Checkpoints, table: str) -> float:
+    def train_from(self, checkpoints: Checkpoints, table: str, best: Best | None = None) -> float:
         """Trains from the newest checkpoint on, or from the start; returns the mean loss over all steps.
+
+        With `best`, the model ends with the best weights, and `kept` is what `done.json` records of them.
 
         Raises:
             Interrupted: a signal asked for the end; a checkpoint has been saved.
             UserError: a loss or a gradient is NaN or infinite; that step is not taken.
         """
-        self.table = table
+        self.table, self.best = table, best
         checkpoints.check_room(self.model)
         newest = checkpoints.newest()
         self.checkpoints, self.checkpoint_state = checkpoints, newest.state if newest else None
         if self.checkpoint_state:
+            if best:
+                best.load_state_dict(self.checkpoint_state["best"])
             # Transformers reads this file when it resumes.
             write_json(checkpoints.folder / "trainer_state.json", self.checkpoint_state["trainer"])
+        if best:
+            self.add_callback(best)  # type: ignore[attr-defined]
         self.add_callback(_Saves(self))  # type: ignore[attr-defined]
         with finishing_first():
             output = self.train(resume_from_checkpoint=str(checkpoints.folder) if self.checkpoint_state else None)  # type: ignore[attr-defined]
+        self.kept = best.restore(self.model, self.state.global_step) if best else {}
         return float(output.training_loss)
 
-    def warnings(self, loss: float, guessing: float) -> list[str]:
-        """Sentences on a training that ran to its end and went wrong, from the mean loss and that of a model that guesses."""
+    def warnings(self, loss: float, guessing: float, start: float = math.inf) -> list[str]:
+        """Sentences on a training that ran to its end and went wrong, from its mean loss and that of a model that guesses.
+
+        `start` is the loss before the first step, where that says more than guessing. What is judged is the loss of the
+        weights that are left; a batch's own chance is far below a quarter and 0.1 of it.
+        """
         steps, warmup = self.state.max_steps, self.args.warmup_steps
         last = next((row["loss"] for row in reversed(self.state.log_history) if "loss" in row), loss)
+        last = self.kept["kept"]["loss"] if self.kept else last
+        before, what = min((start, "it began"), (guessing, "guessing"))
         sentences = []
-        if last > 1.5 * guessing:
+        if last > 1.25 * before + 0.1:
             sentences.append(
-                f"the loss of {self.table} ended at {last:.3g}, and guessing has {guessing:.3g}: training went apart; "
+                f"{TITLES[self.table]} ended worse than {what}: loss {last:.3g} against {before:.3g}; "
                 f"lower {self.table}.learning_rate"
             )
         if warmup >= steps:
@@ -159,6 +179,8 @@ class Resumable:
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)  # type: ignore[misc]
+        if self.state.global_step == 0:
+            self.start = float(self._tr_loss)
         for what, value in (("loss", float(self._tr_loss)), ("gradient", float(norm))):
             if not math.isfinite(value):
                 self.checkpoints.discard()  # the same settings would come to the same step
@@ -178,6 +200,7 @@ class Resumable:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.lr_scheduler.state_dict(),
             "trainer": dataclasses.asdict(self.state),
+            "best": self.best.state_dict() if self.best else None,
             "running": {name: getattr(self, name) for name in _RUNNING if hasattr(self, name)},
             "random": random_states(),
         }
@@ -198,7 +221,7 @@ class Resumable:
 
     def _run_epoch(self, **kwargs: Any) -> None:
         # From a checkpoint of the last step, Transformers would take one more.
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or (self.best and self.best.exhausted):
             self.control.should_training_stop = True
         else:
             super()._run_epoch(**kwargs)  # type: ignore[misc]
@@ -216,8 +239,9 @@ class Resumable:
         self._initial_global_step = 0  # the mean loss is over all steps
 
 
-_RUNNING = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_metrics", "_total_train_tokens")
-"""The loss since the last log, the loss before it, the step of that log; TRL's running metrics and its count of tokens."""
+_RUNNING = ("start", "_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_metrics", "_total_train_tokens")
+"""The first loss, that since the last log, that before it, the step of that log; TRL's running metrics and its count of
+tokens."""
 
 
 class _Saves(TrainerCallback):

@@ -25,6 +25,7 @@ from rlrecipes.reward.model import as_policy, load_beside, load_sharing
 from rlrecipes.reward.rows import comparison_rows, rating_rows
 from rlrecipes.reward.source import find_reward_model
 from rlrecipes.reward.trainers import pairwise_trainer, regression_trainer, start_head
+from rlrecipes.run.best import Best
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
 from rlrecipes.run.resume import lora_in_float32
@@ -42,7 +43,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     tokenizer = open_tokenizer(model_name)
     max_tokens = window(model_name, job.profile.model)
     prepare = comparison_rows if job.objective == "pairwise" else rating_rows
-    rows, record = prepare(job, tokenizer, max_tokens)
+    rows = prepare(job, tokenizer, max_tokens)
     model = add_lora(load_scorer(model_name, job.profile.model, tokenizer), job.profile.lora, "SEQ_CLS")
     check_runs(model, job.profile.lora.target_modules)
     copy_lora(model, job.run.stage("sft") / "adapter", "default")
@@ -52,7 +53,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     lora_in_float32(model)
     start_head(model, job.seed)
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
-    loss = trainer.train_from(checkpoints, "reward")
+    best = Best(job.profile.reward, len(rows.aside))
+    loss = trainer.train_from(checkpoints, "reward", best)
     model.save_pretrained(folder / "adapter", save_embedding_layers=False)
     tokenizer.save_pretrained(folder / "adapter")
 
@@ -62,7 +64,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     warnings += write_scale(job, folder, reward_model)
     return {
         **measure(job, reward_model, {"train_loss": loss}),
-        **record,
+        **rows.record,
+        **trainer.kept,
         "objective": job.objective,
         "adapters": {"sft": "../sft/adapter", "reward": "adapter"},
         "vocabulary": vocabulary(tokenizer),

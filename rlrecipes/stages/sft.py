@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from rlrecipes.data.split import set_aside
 from rlrecipes.errors import option
 from rlrecipes.job import Job
 from rlrecipes.model.adapters import add_lora, check_runs, unmoved
@@ -19,6 +20,8 @@ from rlrecipes.model.forward import hidden_states, next_token_logits
 from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.loading import load_causal, window
 from rlrecipes.model.tokens import Encoded, every_turn, fitting_examples, open_tokenizer, spelled, spelled_note
+from rlrecipes.recipe import Example
+from rlrecipes.run.best import Best, evaluation
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
 from rlrecipes.run.resume import (
@@ -55,11 +58,9 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     if plain := spelled(tokenizer, job.data):
         say(f"  {spelled_note(plain)}")
     settings = job.profile.sft
-    check_rows("demonstrations", len(rows), settings.per_device_train_batch_size, "sft.per_device_train_batch_size")
+    train, aside = set_aside(rows, [example.prompt for example, _ in rows]) if settings.keep == "best" else (rows, [])
+    check_rows("demonstrations", len(train), settings.per_device_train_batch_size, "sft.per_device_train_batch_size")
 
-    dataset = Dataset.from_list(
-        [{"input_ids": ids.ids, "completion_mask": [0] * len(ids.prompt) + [1] * len(ids.answer)} for _, ids in rows]
-    )
     base = load_causal(model_name, job.profile.model, tokenizer)
     if job.profile.model.name == "builtin":
         _tell_unknown(base, [ids for _, ids in rows], len(tokenizer))
@@ -68,27 +69,39 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     trainer = ResumableSFTTrainer(
         model,
         SFTConfig(
-            **training_arguments(SFTConfig, settings, folder, job.seed), max_length=None, completion_only_loss=True
+            **training_arguments(SFTConfig, settings, folder, job.seed),
+            **evaluation(len(aside)),
+            max_length=None,
+            completion_only_loss=True,
         ),
-        train_dataset=dataset,
+        train_dataset=_dataset(train),
+        eval_dataset=_dataset(aside) if aside else None,
         processing_class=tokenizer,
         callbacks=[progress("sft", tracker)],
     )
     remove_printer(trainer)
     lora_in_float32(model)
-    say(f"  {length_of(settings)} on {len(rows)} demonstrations")
+    say(f"  {length_of(settings)} on {len(train)} demonstrations{f', {len(aside)} set aside' if aside else ''}")
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
-    loss = trainer.train_from(checkpoints, "sft")
+    loss = trainer.train_from(checkpoints, "sft", Best(settings, len(aside)))
     model.save_pretrained(folder / "adapter", save_embedding_layers=False)
     tokenizer.save_pretrained(folder / "adapter")
     return {
         "metrics": {"train_loss": loss},
         "adapters": {"sft": "adapter"},
         "too_long": dropped,
+        **trainer.kept,
         **({"special_tokens_as_text": plain} if plain else {}),
-        "warnings": [*trainer.warnings(loss, math.log(len(tokenizer))), *unmoved(folder / "adapter")],
+        "warnings": [*trainer.warnings(loss, math.log(len(tokenizer)), trainer.start), *unmoved(folder / "adapter")],
         "resumed": checkpoints.resumed,
     }
+
+
+def _dataset(rows: Sequence[tuple[Example, Encoded]]) -> Dataset:
+    """Rows as TRL reads them: their ids, and a mask that is 1 on the answer."""
+    return Dataset.from_list(
+        [{"input_ids": ids.ids, "completion_mask": [0] * len(ids.prompt) + [1] * len(ids.answer)} for _, ids in rows]
+    )
 
 
 def _tell_unknown(base: Any, rows: Sequence[Encoded], vocabulary: int) -> None:

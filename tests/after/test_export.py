@@ -440,3 +440,26 @@ def test_a_hub_that_does_not_answer_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "get_session", lambda: asked.wait(10))
     assert "no answer within 0.01 s" in upload._unreachable()
     asked.set()
+
+
+def test_a_run_that_can_only_be_read_is_exported_elsewhere(finished, session_home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(session_home)
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    monkeypatch.setattr("os.access", lambda *_: False)
+    command = ["export", "translation", "--run", "t", "--policy", "sft"]
+    assert main(command) == 2
+    assert "nothing can be written into" in (said := capsys.readouterr().err)
+    assert "TO=" in said or "--to" in said
+    for _ in range(2):  # the second takes the place of the first
+        assert main([*command, "--to", str(tmp_path / "there" / "mine")]) == 0
+    assert (tmp_path / "there" / "mine" / "adapter" / "adapter_config.json").is_file()
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["mine"]
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_an_export_replaces_nothing_but_an_export(finished, session_home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(session_home)
+    (tmp_path / "letters").write_text("dear")
+    assert main(["export", "translation", "--run", "t", "--to", str(tmp_path)]) == 2
+    assert "holds something else than an export; name another folder" in capsys.readouterr().err
+    assert (tmp_path / "letters").read_text() == "dear"

@@ -75,4 +75,4 @@ def test_what_cannot_be_exported_is_told(finished, home, capsys):
     assert main(["export", "translation", "--run", "no_reward", "--policy", "reward"]) == 2
     assert "is a whole model already: someone/rm" in capsys.readouterr().err
     assert main(["export", "translation", "--run", "t", "--policy", "reward", "--merged"]) == 2
-    assert "leave --merged and --push out" in capsys.readouterr().err
+    assert "a reward model is always merged" in capsys.readouterr().err

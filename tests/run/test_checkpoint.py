@@ -247,9 +247,9 @@ def test_a_disk_without_room_for_what_training_writes_is_told_before_it(tmp_path
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage)
     model = torch.nn.Linear(
         100_000, 1, bias=False
-    )  # 0.4 MB; three times that in each of three checkpoints, and once more
+    )  # 0.4 MB; four times that in each of three checkpoints, and once more
     with pytest.raises(
-        UserError, match=r"up to 0\.004 GB of checkpoints and weights, and the disk has 0\.002 GB left; free"
+        UserError, match=r"up to 0\.0052 GB of checkpoints and weights, and the disk has 0\.002 GB left; free"
     ):
         Checkpoints(tmp_path, 30).check_room(model)
     saved(tmp_path / "checkpoints", 1)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from rlrecipes.after.examine.request import Request
 from rlrecipes.errors import UserError
-from rlrecipes.examine.request import Request
 from rlrecipes.model.tokens import open_tokenizer
 from rlrecipes.recipe import Comparison, Prompt, Rating
 from rlrecipes.reward.model import RewardModel, load_beside, load_scale, load_sharing

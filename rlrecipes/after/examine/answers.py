@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlrecipes.after.examine.edits import EDITS, Edit, repeated, shuffled
+from rlrecipes.after.examine.subject import Subject
 from rlrecipes.data.split import sample_by_hash
-from rlrecipes.examine.edits import EDITS, Edit, repeated, shuffled
-from rlrecipes.examine.subject import Subject
 from rlrecipes.metrics import mean_interval
 from rlrecipes.recipe import Prompt
 from rlrecipes.reward.agreement import scale_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlrecipes.examine.subject import Subject
+from rlrecipes.after.examine.subject import Subject
 from rlrecipes.metrics import correlation
 from rlrecipes.recipe import Message
 from rlrecipes.report.records import json_lines

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from captum.attr import IntegratedGradients
 
+from rlrecipes.after.examine.answers import Answered, Answers
+from rlrecipes.after.examine.subject import Subject
 from rlrecipes.errors import first_line
-from rlrecipes.examine.answers import Answered, Answers
-from rlrecipes.examine.subject import Subject
 from rlrecipes.metrics import mean_interval
 from rlrecipes.model.forward import device
 from rlrecipes.recipe import Prompt

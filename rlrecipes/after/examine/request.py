@@ -21,8 +21,9 @@ from rlrecipes.profile import ModelSettings, load_profile
 from rlrecipes.recipe import Comparison, Data, Rating, Recipe, Split
 from rlrecipes.reward.source import RewardSource, find_reward_model
 from rlrecipes.run.folder import Run, make
+from rlrecipes.run.settings import NAME, read_settings
 
-NAMES = ("reward.model", "model.")
+OWN = ("reward.model", "model.")
 """The settings that a model from elsewhere takes."""
 
 
@@ -68,7 +69,7 @@ def request(
     place = Run(run or load_profile(profile).name, recipe)
     given = [setting.partition("=")[0] for setting in settings]
     for name in given:
-        if not name.startswith(NAMES) or "reward.model" not in given:
+        if not name.startswith(OWN) or "reward.model" not in given:
             raise UserError(
                 f"{name} has no effect on `examine`, which takes a model as its run has it; leave it out, or name a model "
                 "from elsewhere by reward.model=…"
@@ -117,6 +118,8 @@ def _of_run(run: Run, data: str | None, columns: Mapping[str, str]) -> Request:
     base = finished.base_model()
     if not finished.embedded:
         reach_model(base, None)
+    if data is None and not columns and (kept := run.folder / NAME).exists():
+        columns = read_settings(kept).columns
     parts = _load(recipes, data or settings["data.source"], columns, run)
     found, notes = _joint(parts), []
     if fingerprint(found) == settings["data.fingerprint"]:

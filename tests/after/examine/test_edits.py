@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlrecipes.examine.edits import (
+from rlrecipes.after.examine.edits import (
     EDITS,
     negated,
     repeated,

@@ -9,18 +9,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.examine.accuracy import accuracy_by_parts, calibration
-from rlrecipes.examine.answers import changes, held_out_answers, kinds_of_answers
-from rlrecipes.examine.reading import read_answers
-from rlrecipes.examine.request import Request
-from rlrecipes.examine.subject import Subject, open_subject
-from rlrecipes.examine.truth import agreement_with_headline
+from rlrecipes.after.examine.accuracy import accuracy_by_parts, calibration
+from rlrecipes.after.examine.answers import changes, held_out_answers, kinds_of_answers
+from rlrecipes.after.examine.reading import read_answers
+from rlrecipes.after.examine.request import Request
+from rlrecipes.after.examine.subject import Subject, open_subject
+from rlrecipes.after.examine.truth import agreement_with_headline
 from rlrecipes.report.examination import EXAMINE, terminal_table
 from rlrecipes.report.page import write_examination
 from rlrecipes.reward.agreement import correlations
 from rlrecipes.reward.baselines import baselines
+from rlrecipes.run.circumstances import git_commit, versions
 from rlrecipes.run.console import say
-from rlrecipes.run.folder import git_commit, versions, write_json
+from rlrecipes.run.folder import write_json
 from rlrecipes.run.lock import locked
 
 

@@ -4,7 +4,16 @@ import pytest
 import torch
 from conftest import tiny_tokenizer
 
-from rlrecipes.examine.reading import LARGEST_GAP, TOGETHER, Piece, Reading, attributions, pieces_of, read, words_of
+from rlrecipes.after.examine.reading import (
+    LARGEST_GAP,
+    TOGETHER,
+    Piece,
+    Reading,
+    attributions,
+    pieces_of,
+    read,
+    words_of,
+)
 from rlrecipes.model.tokens import load_tokenizer
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import user

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from rlrecipes.examine.accuracy import FEWEST, accuracy_by_parts, calibration, fit_temperature
-from rlrecipes.examine.subject import Pair
+from rlrecipes.after.examine.accuracy import FEWEST, accuracy_by_parts, calibration, fit_temperature
+from rlrecipes.after.examine.subject import Pair
 from rlrecipes.recipe import Comparison, Example, user
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrecipes.examine.subject import Pair
+from rlrecipes.after.examine.subject import Pair
 from rlrecipes.metrics import mean_interval
 from rlrecipes.recipe import Example, Prompt
 from rlrecipes.reward.baselines import win
