@@ -9,12 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rlrecipes.after.examine.accuracy import accuracy_by_parts, calibration
 from rlrecipes.after.examine.answers import changes, held_out_answers, kinds_of_answers
 from rlrecipes.after.examine.reading import read_answers
 from rlrecipes.after.examine.request import Request
 from rlrecipes.after.examine.subject import Subject, open_subject
 from rlrecipes.after.examine.truth import agreement_with_headline
+from rlrecipes.errors import UserError
 from rlrecipes.report.examination import EXAMINE, terminal_table
 from rlrecipes.report.page import write_examination
 from rlrecipes.reward.agreement import correlations
@@ -29,12 +32,18 @@ def examine(request: Request) -> Path:
     """Examines a reward model, writes what it finds and says the most of it; returns the folder.
 
     Raises:
-        UserError: the model cannot be loaded, or gives NaN or infinity.
+        UserError: the model cannot be loaded, memory runs out, or a score is NaN or infinite.
     """
     folder = request.run.folder / EXAMINE
     with locked(request.run.folder):
         began = time.perf_counter()
-        found = _found(open_subject(request))
+        try:
+            found = _found(open_subject(request))
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"memory ran out over {request.source.name}; free the GPU from other processes, or examine it on the CPU "
+                "(CUDA_VISIBLE_DEVICES=)"
+            ) from None
         found["seconds"] = round(time.perf_counter() - began, 1)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "examine.json", found)

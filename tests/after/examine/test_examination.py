@@ -91,6 +91,20 @@ def test_other_data_are_examined_whole_and_the_page_says_so(finished, home, caps
     assert not found["truth"], "the run has not been evaluated"
 
 
+def test_ratings_are_correlated_with_and_their_answers_edited(finished, home, capsys):
+    place = copied(finished, "rated_rows", "sft", "reward")
+    rows = [{"prompt": row["prompt"], "completion": row["chosen"], "score": i % 7} for i, row in enumerate(PREFERRED)]
+    write_rows(home / "rated.jsonl", rows)
+    assert main(["examine", "translation", "--run", "rated_rows", "--data", "rated.jsonl"]) == 0
+    found = found_in(place)
+    assert found["correlation"]["held_out_ratings"] == len(rows)
+    assert "accuracy" not in found
+    assert found["answers"]["better answers"]["count"] == len(rows)
+    assert found["reading"]["rows"][0]["answers"].keys() == {"better"}
+    assert "rank correlation with ratings" in capsys.readouterr().out
+    assert "Beside the ratings" in (place / "examine" / "index.html").read_text(encoding="utf-8")
+
+
 def test_a_model_from_elsewhere_needs_no_run(finished, home):
     settings = ["reward.model=runs/t/translation/reward", "model.quantization=none"]
     assert main(["examine", "translation", "--run", "stranger", "--data", "pairs.jsonl", *settings]) == 0
