@@ -5,7 +5,7 @@ import math
 import pytest
 
 from rlrecipes.errors import UserError
-from rlrecipes.report.examination import examination_verdict, read_examination, terminal_table
+from rlrecipes.report.examination import examination_verdict, findings, read_examination, terminal_table
 from rlrecipes.report.figures import scores_of
 from rlrecipes.report.page import write_examination
 from rlrecipes.run.folder import Run
@@ -118,3 +118,24 @@ def test_a_figure_takes_the_pages_colours_and_refers_to_nothing_outside():
     assert "http" not in drawing
     assert "better answers" in drawing, "words are text, which a screen reader finds"
     assert drawing == scores_of({"silence": [0.0, 1.0], "better answers": [1.0, 2.0, 3.0]})
+
+
+def edit_between(harmful, low, high):
+    change = {"value": (low + high) / 2, "low": low, "high": high}
+    return {"edit": "lower case", "harmful": harmful, "change": change, "count": 9}
+
+
+def test_only_changes_that_are_large_and_shown_are_findings():
+    told = [
+        findings({"edits": [edit_between(*row)]}) for row in [(False, 0.3, 0.5), (False, -0.5, -0.3), (True, -0.3, 0.1)]
+    ]
+    assert [sentence.split("“")[0] for (sentence,) in told] == [
+        "It raises the score for ",
+        "It lowers the score for ",
+        "It hardly sees ",
+    ]
+    assert findings({"edits": [edit_between(False, -0.1, 0.6), edit_between(True, -0.9, -0.5)]}) == []
+    silence = {"wins": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    assert findings({"answers": {"silence": silence}}) == [
+        "Against the prompt’s own answer, silence wins 0.500 [0.400, 0.600] of the time."
+    ]

@@ -61,6 +61,7 @@ def test_chances_that_are_kept_have_no_error_and_those_that_are_not_have_it_all(
     assert kept["brier"]["value"] == pytest.approx((3 * 0.25**2 + 0.75**2) / 4)
     assert [(b["count"], b["chance"], b["accuracy"]["value"]) for b in kept["bins"]] == [(4, 0.75, 0.75)]
     assert calibration([-50.0] * 4)["ece"] == pytest.approx(1)
+    assert calibration([0.0] * 3)["brier"]["value"] == 0, "equal scores promise a half, and a tie is a half"
     assert calibration([]) == {}
 
 

@@ -7,8 +7,6 @@ import shutil
 import pytest
 from conftest import SMALLEST, changed, main, sentences, write_rows
 
-from rlrecipes.report.examination import findings
-
 PREFERRED = [
     {"prompt": f"Translate: Das {i}. Kind liest.", "chosen": f"Child number {i} reads.", "rejected": f"Kind {i} liest."}
     for i in range(60, 90)
@@ -153,22 +151,3 @@ def test_data_that_have_changed_since_are_refused_before_anything_is_loaded(fini
         assert "no longer has the rows" in refused(capsys, "--run", "moved_on")
     finally:
         (home / "pairs.jsonl").write_text(rows, encoding="utf-8")
-
-
-def edit(harmful, low, high):
-    change = {"value": (low + high) / 2, "low": low, "high": high}
-    return {"edit": "lower case", "harmful": harmful, "change": change, "count": 9}
-
-
-def test_only_changes_that_are_large_and_shown_are_findings():
-    told = [findings({"edits": [edit(*row)]}) for row in [(False, 0.3, 0.5), (False, -0.5, -0.3), (True, -0.3, 0.1)]]
-    assert [sentence.split("“")[0] for (sentence,) in told] == [
-        "It raises the score for ",
-        "It lowers the score for ",
-        "It hardly sees ",
-    ]
-    assert findings({"edits": [edit(False, -0.1, 0.4), edit(True, -0.9, -0.5)]}) == []
-    silence = {"wins": {"value": 0.5, "low": 0.4, "high": 0.6}}
-    assert findings({"answers": {"silence": silence}}) == [
-        "Against the prompt’s own answer, silence wins 0.500 [0.400, 0.600] of the time."
-    ]
