@@ -27,6 +27,7 @@ from rlrecipes.recipe import (
     unknown,
 )
 from rlrecipes.run.folder import Run
+from rlrecipes.run.settings import Settings, tables_of
 from rlrecipes.run.stages import STAGES, below
 from rlrecipes.text import is_number, quoted, shortened
 
@@ -47,6 +48,8 @@ class Job:
     seed: int = 0
     parts: Mapping[str, Data] = field(default_factory=dict)
     """The data of each recipe, where several share a reward model; `data` then holds all of it."""
+    asked: Settings | None = None
+    """What the run was asked for, kept beside its stages; None in a job that was put together by hand."""
 
     @property
     def tasks(self) -> Mapping[str, Data]:
@@ -131,6 +134,15 @@ def make_job(
             f"recipes/{recipe.name}/recipe.py, name a model, or leave its documents out"
         )
     recipe = dataclasses.replace(recipe, reward=with_weights(recipe.reward, weights))
+    asked = Settings(
+        recipe=recipe.name,
+        profile=profile.name,
+        data=str(source or BUILT_IN),
+        seed=int(seed),
+        columns=dict(columns or {}),
+        terms={"learned": float(recipe.reward.learned), **{t.name: float(t.weight) for t in recipe.reward.terms}},
+        tables=tables_of(profile),
+    )
     data = load(recipe, source, columns or {}, run.root)
     if recipe.reward.learned and profile.reward.model is None:
         objective(profile.reward, {recipe.name: data})
@@ -152,8 +164,9 @@ def make_job(
             f"every reward term of {recipe.name} has weight 0; give at least one a weight, as terms.learned=1"
         )
     recipe = dataclasses.replace(recipe, reward=dataclasses.replace(recipe.reward, terms=served))
-    job = Job(recipe, profile, run, dataclasses.replace(data, notes=[*data.notes, *notes]), seed)
+    job = Job(recipe, profile, run, dataclasses.replace(data, notes=[*data.notes, *notes]), seed, asked=asked)
     _check_headline(job)
+    _check_turns(job)
     return job
 
 
@@ -188,6 +201,20 @@ def _check_headline(job: Job) -> None:
         )
 
 
+def _check_turns(job: Job) -> None:
+    """Refuses to learn every turn of demonstrations that have one.
+
+    Raises:
+        UserError: no demonstration has a turn of the assistant before its answer.
+    """
+    demonstrations = job.data.train.demonstrations
+    if job.profile.sft.learn == "all" and not any(m.role == "assistant" for e in demonstrations for m in e.prompt):
+        raise UserError(
+            f"sft.learn=all has no effect: no demonstration of {job.data.source} has a turn of the assistant before its "
+            "answer; leave it out"
+        )
+
+
 def check_seed(seed: int) -> None:
     """Refuses a seed that NumPy's generators do not take.
 
@@ -217,7 +244,8 @@ def _joint_job(
     sources = sources_of(recipes, source)
     parts = {recipe.name: load(recipe, part, {}, run.root) for recipe, part in zip(recipes, sources, strict=True)}
     objective(profile.reward, parts)
-    return Job(joint_recipe(recipes), profile, run, joint_data(parts), seed, parts)
+    asked = Settings(name, profile.name, source or BUILT_IN, seed, tables=tables_of(profile))
+    return Job(joint_recipe(recipes), profile, run, joint_data(parts), seed, parts, asked)
 
 
 def with_weights(reward: Reward, weights: Sequence[str]) -> Reward:

@@ -139,7 +139,7 @@ def _content(path: Path) -> object:
 def made(folder: Path, name: str) -> Path:
     home = folder / name
     home.mkdir()
-    write_rows(home / "pairs.jsonl", sentences(60))
+    write_rows(home / "pairs.jsonl", sentences(300))
     return home
 
 

@@ -167,12 +167,12 @@ def sample_by_hash(limit: int, examples: Sequence[Example]) -> list[Example]:
     return [examples[i] for i in sorted(indices)]
 
 
-def set_aside(rows: Sequence[T], prompts: Sequence[Prompt]) -> tuple[list[T], list[T]]:
-    """The training rows without about a tenth of them, and that tenth; the prompts, one a row, stay on one side each.
+def set_aside(rows: Sequence[T], prompts: Sequence[Prompt], most: int = ASIDE) -> tuple[list[T], list[T]]:
+    """The training rows without about a tenth of them, and that tenth, `most` at most; a prompt, one a row, is on one side.
 
     The second list is empty where it would have fewer than `LEAST_ASIDE` rows.
     """
-    room, places = min(ASIDE, len(rows) // 10), set[int]()
+    room, places = min(most, len(rows) // 10), set[int]()
     groups: dict[Prompt, list[int]] = {}
     for place, prompt in enumerate(prompts):
         groups.setdefault(plain(prompt), []).append(place)

@@ -21,9 +21,8 @@ from rlrecipes.model.forward import device
 from rlrecipes.model.loading import load_causal, prompt_window
 from rlrecipes.model.sampling import sample
 from rlrecipes.model.tokens import answer_length, decode, ends, fitting_prompts, open_tokenizer, pad_left
-from rlrecipes.recipe import Example
 from rlrecipes.reward.model import Scorer, open_learned
-from rlrecipes.reward.terms import fresh, term_values, weighted_sum
+from rlrecipes.reward.terms import rewards as term_rewards
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import bar
 from rlrecipes.run.interrupts import finishing_first
@@ -47,7 +46,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     model.eval()  # sampling switches dropout off too, but a resumed stage may have nothing left to sample
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
     answers, sampled = _answer(job, model, tokenizer, [ids for _, ids in prompts], length, checkpoints)
-    rewards = {policy: _rewards(job, scorer, answers[policy], examples) for policy in POLICIES}
+    limit = job.profile.limits.term_seconds
+    rewards = {policy: term_rewards(job.recipe.reward, scorer, answers[policy], examples, limit) for policy in POLICIES}
 
     headline = job.metrics[0]
     score = headline.score
@@ -136,17 +136,6 @@ def _scorer(job: Job, model: PeftModel, tokenizer: Any) -> Scorer | None:
         return None
     settings = job.profile
     return open_learned(job.run.stage("reward"), model, tokenizer, settings.model, settings.evaluate.batch_size)[1]
-
-
-def _rewards(job: Job, scorer: Scorer | None, answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
-    """The whole reward of each greedy answer, as PPO has it before clipping and the missing-EOS penalty."""
-    reward = fresh(job.recipe.reward)
-    values = term_values(reward, answers, examples, job.profile.limits.term_seconds)
-    if scorer is not None:
-        values["learned"] = scorer(
-            [(example.prompt, answer) for example, answer in zip(examples, answers, strict=True)]
-        )
-    return [weighted_sum(reward, dict(zip(values, row, strict=True))) for row in zip(*values.values(), strict=True)]
 
 
 def _compare(
