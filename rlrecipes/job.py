@@ -374,10 +374,9 @@ def _objective(settings: RewardSettings, name: str, data: Data) -> str:
     if kind == "auto":
         kind = "regression" if ratings and not comparisons else "pairwise"
     if not comparisons and not ratings:
-        why = f": {data.lacking}" if data.lacking else ", and the recipe has no `compare` to make some"
         raise UserError(
-            f"the reward model of {name} learns from preferences, but {data.source} brings none{why}; bring rows with "
-            "prompt, chosen and rejected, or do without the model (terms.learned=0)"
+            f"the reward model of {name} learns from preferences, but {data.source} brings none"
+            f"{data.lacking and f': {data.lacking}'}; bring rows with prompt, chosen and rejected, or do without the model (terms.learned=0)"
         )
     if kind == "pairwise" and not comparisons:
         raise UserError(
