@@ -368,7 +368,8 @@ def _objective(settings: RewardSettings, name: str, data: Data) -> str:
     if not comparisons and not ratings:
         raise UserError(
             f"the reward model of {name} learns from preferences, but {data.source} brings none"
-            f"{data.lacking and f': {data.lacking}'}; bring rows with prompt, chosen and rejected, or do without the model (terms.learned=0)"
+            f"{data.lacking and f': {data.lacking}'}; bring rows with prompt, chosen and rejected, or do without the model "
+            "(terms.learned=0)"
         )
     if kind == "pairwise" and not comparisons:
         raise UserError(
