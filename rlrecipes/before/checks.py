@@ -144,7 +144,7 @@ def _check_taken(name: str) -> None:
 
 
 def _check_template(job: Job, name: str) -> None:
-    """Refuses an adapter whose prompts were made by another chat template than today's: it would read others than it knows."""
+    """Refuses an adapter whose prompts another chat template made than today's: it would read others than it knows."""
     stage = job.run.stage("sft")
     path = stage / "adapter" / "chat_template.jinja"
     if path.is_file() and path.read_bytes().decode("utf-8", "replace") != open_tokenizer(name).chat_template:
