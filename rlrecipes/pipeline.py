@@ -20,10 +20,11 @@ from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job
 from rlrecipes.profile import Profile, check_profile, load_profile
 from rlrecipes.recipe import Recipe, unknown
 from rlrecipes.reward.source import reach_reward_model
+from rlrecipes.run.circumstances import Stopwatch, git_commit, machine, require_trl, versions
 from rlrecipes.run.console import quiet, say, unbroken
 from rlrecipes.run.disk import disk_errors_told
 from rlrecipes.run.environment import check_environment
-from rlrecipes.run.folder import Run, Stopwatch, git_commit, machine, require_trl, versions
+from rlrecipes.run.folder import Run
 from rlrecipes.run.interrupts import handled
 from rlrecipes.run.lock import locked
 from rlrecipes.run.settings import put_back, write_settings

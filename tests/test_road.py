@@ -12,7 +12,7 @@ from rlrecipes.model.pretrain import embedded_base
 from rlrecipes.profile import load_profile
 from rlrecipes.recipe import load_recipe, recipe_names
 from rlrecipes.run.checkpoint import Checkpoints
-from rlrecipes.run.folder import LIBRARIES, versions
+from rlrecipes.run.circumstances import LIBRARIES, versions
 from rlrecipes.run.stages import STAGES
 
 OWN = ("--data", "pairs.jsonl")

@@ -16,7 +16,7 @@ from rlrecipes.errors import UserError
 from rlrecipes.model.tokens import vocabulary
 from rlrecipes.profile import load_profile, profile_names
 from rlrecipes.run.checkpoint import load_newest, save
-from rlrecipes.run.folder import versions
+from rlrecipes.run.circumstances import versions
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_the_optimizers_of_the_profiles_can_be_made():
 
 
 def test_a_library_that_is_missing_has_no_version(monkeypatch):
-    monkeypatch.setattr("rlrecipes.run.folder.LIBRARIES", ("torch", "a-library-that-nobody-has"))
+    monkeypatch.setattr("rlrecipes.run.circumstances.LIBRARIES", ("torch", "a-library-that-nobody-has"))
     assert versions()["a-library-that-nobody-has"] == "none"
 
 
