@@ -28,8 +28,8 @@ def test_rows_that_all_have_one_prompt_have_none_to_set_aside():
 
 def test_of_equal_rows_the_first_stays_where_it_is_and_the_drop_names_the_other():
     first, other, again = (
-        Record(user(text), Example(user(text), ("a",)), place=place)
-        for text, place in (("x", "row 1"), ("y", "row 2"), ("x", "row 3"))
+        Record(user(text), Example(user(text), ("a",)), place=f"row {row}")
+        for row, text in ((1, "x"), (2, "y"), (3, "x"))
     )
     kept, drops = once_each(([first, other, again], []))
     assert [row.place for row in kept] == ["row 1", "row 2"]
