@@ -39,6 +39,8 @@ FORCE =
 POLICY =
 # For export: 1 also writes whole weights, with the adapter merged in
 MERGED =
+# For export: the folder it goes to; without it, the run's own
+TO =
 # For export: org/name of the Hugging Face hub to upload to
 PUSH =
 # For kills: how often to kill the run before it may finish
@@ -61,7 +63,10 @@ yes = $(filter-out 0,$(value $(1)))
 options = $(call each,ARGS) $(call given,COLUMNS,--columns) $(call given,PROFILE,--profile) $(call given,SEED,--seed) \
 	$(call given,MODEL,--model) $(call given,DATA,--data) $(call given,RUN,--run) $(call given,SETTINGS,--settings) \
 	$(call given,FROM,--from) $(if $(call yes,FORCE),--force) $(call given,POLICY,--policy) \
-	$(if $(call yes,MERGED),--merged) $(call given,PUSH,--push)
+	$(if $(call yes,MERGED),--merged) $(call given,PUSH,--push) $(call given,TO,--to) $(call given,CARD,--card) \
+	$(if $(value SEEDS),--seeds $(call each,SEEDS))
+# A command that does not take a variable refuses it
+others = $(options) $(call given,RUNS,--runs)
 
 # A misspelt variable would be taken for nothing said, so it is refused, whatever the target
 VARIABLES := $(shell awk '/^[A-Z]+ =/ { print $$1 }' $(firstword $(MAKEFILE_LIST))) VENV READY
@@ -91,34 +96,34 @@ $(READY): requirements.txt
 	@touch $@
 
 demo: $(READY) ## all recipes end to end on their built-in data, then one report
-	@$(RLRECIPES) demo $(options)
+	@$(RLRECIPES) demo $(others)
 
 $(RECIPES): $(READY) ## all stages of one recipe, then its report
-	@$(RLRECIPES) run $@ $(options) $(if $(value SEEDS),--seeds $(call each,SEEDS))
+	@$(RLRECIPES) run $@ $(others) $(call given,RECIPE,--recipe)
 
 show: $(READY) ## RECIPE=…: its data, reward and metrics, without training anything
-	@$(RLRECIPES) show $(call one,RECIPE) $(options)
+	@$(RLRECIPES) show $(call one,RECIPE) $(others)
 
 plan: $(READY) ## RECIPE=…: GPU memory of each stage from the model's config alone, the largest batches that fit CARD
-	@$(RLRECIPES) plan $(call one,RECIPE) $(options) $(call given,CARD,--card)
+	@$(RLRECIPES) plan $(call one,RECIPE) $(others)
 
 $(STAGES): $(READY) # RECIPE=…; their help stands in the table
-	@$(RLRECIPES) $@ $(call one,RECIPE) $(options)
+	@$(RLRECIPES) $@ $(call one,RECIPE) $(others)
 
 chat: $(READY) ## RECIPE=…: talk to a run's policy; or one answer for each line of standard input
-	@$(RLRECIPES) $@ $(call one,RECIPE) $(options)
+	@$(RLRECIPES) $@ $(call one,RECIPE) $(others)
 
 export: $(READY) ## RECIPE=…: a run's policy as PEFT and Transformers load it, with a model card
-	@$(RLRECIPES) $@ $(call one,RECIPE) $(options)
+	@$(RLRECIPES) $@ $(call one,RECIPE) $(others)
 
 runs: $(READY) ## all runs: what they reached, and how far they are
-	@$(RLRECIPES) runs
+	@$(RLRECIPES) runs $(others)
 
 compare: $(READY) ## RUNS='…': runs side by side: settings, paired results, curves on the same axes
-	@$(RLRECIPES) compare $(call each,RUNS) $(call given,RECIPE,--recipe)
+	@$(RLRECIPES) compare $(call each,RUNS) $(call given,RECIPE,--recipe) $(options)
 
 list: $(READY) ## the recipes and profiles there are
-	@$(RLRECIPES) list
+	@$(RLRECIPES) list $(others)
 
 bench: $(READY) ## PPO beside plain TRL: memory, time, equality; ARGS=--quick, or '--device cuda --model llama-8b'
 	@$(VENV)/bin/python -m benchmarks $(call each,ARGS)

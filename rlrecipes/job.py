@@ -27,7 +27,7 @@ from rlrecipes.recipe import (
     unknown,
 )
 from rlrecipes.run.folder import Run
-from rlrecipes.run.settings import Settings, tables_of
+from rlrecipes.run.settings import Settings, asked_for
 from rlrecipes.run.stages import STAGES, below
 from rlrecipes.text import is_number, quoted, shortened
 
@@ -134,15 +134,7 @@ def make_job(
             f"recipes/{recipe.name}/recipe.py, name a model, or leave its documents out"
         )
     recipe = dataclasses.replace(recipe, reward=with_weights(recipe.reward, weights))
-    asked = Settings(
-        recipe=recipe.name,
-        profile=profile.name,
-        data=str(source or BUILT_IN),
-        seed=int(seed),
-        columns=dict(columns or {}),
-        terms={"learned": float(recipe.reward.learned), **{t.name: float(t.weight) for t in recipe.reward.terms}},
-        tables=tables_of(profile),
-    )
+    asked = asked_for(recipe.name, profile, source, seed, columns or {}, recipe.reward)
     data = load(recipe, source, columns or {}, run.root)
     if recipe.reward.learned and profile.reward.model is None:
         objective(profile.reward, {recipe.name: data})
@@ -244,7 +236,7 @@ def _joint_job(
     sources = sources_of(recipes, source)
     parts = {recipe.name: load(recipe, part, {}, run.root) for recipe, part in zip(recipes, sources, strict=True)}
     objective(profile.reward, parts)
-    asked = Settings(name, profile.name, source or BUILT_IN, seed, tables=tables_of(profile))
+    asked = asked_for(name, profile, source, seed)
     return Job(joint_recipe(recipes), profile, run, joint_data(parts), seed, parts, asked)
 
 
@@ -375,8 +367,9 @@ def _objective(settings: RewardSettings, name: str, data: Data) -> str:
         kind = "regression" if ratings and not comparisons else "pairwise"
     if not comparisons and not ratings:
         raise UserError(
-            f"the reward model of {name} learns from preferences, but {data.source} brings none; bring rows with prompt, "
-            "chosen and rejected, give the recipe a `compare`, or do without the model (terms.learned=0)"
+            f"the reward model of {name} learns from preferences, but {data.source} brings none"
+            f"{data.lacking and f': {data.lacking}'}; bring rows with prompt, chosen and rejected, or do without the model "
+            "(terms.learned=0)"
         )
     if kind == "pairwise" and not comparisons:
         raise UserError(
@@ -391,7 +384,7 @@ def _objective(settings: RewardSettings, name: str, data: Data) -> str:
     if kind == "regression" and len({rating.score for rating in ratings}) == 1:
         raise UserError(
             f"all {len(ratings)} training ratings in {data.source} are {ratings[0].score:g}: there is nothing to "
-            "learn; bring ratings that differ"
+            f"learn{data.lacking and f' ({data.lacking})'}; bring ratings that differ"
         )
     if kind == "regression" and settings.center_rewards_coefficient is not None:
         raise UserError(

@@ -464,6 +464,25 @@ def test_a_misspelt_variable_is_refused_whatever_the_target(target, given, said)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.parametrize(
+    ("target", "given", "said"),
+    [
+        ("sft", "SEEDS=0 1", "`sft` does not take --seeds"),
+        ("translation", "CARD=24", "`run` does not take --card"),
+        ("translation", "RUNS=a b", "`run` does not take --runs"),
+        ("translation", "RECIPE=dialogue", "`run` does not take --recipe"),
+        ("compare", "RUN=a", "`compare` does not take --run"),
+        ("list", "RUN=a", "`list` does not take --run"),
+        ("runs", "RUNS=a", "`runs` does not take --runs"),
+    ],
+)
+def test_a_variable_that_a_target_does_not_take_is_refused(target, given, said, capsys):
+    words = made(target, given, *(["RECIPE=translation"] if target == "sft" else []))
+    assert main(words[words.index("rlrecipes") + 1 :]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 def test_columns_do_not_take_the_settings_for_columns(monkeypatch):
     words = made("translation", "COLUMNS=target=a", "ARGS=sft.max_steps=5 terms.chrf=1", "DATA=own.jsonl")
     seen = []

@@ -64,7 +64,7 @@ def test_where_no_data_are_named_each_recipe_has_what_the_profile_says(monkeypat
 def test_a_shared_reward_model_brings_its_sft_stage_from_python_as_from_the_command_line(monkeypatch):
     calls = []
     for place in ("pipeline", "__main__"):
-        monkeypatch.setattr(f"rlrecipes.{place}.run_stages", lambda job, stages, force: calls.append(stages))
+        monkeypatch.setattr(f"rlrecipes.{place}.run_stages", lambda job, stages, *rest: calls.append(stages))
     monkeypatch.setattr("rlrecipes.run.folder.Run.need", lambda self, stage: {})
     assert main(["reward", TWO]) == 0
     assert run_recipe(TWO, stages="reward").keys() == {"sft", "reward"}

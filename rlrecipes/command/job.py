@@ -1,6 +1,6 @@
 """The job that a command line asks for; what it leaves out comes from the run's own `settings.toml`, or a profile.
 
-runs/mine/translation began with tiny, data pairs.jsonl, seed 0 (settings.toml); now with ppo.kl_coef=0.1
+settings of runs/mine/translation/settings.toml: profile tiny, data pairs.jsonl, seed 0; here with ppo.kl_coef=0.1
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from rlrecipes.errors import UserError, option
 from rlrecipes.job import PLUS, Job, check_seed, with_weights
 from rlrecipes.pipeline import prepare
 from rlrecipes.profile import Profile, check_once, load_profile, make_profile, outweighed, profile_names, read_tables
-from rlrecipes.recipe import Reward, load_recipe
+from rlrecipes.recipe import Reward, load_recipe, unknown
+from rlrecipes.report.listing import find_runs
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import Run
 from rlrecipes.run.settings import NAME, Settings, read_settings, tables_of
 
-PROFILE = "tiny"
-"""The profile of a command that names none."""
+PROFILE, OWN = "tiny", "own"
+"""The profile of a command that names none: for the embedded base, and for a model of one's own."""
 
 
 def job_of(arguments: argparse.Namespace, recipe: str) -> Job:
@@ -40,7 +41,12 @@ def job_of(arguments: argparse.Namespace, recipe: str) -> Job:
         weights = [*weights, *_own_weights(own, recipe, weights)]
     if PLUS not in recipe:
         refuse_unlearned(arguments, with_weights(load_recipe(recipe).reward, weights))
-    return prepare(recipe, profile, weights=weights, data=data, columns=columns, seed=seed or 0, run=arguments.run)
+    job = prepare(recipe, profile, weights=weights, data=data, columns=columns, seed=seed or 0, run=arguments.run)
+    if kept or arguments.profile is not None or profile.name != OWN:
+        return job
+    from rlrecipes.before.fit import fit
+
+    return fit(job, [override for override in arguments.overrides if not override.startswith("terms.")], _gpu())
 
 
 def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tuple[Profile, list[str]]:
@@ -48,7 +54,7 @@ def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tu
     check_once(arguments.overrides)
     weights = [s for s in arguments.overrides if s.startswith("terms.")]
     overrides = [s for s in arguments.overrides if s not in weights]
-    name, tables = (own.profile, own.tables) if own else (arguments.profile or PROFILE, {})
+    name, tables = (own.profile, own.tables) if own else (usual_profile(arguments), {})
     origin = NAME if own else f"profile '{name}'"
     tables = tables or read_tables(name)
     profile = make_profile(tables, name, overrides, arguments.model, origin)
@@ -56,6 +62,19 @@ def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tu
         steps, epochs = getattr(profile, table).max_steps, tables[table]["num_train_epochs"]
         say(f"{table}.max_steps={steps} takes the place of {table}.num_train_epochs={epochs} in {origin}")
     return profile, weights
+
+
+def usual_profile(arguments: argparse.Namespace) -> str:
+    """The profile that a command line names, or else the one for its model."""
+    named: str | None = arguments.profile
+    return named or (OWN if arguments.model not in (None, "builtin") else PROFILE)
+
+
+def _gpu() -> float | None:
+    """The memory of this machine's GPU in GiB; None without one."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
 
 
 def of_each_seed(arguments: argparse.Namespace) -> list[argparse.Namespace]:
@@ -70,7 +89,7 @@ def of_each_seed(arguments: argparse.Namespace) -> list[argparse.Namespace]:
     for other in ("seed", "from"):
         if getattr(arguments, other) is not None:
             raise UserError(f"{option(other)} is for one seed; leave it or {option('seeds')} out")
-    name = arguments.run or arguments.profile or PROFILE
+    name = arguments.run or usual_profile(arguments)
     seeds = dict.fromkeys(map(int, texts))
     for seed in seeds:
         check_seed(seed)
@@ -82,9 +101,12 @@ def source_of(arguments: argparse.Namespace) -> str | None:
     """The run that SFT and the reward model are taken from.
 
     Raises:
-        UserError: no new run is named, or the same one.
+        UserError: there is no such run, no new one is named, or the same one.
     """
     source: str | None = getattr(arguments, "from")
+    there = [run.name for run in find_runs() if run.recipe == arguments.recipe] if source is not None else []
+    if source is not None and source not in there:
+        raise UserError(unknown("run", source, there, f"there are {', '.join(there) or 'none'} of {arguments.recipe}"))
     if source is not None and arguments.run in (None, source):
         raise UserError(f"beside {option('from', source)} name a new run, as {option('run')}")
     return source

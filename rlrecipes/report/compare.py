@@ -110,7 +110,7 @@ def sides_of(names: Sequence[str], recipe: str | None, root: Path) -> dict[str, 
         if name not in known:
             raise UserError(unknown("run", name, known, f"see `{program()} runs`"))
     if len(set(names)) < max(2, len(names)) or len(names) > MOST:
-        raise UserError(f"name two to {MOST} runs, each once; there are {', '.join(known)}")
+        raise UserError(f"name two to {MOST} runs, each once; there are {', '.join(known) or 'none yet'}")
     found = [run for name in names for run in there if run.name == name and recipe in (None, run.recipe)]
     recipes = list(dict.fromkeys(run.recipe for run in found))
     tasks = {task: [run for run in found if run.recipe == task] for task in recipes}

@@ -23,6 +23,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ConfigDict, ValidationError
@@ -30,6 +31,7 @@ from pydantic.dataclasses import dataclass
 
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.profile import Profile
+from rlrecipes.recipe import BUILT_IN, Reward
 from rlrecipes.run.folder import write_text
 
 NAME = "settings.toml"
@@ -52,6 +54,21 @@ class Settings:
     """The weight of each reward term, and of the reward model as `learned`; empty where recipes share a reward model."""
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The profile's tables, with every override; a setting that is none is left out."""
+
+
+def asked_for(
+    recipe: str,
+    profile: Profile,
+    source: str | None,
+    seed: int,
+    columns: Mapping[str, str] = MappingProxyType({}),
+    reward: Reward | None = None,
+) -> Settings:
+    """What a run is asked for, in plain values; no reward where recipes share a reward model."""
+    weights = {"learned": reward.learned, **{term.name: term.weight for term in reward.terms}} if reward else {}
+    terms = {name: float(weight) for name, weight in weights.items()}
+    source = str(source or BUILT_IN)
+    return Settings(recipe, profile.name, source, int(seed), dict(columns), terms, tables_of(profile))
 
 
 def tables_of(profile: Profile) -> dict[str, dict[str, Any]]:

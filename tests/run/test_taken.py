@@ -4,11 +4,11 @@ import json
 import os
 import shutil
 
+import kills
 import pytest
 from conftest import main
 
 from rlrecipes.errors import UserError
-from rlrecipes.run import taken
 from rlrecipes.run.checksums import sealed
 from rlrecipes.run.folder import Run
 from rlrecipes.run.taken import take
@@ -19,7 +19,7 @@ SETTINGS = {"sft.max_steps": 2, "seed": 0}
 @pytest.fixture
 def runs(tmp_path):
     """A run with a finished SFT stage, and one without any."""
-    mine, other = (Run(name, "translation", tmp_path) for name in ("mine", "other"))
+    mine, other = (Run(name, "translation", tmp_path / "runs") for name in ("mine", "other"))
     draft = mine.open("sft", SETTINGS)
     (draft / "adapter").mkdir()
     (draft / "adapter" / "weights").write_bytes(b"weights")
@@ -90,25 +90,27 @@ def test_damage_is_told_and_nothing_is_taken(runs):
     assert not other.folder.exists()
 
 
-def test_a_kill_between_any_two_files_leaves_nothing_half(runs, monkeypatch):
+def test_a_kill_before_any_change_to_a_file_leaves_nothing_half(runs):
     mine, other = runs
-    link = taken._link
-    for after in range(2):
-        left = iter(range(after))
+    before = {path: path.read_bytes() for path in mine.folder.rglob("*") if path.is_file()}
 
-        def die(*paths, left=left):
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            link(*paths)
+    def work():
+        take(other, "sft", mine, SETTINGS)
+        return 0
 
-        monkeypatch.setattr(taken, "_link", die)
-        with pytest.raises(KeyboardInterrupt):
-            take(other, "sft", mine, SETTINGS)
+    for change in range(1, 100):
+        status = kills.forked(work, kills.Moment(change=change))
         other.recover()
-        assert other.done("sft") is None
-    monkeypatch.setattr(taken, "_link", link)
-    assert take(other, "sft", mine, SETTINGS)
-    assert sorted(path.name for path in other.folder.iterdir()) == ["sft"]
+        record = other.done("sft")
+        assert record is None or record["files"] == mine.done("sft")["files"]
+        take(other, "sft", mine, SETTINGS)
+        assert [path.name for path in other.folder.iterdir()] == ["sft"]
+        assert {path: path.read_bytes() for path in before} == before
+        other.remove("sft")
+        if status == 0:
+            break
+    assert status == 0
+    assert change > 8, "it changes more files than that"
 
 
 def test_a_record_without_checksums_is_not_taken(runs):
@@ -142,10 +144,10 @@ def test_ppo_stands_on_what_another_run_has_trained(finished, home, capsys):
         (["ppo", "translation", "--from", "t"], "beside --from t name a new run, as --run"),
         (["ppo", "translation", "--from", "t", "--run", "t"], "beside --from t name a new run, as --run"),
         (["sft", "translation", "--from", "t", "--run", "x"], "`sft` does not take --from"),
-        (["ppo", "translation", "--from", "nobody", "--run", "x"], "no finished sft stage in runs/nobody/translation"),
+        (["ppo", "translation", "--from", "tt", "--run", "x"], "there is no run 'tt'; did you mean 't'?"),
     ],
 )
-def test_a_source_that_cannot_be_meant_is_one_line(home, capsys, arguments, said):
+def test_a_source_that_cannot_be_meant_is_one_line(finished, home, capsys, arguments, said):
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
