@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import kills
 import pytest
@@ -88,6 +89,16 @@ def test_damage_is_told_and_nothing_is_taken(runs):
     with pytest.raises(UserError, match="weights is damaged"):
         take(other, "sft", mine, SETTINGS)
     assert not other.folder.exists()
+
+
+def test_a_copy_that_is_not_the_same_is_not_taken(runs, monkeypatch):
+    mine, other = runs
+    monkeypatch.setattr(
+        "rlrecipes.run.taken._link", lambda source, place: Path(str(place).replace("adapter/", "")).write_text("x")
+    )
+    with pytest.raises(UserError, match="weights is missing"):
+        take(other, "sft", mine, SETTINGS)
+    assert other.done("sft") is None
 
 
 def test_a_kill_before_any_change_to_a_file_leaves_nothing_half(runs):
