@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 import kills
 import pytest
@@ -93,9 +92,7 @@ def test_damage_is_told_and_nothing_is_taken(runs):
 
 def test_a_copy_that_is_not_the_same_is_not_taken(runs, monkeypatch):
     mine, other = runs
-    monkeypatch.setattr(
-        "rlrecipes.run.taken._link", lambda source, place: Path(str(place).replace("adapter/", "")).write_text("x")
-    )
+    monkeypatch.setattr("rlrecipes.run.taken._link", lambda source, place: None)
     with pytest.raises(UserError, match="weights is missing"):
         take(other, "sft", mine, SETTINGS)
     assert other.done("sft") is None
