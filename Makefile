@@ -39,6 +39,8 @@ FORCE =
 POLICY =
 # For export: 1 also writes whole weights, with the adapter merged in
 MERGED =
+# For export: the folder it goes to; without it, the run's own
+TO =
 # For export: org/name of the Hugging Face hub to upload to
 PUSH =
 # For kills: how often to kill the run before it may finish
@@ -61,7 +63,7 @@ yes = $(filter-out 0,$(value $(1)))
 options = $(call each,ARGS) $(call given,COLUMNS,--columns) $(call given,PROFILE,--profile) $(call given,SEED,--seed) \
 	$(call given,MODEL,--model) $(call given,DATA,--data) $(call given,RUN,--run) $(call given,SETTINGS,--settings) \
 	$(call given,FROM,--from) $(if $(call yes,FORCE),--force) $(call given,POLICY,--policy) \
-	$(if $(call yes,MERGED),--merged) $(call given,PUSH,--push) $(call given,CARD,--card) \
+	$(if $(call yes,MERGED),--merged) $(call given,PUSH,--push) $(call given,TO,--to) $(call given,CARD,--card) \
 	$(if $(value SEEDS),--seeds $(call each,SEEDS))
 # A command that does not take a variable refuses it
 others = $(options) $(call given,RUNS,--runs)

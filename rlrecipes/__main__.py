@@ -14,6 +14,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rlrecipes.after.finished import FinishedRun, find_finished_run
 from rlrecipes.before.plan import plan
@@ -75,7 +76,7 @@ def commands() -> dict[str, Command]:
         "export": Command(
             "a run's policy as PEFT and Transformers load it, with a model card",
             _export,
-            (*policy, "merged", "push"),
+            (*policy, "merged", "push", "to"),
             settings=False,
         ),
     }
@@ -261,7 +262,7 @@ def _export(arguments: argparse.Namespace) -> None:
     quiet()
     from rlrecipes.after.export import export
 
-    folder = export(finished, policy, arguments.merged, arguments.push)
+    folder = export(finished, policy, arguments.merged, arguments.push, arguments.to and Path(arguments.to))
     say(f"exported: {folder}")
     if arguments.push is not None:
         say(f"uploaded: {push(folder, arguments.push)}")

@@ -367,8 +367,9 @@ def _objective(settings: RewardSettings, name: str, data: Data) -> str:
         kind = "regression" if ratings and not comparisons else "pairwise"
     if not comparisons and not ratings:
         raise UserError(
-            f"the reward model of {name} learns from preferences, but {data.source} brings none; bring rows with prompt, "
-            "chosen and rejected, give the recipe a `compare`, or do without the model (terms.learned=0)"
+            f"the reward model of {name} learns from preferences, but {data.source} brings none"
+            f"{data.lacking and f': {data.lacking}'}; bring rows with prompt, chosen and rejected, or do without the model "
+            "(terms.learned=0)"
         )
     if kind == "pairwise" and not comparisons:
         raise UserError(
@@ -383,7 +384,7 @@ def _objective(settings: RewardSettings, name: str, data: Data) -> str:
     if kind == "regression" and len({rating.score for rating in ratings}) == 1:
         raise UserError(
             f"all {len(ratings)} training ratings in {data.source} are {ratings[0].score:g}: there is nothing to "
-            "learn; bring ratings that differ"
+            f"learn{data.lacking and f' ({data.lacking})'}; bring ratings that differ"
         )
     if kind == "regression" and settings.center_rewards_coefficient is not None:
         raise UserError(

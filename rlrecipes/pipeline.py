@@ -178,11 +178,13 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
     if job.profile.model.name != "builtin":
         reach_model(job.profile.model.name)
     quiet()
-    from rlrecipes.before.checks import check_device, check_model_fits
+    from rlrecipes.before.checks import check_device, check_model_fits, check_taken
     from rlrecipes.run.tracking import sync_command
 
     if pending != ["report"]:
         check_device(job.profile)
+    if job.profile.reward.model is not None and {"sft", "reward"} & set(pending) and needed(job, "reward"):
+        check_taken(job.profile.reward.model)
     name = _base(job)
     check_model_fits(job, name, pending)
     before = write_settings(job.run.folder, job.asked) if job.asked else None

@@ -51,6 +51,17 @@ def test_what_nobody_asked_for_is_off_unless_its_variable_says_otherwise():
     assert settings_after_import(**given) == [*given.values(), "False"]
 
 
+def test_bitsandbytes_fetches_no_kernel_while_it_is_imported(tmp_path):
+    (tmp_path / "kernels.py").write_text("raise SystemExit('kernels was imported')\n")
+    code = "from rlrecipes.run.console import quiet; quiet(); import bitsandbytes, peft; print('quiet')"
+    paths = f"{tmp_path}:{ROOT}"
+    with Listener() as server:
+        environment = server.environment() | {"PYTHONPATH": paths, "HOME": str(tmp_path)}
+        given = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert given.stdout == "quiet\n", given.stderr
+    assert server.heard == []
+
+
 # Strangers' code.
 
 

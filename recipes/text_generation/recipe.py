@@ -39,10 +39,8 @@ def compare(example: Example, others: Sequence[Example], rng: Random) -> Compari
     if label is None:
         rejected = disordered(answer, rng)
         return Comparison(example.prompt, answer, rejected) if rejected != answer else None
-    sample_by_hash = (
-        rng.choices(others, k=100) if others else []
-    )  # one in twenty is found, and no pass over all of them
-    opposite = next((other for other in sample_by_hash if other.truth.get("label") == 1 - label), None)
+    drawn = (rng.choice(others) for _ in range(100 if others else 0))  # one in twenty is found, without a pass over all
+    opposite = next((other for other in drawn if other.truth.get("label") == 1 - label), None)
     if opposite is None or opposite.answers[0] == answer:
         return None
     better, worse = (example, opposite) if label else (opposite, example)
@@ -66,6 +64,17 @@ def readable(held_out: Sequence[Example]) -> bool:
 
 def unreadable(held_out: Sequence[Example]) -> bool:
     return not readable(held_out)
+
+
+def caution(demonstrations: Sequence[Example]) -> str | None:
+    """How many of the texts that SFT imitates are labelled negative: it learns to write both, and PPO what is preferred."""
+    negative = sum(example.truth.get("label") == 0 for example in demonstrations)
+    if not negative:
+        return None
+    return (
+        f"Of the {len(demonstrations):,} texts that SFT imitates, {negative:,} are labelled negative: it learns to write "
+        "both, and PPO what is preferred. If SFT should not, leave these rows out and bring comparisons."
+    )
 
 
 def fitted_judge(held_out: Sequence[Example]) -> Metric | None:
@@ -96,6 +105,7 @@ RECIPE = Recipe(
     documents=lambda: builtin.documents(ask),
     compare=compare,
     compared="the rejected answer is a negative text's continuation or, without labels, the answer's words in disorder",
+    caution=caution,
     judge=fitted_judge,
     hub=hub.sets(ask),
     prefix=TASK,

@@ -8,6 +8,7 @@ merged/       with `--merged`: whole weights, the adapter merged into the unquan
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from rlrecipes.after.card import Merged, card, public
 from rlrecipes.after.finished import FinishedRun
-from rlrecipes.errors import UserError, switch
+from rlrecipes.errors import UserError, option, switch
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import check_model, model_config
@@ -37,8 +38,10 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """The largest difference of a logit that saved weights may show, as a share of the largest; by their type."""
 
 
-def export(finished: FinishedRun, policy: str, merged: bool, repository: str | None) -> Path:
-    """Writes the export of a policy in place of an earlier one, and returns its folder.
+def export(
+    finished: FinishedRun, policy: str, merged: bool, repository: str | None, elsewhere: Path | None = None
+) -> Path:
+    """Writes the export of a policy in place of an earlier one, and returns its folder: the run's, or `elsewhere`.
 
     Raises:
         UserError: the base, or for merging its unquantized weights, cannot be loaded; a file of the run is damaged; a file
@@ -50,13 +53,16 @@ def export(finished: FinishedRun, policy: str, merged: bool, repository: str | N
         _check_unquantized(base)
     _ = finished.prompts  # damage must show before the work
     base_name = "base" if finished.embedded else base if repository is None else public(base)
-    place, draft, previous = (
-        finished.run.stage("export"),
-        finished.run.draft("export"),
-        finished.run.draft("export-before"),
-    )
+    place = elsewhere.expanduser().absolute() if elsewhere else finished.run.stage("export")
+    tag = "-export" if elsewhere else ""  # beside a folder of one's own may stand another that is hidden
+    draft, previous = (place.with_name(f".{place.name}{tag}{ending}") for ending in ("", "-before"))
     if place.is_file():
         raise UserError(f"{place} is a file, and the export's folder is to stand there; move it away")
+    if elsewhere and place.exists() and any(place.iterdir()) and not (place / "adapter" / ADAPTER).is_file():
+        raise UserError(f"{place} holds something else than an export; name another folder")
+    if not elsewhere and not os.access(finished.run.folder, os.W_OK):
+        raise UserError(f"nothing can be written into {finished.run.folder}; name a folder ({option('to')})")
+    place.parent.mkdir(parents=True, exist_ok=True)
     with locked(finished.run.folder):
         _put_back(previous, place)
         shutil.rmtree(draft, ignore_errors=True)

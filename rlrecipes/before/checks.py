@@ -17,8 +17,10 @@ from rlrecipes.job import Job
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import DTYPES, check_score_head, model_config
 from rlrecipes.model.tokens import open_tokenizer, vocabulary
-from rlrecipes.profile import ModelSettings, Profile
+from rlrecipes.profile import ModelSettings, Profile, profile_names
+from rlrecipes.profile.load import read_tables
 from rlrecipes.recipe import unknown
+from rlrecipes.reward.source import find_reward_model
 from rlrecipes.run.folder import make
 from rlrecipes.text import shortened
 
@@ -31,6 +33,7 @@ def check_device(profile: Profile) -> None:
     """
     if (count := torch.cuda.device_count()) > 1:
         raise UserError(f"{count} GPUs are visible, and this trains on one; choose it, as CUDA_VISIBLE_DEVICES=0")
+    _check_memory(profile)
     if profile.model.dtype == "bfloat16":
         _check_bfloat16()
     if profile.model.quantization == "nf4":
@@ -44,8 +47,22 @@ def check_device(profile: Profile) -> None:
         _check_optimizer(f"{stage}.optim={optimizer}", optimizer, f"{stage}.optim=adamw_torch")
 
 
+def check_taken(name: str) -> None:
+    """Refuses a reward model from elsewhere of which nothing here can make a classifier, such as one with its own code.
+
+    Raises:
+        UserError: with the reason.
+    """
+    source = find_reward_model(name)
+    try:
+        check_score_head(source.base or source.place)
+    except UserError as error:
+        raise UserError(f"reward.model={name} cannot be used: {shortened(str(error), 200)}") from None
+
+
 def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
-    """Refuses attention that the model lacks, and a finished reward model with another vocabulary than the base's.
+    """Refuses attention or a score head that the model lacks, an SFT adapter of another
+    chat template, and a finished reward model with another vocabulary than the base's.
 
     `name` is the base model's; `pending` are the stages that have yet to run.
 
@@ -53,8 +70,11 @@ def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
         UserError: the sentence says which and what to do.
     """
     _check_attention(name, job.profile.model)
-    if "reward" in pending and job.profile.reward.model is None and name == job.profile.model.name:
+    learns = {"sft", "reward"} & set(pending) and job.recipe.reward.learned and job.profile.reward.model is None
+    if learns and name == job.profile.model.name:
         check_score_head(name)
+    if "sft" not in pending and pending != ["report"]:
+        _check_template(job, name)
     if "reward" not in pending and {"ppo", "evaluate"} & set(pending):
         _check_vocabulary(job, name)
 
@@ -123,6 +143,29 @@ def _check_attention(name: str, settings: ModelSettings) -> None:
         kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config(name)), None)
         if kind is not None and not kind._supports_sdpa:
             raise UserError(f"model.attention=sdpa is not there for '{name}' in Transformers; set model.attention=auto")
+
+
+def _check_template(job: Job, name: str) -> None:
+    """Refuses an adapter whose prompts were made by another chat template than today's: it knows no others."""
+    stage = job.run.stage("sft")
+    path = stage / "adapter" / "chat_template.jinja"
+    if path.is_file() and path.read_bytes().decode("utf-8", "replace") != open_tokenizer(name).chat_template:
+        raise UserError(
+            f"{stage} was trained on prompts of another chat template than '{name}' has here now; "
+            f"make it again: `{make('sft', job.run)} {switch('force')}`"
+        )
+
+
+def _check_memory(profile: Profile) -> None:
+    """Refuses what only a GPU's memory needs, where it was asked for; the profiles of GPUs have it and may run on a CPU."""
+    asked = profile.memory.halve_on_oom and (
+        profile.name not in profile_names() or not read_tables(profile.name).get("memory", {}).get("halve_on_oom")
+    )
+    if asked and not torch.cuda.is_available():
+        raise UserError(
+            "memory.halve_on_oom=true would have no effect on a CPU, where the system ends what runs out of memory; "
+            "leave it out"
+        )
 
 
 def _check_vocabulary(job: Job, name: str) -> None:

@@ -19,8 +19,8 @@ from rlrecipes.run.console import say
 from rlrecipes.run.folder import Run
 from rlrecipes.run.settings import NAME, Settings, read_settings, tables_of
 
-PROFILE = "tiny"
-"""The profile of a command that names none."""
+PROFILE, OWN = "tiny", "own"
+"""The profile of a command that names none: for the embedded base, and for a model of one's own."""
 
 
 def job_of(arguments: argparse.Namespace, recipe: str) -> Job:
@@ -41,7 +41,12 @@ def job_of(arguments: argparse.Namespace, recipe: str) -> Job:
         weights = [*weights, *_own_weights(own, recipe, weights)]
     if PLUS not in recipe:
         refuse_unlearned(arguments, with_weights(load_recipe(recipe).reward, weights))
-    return prepare(recipe, profile, weights=weights, data=data, columns=columns, seed=seed or 0, run=arguments.run)
+    job = prepare(recipe, profile, weights=weights, data=data, columns=columns, seed=seed or 0, run=arguments.run)
+    if kept or arguments.profile is not None or profile.name != OWN:
+        return job
+    from rlrecipes.before.fit import fit
+
+    return fit(job, [override for override in arguments.overrides if not override.startswith("terms.")], _gpu())
 
 
 def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tuple[Profile, list[str]]:
@@ -49,7 +54,7 @@ def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tu
     check_once(arguments.overrides)
     weights = [s for s in arguments.overrides if s.startswith("terms.")]
     overrides = [s for s in arguments.overrides if s not in weights]
-    name, tables = (own.profile, own.tables) if own else (arguments.profile or PROFILE, {})
+    name, tables = (own.profile, own.tables) if own else (usual_profile(arguments), {})
     origin = NAME if own else f"profile '{name}'"
     tables = tables or read_tables(name)
     profile = make_profile(tables, name, overrides, arguments.model, origin)
@@ -57,6 +62,19 @@ def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tu
         steps, epochs = getattr(profile, table).max_steps, tables[table]["num_train_epochs"]
         say(f"{table}.max_steps={steps} takes the place of {table}.num_train_epochs={epochs} in {origin}")
     return profile, weights
+
+
+def usual_profile(arguments: argparse.Namespace) -> str:
+    """The profile that a command line names, or else the one for its model."""
+    named: str | None = arguments.profile
+    return named or (OWN if arguments.model not in (None, "builtin") else PROFILE)
+
+
+def _gpu() -> float | None:
+    """The memory of this machine's GPU in GiB; None without one."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
 
 
 def of_each_seed(arguments: argparse.Namespace) -> list[argparse.Namespace]:
@@ -71,7 +89,7 @@ def of_each_seed(arguments: argparse.Namespace) -> list[argparse.Namespace]:
     for other in ("seed", "from"):
         if getattr(arguments, other) is not None:
             raise UserError(f"{option(other)} is for one seed; leave it or {option('seeds')} out")
-    name = arguments.run or arguments.profile or PROFILE
+    name = arguments.run or usual_profile(arguments)
     seeds = dict.fromkeys(map(int, texts))
     for seed in seeds:
         check_seed(seed)

@@ -44,6 +44,8 @@ class Source:
     drops: list[Drop]
     """Rows left out of both."""
     notes: Sequence[str] = ()
+    unread: Sequence[str] = ()
+    """Notes on what of its rows nobody reads."""
     undivided: bool = False
     """Nothing is marked as held out: `hold_out_fifth` draws one row in five of `train`."""
     prefix: str = ""
@@ -56,27 +58,42 @@ class Source:
 
 
 def once_each(read: Records) -> Records:
-    """The records in their order without repetitions. Each row of ratings is a vote and stays.
+    """The records in their order, of equal ones the first. Each row of ratings is a vote and stays.
 
     Rows that say the opposite of two answers to a prompt are votes too: the comparison that more rows make stays, and none
     where as many make either.
     """
-    rows, drops = read
+    rows, drops = _without_contradictions(read)
     votes = Counter(_comparison(row) for row in rows if row.comparison)
     contents = ["" if row.rating else canonical([row.prompt, row.example, row.comparison]) for row in rows]
-    last = {content: i for i, content in enumerate(contents)}
     seen = {""}
     kept, drops = [], list(drops)
-    for i, (row, content) in enumerate(zip(rows, contents, strict=True)):
+    for row, content in zip(rows, contents, strict=True):
         for_it, against = (votes[_comparison(row)], votes[_comparison(row)[::-1]]) if row.comparison else (1, 0)
         if for_it <= against:
             many = "more" if for_it < against else "as many"
             drops.append(Drop(f"{many} rows prefer its rejected answer to the chosen one", row.place))
         elif content in seen and content:
             drops.append(Drop("duplicate row", row.place))
-        if for_it > against and (not content or last[content] == i):
+        else:
             kept.append(row)
         seen.add(content)
+    return kept, drops
+
+
+def _without_contradictions(read: Records) -> Records:
+    """The records without texts that as many rows or more label differently."""
+    rows, drops = read
+    votes: dict[object, Counter[object]] = {}
+    labelled = [(row.prompt, row.example.answers) if row.example and row.marks else None for row in rows]
+    for row, text in zip(rows, labelled, strict=True):
+        votes.setdefault(text, Counter())[row.marks] += 1
+    kept, drops = [], list(drops)
+    for row, text in zip(rows, labelled, strict=True):
+        if text and any(count >= votes[text][row.marks] for marks, count in votes[text].items() if marks != row.marks):
+            drops.append(Drop("as many rows or more label the same text differently", row.place))
+        else:
+            kept.append(row)
     return kept, drops
 
 
@@ -139,11 +156,18 @@ def check_enough(name: str, sources: Sequence[Source], drops: Sequence[Drop]) ->
     train = sum(len(source.train) for source in sources)
     reason, count = max(counted(drops).items(), key=lambda reason: reason[1], default=("", 0))
     why = f" (left out: {shortened(reason, 120)}: {count})" if reason else ""
+    why += unread_clause(sources)
     if train < 2:
         raise UserError(f"{name} leaves {train} rows to train on{why}; give at least 2, with prompts of their own")
     if not any(source.held_out for source in sources):
         todo = "give more rows with different prompts, or a folder with train.jsonl and test.jsonl"
         raise UserError(f"{name} leaves no rows to hold out for evaluation, of {train}{why}; {todo}")
+
+
+def unread_clause(sources: Sequence[Source]) -> str:
+    """What nobody reads, in brackets for an error, which comes before the notes; empty where all is read."""
+    others = shortened(" ".join(note for source in sources for note in source.unread), 100)
+    return f" [{others}]" if others else ""
 
 
 def at_most(limit: int, source: Source) -> tuple[Source, list[str]]:

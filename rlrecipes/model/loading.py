@@ -106,7 +106,7 @@ def load_causal(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
         UserError: its weights cannot be read, or it fails `check_parts`.
     """
     model = _prepare(_load(AutoModelForCausalLM, name, **_load_options(settings)), tokenizer)
-    check_parts(model, name)
+    check_parts(model, name, window(name, settings))
     return model
 
 
@@ -120,10 +120,7 @@ def load_scorer(name: str, settings: ModelSettings, tokenizer: Any, grow: bool =
     """
     model, missing = load_scorer_with_missing(name, settings, tokenizer, grow)
     if absent := [key for key in missing if not key.startswith(HEADS)]:
-        raise UserError(
-            f"'{name}' ({model.config.model_type}) takes no score head: its weights {absent[0]} would be random under it; "
-            "choose another model, or terms.learned=0"
-        )
+        raise _no_score_head(name, model.config, absent[0])
     return model
 
 
@@ -164,9 +161,23 @@ def check_score_head(name: str) -> None:
     kind = scorer_class(config)
     try:
         with torch.device("meta"):
-            (kind.from_config if hasattr(kind, "from_config") else kind._from_config)(config)
+            scorer = (kind.from_config if hasattr(kind, "from_config") else kind._from_config)(config)
+            trunk = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # each family fails in a way of its own
         raise cannot(f"'{name}' takes no score head", error, "choose another model, or terms.learned=0") from None
+    prefix = f"{trunk.base_model_prefix}."
+    known = {key.removeprefix(prefix) for key in trunk.state_dict()}
+    # A checkpoint that also sees may hold more than its language model.
+    weights = [key for key in scorer.state_dict() if not key.startswith(HEADS) and "vis" not in key]
+    if absent := [key for key in weights if key.removeprefix(prefix) not in known]:
+        raise _no_score_head(name, config, absent[0])
+
+
+def _no_score_head(name: str, config: Any, absent: str) -> UserError:
+    return UserError(
+        f"'{name}' ({config.model_type}) takes no score head: its weights {absent} would be random under it; "
+        "choose another model, or terms.learned=0"
+    )
 
 
 def _load(kind: Any, name: str, **options: Any) -> Any:

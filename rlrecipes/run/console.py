@@ -104,6 +104,9 @@ def quiet() -> None:
     Call it before their import, since some warn during it.
     """
     warnings.filterwarnings("ignore")
+    # On CPUs with AVX512-BF16, bitsandbytes has this library fetch a kernel from the hub while it is imported, for layers
+    # that we keep it from using (`model.loading`). None is Python's own mark of a module that cannot be imported.
+    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
     for name in ("accelerate", "bitsandbytes", "peft", "torch", "trl", "wandb", "huggingface_hub", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import datasets

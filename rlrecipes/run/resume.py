@@ -21,6 +21,8 @@ from rlrecipes.run.console import say
 from rlrecipes.run.folder import CHECKPOINTS, write_json
 from rlrecipes.run.interrupts import finishing_first
 
+TITLES = {"sft": "SFT", "reward": "the reward model"}
+
 
 def training_arguments(
     config: type[TrainingArguments], settings: TrainingSettings | PPOSettings, folder: Path, seed: int
@@ -119,6 +121,8 @@ class Resumable:
     checkpoint_state: dict[str, Any] | None
     best: Best | None
     kept: dict[str, Any]
+    start: float = math.inf
+    """The loss of the first batch, before anything was learned."""
     table: str
     """The profile's table whose learning rate this is."""
 
@@ -148,14 +152,20 @@ class Resumable:
         self.kept = best.restore(self.model, self.state.global_step) if best else {}
         return float(output.training_loss)
 
-    def warnings(self, loss: float, guessing: float) -> list[str]:
-        """Sentences on a training that ran to its end and went wrong, from the mean loss and that of a model that guesses."""
+    def warnings(self, loss: float, guessing: float, start: float = math.inf) -> list[str]:
+        """Sentences on a training that ran to its end and went wrong, from its mean loss and that of a model that guesses.
+
+        `start` is the loss before the first step, where that says more than guessing. What is judged is the loss of the
+        weights that are left; a batch's own chance is far below a quarter and 0.1 of it.
+        """
         steps, warmup = self.state.max_steps, self.args.warmup_steps
         last = next((row["loss"] for row in reversed(self.state.log_history) if "loss" in row), loss)
+        last = self.kept["kept"]["loss"] if self.kept else last
+        before, what = min((start, "it began"), (guessing, "guessing"))
         sentences = []
-        if last > 1.5 * guessing:
+        if last > 1.25 * before + 0.1:
             sentences.append(
-                f"the loss of {self.table} ended at {last:.3g}, and guessing has {guessing:.3g}: training went apart; "
+                f"{TITLES[self.table]} ended worse than {what}: loss {last:.3g} against {before:.3g}; "
                 f"lower {self.table}.learning_rate"
             )
         if warmup >= steps:
@@ -169,6 +179,8 @@ class Resumable:
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)  # type: ignore[misc]
+        if self.state.global_step == 0:
+            self.start = float(self._tr_loss)
         for what, value in (("loss", float(self._tr_loss)), ("gradient", float(norm))):
             if not math.isfinite(value):
                 self.checkpoints.discard()  # the same settings would come to the same step
@@ -227,8 +239,9 @@ class Resumable:
         self._initial_global_step = 0  # the mean loss is over all steps
 
 
-_RUNNING = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_metrics", "_total_train_tokens")
-"""The loss since the last log, the loss before it, the step of that log; TRL's running metrics and its count of tokens."""
+_RUNNING = ("start", "_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_metrics", "_total_train_tokens")
+"""The first loss, that since the last log, that before it, the step of that log; TRL's running metrics and its count of
+tokens."""
 
 
 class _Saves(TrainerCallback):

@@ -82,6 +82,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     updates = trainer.args.num_total_batches
     note = "" if updates * batch == settings.total_episodes else f" (rounded up from {settings.total_episodes})"
     say(f"  {updates * batch} episodes{note} in {updates} updates of {batch}, answers of at most {length} tokens")
+    if settings.vf_coef == 0:
+        say("  ppo.vf_coef=0: no value function is learned, so advantages are the answers' own rewards")
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
     checkpoints.check_room(trainer.model)
     with finishing_first():

@@ -92,7 +92,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "too_long": dropped,
         **trainer.kept,
         **({"special_tokens_as_text": plain} if plain else {}),
-        "warnings": [*trainer.warnings(loss, math.log(len(tokenizer))), *unmoved(folder / "adapter")],
+        "warnings": [*trainer.warnings(loss, math.log(len(tokenizer)), trainer.start), *unmoved(folder / "adapter")],
         "resumed": checkpoints.resumed,
     }
 

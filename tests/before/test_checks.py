@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -25,9 +26,10 @@ def refused(home, monkeypatch, capsys):
         "rlrecipes.model.pretrain.embedded_base", lambda *arguments: pytest.fail("it would have trained")
     )
 
-    def run(*settings: str) -> str:
+    def run(*settings: str, without: Sequence[str] = ()) -> str:
         shutil.rmtree(home / "runs" / "checks", ignore_errors=True)
-        assert main(["run", "translation", "--run", "checks", "--data", "pairs.jsonl", *SMALLEST, *settings]) == 2
+        smallest = [setting for setting in SMALLEST if setting not in without]
+        assert main(["run", "translation", "--run", "checks", "--data", "pairs.jsonl", *smallest, *settings]) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
         assert not (home / "runs" / "checks").exists()
         return line
@@ -178,3 +180,54 @@ def test_a_check_raises_the_projects_own_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(UserError):
         checks.check_device(load_profile("tiny"))
+
+
+def test_what_only_the_memory_of_a_gpu_needs_is_refused_on_a_cpu_unless_the_profile_has_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"memory\.halve_on_oom=true would have no effect on a CPU"):
+        checks.check_device(load_profile("tiny", ["memory.halve_on_oom=true"]))
+    checks._check_memory(load_profile("single_gpu_24gb"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    checks._check_memory(load_profile("tiny", ["memory.halve_on_oom=true"]))
+
+
+def test_a_reward_model_with_code_of_its_own_is_refused_before_sft(checkpoint, refused, tmp_path):
+    shutil.copytree(checkpoint.model, tmp_path / "own")
+    kinds = {"architectures": ["OwnForSequenceClassification"], "id2label": {"0": "score"}, "model_type": "own"}
+    config = json.loads((tmp_path / "own" / "config.json").read_text())
+    auto_map = {"auto_map": {"AutoConfig": "own.Own"}}
+    (tmp_path / "own" / "config.json").write_text(json.dumps(config | kinds | auto_map))
+    trained = [setting for setting in SMALLEST if setting.startswith("reward.max_steps")]
+    said = refused(f"reward.model={tmp_path / 'own'}", without=trained)
+    assert f"error: reward.model={tmp_path / 'own'} cannot be used: " in said
+
+
+def test_an_adapter_of_another_chat_template_carries_no_later_stage(finished, home, capsys):
+    folder = home / "runs" / "templates"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(finished, folder / "translation")
+    for stage in ("ppo", "evaluate", "report"):
+        shutil.rmtree(folder / "translation" / stage)
+    path = folder / "translation" / "sft" / "adapter" / "chat_template.jinja"
+    path.write_text(path.read_text() + " ")
+    resealed(folder / "translation" / "sft")
+    assert main(["ppo", "translation", "--run", "templates", "--data", "pairs.jsonl", *SMALLEST]) == 2
+    said = capsys.readouterr().err
+    assert "translation/sft was trained on prompts of another chat template than" in said
+    assert not (folder / "translation" / "ppo").exists()
+
+
+def test_a_model_that_takes_no_score_head_is_refused_before_sft(checkpoint, home, monkeypatch, capsys):
+    from transformers import LlamaForSequenceClassification
+
+    init = LlamaForSequenceClassification.__init__
+
+    def another(self, config):
+        init(self, config)
+        self.pooler = torch.nn.Linear(2, 2)
+
+    monkeypatch.setattr(LlamaForSequenceClassification, "__init__", another)
+    command = ["sft", "translation", "--run", "headless", "--data", "pairs.jsonl", "--model", str(checkpoint.model)]
+    assert main([*command, *SHORTEST]) == 2
+    assert "takes no score head: its weights pooler.weight would be random under it" in capsys.readouterr().err
+    assert not (home / "runs" / "headless" / "translation" / "sft").exists()

@@ -31,6 +31,11 @@ BATCH = {
 }
 
 
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch):
+    monkeypatch.setattr("rlrecipes.before.checks._check_memory", lambda profile: None)
+
+
 @pytest.fixture
 def full(monkeypatch):
     """Lets memory run out in a phase, the first time or the first few times that it is entered."""

@@ -1,5 +1,6 @@
 """A base whose parts do not add up, or that is no plain base, is refused in one line before anything is trained."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from rlrecipes.errors import UserError
+from rlrecipes.model import trial
 from rlrecipes.model.adapters import add_lora
 from rlrecipes.model.loading import check_model, check_score_head, load_causal, load_scorer, window
 from rlrecipes.model.tokens import load_tokenizer
@@ -161,3 +163,43 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_may_stand(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ann")
     assert load_profile("tiny", model="~/base").model.name == "/home/ann/base"
     assert load_profile("tiny", ["model.name=~/base"]).model.name == "/home/ann/base"
+
+
+SLIDING = {
+    "mistral": {"sliding_window": 12},
+    "gemma2": {"sliding_window": 12, "head_dim": 16},
+    "gemma3_text": {"sliding_window": 12, "head_dim": 16},
+    "qwen2": {"sliding_window": 12, "use_sliding_window": True, "max_window_layers": 1},
+    "gpt_oss": {"sliding_window": 12, "head_dim": 16, "num_local_experts": 2, "num_experts_per_tok": 1},
+}
+
+
+@pytest.mark.parametrize("family", SLIDING)
+def test_a_family_whose_layers_look_back_on_a_window_is_tried_beyond_it_and_passes(tmp_path, monkeypatch, family):
+    tried = []
+    sample = trial.sample
+    monkeypatch.setattr(
+        trial,
+        "sample",
+        lambda model, ids, *others, **named: (tried.append(ids.shape[1]), sample(model, ids, *others, **named))[1],
+    )
+    name = made(tmp_path, family, **GROUPED, **SLIDING[family])
+    load_causal(name, PLAIN, load_tokenizer(name))
+    assert tried == [trial.IDS, 13]
+
+
+MOSHI = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "ffn_dim": 64,
+    "sliding_window": 12,
+}
+
+
+def test_a_model_that_samples_wrongly_beyond_its_window_is_refused_unless_the_run_stays_within(tmp_path):
+    name = made(tmp_path, "moshi", **MOSHI)
+    with pytest.raises(UserError, match=r"beyond the 12 tokens that its layers look back on; set model\.max_length=12"):
+        load_causal(name, PLAIN, load_tokenizer(name))
+    load_causal(name, dataclasses.replace(PLAIN, max_length=12), load_tokenizer(name))

@@ -30,7 +30,8 @@ def train(tmp_path):
         model.number = nn.Parameter(torch.zeros(()))
         if hook is not None:
             model.number.register_hook(hook)
-        settings = SFTSettings(max_steps=len(targets), per_device_train_batch_size=1, learning_rate=0.1, **settings)
+        settings = {"learning_rate": 0.1, **settings}
+        settings = SFTSettings(max_steps=len(targets), per_device_train_batch_size=1, **settings)
         arguments = training_arguments(TrainingArguments, settings, tmp_path, 0)
         trainer = Mean(
             model,
@@ -76,11 +77,27 @@ def test_a_loss_worse_than_guessing_and_a_warm_up_that_never_ends_are_told(train
     trainer, loss = train([5, 5, 5], logging_steps=1)
     assert trainer.warnings(loss, 100.0) == []
     (apart,) = trainer.warnings(loss, 1.0)
-    assert "the loss of sft ended at" in apart
-    assert "lower sft.learning_rate" in apart
+    assert apart.startswith("SFT ended worse than guessing: loss ")
+    assert apart.endswith(" against 1; lower sft.learning_rate")
     trainer, loss = train([5, 5, 5], warmup_steps=3)
     (warm,) = trainer.warnings(loss, 100.0)
     assert "the 3 steps of sft are over before its warm-up of 3" in warm
+
+
+def test_training_that_ends_above_the_loss_of_its_first_batch_is_told_unless_better_weights_were_kept(train):
+    trainer, loss = train([2, 2, 2, 2], learning_rate=50.0)
+    assert trainer.start == 4
+    (said,) = trainer.warnings(loss, 1e6, trainer.start)
+    assert said.startswith("SFT ended worse than it began: loss ")
+    assert said.endswith(" against 4; lower sft.learning_rate")
+    assert trainer.warnings(loss, 1e6) == []  # a reward model's first loss is a guess, and a batch's chance
+    trainer.kept = {"kept": {"loss": 4.5}}
+    assert trainer.warnings(loss, 1e6, trainer.start) == []
+
+
+def test_training_that_ends_below_its_start_is_not_told(train):
+    trainer, loss = train([2, 2, 2, 2])
+    assert trainer.warnings(loss, 1e6, trainer.start) == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
