@@ -32,7 +32,7 @@ from rlrecipes.run.console import end_bars, open_streams, quiet, say, shown
 from rlrecipes.run.disk import disk_errors_told
 from rlrecipes.run.folder import Run
 from rlrecipes.run.interrupts import Interrupted, handled, stop_requested
-from rlrecipes.run.stages import POLICIES, STAGES
+from rlrecipes.run.stages import POLICIES, STAGES, models
 
 INTERRUPTED = 75
 
@@ -50,7 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "default": 0, "help": "of everything random (default: 0)"},
     "run": {"help": "name of the run's folder under runs/ (default: the profile's name)"},
     "force": {"action": "store_true", "help": "make the stages again, with all that stands on them"},
-    "policy": {"help": f"{', '.join(POLICIES)} (default: the last that is trained)"},
+    "policy": {"help": f"{', '.join(models())} (default: the last that is trained)"},
     "temperature": {"type": float, "help": "of sampling (default: 0, greedy)"},
     "json": {"action": "store_true", "help": "prompts and answers are lines of JSON"},
     "merged": {"action": "store_true", "help": "also whole weights, merged in full precision"},

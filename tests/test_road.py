@@ -69,7 +69,7 @@ def test_settings_hold_those_of_the_stages_below(finished):
 def test_every_policy_has_every_metric_with_an_interval_around_it(finished):
     done = record(finished, "evaluate")
     assert done["headline"] == "chrf"
-    assert done["metrics"].keys() == {"base", "sft", "ppo"}
+    assert done["metrics"].keys() == {"base", "sft", "best4", "ppo"}
     for metrics in done["metrics"].values():
         assert {"chrf", "bleu", "exact_match", "reward"} <= metrics.keys()
         for interval in metrics.values():
@@ -79,7 +79,7 @@ def test_every_policy_has_every_metric_with_an_interval_around_it(finished):
 
 def test_policies_are_compared_in_pairs(finished):
     comparisons = record(finished, "evaluate")["comparisons"]
-    assert comparisons.keys() == {"sft_over_base", "ppo_over_sft"}
+    assert comparisons.keys() == {"sft_over_base", "best4_over_sft", "ppo_over_sft"}
     metrics = record(finished, "evaluate")["metrics"]
     gain = metrics["ppo"]["chrf"]["value"] - metrics["sft"]["chrf"]["value"]
     assert comparisons["ppo_over_sft"]["gain"]["value"] == pytest.approx(gain, abs=2e-6)
@@ -95,7 +95,7 @@ def test_samples_hold_each_policys_answer_with_its_headline_and_reward(finished)
         assert row["prompt"][-1]["role"] == "user"
         assert row["prompt"][-1]["content"].startswith("Translate: ")
         assert len(row["references"]) == 1
-        assert row["policies"].keys() == {"base", "sft", "ppo"}
+        assert row["policies"].keys() == {"base", "sft", "best4", "ppo"}
         assert all(given.keys() == {"answer", "headline", "reward"} for given in row["policies"].values())
     mean = sum(row["policies"]["ppo"]["headline"] for row in rows) / len(rows)
     assert record(finished, "evaluate")["metrics"]["ppo"]["chrf"]["value"] == pytest.approx(mean, abs=1e-6)

@@ -32,6 +32,9 @@ ZeroOrMore = Annotated[Number, Field(ge=0)]
 Share = Annotated[Positive, Field(le=1)]
 Rate = Annotated[Positive, Field(le=1000)]  # far above any use; optimizers overflow at 1e38
 
+_LIST = BeforeValidator(lambda value: ",".join(map(str, value)) if isinstance(value, list) else value)
+Names = Annotated[str, _LIST]  # a list in TOML, or names separated by commas
+
 _CONFIG = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # `card = 24` is a text without quotes
 
 
@@ -192,6 +195,8 @@ class EvaluateSettings:
     """Most held-out examples used; 0: all."""
     batch_size: Count = 100
     """Answers generated together."""
+    policies: Names = "all"
+    """Which policies: `all`, or some names, as `["base", "sft", "ppo"]`. The best of 16 draws 16 answers to every prompt."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

@@ -23,7 +23,7 @@ from rlrecipes.report.samples import gain_groups, training_samples
 from rlrecipes.report.verdict import quality, verdict_of
 from rlrecipes.report.warnings import hacking, warnings
 from rlrecipes.run.folder import Run
-from rlrecipes.run.stages import POLICIES
+from rlrecipes.run.stages import POLICIES, models
 from rlrecipes.text import shortened
 
 
@@ -44,7 +44,7 @@ def combine(runs: Sequence[Run]) -> Path:
 def short_table(runs: Sequence[Run]) -> str:
     """The headline numbers for a terminal, at most 100 columns wide."""
     pair = last_pair(finished_records(runs[0]))
-    titles = ["recipe", "headline", *(policy.title for policy in POLICIES.values())]
+    titles = ["recipe", "headline", *(policy.title for policy in models().values())]
     titles += [f"{pair.policy.title} over {pair.over.title}, 95 %", "wins", "RM", "time"]
     rows = [titles]
     for run in runs:
@@ -71,7 +71,7 @@ def _write(folder: Path, title: str, sections: Sequence[Mapping[str, Any]]) -> N
         "estimates": lambda policies, name: [estimate_cell(values.get(name)) for values in policies],
         "time": duration,
     }
-    heads = [policy.title for policy in POLICIES.values()]
+    heads = [policy.title for policy in models().values()]
     page = environment.get_template("page.html.j2").render(title=title, sections=sections, heads=heads)
     (folder / "index.html.part").write_text(page.strip() + "\n", encoding="utf-8")
     os.replace(folder / "index.html.part", folder / "index.html")
@@ -109,7 +109,7 @@ def _headline(run: Run) -> list[Cell]:
     return [
         Cell(run.recipe),
         Cell(name),
-        *(estimate_cell(headline_value(records, policy)) for policy in POLICIES),
+        *(estimate_cell(headline_value(records, policy)) for policy in models()),
         estimate_cell(pair.get("gain"), signed=True),
         estimate_cell(pair.get("win_rate")),
         quality(reward),

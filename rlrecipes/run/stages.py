@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rlrecipes.errors import UserError
+from rlrecipes.recipe import unknown
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -24,6 +27,8 @@ class Policy:
     """Its adapter's name on the shared base."""
     over: str | None = None
     """The policy that evaluation compares it with."""
+    best_of: int = 0
+    """It is no model of its own: of so many sampled answers of `over` it takes the one with the highest reward. 0: it is."""
     training: str = ""
     """How it was trained, for the model card."""
 
@@ -58,6 +63,8 @@ POLICIES: dict[str, Policy] = {
     "sft": Policy(
         "SFT", "sft", "reference", over="base", training="by supervised fine-tuning (SFT) on the demonstrations"
     ),
+    "best4": Policy("best of 4", over="sft", best_of=4),
+    "best16": Policy("best of 16", over="sft", best_of=16),
     "ppo": Policy(
         "PPO",
         "ppo",
@@ -114,6 +121,25 @@ def below(stage: str) -> list[str]:
 def above(stage: str) -> list[str]:
     """The stages that stand on a stage, directly or through others, in the order in which they run."""
     return [name for name in STAGES if stage in below(name)]
+
+
+def models() -> dict[str, Policy]:
+    """The policies that are a model of their own, with which one can talk."""
+    return {name: policy for name, policy in POLICIES.items() if not policy.best_of}
+
+
+def chosen(policies: str) -> tuple[str, ...]:
+    """The policies that a setting such as `base,sft,ppo` names, in the order of the table; all for `all`.
+
+    Raises:
+        UserError: there is no such policy.
+    """
+    names = list(POLICIES) if policies == "all" else [name.strip() for name in policies.split(",")]
+    for name in names:
+        if name not in POLICIES:
+            known = f"there are {', '.join(POLICIES)}"
+            raise UserError(f"evaluate.policies={policies}: {unknown('policy', name, list(POLICIES), known)}")
+    return tuple(name for name in POLICIES if name in names)
 
 
 def phases() -> dict[str, Phase]:

@@ -41,7 +41,8 @@ def test_a_stage_stands_on_what_its_stages_stand_on():
 
 def test_a_new_stage_and_its_policy_run_and_are_judged_shown_talked_to_and_exported(toy, home, capsys, monkeypatch):
     folder = home / "runs" / "toy" / "translation"
-    assert main(["run", "translation", "--run", "toy", "--data", "pairs.jsonl", *SMALLEST]) == 0
+    small = [*SMALLEST, "evaluate.policies=all"]
+    assert main(["run", "translation", "--run", "toy", "--data", "pairs.jsonl", *small]) == 0
     assert "Toy over SFT" in capsys.readouterr().out
 
     evaluated = json.loads((folder / "evaluate" / "done.json").read_text(encoding="utf-8"))
@@ -53,7 +54,7 @@ def test_a_new_stage_and_its_policy_run_and_are_judged_shown_talked_to_and_expor
     assert main(["chat", "translation", "--run", "toy", "--policy", "toy"]) == 0
     assert main(["export", "translation", "--run", "toy", "--policy", "toy"]) == 0
     assert "by hand" in (folder / "export" / "README.md").read_text(encoding="utf-8")
-    assert main(["sft", "translation", "--run", "toy", "--data", "pairs.jsonl", *SMALLEST, "--force"]) == 0
+    assert main(["sft", "translation", "--run", "toy", "--data", "pairs.jsonl", *small, "--force"]) == 0
     assert not (folder / "toy").exists(), "it stood on SFT"
 
 
