@@ -53,7 +53,8 @@ def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
         UserError: the sentence says which and what to do.
     """
     _check_attention(name, job.profile.model)
-    if "reward" in pending and job.profile.reward.model is None and name == job.profile.model.name:
+    trained = "judge" in pending or ("reward" in pending and job.profile.reward.model is None)
+    if trained and name == job.profile.model.name:
         check_score_head(name)
     if "reward" not in pending and {"ppo", "evaluate"} & set(pending):
         _check_vocabulary(job, name)

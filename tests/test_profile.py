@@ -176,7 +176,15 @@ ALWAYS = {
     ),
     *("ppo.kl_coef", "ppo.kl_stop", "ppo.vf_coef", "ppo.gamma", "ppo.lam", "ppo.whiten_rewards"),
     *("ppo.missing_eos_penalty", "ppo.reward_clip", "ppo.num_sample_generations"),
-    *("evaluate.limit", "evaluate.batch_size", "track.wandb", "checkpoint.seconds", "limits.term_seconds"),
+    *(
+        "evaluate.limit",
+        "evaluate.batch_size",
+        "evaluate.policies",
+        "evaluate.judge",
+        "track.wandb",
+        "checkpoint.seconds",
+        "limits.term_seconds",
+    ),
     *("memory.card", "memory.halve_on_oom"),
 }
 """Settings that something reads whatever the others are."""

@@ -1,6 +1,6 @@
 """How answers look, whatever they say: measures that show at a glance what a policy has changed beside its score.
 
-style(Answer("I read. I read. I read.", True), user("Read?")) -> {"words": 6, "repetition": 0.25, "ended": 1, …}
+style(Answer("I read. I read. I read.", True), user("Read?")) -> {"words": 6, "repetition": 0.5, "ended": 1, …}
 """
 
 from __future__ import annotations

@@ -197,6 +197,10 @@ class EvaluateSettings:
     """Answers generated together."""
     policies: Names = "all"
     """Which policies: `all`, or some names, as `["base", "sft", "ppo"]`. The best of 16 draws 16 answers to every prompt."""
+    judge: str = "auto"
+    """Who judges beside the headline and the reward. `auto`: a second reward model, from half of the held-out preferences,
+    where there are enough; `none`; or a function of your own, as `judges.py:polite`, which takes the prompt's messages, the
+    answer and the references, and returns a number."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

@@ -89,6 +89,12 @@ STAGES: dict[str, Stage] = {
         phases={"reward": Phase("reward.per_device_train_batch_size")},
         for_learned_reward=True,
     ),
+    "judge": Stage(
+        help="a second reward model, from held-out preferences, which judges the policies",
+        stands_on=("sft",),
+        tables=("reward",),
+        phases={"judge": Phase("reward.per_device_train_batch_size")},
+    ),
     "ppo": Stage(
         help="PPO against the reward",
         stands_on=("sft", "reward"),
@@ -100,7 +106,7 @@ STAGES: dict[str, Stage] = {
     ),
     "evaluate": Stage(
         help="every policy on the held-out split",
-        stands_on=tuple(policy.stage for policy in POLICIES.values() if policy.stage),
+        stands_on=("judge", *(policy.stage for policy in POLICIES.values() if policy.stage)),
         tables=("evaluate",),
         phases={"evaluate": Phase("evaluate.batch_size", _SAMPLING)},
     ),

@@ -18,6 +18,7 @@ from rlrecipes.model.adapters import load_policies
 from rlrecipes.model.loading import load_causal, prompt_window
 from rlrecipes.model.tokens import answer_length, fitting_prompts, open_tokenizer
 from rlrecipes.policy.answers import answer, write_answers
+from rlrecipes.policy.judge import open_judge
 from rlrecipes.policy.scores import divergence, divergence_bound, metrics, pairs, rewards, samples, score_all, styles
 from rlrecipes.reward.model import Scorer, open_learned
 from rlrecipes.run.checkpoint import Checkpoints
@@ -44,7 +45,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     answers = answer(job, model, tokenizer, ids, length, policies, checkpoints)
     write_answers(folder / "answers.jsonl", examples, answers)
 
-    scored = score_all(job, policies, answers, examples, lambda given: rewards(job, scorer, given, examples), None)
+    judge, judge_record = open_judge(job, model, tokenizer, examples)
+    scored = score_all(job, policies, answers, examples, lambda given: rewards(job, scorer, given, examples), judge)
     rows = samples(scored, examples)
     (folder / "samples.jsonl").write_text(
         "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
@@ -54,6 +56,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "headline": job.metrics[0].name,
         "style": {name: styles(each, examples) for name, each in scored.items()},
         "comparisons": pairs(scored),
+        "judge": judge_record,
         "kl": {name: found for name, each in scored.items() if (found := divergence(name, each))},
         "kl_bound": {name: bound for name in scored if (bound := divergence_bound(name)) is not None},
         "examples": len(examples),

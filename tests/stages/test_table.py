@@ -24,7 +24,7 @@ def toy(monkeypatch):
     POLICIES["toy"] = Policy("Toy", "toy", "toy", over="sft", training="by hand")
     report, evaluate = STAGES.pop("report"), STAGES.pop("evaluate")
     STAGES["toy"] = Stage("a copy of SFT", stands_on=("sft",))
-    STAGES["evaluate"] = Stage(evaluate.help, ("sft", "ppo", "toy"), evaluate.tables, evaluate.phases)
+    STAGES["evaluate"] = Stage(evaluate.help, (*evaluate.stands_on, "toy"), evaluate.tables, evaluate.phases)
     STAGES["report"] = report
     monkeypatch.setitem(sys.modules, "rlrecipes.stages.toy", SimpleNamespace(run=run))
     yield
@@ -34,7 +34,7 @@ def toy(monkeypatch):
 
 
 def test_a_stage_stands_on_what_its_stages_stand_on():
-    assert below("evaluate") == ["sft", "reward", "ppo"]
+    assert below("evaluate") == ["sft", "reward", "judge", "ppo"]
     assert below("sft") == []
     assert above("reward") == ["ppo", "evaluate", "report"]
 
