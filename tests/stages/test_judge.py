@@ -99,7 +99,9 @@ def test_a_judge_that_cannot_be_loaded_is_refused_in_a_sentence_before_any_stage
         (tmp_path / name).write_text(text)
     assert main(["evaluate", "translation", f"evaluate.judge={setting}"]) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1 and len(error) < 300
+    assert said in error
+    assert error.count("\n") == 1
+    assert len(error) < 300
     assert not (tmp_path / "runs").exists()
 
 
