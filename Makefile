@@ -25,6 +25,8 @@ CARD =
 RUN =
 # Settings of the profile to override, as 'ppo.learning_rate=1e-6 sft.max_steps=50'; for bench, numbers and chat, options
 ARGS =
+# What evaluation compares, as 'base sft ppo runs/other'; without it, all policies of the run
+POLICIES =
 # 1 makes finished stages again, with all that stands on them
 FORCE =
 # For chat and export: the policy; without it, the last one trained
@@ -51,7 +53,7 @@ given = $(if $(value $(1)),$(2) $(call one,$(1)))
 yes = $(filter-out 0,$(value $(1)))
 options = $(call given,COLUMNS,--columns) $(call given,PROFILE,--profile) $(if $(call yes,SEED),$(call given,SEED,--seed)) \
 	$(call given,MODEL,--model) $(call given,DATA,--data) $(call given,RUN,--run) $(if $(call yes,FORCE),--force) \
-	$(call given,POLICY,--policy) $(if $(call yes,MERGED),--merged) $(call given,PUSH,--push) $(call each,ARGS)
+	$(call given,POLICY,--policy) $(if $(call yes,MERGED),--merged) $(call given,PUSH,--push) $(call each,ARGS) $(if $(value POLICIES),$(call quoted,evaluate.policies=$(value POLICIES)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export clean $(RECIPES) $(STAGES)

@@ -20,6 +20,7 @@ from rlrecipes.model.tokens import open_tokenizer, vocabulary
 from rlrecipes.profile import ModelSettings, Profile
 from rlrecipes.recipe import unknown
 from rlrecipes.run.folder import make
+from rlrecipes.run.policies import check_shared, chosen
 from rlrecipes.text import shortened
 
 
@@ -45,7 +46,8 @@ def check_device(profile: Profile) -> None:
 
 
 def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
-    """Refuses attention that the model lacks, and a finished reward model with another vocabulary than the base's.
+    """Refuses attention that the model lacks, adapters from elsewhere that stand on another base, and a finished reward model
+    with another vocabulary than the base's.
 
     `name` is the base model's; `pending` are the stages that have yet to run.
 
@@ -53,6 +55,8 @@ def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
         UserError: the sentence says which and what to do.
     """
     _check_attention(name, job.profile.model)
+    if "evaluate" in pending:
+        check_shared(chosen(job.profile.evaluate.policies, job.run), name)
     trained = "judge" in pending or ("reward" in pending and job.profile.reward.model is None)
     if trained and name == job.profile.model.name:
         check_score_head(name)

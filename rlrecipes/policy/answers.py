@@ -9,7 +9,9 @@ called `1` to `n`; the best of 4 is taken from the first four.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +29,7 @@ from rlrecipes.recipe import Example
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import bar, say
 from rlrecipes.run.interrupts import finishing_first
-from rlrecipes.run.stages import POLICIES
+from rlrecipes.run.stages import POLICIES, Policy
 
 
 class Answer(NamedTuple):
@@ -54,10 +56,19 @@ class _Batch(NamedTuple):
     """The place of the first among all prompts, ordered by length."""
 
 
-def kinds(policies: Sequence[str]) -> dict[str, list[str]]:
+@dataclass(frozen=True)
+class Voice:
+    """A model that answers, and the prompts as it reads them."""
+
+    model: Any
+    tokenizer: Any
+    prompts: Sequence[Sequence[int]]
+
+
+def kinds(policies: Mapping[str, Policy]) -> dict[str, list[str]]:
     """The kinds of answers that each policy has to give, those of which others take the best included."""
-    wanted = {name: ["greedy", "sampled"] for name in policies if not POLICIES[name].best_of}
-    for policy in (POLICIES[name] for name in policies):
+    wanted = {name: ["greedy", "sampled"] for name, policy in policies.items() if not policy.best_of}
+    for policy in policies.values():
         if policy.best_of:
             given = wanted.setdefault(str(policy.over), [])
             given += [kind for kind in map(str, range(1, policy.best_of + 1)) if kind not in given]
@@ -66,19 +77,19 @@ def kinds(policies: Sequence[str]) -> dict[str, list[str]]:
 
 def answer(
     job: Job,
-    model: PeftModel,
-    tokenizer: Any,
-    prompts: Sequence[Sequence[int]],
+    voice: Voice,
     length: int,
-    policies: Sequence[str],
+    policies: Mapping[str, Policy],
     checkpoints: Checkpoints,
+    other: Callable[[Policy], Voice],
 ) -> Answers:
-    """The answers of `policies` to `prompts`, of at most `length` tokens each.
+    """The answers of `policies` to the prompts, of at most `length` tokens each.
 
-    All policies draw from the same random numbers. A batch has a seed of its own, so no answer depends on what ran before
-    it, and an interrupted stage goes on at the next batch.
+    `voice` has the adapters of all of them but of whole models from elsewhere, which `other` loads, one at a time. All
+    policies draw from the same random numbers. A batch has a seed of its own, so no answer depends on what ran before it,
+    and an interrupted stage goes on at the next batch.
     """
-    size = job.profile.evaluate.batch_size
+    size, prompts = job.profile.evaluate.batch_size, voice.prompts
     # A batch has prompts of like length, which need less padding; the answers go back to their places.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     wanted = kinds(policies)
@@ -98,12 +109,17 @@ def answer(
         if checkpoint
         else {name: {kind: [None] * len(order) for kind in wanted[name]} for name in wanted}
     )
+    speaking, speaker = "", voice
     with finishing_first(), bar("evaluate", len(batches), done) as progress:
         for number, batch in enumerate(batches[done:], done + 1):
             draw = int(batch.kind) if batch.kind.isdigit() else 0
             torch.manual_seed((job.seed + batch.start + draw * len(order)) % 2**64)
             places = order[batch.start : batch.start + size]
-            rows = _answers(model, tokenizer, [prompts[i] for i in places], length, batch)
+            policy = policies.get(batch.policy) or POLICIES[batch.policy]
+            if batch.policy != speaking:
+                speaking, speaker = batch.policy, voice  # the one before makes room first
+                speaker = other(policy) if policy.place and not policy.role else voice
+            rows = _answers(speaker, [speaker.prompts[i] for i in places], length, policy.role, batch.kind)
             for i, row in zip(places, rows, strict=True):
                 answers[batch.policy][batch.kind][i] = list(row)
             progress.update(1)
@@ -130,17 +146,16 @@ def best_of(drawn: Sequence[Sequence[Answer]], scores: Sequence[Sequence[float]]
     return [drawn[k][i] for i, k in enumerate(places)]
 
 
-def _answers(
-    model: PeftModel, tokenizer: Any, prompts: Sequence[Sequence[int]], length: int, batch: _Batch
-) -> list[Answer]:
-    pad, last, role = tokenizer.pad_token_id, ends(tokenizer), POLICIES[batch.policy].role
+def _answers(voice: Voice, prompts: Sequence[Sequence[int]], length: int, role: str | None, kind: str) -> list[Answer]:
+    model, tokenizer = voice.model, voice.tokenizer
+    pad, last = tokenizer.pad_token_id, ends(tokenizer)
     queries = pad_left(prompts, pad).to(device())
-    with adapter(model, role):
-        sampled = sample(model, queries, pad, last, length, 0.0 if batch.kind == "greedy" else 1.0)
+    with adapter(model, role) if isinstance(model, PeftModel) else nullcontext():
+        sampled = sample(model, queries, pad, last, length, 0.0 if kind == "greedy" else 1.0)
     texts = [decode(tokenizer, row) for row in sampled.tokens]
     is_end = is_any(sampled.tokens, last)
     divergences: Sequence[float | None] = [None] * len(prompts)
-    if batch.kind == "sampled" and role not in (None, "reference"):
+    if kind == "sampled" and role not in (None, "reference"):
         divergences = _divergences(model, prompts, sampled, is_end, pad)
     return [Answer(*row) for row in zip(texts, is_end.any(1).tolist(), divergences, strict=True)]
 

@@ -17,7 +17,7 @@ from rlrecipes.policy.style import style
 from rlrecipes.recipe import Example
 from rlrecipes.reward.model import Scorer
 from rlrecipes.reward.terms import fresh, term_values, weighted_sum
-from rlrecipes.run.stages import POLICIES
+from rlrecipes.run.stages import Policy
 
 Estimate = dict[str, float]
 Score = Callable[[Sequence[Answer]], Sequence[float]]
@@ -52,7 +52,12 @@ def rewards(job: Job, scorer: Scorer | None, answers: Sequence[Answer], examples
 
 
 def score_all(
-    job: Job, policies: Sequence[str], answers: Answers, examples: Sequence[Example], reward: Score, judge: Score | None
+    job: Job,
+    policies: Mapping[str, Policy],
+    answers: Answers,
+    examples: Sequence[Example],
+    reward: Score,
+    judge: Score | None,
 ) -> dict[str, Scored]:
     """The answers of `policies` to `examples` with their scores.
 
@@ -72,7 +77,7 @@ def score_all(
         for name, given in answers.items()
     }
     scored = {}
-    for name, policy in ((name, POLICIES[name]) for name in policies):
+    for name, policy in policies.items():
         if policy.best_of:
             kinds, over = map(str, range(1, policy.best_of + 1)), str(policy.over)
             drawn, values = zip(*((answers[over][kind], climbs[over][kind]) for kind in kinds), strict=True)
@@ -131,26 +136,26 @@ def compare(better: Scored, worse: Scored) -> dict[str, Estimate]:
     return found | {f"{name}_gain": gain(values, worse.style[name]) for name, values in better.style.items()}
 
 
-def pairs(scored: Mapping[str, Scored]) -> dict[str, dict[str, Estimate]]:
+def pairs(scored: Mapping[str, Scored], policies: Mapping[str, Policy]) -> dict[str, dict[str, Estimate]]:
     """`compare` for each policy and the one that it is compared with, where both are there: `{"ppo_over_sft": {…}}`."""
-    over = {name: str(POLICIES[name].over) for name in scored}
+    over = {name: str(policies[name].over) for name in scored}
     return {
         f"{name}_over_{other}": compare(scored[name], scored[other]) for name, other in over.items() if other in scored
     }
 
 
-def divergence(policy: str, scored: Scored) -> Estimate | None:
+def divergence(policy: Policy, scored: Scored) -> Estimate | None:
     """The KL divergence per answer from SFT, in nats, over a policy's sampled answers; None where it was not measured."""
     values = [answer.kl for answer in scored.sampled if answer.kl is not None]
-    return mean_interval(values).as_json() if values and not POLICIES[policy].best_of else None
+    return mean_interval(values).as_json() if values and not policy.best_of else None
 
 
-def divergence_bound(policy: str) -> float | None:
+def divergence_bound(policy: Policy) -> float | None:
     """The most that the best of n can diverge from what it is taken of: log n − (n − 1) / n nats.
 
     Stiennon et al. 2020 (arXiv 2009.01325, appendix G.3); a bound by Beirami et al. 2024 (arXiv 2401.01879).
     """
-    n = POLICIES[policy].best_of
+    n = policy.best_of
     return round(math.log(n) - (n - 1) / n, 6) if n else None
 
 

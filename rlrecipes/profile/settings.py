@@ -196,7 +196,8 @@ class EvaluateSettings:
     batch_size: Count = 100
     """Answers generated together."""
     policies: Names = "all"
-    """Which policies: `all`, or some names, as `["base", "sft", "ppo"]`. The best of 16 draws 16 answers to every prompt."""
+    """Which policies: `all`, or some, as `["base", "sft", "ppo", "runs/other"]`: names, and folders of a run, an adapter or a
+    whole model. The best of 16 draws 16 answers to every prompt."""
     judge: str = "auto"
     """Who judges beside the headline and the reward. `auto`: a second reward model, from half of the held-out preferences,
     where there are enough; `none`; or a function of your own, as `judges.py:polite`, which takes the prompt's messages, the

@@ -11,9 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rlrecipes.errors import UserError
-from rlrecipes.recipe import unknown
-
 
 @dataclass(frozen=True)
 class Policy:
@@ -29,6 +26,8 @@ class Policy:
     """The policy that evaluation compares it with."""
     best_of: int = 0
     """It is no model of its own: of so many sampled answers of `over` it takes the one with the highest reward. 0: it is."""
+    place: str = ""
+    """The folder of a policy from elsewhere: an adapter with a role, or a whole model without one."""
     training: str = ""
     """How it was trained, for the model card."""
 
@@ -132,20 +131,6 @@ def above(stage: str) -> list[str]:
 def models() -> dict[str, Policy]:
     """The policies that are a model of their own, with which one can talk."""
     return {name: policy for name, policy in POLICIES.items() if not policy.best_of}
-
-
-def chosen(policies: str) -> tuple[str, ...]:
-    """The policies that a setting such as `base,sft,ppo` names, in the order of the table; all for `all`.
-
-    Raises:
-        UserError: there is no such policy.
-    """
-    names = list(POLICIES) if policies == "all" else [name.strip() for name in policies.split(",")]
-    for name in names:
-        if name not in POLICIES:
-            known = f"there are {', '.join(POLICIES)}"
-            raise UserError(f"evaluate.policies={policies}: {unknown('policy', name, list(POLICIES), known)}")
-    return tuple(name for name in POLICIES if name in names)
 
 
 def phases() -> dict[str, Phase]:

@@ -13,17 +13,21 @@ from typing import Any
 from peft import PeftModel
 
 from rlrecipes.data.split import sample_by_hash
+from rlrecipes.errors import UserError
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import load_policies
-from rlrecipes.model.loading import load_causal, prompt_window
-from rlrecipes.model.tokens import answer_length, fitting_prompts, open_tokenizer
-from rlrecipes.policy.answers import answer, write_answers
+from rlrecipes.model.adapters import load_adapter, load_policies
+from rlrecipes.model.loading import check_model, load_causal, prompt_window
+from rlrecipes.model.tokens import answer_length, encode_prompt, fitting_prompts, open_tokenizer
+from rlrecipes.policy.answers import Voice, answer, write_answers
 from rlrecipes.policy.judge import open_judge
 from rlrecipes.policy.scores import divergence, divergence_bound, metrics, pairs, rewards, samples, score_all, styles
+from rlrecipes.recipe import Example
 from rlrecipes.reward.model import Scorer, open_learned
 from rlrecipes.run.checkpoint import Checkpoints
+from rlrecipes.run.console import say
+from rlrecipes.run.policies import chosen
 from rlrecipes.run.resume import record_drops
-from rlrecipes.run.stages import POLICIES, chosen
+from rlrecipes.run.stages import POLICIES, Policy
 from rlrecipes.run.tracking import Tracker
 
 
@@ -37,12 +41,18 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     dropped = record_drops("held-out prompts", len(held_out), len(prompts), max_tokens)
     examples, ids = [example for example, _ in prompts], [ids for _, ids in prompts]
 
-    policies = chosen(job.profile.evaluate.policies)
+    policies = chosen(job.profile.evaluate.policies, job.run)
     model = load_policies(load_causal(model_name, job.profile.model, tokenizer), job.run, POLICIES)
+    for policy in policies.values():
+        if policy.place and policy.role:
+            model = load_adapter(model, Path(policy.place), policy.role)
     scorer = _scorer(job, model, tokenizer)
     model.eval()  # sampling switches dropout off too, but a resumed stage may have nothing left to sample
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
-    answers = answer(job, model, tokenizer, ids, length, policies, checkpoints)
+    voice = Voice(model, tokenizer, ids)
+    answers = answer(
+        job, voice, length, policies, checkpoints, lambda policy: _whole_model(job, policy, examples, length)
+    )
     write_answers(folder / "answers.jsonl", examples, answers)
 
     judge, judge_record = open_judge(job, model, tokenizer, examples)
@@ -55,17 +65,37 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "metrics": {name: metrics(job, each, examples) for name, each in scored.items()},
         "headline": job.metrics[0].name,
         "style": {name: styles(each, examples) for name, each in scored.items()},
-        "comparisons": pairs(scored),
+        "comparisons": pairs(scored, policies),
         "judge": judge_record,
-        "kl": {name: found for name, each in scored.items() if (found := divergence(name, each))},
-        "kl_bound": {name: bound for name in scored if (bound := divergence_bound(name)) is not None},
+        "kl": {name: found for name, each in scored.items() if (found := divergence(policies[name], each))},
+        "kl_bound": {name: bound for name in scored if (bound := divergence_bound(policies[name])) is not None},
         "examples": len(examples),
         "adapters": {name: f"../{policy.stage}/adapter" for name, policy in POLICIES.items() if policy.stage},
+        "elsewhere": {name: policy.place for name, policy in policies.items() if policy.place},
         "too_long": dropped,
         "resumed": checkpoints.resumed,
     }
     _track(tracker, record, rows)
     return record
+
+
+def _whole_model(job: Job, policy: Policy, examples: Sequence[Example], length: int) -> Voice:
+    """A whole model from elsewhere, loaded beside the base as the profile holds that, with its own tokenizer.
+
+    Raises:
+        UserError: it cannot be loaded, or a prompt is too long for it.
+    """
+    check_model(policy.place)
+    tokenizer = open_tokenizer(policy.place)
+    prompts = [encode_prompt(tokenizer, example.prompt) for example in examples]
+    longest, room = max(map(len, prompts)), prompt_window(policy.place, job.profile.model, length)
+    if longest > room:
+        raise UserError(
+            f"evaluate.policies: a prompt has {longest} tokens for {policy.title}, which has room for {room}; raise "
+            "model.max_length, or leave it out"
+        )
+    say(f"  {policy.title}: a whole model, loaded beside the base")
+    return Voice(load_causal(policy.place, job.profile.model, tokenizer), tokenizer, prompts)
 
 
 def _scorer(job: Job, model: PeftModel, tokenizer: Any) -> Scorer | None:

@@ -8,6 +8,11 @@ from rlrecipes.policy.answers import Answer, best_of, kinds
 from rlrecipes.policy.scores import Scored, compare, divergence, divergence_bound, metrics, pairs, score_all
 from rlrecipes.policy.style import copied, refuses, style
 from rlrecipes.recipe import Example, Message, user
+from rlrecipes.run.stages import POLICIES
+
+
+def some(*names):
+    return {name: POLICIES[name] for name in names}
 
 
 def answers(*texts, ended=True):
@@ -25,10 +30,10 @@ def test_the_best_of_n_has_the_highest_score_and_of_equal_ones_the_first():
 
 
 def test_the_best_of_4_is_taken_from_the_first_4_of_the_16():
-    given = kinds(("best4", "best16", "ppo"))
+    given = kinds(some("best4", "best16", "ppo"))
     assert given["ppo"] == ["greedy", "sampled"]
     assert given["sft"] == [str(k) for k in range(1, 17)]
-    assert kinds(("sft", "best4"))["sft"] == ["greedy", "sampled", "1", "2", "3", "4"]
+    assert kinds(some("sft", "best4"))["sft"] == ["greedy", "sampled", "1", "2", "3", "4"]
 
 
 def test_only_the_reward_chooses_the_best_of_n_and_an_answer_without_an_end_pays_for_it(job):
@@ -36,7 +41,7 @@ def test_only_the_reward_chooses_the_best_of_n_and_an_answer_without_an_end_pays
     given = {"sft": {"greedy": answers("sft"), "sampled": answers("sft"), **drawn}}
     examples = [Example(user("Say x."), ("x",))]
     found = score_all(
-        job, ("sft", "best4"), given, examples, lambda rows: [-abs(3.4 - len(row.text)) for row in rows], None
+        job, some("sft", "best4"), given, examples, lambda rows: [-abs(3.4 - len(row.text)) for row in rows], None
     )
     assert found["best4"].greedy == [Answer("xxxx", True)]
 
@@ -54,8 +59,8 @@ def test_style_is_compared_in_pairs_too():
 
 
 def test_a_pair_needs_both_its_policies():
-    assert pairs({"base": scored([1.0, 1.0]), "ppo": scored([1.0, 1.0])}) == {}
-    assert pairs({"sft": scored([1.0, 1.0]), "ppo": scored([1.0, 1.0])}).keys() == {"ppo_over_sft"}
+    assert pairs({"base": scored([1.0, 1.0]), "ppo": scored([1.0, 1.0])}, POLICIES) == {}
+    assert pairs({"sft": scored([1.0, 1.0]), "ppo": scored([1.0, 1.0])}, POLICIES).keys() == {"ppo_over_sft"}
 
 
 def test_a_policys_metrics_hold_the_judges_mean_where_there_is_a_judge(job):
@@ -66,10 +71,10 @@ def test_a_policys_metrics_hold_the_judges_mean_where_there_is_a_judge(job):
 
 def test_the_divergence_is_the_mean_over_sampled_answers_and_the_best_of_n_has_a_bound():
     each = Scored(answers("a"), [Answer("a", True, 2.0), Answer("b", True, 4.0)], [0], [0], [0], None, {})
-    assert divergence("ppo", each)["value"] == 3
-    assert divergence("sft", scored([1.0, 1.0])) is None
-    assert divergence_bound("best4") == pytest.approx(math.log(4) - 3 / 4, abs=1e-6)
-    assert divergence_bound("ppo") is None
+    assert divergence(POLICIES["ppo"], each)["value"] == 3
+    assert divergence(POLICIES["sft"], scored([1.0, 1.0])) is None
+    assert divergence_bound(POLICIES["best4"]) == pytest.approx(math.log(4) - 3 / 4, abs=1e-6)
+    assert divergence_bound(POLICIES["ppo"]) is None
 
 
 def test_copied_words_stand_in_a_row_of_four_in_the_prompt():
