@@ -22,6 +22,8 @@ COMPANIONS = {
     "sft.num_train_epochs": ["sft.max_steps=-1"],
     "reward.num_train_epochs": ["reward.max_steps=-1"],
     "ppo.kl_horizon": ["ppo.kl_target=6"],
+    "evaluate.judge_url": ["evaluate.judge_model=m"],
+    "evaluate.judge_model": ["evaluate.judge_url=http://localhost/v1"],
     "ppo.num_mini_batches": ["ppo.per_device_train_batch_size=14"],
 }
 """What must be said beside a setting, so that it does not contradict the profile."""
@@ -135,6 +137,8 @@ IDLE = {
     "sft.patience": [["sft.keep=last"]],
     "reward.patience": [["reward.keep=last"]],
     "track.project": [["track.wandb=off"]],
+    "evaluate.judge": [["evaluate.judge_url=http://localhost/v1", "evaluate.judge_model=m"]],
+    "evaluate.judge_model": [["evaluate.limit=5"]],
     **{f"base.{key}": [["model.name=some/model"]] for table, key in KEYS if table == "base"},
     **{
         f"reward.{key}": [["reward.model=some/model"]]

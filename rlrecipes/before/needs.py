@@ -73,7 +73,7 @@ def moments(
         "ppo update": _update,
         "evaluate": _evaluate,
     }
-    there = {"reward": learned, "judge": profile.evaluate.judge == "auto"}
+    there = {"reward": learned, "judge": sizes.judged}
     return {phase: list(needs(sizes)) for phase, needs in by_phase.items() if there.get(phase, True)}
 
 
@@ -120,6 +120,11 @@ class _Sizes:
     def width(self) -> int:
         """Bytes of a number in the base's precision; adapters are always in float32."""
         return {"float32": 4, "bfloat16": 2}[self.profile.model.dtype]
+
+    @property
+    def judged(self) -> bool:
+        """Whether the judge is a second reward model."""
+        return self.profile.evaluate.judge == "auto" and not self.profile.evaluate.judge_url
 
     @property
     def scorer(self) -> _Sizes:
@@ -374,8 +379,7 @@ def _update(sizes: _Sizes) -> Iterator[Need]:
 
 def _evaluate(sizes: _Sizes) -> Iterator[Need]:
     rows = sizes.profile.evaluate.batch_size
-    judged = sizes.profile.evaluate.judge == "auto"
-    fixed = sizes.rewarded(2 + judged)
+    fixed = sizes.rewarded(2 + sizes.judged)
     yield from _generation(sizes, "evaluate", fixed, rows)
-    if sizes.learned or judged:
+    if sizes.learned or sizes.judged:
         yield Need("evaluate", "scoring", fixed | {"activations": sizes.scoring(rows)})

@@ -33,7 +33,7 @@ def open_judge(
         UserError: the judge's files are damaged.
     """
     score, record = _open(job, model, tokenizer, examples)
-    if "missing" in record:
+    if "missing" in record and not job.profile.evaluate.judge_url:
         say(f"  no judge: {record['missing']}")
     return score, record
 

@@ -202,6 +202,11 @@ class EvaluateSettings:
     """Who judges beside the headline and the reward. `auto`: a second reward model, from half of the held-out preferences,
     where there are enough; `none`; or a function of your own, as `judges.py:polite`, which takes the prompt's messages, the
     answer and the references, and returns a number."""
+    judge_url: str = ""
+    """An OpenAI-compatible address, such as `http://localhost:8000/v1`, whose model says which of the last two policies'
+    answers is better, in place of `judge`; it gets the held-out prompts and answers. Empty: none."""
+    judge_model: str = ""
+    """The model that `judge_url` is asked for."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

@@ -54,6 +54,8 @@ def rows(job: Job) -> tuple[str, int, int]:
 
 def missing(job: Job) -> str | None:
     """Why there is no second reward model, in a sentence without its stop; None where there is one."""
+    if job.profile.evaluate.judge_url:
+        return f"{job.profile.evaluate.judge_model} judges in its place (evaluate.judge_url)"
     if job.profile.evaluate.judge != "auto":
         return f"evaluate.judge is {job.profile.evaluate.judge}"
     name, train, held_out = rows(job)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,19 @@ from rlrecipes.model.adapters import load_adapter, load_policies
 from rlrecipes.model.loading import check_model, load_causal, prompt_window
 from rlrecipes.model.tokens import answer_length, encode_prompt, fitting_prompts, open_tokenizer
 from rlrecipes.policy.answers import Voice, answer, write_answers
+from rlrecipes.policy.endpoint import ask
 from rlrecipes.policy.judge import open_judge
-from rlrecipes.policy.scores import divergence, divergence_bound, metrics, pairs, rewards, samples, score_all, styles
+from rlrecipes.policy.scores import (
+    Scored,
+    divergence,
+    divergence_bound,
+    metrics,
+    pairs,
+    rewards,
+    samples,
+    score_all,
+    styles,
+)
 from rlrecipes.recipe import Example
 from rlrecipes.reward.model import Scorer, open_learned
 from rlrecipes.run.checkpoint import Checkpoints
@@ -75,8 +86,31 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "too_long": dropped,
         "resumed": checkpoints.resumed,
     }
+    if job.profile.evaluate.judge_url:
+        record |= _asked(job, record, scored, policies, examples)
     _track(tracker, record, rows)
     return record
+
+
+def _asked(
+    job: Job,
+    record: dict[str, Any],
+    scored: Mapping[str, Scored],
+    policies: Mapping[str, Policy],
+    examples: Sequence[Example],
+) -> dict[str, Any]:
+    """What the model behind `evaluate.judge_url` says of the last pair of policies; a dead one leaves the record whole."""
+    name = next((name for name in reversed([*policies]) if policies[name].over in scored), None)
+    if name is None:
+        return {"judge": {"missing": "no two policies are compared"}}
+    ours, theirs = ([answer.text for answer in scored[each].greedy] for each in (name, str(policies[name].over)))
+    judge, wins = ask(job.profile.evaluate, examples, ours, theirs, job.run.root / ".judge")
+    if wins is None:
+        say(f"  no judge: {judge['missing']}")
+        return {"judge": judge}
+    pair = f"{name}_over_{policies[name].over}"
+    comparisons = {**record["comparisons"], pair: record["comparisons"][pair] | {"judge_win_rate": wins}}
+    return {"judge": judge | {"pair": pair}, "comparisons": comparisons}
 
 
 def _whole_model(job: Job, policy: Policy, examples: Sequence[Example], length: int) -> Voice:
