@@ -9,20 +9,28 @@ RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard recipes/*/recipe.py))))
 
 # One of the recipes, for the targets that take one
 RECIPE =
-# How big to run: a file of recipes/profiles/
-PROFILE = tiny
+# How big to run: a file of recipes/profiles/; without it, as RUN was begun, or tiny
+PROFILE =
 # Hub id or local checkpoint folder of the base model
 MODEL =
 # A data file or folder of your own (JSONL, JSON, CSV, Parquet), or hub: public data sets; hub:<id> for one
 DATA =
 # Which of its columns to read as what, as 'target=post_edit rejected=machine'
 COLUMNS =
-# Seed of everything random in training
-SEED = 0
+# Seed of everything random in training; without it, as RUN was begun, or 0
+SEED =
+# For a recipe: a run for each seed, <run>-seed<seed>, as '0 1 2', and then their mean and spread
+SEEDS =
+# For compare: names of runs, as 'mine other'; the others are set against the first
+RUNS =
 # For plan: GiB of a GPU, or its name, such as rtx4090; without it, the profile's card
 CARD =
-# Name of the run's folder under runs/
+# Name of the run's folder under runs/; a run that is there keeps its settings, so RUN=mine alone goes on with it
 RUN =
+# Begin a new RUN as another was: the settings.toml that it left
+SETTINGS =
+# For a new RUN: the run whose SFT and reward model it takes as they are
+FROM =
 # Settings of the profile to override, as 'ppo.learning_rate=1e-6 sft.max_steps=50'; for bench, numbers and chat, options
 ARGS =
 # What evaluation compares, as 'base sft ppo runs/other'; without it, all policies of the run
@@ -51,12 +59,27 @@ each = $(foreach part,$(value $(1)),$(call quoted,$(part)))
 given = $(if $(value $(1)),$(2) $(call one,$(1)))
 # 1 says yes; nothing and 0 say no
 yes = $(filter-out 0,$(value $(1)))
-options = $(call given,COLUMNS,--columns) $(call given,PROFILE,--profile) $(if $(call yes,SEED),$(call given,SEED,--seed)) \
-	$(call given,MODEL,--model) $(call given,DATA,--data) $(call given,RUN,--run) $(if $(call yes,FORCE),--force) \
-	$(call given,POLICY,--policy) $(if $(call yes,MERGED),--merged) $(call given,PUSH,--push) $(call each,ARGS) $(if $(value POLICIES),$(call quoted,evaluate.policies=$(value POLICIES)))
+# ARGS stand first: --columns would take them for its own
+options = $(call each,ARGS) $(if $(value POLICIES),$(call quoted,evaluate.policies=$(value POLICIES))) \
+	$(call given,COLUMNS,--columns) $(call given,PROFILE,--profile) $(call given,SEED,--seed) \
+	$(call given,MODEL,--model) $(call given,DATA,--data) $(call given,RUN,--run) $(call given,SETTINGS,--settings) \
+	$(call given,FROM,--from) $(if $(call yes,FORCE),--force) $(call given,POLICY,--policy) \
+	$(if $(call yes,MERGED),--merged) $(call given,PUSH,--push) $(call given,CARD,--card) \
+	$(if $(value SEEDS),--seeds $(call each,SEEDS))
+# A command that does not take a variable refuses it
+others = $(options) $(call given,RUNS,--runs)
+
+# A misspelt variable would be taken for nothing said, so it is refused, whatever the target
+VARIABLES := $(shell awk '/^[A-Z]+ =/ { print $$1 }' $(firstword $(MAKEFILE_LIST))) VENV READY
+STRANGE := $(foreach name,$(filter-out $(VARIABLES) SHELL MAKE% .% -*,$(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name)))
+ifneq ($(strip $(STRANGE)),)
+NEAREST := $(shell $(PYTHON) -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1, 0.5))' \
+	$(call quoted,$(firstword $(STRANGE))) $(VARIABLES))
+$(error there is no variable $(firstword $(STRANGE)); $(if $(NEAREST),did you mean $(NEAREST)?,there are $(VARIABLES)))
+endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export clean $(RECIPES) $(STAGES)
+.PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export runs compare clean $(RECIPES) $(STAGES)
 
 help: ## this list
 	@echo "Targets:"
@@ -74,28 +97,34 @@ $(READY): requirements.txt
 	@touch $@
 
 demo: $(READY) ## all recipes end to end on their built-in data, then one report
-	@$(RLRECIPES) demo $(options)
+	@$(RLRECIPES) demo $(others)
 
 $(RECIPES): $(READY) ## all stages of one recipe, then its report
-	@$(RLRECIPES) run $@ $(options)
+	@$(RLRECIPES) run $@ $(others) $(call given,RECIPE,--recipe)
 
 show: $(READY) ## RECIPE=…: its data, reward and metrics, without training anything
-	@$(RLRECIPES) show $(call one,RECIPE) $(options)
+	@$(RLRECIPES) show $(call one,RECIPE) $(others)
 
 plan: $(READY) ## RECIPE=…: GPU memory of each stage from the model's config alone, the largest batches that fit CARD
-	@$(RLRECIPES) plan $(call one,RECIPE) $(options) $(call given,CARD,--card)
+	@$(RLRECIPES) plan $(call one,RECIPE) $(others)
 
 $(STAGES): $(READY) # RECIPE=…; their help stands in the table
-	@$(RLRECIPES) $@ $(call one,RECIPE) $(options)
+	@$(RLRECIPES) $@ $(call one,RECIPE) $(others)
 
 chat: $(READY) ## RECIPE=…: talk to a run's policy; or one answer for each line of standard input
-	@$(RLRECIPES) $@ $(call one,RECIPE) $(options)
+	@$(RLRECIPES) $@ $(call one,RECIPE) $(others)
 
 export: $(READY) ## RECIPE=…: a run's policy as PEFT and Transformers load it, with a model card
-	@$(RLRECIPES) $@ $(call one,RECIPE) $(options)
+	@$(RLRECIPES) $@ $(call one,RECIPE) $(others)
+
+runs: $(READY) ## all runs: what they reached, and how far they are
+	@$(RLRECIPES) runs $(others)
+
+compare: $(READY) ## RUNS='…': runs side by side: settings, paired results, curves on the same axes
+	@$(RLRECIPES) compare $(call each,RUNS) $(call given,RECIPE,--recipe) $(options)
 
 list: $(READY) ## the recipes and profiles there are
-	@$(RLRECIPES) list
+	@$(RLRECIPES) list $(others)
 
 bench: $(READY) ## PPO beside plain TRL: memory, time, equality; ARGS=--quick, or '--device cuda --model llama-8b'
 	@$(VENV)/bin/python -m benchmarks $(call each,ARGS)
@@ -110,7 +139,7 @@ test: $(READY) ## the tests, without network or GPU
 	$(VENV)/bin/python -m pytest
 
 kills: $(READY) ## kill a run at random moments (KILLS, SEED) and compare it byte for byte with an uninterrupted one
-	PYTHONPATH=. $(VENV)/bin/python tests/kills.py --kills $(call one,KILLS) --seed $(call one,SEED)
+	PYTHONPATH=. $(VENV)/bin/python tests/kills.py --kills $(call one,KILLS) --seed $(or $(call one,SEED),0)
 
 faults: $(READY) ## files, options, settings, kills and disks that go wrong, by the hundred; goes on where it was stopped
 	PYTHONPATH=.:tests $(VENV)/bin/python -m faults $(call each,ARGS)

@@ -20,8 +20,9 @@ from benchmarks.record import gain_record, large_targets, of_quick_run, shape_re
 from benchmarks.work import CUDA_MODELS, FULL, QUICK, Plan, Work, large, to_json
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import unknown
+from rlrecipes.run.circumstances import git_commit, require_trl
 from rlrecipes.run.console import say
-from rlrecipes.run.folder import git_commit, require_trl, write_json
+from rlrecipes.run.folder import write_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:

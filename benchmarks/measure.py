@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.work import Work, to_json
 from rlrecipes.errors import UserError
-from rlrecipes.run.folder import processor
+from rlrecipes.run.circumstances import processor
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 QUIET = {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -35,7 +35,8 @@ from rlrecipes.profile import (
     RewardSettings,
     SFTSettings,
 )
-from rlrecipes.run.folder import git_commit, write_json
+from rlrecipes.run.circumstances import git_commit
+from rlrecipes.run.folder import write_json
 
 OUT = Path("runs/plan-bench")
 

@@ -28,6 +28,7 @@ from rlrecipes.recipe import (
 )
 from rlrecipes.run.folder import Run
 from rlrecipes.run.policies import chosen
+from rlrecipes.run.settings import Settings, asked_for
 from rlrecipes.run.stages import STAGES, below
 from rlrecipes.text import is_number, quoted, shortened
 
@@ -48,6 +49,8 @@ class Job:
     seed: int = 0
     parts: Mapping[str, Data] = field(default_factory=dict)
     """The data of each recipe, where several share a reward model; `data` then holds all of it."""
+    asked: Settings | None = None
+    """What the run was asked for, kept beside its stages; None in a job that was put together by hand."""
 
     @property
     def tasks(self) -> Mapping[str, Data]:
@@ -133,6 +136,7 @@ def make_job(
             f"recipes/{recipe.name}/recipe.py, name a model, or leave its documents out"
         )
     recipe = dataclasses.replace(recipe, reward=with_weights(recipe.reward, weights))
+    asked = asked_for(recipe.name, profile, source, seed, columns or {}, recipe.reward)
     data = load(recipe, source, columns or {}, run.root)
     if recipe.reward.learned and profile.reward.model is None:
         objective(profile.reward, {recipe.name: data})
@@ -154,8 +158,9 @@ def make_job(
             f"every reward term of {recipe.name} has weight 0; give at least one a weight, as terms.learned=1"
         )
     recipe = dataclasses.replace(recipe, reward=dataclasses.replace(recipe.reward, terms=served))
-    job = Job(recipe, profile, run, dataclasses.replace(data, notes=[*data.notes, *notes]), seed)
+    job = Job(recipe, profile, run, dataclasses.replace(data, notes=[*data.notes, *notes]), seed, asked=asked)
     _check_headline(job)
+    _check_turns(job)
     return job
 
 
@@ -190,6 +195,20 @@ def _check_headline(job: Job) -> None:
         )
 
 
+def _check_turns(job: Job) -> None:
+    """Refuses to learn every turn of demonstrations that have one.
+
+    Raises:
+        UserError: no demonstration has a turn of the assistant before its answer.
+    """
+    demonstrations = job.data.train.demonstrations
+    if job.profile.sft.learn == "all" and not any(m.role == "assistant" for e in demonstrations for m in e.prompt):
+        raise UserError(
+            f"sft.learn=all has no effect: no demonstration of {job.data.source} has a turn of the assistant before its "
+            "answer; leave it out"
+        )
+
+
 def check_seed(seed: int) -> None:
     """Refuses a seed that NumPy's generators do not take.
 
@@ -219,7 +238,8 @@ def _joint_job(
     sources = sources_of(recipes, source)
     parts = {recipe.name: load(recipe, part, {}, run.root) for recipe, part in zip(recipes, sources, strict=True)}
     objective(profile.reward, parts)
-    return Job(joint_recipe(recipes), profile, run, joint_data(parts), seed, parts)
+    asked = asked_for(name, profile, source, seed)
+    return Job(joint_recipe(recipes), profile, run, joint_data(parts), seed, parts, asked)
 
 
 def with_weights(reward: Reward, weights: Sequence[str]) -> Reward:
@@ -347,6 +367,11 @@ def _objective(settings: RewardSettings, name: str, data: Data) -> str:
     kind, comparisons, ratings = settings.objective, data.train.comparisons, data.train.ratings
     if kind == "auto":
         kind = "regression" if ratings and not comparisons else "pairwise"
+    if not comparisons and data.lacking and len({rating.score for rating in ratings}) < 2:
+        raise UserError(
+            f"the reward model of {name} has nothing to learn from {data.source}: {data.lacking}; bring rows with prompt, "
+            "chosen and rejected, or do without the model (terms.learned=0)"
+        )
     if not comparisons and not ratings:
         raise UserError(
             f"the reward model of {name} learns from preferences, but {data.source} brings none; bring rows with prompt, "

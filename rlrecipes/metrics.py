@@ -27,6 +27,7 @@ from rlrecipes.text import (
     normalize_answer,
     overlap_f1,
     quoted,
+    repeated,
     shortened,
     words,
 )
@@ -101,8 +102,7 @@ def length(answer: str, example: Example) -> float:
 
 def repetition(answer: str, example: Example) -> float:
     """Share of the answer's word trigrams that repeat an earlier one, from 0 to 1 (seq-rep-3, Welleck et al. 2020)."""
-    grams = ngrams(words(answer), 3)
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+    return repeated(words(answer))
 
 
 def bleu() -> Metric:

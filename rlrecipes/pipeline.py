@@ -21,13 +21,16 @@ from rlrecipes.profile import Profile, check_profile, load_profile
 from rlrecipes.recipe import Recipe, unknown
 from rlrecipes.reward.judge import missing, own_judge
 from rlrecipes.reward.source import reach_reward_model
+from rlrecipes.run.circumstances import Stopwatch, git_commit, machine, require_trl, versions
 from rlrecipes.run.console import quiet, say, unbroken
 from rlrecipes.run.disk import disk_errors_told
 from rlrecipes.run.environment import check_environment
-from rlrecipes.run.folder import Run, Stopwatch, git_commit, machine, require_trl, versions
+from rlrecipes.run.folder import Run
 from rlrecipes.run.interrupts import handled
 from rlrecipes.run.lock import locked
+from rlrecipes.run.settings import put_back, write_settings
 from rlrecipes.run.stages import STAGES, below
+from rlrecipes.run.taken import take
 
 
 def run_recipe(
@@ -109,8 +112,10 @@ def prepare(
     return make_job(recipe, profile, place, weights=weights, source=source, columns=columns, seed=seed)
 
 
-def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
+def run_stages(job: Job, stages: Sequence[str], force: bool = False, source: str | None = None) -> None:
     """Runs `stages` of a job, leaving out those that are finished under the same settings.
+
+    `source` names another run of the recipe, whose SFT and reward model are taken as they are.
 
     Raises:
         UserError: a stage cannot run, or was finished under other settings without `force`, which removes the stages and
@@ -122,6 +127,8 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
     check_environment()
     with unbroken(), locked(job.run.folder):
         job.run.recover()
+        if source is not None:
+            stages = _without_taken(job, stages, Run(source, job.run.recipe, job.run.root))
         required = {lower for stage in stages for lower in below(stage)} - set(stages)
         for stage in STAGES:
             if stage in required and needed(job, stage):
@@ -130,6 +137,16 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False) -> None:
         if pending := [stage for stage in stages if needed(job, stage)] if force else _pending(job, stages):
             job.run.check_removable(pending)
             _run_pending(job, pending, force)
+
+
+def _without_taken(job: Job, stages: Sequence[str], other: Run) -> list[str]:
+    """Takes what comes before the policy from another run, and returns the stages that are left to run."""
+    there = (*SHARED_STAGES, *(("judge",) if other.done("judge") else ()))
+    for stage in there:
+        if needed(job, stage) and any(stage in (name, *below(name)) for name in stages):
+            new = take(job.run, stage, other, job.settings(stage))
+            say(f"{job.recipe.name} · {stage}: {'taken' if new else 'taken already'} from {other.stage(stage)}")
+    return [stage for stage in stages if stage not in there]
 
 
 def _check_reward_model(job: Job) -> None:
@@ -164,18 +181,24 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
     if job.profile.model.name != "builtin":
         reach_model(job.profile.model.name)
     quiet()
-    from rlrecipes.checks import check_device, check_model_fits
+    from rlrecipes.before.checks import check_device, check_model_fits
     from rlrecipes.run.tracking import sync_command
 
     if pending != ["report"]:
         check_device(job.profile)
     name = _base(job)
     check_model_fits(job, name, pending)
+    before = write_settings(job.run.folder, job.asked) if job.asked else None
     if force:  # a plain run from here on: interrupted, it goes on without FORCE
         for stage in pending:
             job.run.remove(stage)
     for stage in pending:
-        _run_stage(job, name, stage)
+        try:
+            _run_stage(job, name, stage)
+        except UserError:  # a later command that says less must not take up what failed here
+            if job.asked and stage == pending[0] and not job.run.draft(stage).exists():
+                put_back(job.run.folder, before)
+            raise
     if command := sync_command(job.run):
         say(f"  tracked offline; upload with: {command}")
 

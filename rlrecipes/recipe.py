@@ -131,6 +131,8 @@ class Data:
     """Rows left out, counted by reason."""
     metrics: Sequence[Metric] = ()
     """Metrics that only these data make possible. They come before the recipe's own and replace those of the same name."""
+    lacking: str = ""
+    """Why no answer is preferred to another, where that is known: "'label' is positive in all 40 rows"."""
     hub: Sequence[Mapping[str, Any]] = ()
     """The hub's sets: the id, config, splits, resolved revision, licence and rows of each, as `done.json` records them."""
 
@@ -188,6 +190,15 @@ def spelled(value: Any) -> str:
     return str(value).strip().lower()
 
 
+TRUTHS = {**dict.fromkeys(("true", "yes", "1", "1.0"), True), **dict.fromkeys(("false", "no", "0", "0.0"), False)}
+"""How files write true and false, as `spelled` spells it."""
+
+
+def truth_of(value: Any) -> bool | None:
+    """Whether a value says true or false, also as a number or a text; None where it says neither."""
+    return TRUTHS.get(spelled(value))
+
+
 Service = Literal["demonstrations", "prompts", "preferences", "ratings", "held out"]
 
 
@@ -219,6 +230,8 @@ class HubSet:
     """Takes only rows with these values, by column; the others do not count towards `take`."""
     default: bool = True
     """Whether `DATA=hub` takes it; otherwise `DATA=hub:<id>` does."""
+    truths: tuple[str, ...] = ()
+    """Columns that hold true or false, which `read` gets as such; a row with anything else there is refused."""
     metrics: tuple[Metric, ...] = ()
     """Metrics that come before the recipe's own where evaluation uses this set."""
 
@@ -248,6 +261,8 @@ class Recipe:
     """
     compared: str = "the recipe makes the rejected answers"
     """What `compare` does, as the console states it: "the rejected answer is …"."""
+    caution: Callable[[Sequence[Example]], str | None] | None = None
+    """What people should know of what SFT imitates, in a sentence, such as how much of it is called bad; None: nothing."""
     judge: Callable[[Sequence[Example]], Metric | None] | None = None
     """Fits a metric to the held-out rows alone, for data whose truth is a label rather than an answer."""
     hub: tuple[HubSet, ...] = ()

@@ -7,7 +7,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import regex
@@ -27,6 +27,10 @@ _PUNCTUATION = regex.compile(
     rf"[[{re.escape(string.punctuation)}“”‘’…][\p{{P}}--[\u0080-\u00ff\u2000-\u206f]]]", regex.V1
 )
 """All but the dashes and quotes of Latin-1 and the block after it, which SQuAD's normalisation leaves."""
+COURTESY = frozenset(
+    ("please", "thank", "thanks", "certainly", "gladly", "pleasure", "welcome", "glad", "happy", "sorry", "kindly")
+)
+"""English words of courtesy."""
 
 
 def words(text: str) -> list[str]:
@@ -66,6 +70,12 @@ def ngrams(items: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
 
 
+def repeated(said: Sequence[str]) -> float:
+    """The share of word trigrams that repeat an earlier one, from 0 to 1; 0 of fewer than three words."""
+    grams = ngrams(said, 3)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
 def overlap_f1(answer: Sequence[str], reference: Sequence[str]) -> float:
     """F1 of two bags of words, from 0 to 1; two empty bags agree."""
     if not answer or not reference:
@@ -87,6 +97,17 @@ def shortened(text: str, length: int = 60) -> str:
 def quoted(text: str, length: int = 60) -> str:
     """A text in quotes, shortened, for a sentence about it."""
     return f"'{shortened(text, length)}'"
+
+
+def aligned(rows: Sequence[Sequence[str]], words: Collection[int] | None = None) -> list[str]:
+    """The lines of a table under its heads, the first row: columns in `words` (all of them, for None) to the left, numbers
+    to the right. Short rows are filled up."""
+    count = len(rows[0])
+    full = [[*row, *[""] * (count - len(row))] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
+    left = [words is None or i in words for i in range(count)]
+    cells = [[c.ljust(w) if to else c.rjust(w) for c, w, to in zip(row, widths, left, strict=True)] for row in full]
+    return ["  ".join(row).rstrip() for row in cells]
 
 
 MOST = 3.4028234663852886e38

@@ -35,7 +35,7 @@ ROAD = tuple(
     )
 )
 """More than one pass over every stage's data, accumulation, dropout and an adaptive KL: all that has to be carried over."""
-CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree"}
+CHANGES = {"os.link", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree"}
 UNLIKE = {"finished", "seconds", "peak_memory_mb", "resumed", "sha256"}
 """What `done.json` says about the machine's time and not about the result, with its own checksum, which is over that too."""
 
@@ -139,7 +139,7 @@ def _content(path: Path) -> object:
 def made(folder: Path, name: str) -> Path:
     home = folder / name
     home.mkdir()
-    write_rows(home / "pairs.jsonl", sentences(60))
+    write_rows(home / "pairs.jsonl", sentences(300))
     return home
 
 

@@ -14,7 +14,8 @@ from conftest import ROOT, WITHOUT_TORCH, main, sentences, smallest, write_rows
 
 import recipes.translation.recipe
 import rlrecipes
-from rlrecipes.__main__ import OPTIONS, commands
+from rlrecipes.__main__ import commands
+from rlrecipes.command.options import OPTIONS
 from rlrecipes.errors import UserError
 from rlrecipes.profile import profile_names
 from rlrecipes.recipe import Reward, Term, load_recipe, recipe_names
@@ -137,6 +138,15 @@ def stopped(home, monkeypatch, capsys):
         (["run", "translation", "--card", "24"], "`run` does not take --card; leave --card out"),
         (["run", "translation", "model.attention=flash"], "it must be one of auto, sdpa, eager"),
         (["show", "translation", "--data", "nothing.jsonl"], "nothing.jsonl"),
+        (["run", "translation", "--seeds", "1"], "must be two whole numbers or more"),
+        (["run", "translation", "--seeds", "1", "1"], "must be two whole numbers or more"),
+        (["run", "translation", "--seeds", "0", "x"], "must be two whole numbers or more"),
+        (["run", "translation", "--seeds", "0 1", "--seed", "3"], "is for one seed"),
+        (["run", "translation", "--seeds", "0 1", "--run", "b", "--from", "a"], "is for one seed"),
+        (["sft", "translation", "--seeds", "0", "1"], "`sft` does not take --seeds"),
+        (["compare", "a"], "there is no run 'a'"),
+        (["compare", "--runs", "a"], "leave --runs out"),
+        (["runs", "translation"], "`runs` does not take translation"),
         ([], "command"),
     ],
 )
@@ -230,7 +240,7 @@ def test_a_reward_term_that_fails_ends_ppo_and_leaves_the_stages_before(stopped,
     reward = Reward(learned=0.0, terms=(Term("odd", score, weight=1.0),))
     monkeypatch.setattr(module, "RECIPE", dataclasses.replace(module.RECIPE, reward=reward))
     assert said in stopped("--data", "pairs.jsonl", name="odd")
-    assert [path.name for path in (home / "runs" / "odd" / "translation").iterdir()] == ["sft"]
+    assert sorted(path.name for path in (home / "runs" / "odd" / "translation").iterdir()) == ["settings.toml", "sft"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
@@ -326,7 +336,9 @@ def test_every_option_is_taken_by_a_command_and_every_command_takes_options_that
 
 def test_settings_may_stand_between_options(refused, monkeypatch):
     seen = []
-    monkeypatch.setattr("rlrecipes.__main__.run_stages", lambda job, stages, force: seen.append((job, stages, force)))
+    monkeypatch.setattr(
+        "rlrecipes.__main__.run_stages", lambda job, stages, force, _: seen.append((job, stages, force))
+    )
     assert main(["sft", "--seed", "3", "translation", "sft.max_steps=7", "--force", "lora.r=2", "--run", "mine"]) == 0
     ((job, stages, force),) = seen
     assert (job.seed, job.profile.sft.max_steps, job.profile.lora.r, job.run.name) == (3, 7, 2, "mine")
@@ -423,11 +435,77 @@ def test_what_the_environment_holds_for_others_is_not_given_to_make(target):
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 @pytest.mark.parametrize("variable", sorted({*VARIABLES} - {"FORCE", "MERGED", "PYTHON"}))
 def test_make_hands_on_what_it_is_given_letter_by_letter(variable):
-    target = {"CARD": "plan", "KILLS": "kills"}.get(variable, "chat")
+    target = {"CARD": "plan", "KILLS": "kills", "SEEDS": "translation", "RUNS": "compare"}.get(variable, "chat")
     usual = made(target)
     handed_on = [word for word in made(target, f"{variable}={FOREIGN}") if word not in usual]
-    expected = FOREIGN.split() if variable == "ARGS" else [FOREIGN]
+    expected = FOREIGN.split() if variable in ("ARGS", "SEEDS", "RUNS") else [FOREIGN]
     assert [word for word in handed_on if word != f"--{variable.lower()}"] == expected
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("ARG=a.b=1", "there is no variable ARG; did you mean ARGS?"),
+        ("DAT=x", "there is no variable DAT; did you mean DATA?"),
+        ("MODELL=x", "there is no variable MODELL; did you mean MODEL?"),
+        ("PROFIL=x", "there is no variable PROFIL; did you mean PROFILE?"),
+        ("seed=1", "there is no variable seed; did you mean SEED?"),
+        ("Q=1", "there is no variable Q; there are RECIPE PROFILE"),
+        ("it's$(x)=1", "there is no variable it's"),
+    ],
+)
+@pytest.mark.parametrize("target", [[], ["translation"], ["show", "RECIPE=translation"], ["clean"]])
+def test_a_misspelt_variable_is_refused_whatever_the_target(target, given, said):
+    done = subprocess.run(["make", "-n", *target, given], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.parametrize(
+    ("target", "given", "said"),
+    [
+        ("sft", "SEEDS=0 1", "`sft` does not take --seeds"),
+        ("translation", "CARD=24", "`run` does not take --card"),
+        ("translation", "RUNS=a b", "`run` does not take --runs"),
+        ("translation", "RECIPE=dialogue", "`run` does not take --recipe"),
+        ("compare", "RUN=a", "`compare` does not take --run"),
+        ("list", "RUN=a", "`list` does not take --run"),
+        ("runs", "RUNS=a", "`runs` does not take --runs"),
+    ],
+)
+def test_a_variable_that_a_target_does_not_take_is_refused(target, given, said, capsys):
+    words = made(target, given, *(["RECIPE=translation"] if target == "sft" else []))
+    assert main(words[words.index("rlrecipes") + 1 :]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_columns_do_not_take_the_settings_for_columns(monkeypatch):
+    words = made("translation", "COLUMNS=target=a", "ARGS=sft.max_steps=5 terms.chrf=1", "DATA=own.jsonl")
+    seen = []
+    monkeypatch.setattr(
+        "rlrecipes.command.job.prepare", lambda *arguments, **others: seen.append(others) or sys.exit(0)
+    )
+    with pytest.raises(SystemExit):
+        main(words[words.index("run") :])
+    assert (seen[0]["columns"], seen[0]["weights"]) == ({"target": "a"}, ["terms.chrf=1"])
+
+
+def test_each_seed_gets_a_run_of_its_own_and_then_they_are_compared(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr("rlrecipes.__main__.run_stages", lambda job, stages, force: seen.append((job, stages)))
+    monkeypatch.setattr("rlrecipes.report.compare.compare", lambda runs, recipe: (f"{runs} {recipe}", "the table"))
+    assert main(["run", "translation", "--seeds", "0", "12", "--run", "mine", "sft.max_steps=5"]) == 0
+    assert [(job.run.name, job.seed, job.profile.sft.max_steps) for job, _ in seen] == [
+        ("mine-seed0", 0, 5),
+        ("mine-seed12", 12, 5),
+    ]
+    assert {stages for _, stages in seen} == {tuple(STAGES)}
+    assert capsys.readouterr().out == "the table\ncompared: ['mine-seed0', 'mine-seed12'] translation\n"
 
 
 def test_columns_may_come_as_one_text_and_their_names_may_hold_spaces(monkeypatch):
@@ -437,7 +515,7 @@ def test_columns_may_come_as_one_text_and_their_names_may_hold_spaces(monkeypatc
         seen.append(columns)
         raise UserError("enough")
 
-    monkeypatch.setattr("rlrecipes.__main__.prepare", prepare)
+    monkeypatch.setattr("rlrecipes.command.job.prepare", prepare)
     for columns in (["target=post edit  source=a.b"], ["target=post edit", "source=a.b"]):
         assert main(["sft", "translation", "--data", "own.jsonl", "--columns", *columns]) == 2
     assert seen == [{"target": "post edit", "source": "a.b"}] * 2
@@ -452,7 +530,7 @@ def test_make_takes_0_for_no_and_hands_every_name_on_as_it_is():
     words = shlex.split(command.replace("@", ""))
     assert "--force" not in words
     assert "--merged" not in words
-    assert "--seed" not in words, "0 is the default, and not every command takes one"
+    assert "--seed" not in words, "not every command takes one"
     assert words[words.index("--run") + 1] == "it's"
     assert words[words.index("--data") + 1] == "my data"
     assert (

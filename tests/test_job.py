@@ -1,10 +1,12 @@
 """Several recipes share a reward model: who they are, what data they bring, what the model learns by."""
 
+from pathlib import Path
+
 import pytest
-from conftest import main
+from conftest import main, sentences, write_rows
 
 from rlrecipes.errors import UserError
-from rlrecipes.job import Job, joint_data, joint_recipe, objective, recipes_of, sources_of
+from rlrecipes.job import Job, joint_data, joint_recipe, make_job, objective, recipes_of, sources_of
 from rlrecipes.pipeline import run_recipe
 from rlrecipes.profile import RewardSettings, load_profile
 from rlrecipes.recipe import Comparison, Data, Example, Rating, Split, user
@@ -62,7 +64,7 @@ def test_where_no_data_are_named_each_recipe_has_what_the_profile_says(monkeypat
 def test_a_shared_reward_model_brings_its_sft_stage_from_python_as_from_the_command_line(monkeypatch):
     calls = []
     for place in ("pipeline", "__main__"):
-        monkeypatch.setattr(f"rlrecipes.{place}.run_stages", lambda job, stages, force: calls.append(stages))
+        monkeypatch.setattr(f"rlrecipes.{place}.run_stages", lambda job, stages, *rest: calls.append(stages))
     monkeypatch.setattr("rlrecipes.run.folder.Run.need", lambda self, stage: {})
     assert main(["reward", TWO]) == 0
     assert run_recipe(TWO, stages="reward").keys() == {"sft", "reward"}
@@ -126,3 +128,19 @@ def test_what_the_data_do_not_allow_is_told(settings, tasks, said):
     with pytest.raises(UserError, match=r"^[^\n]*$") as error:
         objective(RewardSettings(**settings), dict(zip(("first", "second"), tasks, strict=False)))
     assert said in str(error.value)
+
+
+def test_learning_every_turn_is_refused_where_demonstrations_have_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    profile = load_profile("tiny", ["sft.learn=all"])
+    with pytest.raises(
+        UserError, match=r"sft\.learn=all has no effect: no demonstration of pairs\.jsonl has a turn of the"
+    ):
+        make_job(
+            "translation", profile, Run("r", "translation"), source=str(write_rows(Path("pairs.jsonl"), sentences(30)))
+        )
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}]
+    rows = [{"messages": [*turns, {"role": "user", "content": f"{i}?"}, turns[1]]} for i in range(30)]
+    chats = str(write_rows(Path("chats.jsonl"), rows))
+    job = make_job("dialogue", profile, Run("r", "dialogue"), source=chats, weights=["terms.learned=0"])
+    assert job.profile.sft.learn == "all"

@@ -18,9 +18,10 @@ LAYERS = (
     "model",
     "job",
     "reward",
-    "policy before report after checks",
+    "policy before report after",
     "stages",
     "pipeline",
+    "command",
     "__main__",
 )
 """Lowest first; a name is a folder of the package, or a module at its top. What shares a row never imports from it."""

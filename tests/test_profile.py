@@ -12,6 +12,7 @@ from conftest import ROOT
 from rlrecipes import run_recipe
 from rlrecipes.errors import UserError
 from rlrecipes.profile import REFUSED, Profile, load_profile, profile_names, settings_of
+from rlrecipes.profile.names import OTHER, ours
 from rlrecipes.run.stages import STAGES
 
 TABLES = [field.name for field in dataclasses.fields(Profile) if field.name not in ("name", "description", "data")]
@@ -118,6 +119,48 @@ def test_a_contradiction_is_refused(overrides, said):
         load_profile("tiny", overrides)
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("ppo.lr=1", "there is no setting 'ppo.lr'; did you mean 'ppo.learning_rate'?"),
+        ("ppo.beta=1", "did you mean 'ppo.kl_coef'?"),
+        ("beta=1", "the setting 'beta=1' lacks its table; did you mean 'ppo.kl_coef'?"),
+        ("sft.batch_size=1", "did you mean 'sft.per_device_train_batch_size'?"),
+        ("max_new_tokens=9", "did you mean 'ppo.response_length'?"),
+        ("sft.bf16=true", "did you mean 'model.dtype=bfloat16'?"),
+        ("load_in_4bit=true", "did you mean 'model.quantization=nf4'?"),
+        ("epochs=1", "did you mean 'sft.num_train_epochs' or 'reward.num_train_epochs'?"),
+        ("ppo.epochs=1", "did you mean 'ppo.num_ppo_epochs'?"),
+        ("lr=1", "did you mean 'sft.learning_rate', 'reward.learning_rate' or 'ppo.learning_rate'?"),
+        ("nonsense=1", "write it as table.key=value"),
+    ],
+)
+def test_a_name_that_other_libraries_have_is_answered_with_ours(override, said):
+    with pytest.raises(UserError) as refusal:
+        load_profile("tiny", [override])
+    assert said in str(refusal.value)
+
+
+def test_every_name_of_others_stands_for_a_setting_that_there_is():
+    known = list(settings_of(load_profile("tiny"), *TABLES))
+    for key, name in OTHER.items():
+        assert ours("", key, known), key
+        for path in ours("", key, known):
+            assert path.partition("=")[0] in known, name
+            if "=" in path:
+                load_profile("tiny", [path])
+
+
+def test_steps_on_the_command_line_take_the_place_of_a_profiles_epochs():
+    assert load_profile("single_gpu_24gb").sft.num_train_epochs == 1
+    for table in ("sft", "reward"):
+        settings = getattr(load_profile("single_gpu_24gb", [f"{table}.max_steps=50"]), table)
+        assert (settings.max_steps, settings.num_train_epochs) == (50, None)
+    with pytest.raises(UserError, match=r"no effect beside sft\.max_steps=50"):
+        load_profile("single_gpu_24gb", ["sft.max_steps=50", "sft.num_train_epochs=2"])
+    assert load_profile("single_gpu_24gb", ["sft.max_steps=-1"]).sft.num_train_epochs == 1
+
+
 CONSTANT = "lr_scheduler_type=constant"
 IDLE = {
     "sft.warmup_steps": [["sft." + CONSTANT], ["sft.max_steps=7"]],
@@ -136,6 +179,9 @@ IDLE = {
     "ppo.value": [["ppo.vf_coef=0"]],
     "sft.patience": [["sft.keep=last"]],
     "reward.patience": [["reward.keep=last"]],
+    "ppo.local_rollout_forward_batch_size": [["ppo.per_device_train_batch_size=4"]],
+    "ppo.keep": [["ppo.eval_every=0"]],
+    "ppo.patience": [["ppo.eval_every=0"]],
     "track.project": [["track.wandb=off"]],
     "evaluate.judge": [["evaluate.judge_url=http://localhost/v1", "evaluate.judge_model=m"]],
     "evaluate.judge_model": [["evaluate.limit=5"]],
@@ -170,7 +216,7 @@ ALWAYS = {
         "ppo.gradient_accumulation_steps",
         "ppo.num_mini_batches",
     ),
-    *("ppo.num_ppo_epochs", "ppo.local_rollout_forward_batch_size", "ppo.response_length", "ppo.temperature"),
+    *("ppo.num_ppo_epochs", "ppo.response_length", "ppo.temperature"),
     *(
         "ppo.learning_rate",
         "ppo.lr_scheduler_type",
@@ -179,16 +225,9 @@ ALWAYS = {
         "ppo.gradient_checkpointing",
     ),
     *("ppo.kl_coef", "ppo.kl_stop", "ppo.vf_coef", "ppo.gamma", "ppo.lam", "ppo.whiten_rewards"),
-    *("ppo.missing_eos_penalty", "ppo.reward_clip", "ppo.num_sample_generations"),
-    *(
-        "evaluate.limit",
-        "evaluate.batch_size",
-        "evaluate.policies",
-        "evaluate.judge",
-        "track.wandb",
-        "checkpoint.seconds",
-        "limits.term_seconds",
-    ),
+    *("ppo.eval_every", "ppo.missing_eos_penalty", "ppo.reward_clip", "ppo.num_sample_generations"),
+    *("evaluate.limit", "evaluate.batch_size", "evaluate.policies", "evaluate.judge_url"),
+    *("track.wandb", "checkpoint.seconds", "limits.term_seconds"),
     *("memory.card", "memory.halve_on_oom"),
 }
 """Settings that something reads whatever the others are."""
@@ -287,6 +326,7 @@ def test_only_what_a_configuration_of_trl_knows_is_handed_to_it(tmp_path):
     ppo = training_arguments(PPOConfig, profile.ppo, tmp_path, 0)
     assert {key for key in settings_of(profile, "ppo") if key.removeprefix("ppo.") not in ppo} == {
         *("ppo.kl_target", "ppo.kl_horizon", "ppo.kl_stop", "ppo.value", "ppo.reward_clip"),
+        *("ppo.eval_every", "ppo.keep", "ppo.patience"),
     }
     assert training_arguments(RewardConfig, profile.reward, tmp_path, 0)["center_rewards_coefficient"] == 0.5
     assert "center_rewards_coefficient" not in training_arguments(TrainingArguments, profile.reward, tmp_path, 0)

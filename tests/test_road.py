@@ -12,7 +12,7 @@ from rlrecipes.model.pretrain import embedded_base
 from rlrecipes.profile import load_profile
 from rlrecipes.recipe import load_recipe, recipe_names
 from rlrecipes.run.checkpoint import Checkpoints
-from rlrecipes.run.folder import LIBRARIES, versions
+from rlrecipes.run.circumstances import LIBRARIES, versions
 from rlrecipes.run.stages import STAGES
 
 OWN = ("--data", "pairs.jsonl")
@@ -176,7 +176,7 @@ def test_a_stage_alone_is_refused_on_ground_made_under_other_settings(finished, 
 
 
 def test_other_data_are_refused(finished, home, capsys):
-    assert run("t", command="evaluate") == 2
+    assert run("t", "--data", "built-in", command="evaluate") == 2
     assert "data.source" in capsys.readouterr().err
 
 
@@ -219,7 +219,7 @@ def test_an_interrupted_stage_leaves_nothing_and_the_next_call_goes_on_there(hom
         patch.setattr("rlrecipes.stages.ppo.run", interrupt)
         assert run("cut-short", *OWN) == 75
     assert "give the same command again" in capsys.readouterr().err
-    assert sorted(path.name for path in folder.iterdir()) == ["reward", "sft"]
+    assert sorted(path.name for path in folder.iterdir()) == ["reward", "settings.toml", "sft"]
     before = times(folder)
 
     assert run("cut-short", *OWN) == 0
@@ -344,7 +344,7 @@ def test_an_interrupted_forced_command_goes_on_without_force(cut, capsys):
 def test_an_error_keeps_what_was_saved_before_it(cut, capsys):
     folder, status = cut("error", "ppo", error=UserError("the reward term 'odd' gave nan"))
     assert status == 2
-    assert sorted(path.name for path in folder.iterdir()) == [".ppo", "reward", "sft"]
+    assert sorted(path.name for path in folder.iterdir()) == [".ppo", "reward", "settings.toml", "sft"]
     assert run("error", *OWN) == 0
     assert "going on after step 1" in capsys.readouterr().out
 

@@ -17,11 +17,8 @@ from recipes.dialogue import hub
 from recipes.dialogue.builtin import SLOTS, documents, generate
 from rlrecipes import metrics
 from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Message, Prompt, Recipe, Reward, Term
-from rlrecipes.text import words
+from rlrecipes.text import COURTESY, words
 
-COURTESY = frozenset(
-    ("please", "thank", "thanks", "certainly", "gladly", "pleasure", "welcome", "glad", "happy", "sorry", "kindly")
-)
 LEADS = {"kind": "your|a", "number": "for", "day": "for|on", "time": "at", "name": ",|for|under"}
 """What stands before a slot's value when it stands in its place."""
 IN_PLACE = {slot: re.compile(rf"\b(?:{LEADS[slot]}) ({'|'.join(SLOTS[slot])})\b", re.IGNORECASE) for slot in SLOTS}

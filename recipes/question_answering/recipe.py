@@ -15,7 +15,7 @@ from typing import Any
 
 from recipes.question_answering import builtin, hub
 from rlrecipes import metrics
-from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Prompt, Recipe, Reward, Term, user
+from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Prompt, Recipe, Reward, Term, truth_of, user
 from rlrecipes.text import characters, is_spaced, normalize_answer, words
 
 
@@ -31,7 +31,9 @@ def read(row: Mapping[str, Any]) -> Example:
             raise ValueError(f"'{name}' must be a text")
     answers = _parsed(row["answers"]) if isinstance(row["answers"], str) else row["answers"]
     answers = answers.get("text") if isinstance(answers, Mapping) else answers
-    answers = [answers] if isinstance(answers, str) else answers or []
+    answers = [answers] if isinstance(answers, str) else [] if answers is None else answers
+    if row.get("is_impossible") is not None and truth_of(row["is_impossible"]) is not False:
+        raise ValueError("'is_impossible' is not false")
     if not isinstance(answers, list | tuple) or not all(isinstance(answer, str) for answer in answers):
         raise ValueError("""'answers' must be a list of texts, a text, or SQuAD's {"text": [...]}""")
     given = tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
@@ -91,7 +93,7 @@ def compare(example: Example, others: Sequence[Example], rng: Random) -> Compari
 RECIPE = Recipe(
     name="question_answering",
     summary="answer a question in the words of a passage",
-    columns=Columns(required=("context", "question", "answers"), example=read),
+    columns=Columns(required=("context", "question", "answers"), example=read, optional=("is_impossible",)),
     reward=Reward(terms=(Term("extractive", extractive, weight=0.3),)),
     evaluation=Evaluation((metrics.mean_of("f1", metrics.f1), metrics.mean_of("exact_match", metrics.exact_match))),
     builtin=lambda: builtin.generate(ask),

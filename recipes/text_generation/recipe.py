@@ -68,6 +68,17 @@ def unreadable(held_out: Sequence[Example]) -> bool:
     return not readable(held_out)
 
 
+def caution(demonstrations: Sequence[Example]) -> str | None:
+    """How many of the texts that SFT imitates are labelled negative: it learns to write both, and PPO what is preferred."""
+    negative = sum(example.truth.get("label") == 0 for example in demonstrations)
+    if not negative:
+        return None
+    return (
+        f"Of the {len(demonstrations):,} texts that SFT imitates, {negative:,} are labelled negative: it learns to write "
+        "both, and PPO what is preferred. If SFT should not, leave these rows out and bring comparisons."
+    )
+
+
 def fitted_judge(held_out: Sequence[Example]) -> Metric | None:
     """The mean P(positive | continuation) by a judge fitted to the labelled held-out texts; None without labels.
 
@@ -96,6 +107,7 @@ RECIPE = Recipe(
     documents=lambda: builtin.documents(ask),
     compare=compare,
     compared="the rejected answer is a negative text's continuation or, without labels, the answer's words in disorder",
+    caution=caution,
     judge=fitted_judge,
     hub=hub.sets(ask),
     prefix=TASK,

@@ -90,6 +90,7 @@ SETS = (
         serves=("held out",),
         columns=("is_bad_source", "source", "target"),
         read=post_edited,
+        truths=("is_bad_source",),
         licence="Apache-2.0",
         config="en-de_DE",
     ),

@@ -7,6 +7,7 @@ sft   loss    2.47      0.25       0.37      0.00         1.61    2.03     0.75 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from rlrecipes.before.needs import GIB, ROLES, Need, fullest, largest_batch, moments
@@ -15,6 +16,7 @@ from rlrecipes.errors import UserError, option
 from rlrecipes.profile import Profile
 from rlrecipes.recipe import unknown
 from rlrecipes.run.stages import phases
+from rlrecipes.text import aligned
 
 CARDS = {
     **{"rtx3060": 12.0, "rtx4060ti": 16.0, "rtx4080": 16.0, "rtx3090": 24.0, "rtx4090": 24.0, "rtx5090": 31.8},
@@ -22,6 +24,8 @@ CARDS = {
     **{"a100": 80.0, "h100": 79.6, "h200": 140.4},
 }
 """Memory in GiB as `nvidia-smi` shows it, with error correction where that is the default."""
+_BESIDE = r"nvidia|geforce|tesla|quadro|gpu|pcie\d?|sxm\d?"
+"""What stands beside a card's name: `NVIDIA A100-SXM4-40GB` is `a100-40`."""
 
 
 def plan(profile: Profile, learned: bool, card: str | None = None) -> str:
@@ -53,7 +57,7 @@ def plan(profile: Profile, learned: bool, card: str | None = None) -> str:
             f"on {place}",
             f"rows of at most {longest.whole} tokens, answers of at most {longest.answer}{half}",
             "",
-            *_aligned([heads, *rows]),
+            *aligned([heads, *rows], words={0, 1, len(heads) - 1}),
         ]
     )
 
@@ -64,10 +68,15 @@ def gib(card: str) -> float:
     Raises:
         UserError: it is no name of `CARDS` and no number above 0.
     """
-    if card.lower() in CARDS:
-        return CARDS[card.lower()]
+    words = [word for word in re.split(r"[\s_-]+", card.lower()) if not re.fullmatch(_BESIDE, word)]
+    name = "".join(words).removesuffix("gb")
+    sizeless = "".join(word for word in words if not re.fullmatch(r"\d+gb", word))
+    known = {key.replace("-", ""): gib for key, gib in CARDS.items()}
+    for spelling in (name, f"rtx{name}", name.removeprefix("rtx"), sizeless):
+        if spelling in known:
+            return known[spelling]
     try:
-        room = float(card)
+        room = float(re.sub(r"\s*g(i?b)?$", "", card.strip().lower()))
     except ValueError:
         names = f"give its GiB, or one of {', '.join(CARDS)}"
         raise UserError(unknown("card", card, list(CARDS), names)) from None
@@ -88,16 +97,3 @@ def _verdict(shape: Shape, profile: Profile, need: Need, room: float, learned: b
     largest = largest_batch(shape, profile, need.phase, room * GIB, learned)
     batch = f"{name}={largest}" if largest else f"not even {name}=1"
     return ["yes" if need.total <= room * GIB else "NO", f"{batch} (now {getattr(getattr(profile, table), key)})"]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns under their heads: words to the left, numbers to the right."""
-    count = len(rows[0])
-    full = [[*row, *[""] * (count - len(row))] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
-    words = {0, 1, count - 1}
-    lines = []
-    for row in full:
-        cells = [c.ljust(w) if i in words else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return lines

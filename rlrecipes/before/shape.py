@@ -131,6 +131,16 @@ def read_shape(profile: Profile, learned: bool = True) -> Shape:
     return dataclasses.replace(shape_of(config, profile), beside=beside)
 
 
+def read_size(profile: Profile) -> tuple[int, int]:
+    """The parameters of the profile's model, and its hidden size.
+
+    Raises:
+        UserError: it cannot be read or built.
+    """
+    model = _meta_model(read_config(profile), profile.model.name)
+    return sum(weight.numel() for weight in model.parameters()), model.config.get_text_config().hidden_size
+
+
 def shape_of(config: Mapping[str, Any], profile: Profile, scorer: bool = False) -> Shape:
     """The shape that a `config.json` describes; with `scorer`, as a sequence classifier without an adapter.
 

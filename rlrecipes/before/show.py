@@ -40,6 +40,9 @@ FEWEST = 30
 BOUNDARY = "▌"
 LONGEST = 1200
 """Characters of a text that are shown."""
+UNCOUNTED = (
+    "  texts that spell special tokens such as '<|im_end|>' are not counted either: only a tokenizer knows these"
+)
 
 
 def show(job: Job) -> str:
@@ -63,7 +66,9 @@ def show(job: Job) -> str:
         _row(example.prompt, *(f"= {answer}" for answer in example.answers[:2])) for example in held_out.prompts[:SHOWN]
     ]
     parts += _too_few(job)
-    parts += [*_tokenized(job, model), *_lengths(job, model)] if model else ["\ntokens: not shown; " + reason]
+    parts += (
+        [*_tokenized(job, model), *_lengths(job, model)] if model else [f"\ntokens: not shown; {reason}", UNCOUNTED]
+    )
     return "\n".join([*parts, *_reward(job), *_metrics(job)])
 
 

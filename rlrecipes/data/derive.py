@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from random import Random
 from statistics import mean, median
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from rlrecipes.data.readers import Record
 from rlrecipes.data.split import canonical
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import Comparison, Example, Prompt, Rating, Recipe, Service, Split
+from rlrecipes.text import quoted, shortened
 
 Part = tuple[Sequence[Service], Sequence[Record]]
 """What the records of one source serve as, and the records."""
@@ -80,16 +82,40 @@ def derive(recipe: Recipe, parts: Sequence[Part], grading: Grading | None) -> tu
     return Split(examples, _merge(_examples(parts, "prompts", "held out")) or prompts, comparisons, ratings), counts
 
 
-def check_derived(name: str, train: Split, held_out: Split, grading: Grading | None) -> None:
+def uniform_mark(parts: Sequence[Part], columns: Mapping[str, str]) -> tuple[str, str]:
+    """The column that calls answers good or bad and says the same of all, and a clause on it; two empty texts without one.
+
+    Args:
+        columns: the files' own names of the columns that are read under others.
+    """
+    said: dict[str, Counter[str]] = {}
+    for name, value in (mark for _, rows in parts for row in rows for mark in row.marks):
+        said.setdefault(name, Counter())[value] += 1
+    for name, values in said.items():
+        if len(values) == 1:
+            value, count = next(iter(values.items()))
+            column = columns.get(name, name)
+            return column, f"'{column}' is {shortened(value, 20)} in all {count:,} training rows that have it"
+    return "", ""
+
+
+def check_derived(
+    name: str, train: Split, held_out: Split, grading: Grading | None, column: str = "", why: str = ""
+) -> None:
     """Refuses graded answers of which none is good enough to imitate, or none to judge by.
 
+    Args:
+        column: the column that says the same of all, where there is one; `why` says what, and what nobody reads.
+
     Raises:
-        UserError: all scores are equal, or the held-out ones are below all that is imitated.
+        UserError: all grades are equal, or the held-out ones are below all that is imitated.
     """
     if grading and not train.demonstrations:
+        score = (*train.ratings, *held_out.ratings)[0].score
+        said = why if column else f"{score:g} on average{why}"
         raise UserError(
-            f"all scores in {name} are equal, which tells no good answer from a bad one; bring scores that differ, or take "
-            "the score column out to imitate every answer"
+            f"all grades in {name} are equal: {said}, which tells no good answer from a bad one; "
+            f"bring grades that differ{column and f', or take {quoted(column)} out to imitate every answer'}"
         )
     if grading and not held_out.prompts:
         raise UserError(

@@ -8,31 +8,23 @@ becomes `Comparison(user("Hello!"), "Hello, what can I do for you?", "What?")`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from rlrecipes.data.files import Row, column_names, read, rename
-from rlrecipes.data.readers import (
-    LAYOUTS,
-    TOOLS,
-    UNUSABLE,
-    UNUSABLE_KEYS,
-    Layout,
-    Reader,
-    Record,
-    answer_of,
-    graded,
-    margin_of,
-    unread,
-)
+from rlrecipes.data.readers import LAYOUTS, Layout, Reader, Record, answer_of, graded, margin_of
 from rlrecipes.data.reasons import Drop, reason_of
+from rlrecipes.data.turns import CHATS, TOOLS, UNUSABLE, UNUSABLE_KEYS, is_empty, wrong
+from rlrecipes.data.unread import Looked, check_usable, unread, unread_in
 from rlrecipes.errors import UserError, has_make, option
 from rlrecipes.hub.fetch import missing_column
-from rlrecipes.recipe import Columns, Comparison, Example, HubSet, Recipe, spelled, unknown
+from rlrecipes.recipe import Columns, Comparison, Example, HubSet, Recipe, spelled, truth_of, unknown
 from rlrecipes.text import shortened
 
 WRONG_KIND = (TypeError, AttributeError, KeyError, IndexError)
@@ -59,8 +51,9 @@ def rows_of(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> tuple[lis
         UserError: the file cannot be read, or has none of the columns that `columns` maps.
     """
     rows, pair = _with_language_pair(recipe.columns, rename(read(path), columns))
+    rows, blank = _without_placeholders(_layout(recipe, rows), rows)
     rows, repeated = _without_prompts(rows)
-    return rows, [*pair, *repeated]
+    return rows, [*pair, *blank, *repeated]
 
 
 def _with_language_pair(own: Columns, rows: list[Row]) -> tuple[list[Row], list[str]]:
@@ -74,6 +67,39 @@ def _with_language_pair(own: Columns, rows: list[Row]) -> tuple[list[Row], list[
     turned = f"source=translation.{other} target=translation.{one}"
     note = f"'translation' is read from {one} to {other}; {option('columns', repr(turned))} turns it."
     return rename(rows, {"source": f"translation.{one}", "target": f"translation.{other}"}), [note]
+
+
+PANDAS = ("nan", "<na>")
+"""How pandas writes an empty cell as text."""
+PLACEHOLDERS = (*PANDAS, "<noinput>", "none", "null", "n/a")
+"""What stands for nothing in a column that a row may go without; `<noinput>` is Alpaca's."""
+
+
+def _without_placeholders(layout: Layout, rows: list[Row]) -> tuple[list[Row], list[str]]:
+    """The rows without what only says that a cell is empty, and sentences on it; an answer such as "None" stays."""
+    notes: list[str] = []
+    for column in dict.fromkeys((*layout.reads, *UNUSABLE, "split", *layout.needs)):
+        known = PANDAS if column == "rejected" else PLACEHOLDERS
+        blank = {
+            row.number: str(row.values[column]) for row in rows if _stands_for_nothing(row.values.get(column), known)
+        }
+        found = f"'{column}' is {', '.join(sorted(set(blank.values())))} in {len(blank):,} rows"
+        if blank and column in layout.needs:
+            notes.append(f"{found}, and stays so.")
+        elif blank:
+            notes.append(f"{found}, which is read as no value.")
+            rows = [_with(row, column, None) if row.number in blank else row for row in rows]
+    return rows, notes
+
+
+def _stands_for_nothing(value: Any, known: Collection[str]) -> bool:
+    if isinstance(value, float):
+        return math.isnan(value)
+    return isinstance(value, str) and len(value) < 20 and spelled(value) in known
+
+
+def _with(row: Row, column: str, value: Any) -> Row:
+    return row._replace(values={**row.values, column: value})
 
 
 def _without_prompts(rows: list[Row]) -> tuple[list[Row], list[str]]:
@@ -96,8 +122,7 @@ def _repeats(prompt: Any, answer: Any) -> bool:
 
 
 def _behind(row: Row, column: str) -> Row:
-    answer = row.values[column][len(row.values["prompt"]) :].lstrip()
-    return row._replace(values={**row.values, column: answer})
+    return _with(row, column, row.values[column][len(row.values["prompt"]) :].lstrip())
 
 
 def records(recipe: Recipe, rows: list[Row]) -> Records:
@@ -110,25 +135,27 @@ def records(recipe: Recipe, rows: list[Row]) -> Records:
     if layout.needs == recipe.columns.required:
         _check_values(recipe, rows)
     names = [*known_names(recipe), *TOOLS, *UNUSABLE, *UNUSABLE_KEYS, *(n for one in recipe.hub for n in said_of(one))]
-    usable, drops = read_rows(partial(_watched, layout), rows, names)
+    usable, drops = read_rows(partial(_watched, recipe, layout), rows, names)
     if not usable:
         where = f"{rows[0].file}, row {rows[0].number}: {drops[0].reason}"
-        raise UserError(f"{where}, and no other row can be used either; mend the rows, or map columns with --columns")
+        counts = unread_in(rows, {*layout.needs, *layout.reads})
+        named = ", ".join(name for name in counts if name.startswith("'"))
+        others = named and shortened(f"; not read: {named}", 120)
+        raise UserError(
+            f"{where}, and no other row can be used either{others}; mend the rows, or map columns with --columns"
+        )
     return usable, drops
 
 
-def _watched(layout: Layout, row: Row) -> Record:
-    """A row's record, with what it does not read."""
-    names = tuple(unread(row, {*layout.needs, *layout.reads}))
-    return dataclasses.replace(layout.read(row), unread=names)
-
-
-def unread_note(rows: Sequence[Record]) -> list[str]:
-    """A sentence on the columns and keys that nobody reads, with the number of rows that hold something there."""
-    counts = Counter(name for row in rows for name in row.unread)
-    named = [f"{shortened(name)} ({count:,} rows)" for name, count in counts.most_common(20)]
-    more = f" and {len(counts) - 20:,} more" if len(counts) > 20 else ""
-    return [f"Not read: {', '.join(named)}{more}."] if counts else []
+def _watched(recipe: Recipe, layout: Layout, row: Row) -> Record:
+    """A row's record, with what it does not read and what calls its answer good or bad."""
+    columns = {*layout.needs, *layout.reads}
+    check_usable(row, columns)
+    row = row._replace(values={n: Looked.of(v) if n in columns else v for n, v in row.values.items()})
+    record = layout.read(row)
+    marking = {*layout.grades, *recipe.columns.values} & columns
+    marks = tuple((name, spelled(row.values[name])) for name in marking if not is_empty(row.values.get(name)))
+    return dataclasses.replace(record, unread=tuple(unread(row, columns)), marks=marks)
 
 
 SIDES = {
@@ -212,28 +239,53 @@ def _layout(recipe: Recipe, rows: list[Row]) -> Layout:
     for layout in _layouts(recipe.columns):
         if set(layout.needs) <= set(header):
             return graded(layout, header)
-    choices = ", or ".join("+".join(layout.needs) for layout in _layouts(recipe.columns)[:6])
+    choices = ", or ".join("+".join(layout.needs) for layout in _offered(recipe))
     mapping = _mapping(recipe, rows)
     todo = f"map names, such as {mapping}" if mapping else "docs/own-data.md has what each of them holds"
-    raise UserError(
-        f"{rows[0].file} has the columns {shortened(', '.join(header), 60)}, but {recipe.name} reads {choices}, …; {todo}"
-    )
+    known = f"but {recipe.name} reads {choices}, …; {todo}"
+    held = shortened(", ".join(header), max(60, 270 - len(known)))
+    raise UserError(f"{rows[0].file} has the columns {held}, {known}")
+
+
+def _offered(recipe: Recipe) -> list[Layout]:
+    """The layouts that a refusal names."""
+    names = (("prompt", "chosen", "rejected"), ("chosen", "rejected"), *((name,) for name in CHATS[:2]))
+    known = {layout.needs: layout for layout in _layouts(recipe.columns)}
+    return [known[needs] for needs in (recipe.columns.required, *names, ("prompt", "completion"))]
+
+
+TRIED, TRIED_COLUMNS = 10, 6
+"""Rows that a mapping has to read, and columns that are tried, before a refusal names it."""
 
 
 def _mapping(recipe: Recipe, rows: list[Row]) -> str | None:
-    """A mapping under which the recipe's own columns are there and hold text; None where there are too few such."""
-    known = set(known_names(recipe))
-    lacking = [name for name in recipe.columns.required if name not in column_names(rows)]
-    spare = [
-        name
-        for name, value in _fields(rows[0].values)
-        if isinstance(value, str) and name not in known and len(name) <= 40
-    ]
-    pairs = [f"{name}={column}" for name, column in zip(lacking, spare, strict=False)]
-    if len(pairs) < len(lacking):
-        return None
-    plainly = has_make() and not any(" " in pair for pair in pairs)
-    return f"COLUMNS={' '.join(pairs)!r}" if plainly else f"--columns {shlex.join(pairs)}"
+    """A mapping under which most of the first rows can be read as a demonstration; None where there is none."""
+    known, header = set(known_names(recipe)), column_names(rows)
+    spare = [name for name, _ in _fields(rows[0].values) if name not in known and len(name) <= 40][:TRIED_COLUMNS]
+    begun = {name for layout in _layouts(recipe.columns) for name in layout.needs} & set(header)
+    for layout in [layout for layout in _offered(recipe) if "rejected" not in layout.needs]:
+        if begun.isdisjoint(layout.needs) and begun:
+            continue
+        lacking = [name for name in layout.needs if name not in header]
+        if layout.needs == ("prompt", "completion") and len(lacking) < len(
+            header
+        ):  # any two texts would do, also wrong ones
+            continue
+        for columns in permutations(spare, len(lacking)):
+            mapped = dict(zip(lacking, columns, strict=True))
+            if _reads(layout, rows[:TRIED], mapped):
+                pairs = [f"{name}={column}" for name, column in mapped.items()]
+                plainly = has_make() and not any(" " in pair for pair in pairs)
+                return f"COLUMNS={' '.join(pairs)!r}" if plainly else f"--columns {shlex.join(pairs)}"
+    return None
+
+
+def _reads(layout: Layout, rows: list[Row], columns: Mapping[str, str]) -> bool:
+    try:
+        usable, _ = read_rows(layout.read, rename(rows, columns), ())
+    except UserError:  # a value of the wrong type, or a field that none of these rows has
+        return False
+    return 2 * len(usable) > len(rows)
 
 
 def _fields(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -295,8 +347,13 @@ def hub_record(hub_set: HubSet, row: Row) -> Record:
     """The record of a public set's row; raises `ValueError` with the reason to leave the row out."""
     if other := next((name for name, value in hub_set.where.items() if row.values.get(name) != value), None):
         raise ValueError(f"'{other}' is not {hub_set.where[other]}")
+    values = dict(row.values)
+    for name in hub_set.truths:
+        if (said := truth_of(values.get(name))) is None:
+            raise wrong(row, name, "true or false", values.get(name))
+        values[name] = said
     try:
-        item = hub_set.read(row.values)
+        item = hub_set.read(values)
     except WRONG_KIND:
         raise ValueError("a value is missing or of another type") from None
     if isinstance(item, Example):

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.data.derive import check_derived, derivation_notes, derive, grading_of
+from rlrecipes.data.derive import check_derived, derivation_notes, derive, grading_of, uniform_mark
 from rlrecipes.data.files import Row, find_splits
 from rlrecipes.data.hub_sets import read_sets
-from rlrecipes.data.layouts import Records, by_split, check_names, records, rows_of, unread_note
+from rlrecipes.data.layouts import Records, by_split, check_names, records, rows_of
 from rlrecipes.data.reasons import counted
 from rlrecipes.data.split import (
     HELD_OUT,
@@ -27,8 +28,10 @@ from rlrecipes.data.split import (
     check_enough,
     hold_out_fifth,
     once_each,
+    unread_clause,
     without_held_out_prompts,
 )
+from rlrecipes.data.unread import unread_notes
 from rlrecipes.errors import UserError, option
 from rlrecipes.recipe import BUILT_IN, HUB, Data, Recipe, is_hub
 
@@ -52,7 +55,7 @@ def load(recipe: Recipe, source: str | None, columns: Mapping[str, str], root: P
         return _built_in(recipe)
     if not is_hub(source):
         check_names(recipe, columns)
-        return _data(recipe, source, [_read_files(recipe, source, columns)])
+        return _data(recipe, source, [_read_files(recipe, source, columns)], columns)
     if columns:
         raise UserError("--columns maps the columns of a file; sets of the hub are read as they are")
     sets = read_sets(recipe, source, root)
@@ -79,8 +82,9 @@ def _read_files(recipe: Recipe, source: str, columns: Mapping[str, str]) -> Sour
     train, drops = _records(recipe, train_rows)
     held_out, held_out_drops = _records(recipe, [*test_rows, *(rows for rows, _ in held_out_files)])
     notes += [*split_notes, *dict.fromkeys(note for _, told in (*train_files, *held_out_files) for note in told)]
-    notes += unread_note([*train, *held_out])
-    return Source(source, train, held_out, drops + held_out_drops, notes, undivided=not (held_out_paths or test_rows))
+    unread = unread_notes(Counter(name for row in (*train, *held_out) for name in row.unread))
+    drops += held_out_drops
+    return Source(source, train, held_out, drops, notes, unread, undivided=not (held_out_paths or test_rows))
 
 
 def _records(recipe: Recipe, files: Sequence[list[Row]]) -> Records:
@@ -88,12 +92,12 @@ def _records(recipe: Recipe, files: Sequence[list[Row]]) -> Records:
     return once_each(([row for rows, _ in read for row in rows], [drop for _, drops in read for drop in drops]))
 
 
-def _data(recipe: Recipe, name: str, sources: Sequence[Source]) -> Data:
+def _data(recipe: Recipe, name: str, sources: Sequence[Source], columns: Mapping[str, str] = {}) -> Data:
     """The one road of all records: split them by prompt, limit the held-out ones, derive what either split lacks."""
     sources, clashes = without_held_out_prompts([hold_out_fifth(source) for source in sources])
     drops = [drop for source in sources for drop in source.drops] + clashes
     check_enough(name, sources, drops)
-    notes = [note for source in sources for note in source.notes]
+    notes = [note for source in sources for note in (*source.notes, *source.unread)]
     limited = [at_most(HELD_OUT, source) for source in sources]
     notes += [note for _, limit_notes in limited for note in limit_notes]
     train_parts = [(source.serves, source.train) for source in sources]
@@ -101,7 +105,12 @@ def _data(recipe: Recipe, name: str, sources: Sequence[Source]) -> Data:
     grading = grading_of(train_parts) or grading_of(held_out_parts)
     train, counts = derive(recipe, train_parts, grading)
     held_out, held_out_counts = derive(recipe, held_out_parts, grading)
-    check_derived(name, train, held_out, grading)
+    others = unread_clause(sources)
+    column, uniform = uniform_mark(train_parts, columns)
+    check_derived(name, train, held_out, grading, column, uniform + others)
+    uncompared = f"{recipe.name} can make no rejected answer of its rows" if recipe.compare else ""
+    if recipe.caution and (caution := recipe.caution(train.demonstrations)):
+        notes.append(caution)
     judge = recipe.judge(held_out.prompts) if recipe.judge else None
     if judge:
         notes.append(f"The metric {judge.name} is a judge fitted to the held-out rows alone.")
@@ -111,6 +120,7 @@ def _data(recipe: Recipe, name: str, sources: Sequence[Source]) -> Data:
         held_out=dataclasses.replace(held_out, demonstrations=()),
         notes=notes + derivation_notes(counts, held_out_counts),
         dropped=counted(drops),
+        lacking=why + others if (why := uniform or uncompared) else "",
         metrics=(*([judge] if judge else []), *(m for source in sources if source.held_out for m in source.metrics)),
         hub=[source.record for source in sources if source.record],
     )

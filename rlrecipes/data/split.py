@@ -44,6 +44,8 @@ class Source:
     drops: list[Drop]
     """Rows left out of both."""
     notes: Sequence[str] = ()
+    unread: Sequence[str] = ()
+    """Notes on what of its rows nobody reads."""
     undivided: bool = False
     """Nothing is marked as held out: `hold_out_fifth` draws one row in five of `train`."""
     prefix: str = ""
@@ -61,7 +63,7 @@ def once_each(read: Records) -> Records:
     Rows that say the opposite of two answers to a prompt are votes too: the comparison that more rows make stays, and none
     where as many make either.
     """
-    rows, drops = read
+    rows, drops = _without_contradictions(read)
     votes = Counter(_comparison(row) for row in rows if row.comparison)
     contents = ["" if row.rating else canonical([row.prompt, row.example, row.comparison]) for row in rows]
     last = {content: i for i, content in enumerate(contents)}
@@ -77,6 +79,22 @@ def once_each(read: Records) -> Records:
         if for_it > against and (not content or last[content] == i):
             kept.append(row)
         seen.add(content)
+    return kept, drops
+
+
+def _without_contradictions(read: Records) -> Records:
+    """The records without texts that as many rows or more label differently."""
+    rows, drops = read
+    votes: dict[object, Counter[object]] = {}
+    labelled = [(row.prompt, row.example.answers) if row.example and row.marks else None for row in rows]
+    for row, text in zip(rows, labelled, strict=True):
+        votes.setdefault(text, Counter())[row.marks] += 1
+    kept, drops = [], list(drops)
+    for row, text in zip(rows, labelled, strict=True):
+        if text and any(count >= votes[text][row.marks] for marks, count in votes[text].items() if marks != row.marks):
+            drops.append(Drop("as many rows or more label the same text differently", row.place))
+        else:
+            kept.append(row)
     return kept, drops
 
 
@@ -139,11 +157,18 @@ def check_enough(name: str, sources: Sequence[Source], drops: Sequence[Drop]) ->
     train = sum(len(source.train) for source in sources)
     reason, count = max(counted(drops).items(), key=lambda reason: reason[1], default=("", 0))
     why = f" (left out: {shortened(reason, 120)}: {count})" if reason else ""
+    why += unread_clause(sources)
     if train < 2:
         raise UserError(f"{name} leaves {train} rows to train on{why}; give at least 2, with prompts of their own")
     if not any(source.held_out for source in sources):
         todo = "give more rows with different prompts, or a folder with train.jsonl and test.jsonl"
         raise UserError(f"{name} leaves no rows to hold out for evaluation, of {train}{why}; {todo}")
+
+
+def unread_clause(sources: Sequence[Source]) -> str:
+    """What nobody reads, in brackets for an error, which comes before the notes; empty where all is read."""
+    others = shortened(" ".join(note for source in sources for note in source.unread), 100)
+    return f" [{others}]" if others else ""
 
 
 def at_most(limit: int, source: Source) -> tuple[Source, list[str]]:
@@ -171,12 +196,12 @@ def sample_by_hash(limit: int, examples: Sequence[Prompted]) -> list[Prompted]:
     return [examples[i] for i in sorted(indices)]
 
 
-def set_aside(rows: Sequence[T], prompts: Sequence[Prompt]) -> tuple[list[T], list[T]]:
-    """The training rows without about a tenth of them, and that tenth; the prompts, one a row, stay on one side each.
+def set_aside(rows: Sequence[T], prompts: Sequence[Prompt], most: int = ASIDE) -> tuple[list[T], list[T]]:
+    """The training rows without about a tenth of them, and that tenth, `most` at most; a prompt, one a row, is on one side.
 
     The second list is empty where it would have fewer than `LEAST_ASIDE` rows.
     """
-    room, places = min(ASIDE, len(rows) // 10), set[int]()
+    room, places = min(most, len(rows) // 10), set[int]()
     groups: dict[Prompt, list[int]] = {}
     for place, prompt in enumerate(prompts):
         groups.setdefault(plain(prompt), []).append(place)

@@ -256,3 +256,13 @@ def adapter(model: PeftModel, name: str | None) -> Iterator[None]:
             finally:
                 model.set_adapter(before)
     model.set_adapter(before)
+
+
+@contextmanager
+def training(model: PeftModel, role: str, back: str) -> Iterator[None]:
+    """Activates the trainable adapter `role`, then `back` again; a whole forward and backward pass belong inside."""
+    model.set_adapter(role)
+    try:
+        yield
+    finally:
+        model.set_adapter(back)

@@ -27,7 +27,8 @@ from rlrecipes.model.tokens import PAD, encode, pad_right
 from rlrecipes.profile import BaseSettings
 from rlrecipes.recipe import Example
 from rlrecipes.run.checkpoint import Checkpoints
-from rlrecipes.run.folder import machine, read_json, versions, write_json
+from rlrecipes.run.circumstances import machine, versions
+from rlrecipes.run.folder import read_json, write_json
 from rlrecipes.run.lock import locked
 from rlrecipes.run.resume import Resumable, check_weights
 from rlrecipes.run.tracking import progress, remove_printer

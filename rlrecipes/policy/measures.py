@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import torch
 
 from rlrecipes.policy.rollout import Rollout
 from rlrecipes.run.console import say
+from rlrecipes.text import ngrams, repeated, words
 
 
 def measures(
@@ -27,8 +30,32 @@ def measures(
         "answers/length": rollout.lengths.float().mean().item(),
         "answers/ended": rollout.ended.float().mean().item(),
         "kl_coef": kl_coef,
+        **diversity(rollout.answers),
+        "answers/length_correlation": _correlation(scores, rollout.lengths.float()),
         **{f"terms/{name}": values.float().mean().item() for name, values in terms.items()},
     }
+
+
+def diversity(answers: Sequence[str]) -> dict[str, float]:
+    """How answers to different prompts repeat themselves and one another, each from 0 to 1.
+
+    `repetition` is the mean share of an answer's word trigrams that it has had before, `identical` the share of answers that
+    another one equals, `distinct_2` that of different word pairs among all (Li et al. 2016).
+    """
+    said = [words(answer) for answer in answers]
+    copies, pairs = Counter(answers), [pair for each in said for pair in ngrams(each, 2)]
+    return {
+        "answers/repetition": fmean(repeated(each) for each in said),
+        "answers/identical": sum(count for count in copies.values() if count > 1) / len(answers),
+        "answers/distinct_2": len(set(pairs)) / len(pairs) if pairs else 0.0,
+    }
+
+
+def _correlation(values: torch.Tensor, others: torch.Tensor) -> float:
+    """Pearson's correlation of two `[B]`; 0 where one is constant, which says as little."""
+    if len(values) < 2 or min(values.std().item(), others.std().item()) == 0:
+        return 0.0
+    return torch.corrcoef(torch.stack([values.float(), others]))[0, 1].item()
 
 
 def warn_of_endless(rollout: Rollout, response_length: int) -> None:

@@ -64,7 +64,7 @@ class Sampler:
     @torch.no_grad()
     def roll_out(self, examples: Sequence[Example], prompts: Sequence[Sequence[int]]) -> Rollout:
         """Samples an answer to each prompt. Prompts of like length are answered together, so the rows come by length."""
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        order = self._by_length(prompts)
         chunks = [
             order[start : start + self.rollout_batch_size] for start in range(0, len(order), self.rollout_batch_size)
         ]
@@ -84,6 +84,23 @@ class Sampler:
             ended=ended,
             **tensors | {"values": tensors["values"].masked_fill(states_padding, 0)},
         )
+
+    def greedy(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """The policy's greedy answers, in the prompts' order; they use none of the training's random numbers."""
+        answers = [""] * len(prompts)
+        order, pad, last = self._by_length(prompts), self.tokenizer.pad_token_id, ends(self.tokenizer)
+        for start in range(0, len(order), self.rollout_batch_size):
+            places = order[start : start + self.rollout_batch_size]
+            queries = pad_left([prompts[i] for i in places], pad).to(self.model.device)
+            rows = sample(self.model, queries, pad, last, self.response_length, 0.0).tokens
+            for i, row in zip(places, rows, strict=True):
+                answers[i] = decode(self.tokenizer, row)
+        return answers
+
+    @staticmethod
+    def _by_length(prompts: Sequence[Sequence[int]]) -> list[int]:
+        """The places of prompts, the shortest first: a batch of like lengths needs less padding."""
+        return sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
 
     def _answers(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """The tensors of `Rollout` for some prompts, and the answers' `lengths` `[b]`."""

@@ -15,8 +15,6 @@ from rlrecipes.metrics import distinct, estimate, mean_interval
 from rlrecipes.policy.answers import Answer, Answers, best_of
 from rlrecipes.policy.style import style
 from rlrecipes.recipe import Example
-from rlrecipes.reward.model import Scorer
-from rlrecipes.reward.terms import fresh, term_values, weighted_sum
 from rlrecipes.run.stages import Policy
 
 Estimate = dict[str, float]
@@ -39,16 +37,6 @@ class Scored:
     judge: Sequence[float] | None
     """None where there is no judge."""
     style: Mapping[str, Sequence[float]]
-
-
-def rewards(job: Job, scorer: Scorer | None, answers: Sequence[Answer], examples: Sequence[Example]) -> list[float]:
-    """The whole reward of each answer, as PPO has it before clipping and the missing-EOS penalty."""
-    reward = fresh(job.recipe.reward)
-    texts = [answer.text for answer in answers]
-    values = term_values(reward, texts, examples, job.profile.limits.term_seconds)
-    if scorer is not None:
-        values["learned"] = scorer([(example.prompt, text) for example, text in zip(examples, texts, strict=True)])
-    return [weighted_sum(reward, dict(zip(values, row, strict=True))) for row in zip(*values.values(), strict=True)]
 
 
 def score_all(

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -38,9 +37,8 @@ from trl.experimental.ppo import PPOConfig as PPOConfig
 from trl.experimental.ppo import PPOTrainer
 
 from rlrecipes.errors import UserError, switch
+from rlrecipes.model.adapters import training
 from rlrecipes.model.forward import causal, states_at
-from rlrecipes.model.sampling import sample
-from rlrecipes.model.tokens import decode, ends, pad_left
 from rlrecipes.policy.measures import measures, warn_of_endless
 from rlrecipes.policy.ppo import (
     Advantages,
@@ -52,6 +50,7 @@ from rlrecipes.policy.ppo import (
 )
 from rlrecipes.policy.rollout import MicroBatch, Rollout, broken_row, micro_batch
 from rlrecipes.policy.sampler import Sampler, ValueHead
+from rlrecipes.policy.watch import Watch
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward
 from rlrecipes.reward.model import ScoreHead, Scorer
@@ -73,6 +72,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         on_samples: called with greedy answers to `samples` as often as `num_sample_generations` says.
         scorer: the learned score of prompts with their answers, where there is no `head` to read it off hidden states.
         term_seconds: the most that one call of a reward term may take; 0: no limit.
+        watch: what measures the policy every few updates, and keeps the best.
     """
 
     control: Any
@@ -91,12 +91,14 @@ class SharedBasePPOTrainer(PPOTrainer):
         scorer: Scorer | None = None,
         callbacks: list[Any] | None = None,
         term_seconds: float = 0,
+        watch: Watch | None = None,
     ) -> None:
         self.examples, self.prompts = [example for example, _ in prompts], [ids for _, ids in prompts]
         self.reward, self.head, self.settings = reward, head, settings
         self.samples, self.on_samples, self.scorer = samples, on_samples, scorer
-        self.term_seconds = term_seconds
+        self.term_seconds, self.watch = term_seconds, watch
         self.stopped: str | None = None
+        self.kept = 0  # the update of the policy that is left
         self.within: list[torch.Tensor] | None = None
         """The weights that the last batch within `kl_stop` was sampled from."""
         for name, parameter in model.named_parameters():  # the optimizer takes what is trainable when it is made
@@ -117,7 +119,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             tokenizer=tokenizer,
             response_length=args.response_length,
             temperature=args.temperature,
-            rollout_batch_size=args.local_rollout_forward_batch_size,
+            rollout_batch_size=min(args.local_rollout_forward_batch_size, args.local_batch_size),
             micro_batch_size=args.per_device_train_batch_size,
             value=self.model.value_model,
             value_adapter=settings.value == "adapter",
@@ -134,9 +136,16 @@ class SharedBasePPOTrainer(PPOTrainer):
 
         With `checkpoints` it goes on from the newest, and saves when one is due. `stopped` then says whether and why it
         ended early. It takes no step on a batch above `kl_stop`, and goes back to the last policy whose batch was within it.
+        With `watch` it also ends when nothing better comes, and keeps the best policy.
         """
         batches = self._begin(checkpoints.newest() if checkpoints else None)
+        if self.state.global_step == 0:
+            self._look(0)
+        self.kept = self.state.global_step
         for update in range(self.state.global_step + 1, self.args.num_total_batches + 1):
+            if self.watch and (why := self.watch.exhausted):
+                self.stopped = why
+                break
             with phase("ppo rollout"):
                 rollout = self.roll_out(next(batches))
             terms, scores = self.score(rollout)
@@ -148,15 +157,19 @@ class SharedBasePPOTrainer(PPOTrainer):
             if self.settings.kl_stop and kl > self.settings.kl_stop:
                 self._go_back(update, kl)
                 self._finish_update(update, metrics)
+                self.kept = max(0, update - 2)
                 break
             if self.settings.kl_stop:
                 self.within = [parameter.detach().to("cpu", copy=True) for parameter in self._trainable()]
             with phase("ppo update"):
                 losses = self.update(rollout, advantages, returns)
-            self._finish_update(update, {**metrics, **losses})
+            self._finish_update(update, {**metrics, **losses, **self._look(update)})
+            self.kept = update
             self._adapt_kl(kl)
             if checkpoints and checkpoints.due():
                 checkpoints.save(update, self.resume_state())
+        if self.watch:
+            self.kept = self.watch.restore(self._trainable(), self.kept)
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
 
     # 1. rollout
@@ -258,7 +271,7 @@ class SharedBasePPOTrainer(PPOTrainer):
                 self._backward(rollout, micro, of_policy + self.args.vf_coef * of_value)
             else:
                 self._backward(rollout, micro, of_policy)
-                with _training(self.policy, "value"):
+                with training(self.policy, "value", "policy"):
                     hidden = states_at(self.policy, micro.ids, micro.places)
                     of_value = self._value_losses(micro, hidden, states)
                     self._backward(rollout, micro, self.args.vf_coef * of_value)
@@ -325,6 +338,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             "taken": self.pass_batches,
             "within": self.within,
             "terms": term_states(self.reward),
+            "watch": self.watch.state_dict() if self.watch else None,
             "random": random_states(),
         }
 
@@ -335,6 +349,8 @@ class SharedBasePPOTrainer(PPOTrainer):
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["scheduler"])
         self.within = state.get("within")
+        if self.watch:
+            self.watch.load_state_dict(state["watch"])
         for name, value in state["counters"].items():
             setattr(self.state, name, value)
         self.args.kl_coef = state["kl_coef"]
@@ -360,10 +376,9 @@ class SharedBasePPOTrainer(PPOTrainer):
         for parameter, weights in zip(self._trainable(), self.within or [], strict=False):
             parameter.data.copy_(weights)
         kept = f"that of update {update - 1}" if self.within else "the SFT policy"
-        self.stopped = (
-            f"the KL per answer was {kl:.1f} in the batch of update {update}, above ppo.kl_stop={self.settings.kl_stop:g}; "
-            f"the policy kept is {kept}, from before its step"
-        )
+        kept = "" if self.watch and self.watch.keeps else f"; the policy kept is {kept}, from before its step"
+        limit = f"above ppo.kl_stop={self.settings.kl_stop:g}"
+        self.stopped = f"the KL per answer was {kl:.1f} in the batch of update {update}, {limit}{kept}"
 
     def _adapt_kl(self, kl: float) -> None:
         """Proportional control of the KL weight (arXiv 1909.08593, section 2.2)."""
@@ -371,26 +386,15 @@ class SharedBasePPOTrainer(PPOTrainer):
             error = min(max(kl / self.settings.kl_target - 1, -0.2), 0.2)
             self.args.kl_coef *= 1 + error * self.args.batch_size / self.settings.kl_horizon
 
+    def _look(self, update: int) -> dict[str, float]:
+        if not self.watch or not self.watch.due(update, self.args.num_total_batches):
+            return {}
+        with phase("ppo rollout"):
+            return self.watch.measure(update, self.sampler.greedy(self.watch.prompts), self._trainable())
+
     def _show_samples(self, update: int) -> None:
-        """Hands greedy answers to `on_samples`; they use none of the training's random numbers."""
         if not self.samples or self.on_samples is None:
             return
-        pad, last = self.processing_class.pad_token_id, ends(self.processing_class)
-        queries = pad_left([ids for _, ids in self.samples], pad).to(self.accelerator.device)
-        responses = sample(self.policy, queries, pad, last, self.args.response_length, 0.0).tokens
-        answers = [decode(self.processing_class, row) for row in responses]
-        rows = [
-            {"prompt": example.prompt[-1].content, "answer": answer}
-            for (example, _), answer in zip(self.samples, answers, strict=True)
-        ]
-        self.on_samples(rows, update)
-
-
-@contextmanager
-def _training(model: PeftModel, role: str) -> Iterator[None]:
-    """Activates another trainable adapter; a whole forward and backward pass belong inside the block."""
-    model.set_adapter(role)
-    try:
-        yield
-    finally:
-        model.set_adapter("policy")
+        answers = self.sampler.greedy([ids for _, ids in self.samples])
+        pairs = zip(self.samples, answers, strict=True)
+        self.on_samples([{"prompt": e.prompt[-1].content, "answer": answer} for (e, _), answer in pairs], update)

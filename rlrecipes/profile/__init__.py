@@ -5,7 +5,10 @@ from rlrecipes.profile.load import (
     check_once,
     check_profile,
     load_profile,
+    make_profile,
+    outweighed,
     profile_names,
+    read_tables,
     settings_of,
     split_override,
 )
@@ -45,7 +48,10 @@ __all__ = [
     "check_once",
     "check_profile",
     "load_profile",
+    "make_profile",
+    "outweighed",
     "profile_names",
+    "read_tables",
     "settings_of",
     "split_override",
 ]

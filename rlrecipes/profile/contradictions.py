@@ -53,6 +53,7 @@ def contradictions(profile: Profile) -> Iterator[str]:
 def _without_effect(profile: Profile) -> Iterator[str]:
     """Sentences about values, other than a setting's own default, that nothing reads beside the others."""
     ppo, evaluate = profile.ppo, profile.evaluate
+    batch = ppo.per_device_train_batch_size * ppo.gradient_accumulation_steps
     one_step = ppo.num_ppo_epochs == ppo.num_mini_batches == 1
     logged_never = {
         stage: 0 < settings.max_steps < settings.logging_steps
@@ -66,6 +67,12 @@ def _without_effect(profile: Profile) -> Iterator[str]:
         "ppo.cliprange": (one_step, "where a batch takes one step (ppo.num_ppo_epochs=1, ppo.num_mini_batches=1)"),
         "ppo.cliprange_value": (one_step or not ppo.vf_coef, "where a batch takes one step or ppo.vf_coef is 0"),
         "ppo.value": (ppo.vf_coef == 0, "while ppo.vf_coef is 0: values start at 0 and stay there"),
+        "ppo.local_rollout_forward_batch_size": (
+            ppo.local_rollout_forward_batch_size > batch,
+            f"above a batch of {batch} episodes",
+        ),
+        "ppo.keep": (ppo.eval_every == 0, "while ppo.eval_every is 0"),
+        "ppo.patience": (ppo.eval_every == 0, "while ppo.eval_every is 0"),
         "evaluate.judge": (bool(evaluate.judge_url), "beside evaluate.judge_url, which judges in its place"),
         "evaluate.judge_model": (not evaluate.judge_url, "without evaluate.judge_url"),
         "track.project": (profile.track.wandb == "off", "while track.wandb is off"),

@@ -6,7 +6,8 @@ load_profile("tiny", ["sft.max_steps=50"]).sft.max_steps == 50
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.profile.contradictions import contradictions, idle
+from rlrecipes.profile.names import OTHER, meant, ours
 from rlrecipes.profile.settings import Profile
 from rlrecipes.recipe import recipe_roots, unknown
 
@@ -60,16 +62,36 @@ def _files() -> dict[str, Path]:
 def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = None) -> Profile:
     """The profile `recipes/profiles/<name>.toml` with `table.key=value` overrides; `model` is a hub id or a local folder.
 
+    An override with a positive `max_steps` takes the place of the file's `num_train_epochs`.
+
     Raises:
         UserError: the profile, a table or a key does not exist, its file is not TOML, a value has the wrong type or is out of
             bounds, or two values contradict.
     """
+    return make_profile(read_tables(name), name, overrides, model, f"profile '{name}'")
+
+
+def read_tables(name: str) -> dict[str, Any]:
+    """The tables of a profile's file.
+
+    Raises:
+        UserError: there is no such profile, or its file is not TOML.
+    """
     if name not in (files := _files()):
         raise UserError(unknown("profile", name, list(files), f"there are {', '.join(sorted(files))}"))
     try:
-        tables = tomllib.loads(files[name].read_text(encoding="utf-8"))
+        return tomllib.loads(files[name].read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{files[name]} is not TOML: {first_line(error)}; mend it") from None
+
+
+def make_profile(
+    read: Mapping[str, Any], name: str, overrides: Sequence[str], model: str | None, origin: str
+) -> Profile:
+    """The profile of tables as they stand in a file, which `origin` names in sentences; otherwise like `load_profile`."""
+    tables: dict[str, Any] = deepcopy(dict(read))
+    for table in outweighed(tables, overrides):
+        del tables[table]["num_train_epochs"]
     for override in [*overrides, *([f"model.name={model}"] if model is not None else [])]:
         table, key, value = split_override(override)
         check_key(table, key)
@@ -78,11 +100,23 @@ def load_profile(name: str, overrides: Sequence[str] = (), model: str | None = N
     try:
         profile = Profile(**tables | {"name": name})
     except ValidationError as error:
-        raise UserError(_refusal(error.errors()[0], name, overrides)) from None
+        raise UserError(_refusal(error.errors()[0], origin, overrides)) from None
     for sentence in idle(profile, overrides):
         raise UserError(sentence)
     check_profile(profile)
     return profile
+
+
+def outweighed(tables: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    """The tables whose `num_train_epochs` an override with a positive `max_steps` takes the place of."""
+    named = {path: value for path, _, value in (override.partition("=") for override in overrides)}
+    steps = {table: named.get(f"{table}.max_steps", "") for table in ("sft", "reward")}
+    return [
+        table
+        for table, value in steps.items()
+        if value.isdecimal() and int(value) > 0 and f"{table}.num_train_epochs" not in named
+        if isinstance(tables.get(table), dict) and "num_train_epochs" in tables[table]
+    ]
 
 
 def check_profile(profile: Profile) -> None:
@@ -99,6 +133,8 @@ def split_override(override: str) -> tuple[str, str, str]:
     """`sft.max_steps=50` as its three parts."""
     path, equals, value = override.partition("=")
     table, dot, key = path.partition(".")
+    if not dot and equals and value and (names := ours("", path, _known())):
+        raise UserError(f"the setting '{override}' lacks its table; {meant(names)}")
     if not (equals and dot and table and key and value):
         raise UserError(f"cannot read the setting '{override}'; write it as table.key=value, such as sft.max_steps=50")
     return table, key, value
@@ -120,9 +156,15 @@ def check_key(table: str, key: str) -> None:
     """Refuses a key that no profile has, naming the nearest one, or the reason why TRL's is not offered."""
     if reason := REFUSED.get(f"{table}.{key}"):
         raise UserError(f"{table}.{key} is not a setting: {reason}")
-    known = [f"{table}.{key}" for table, kind in _TABLES.items() for key in _names(kind)]
-    if f"{table}.{key}" not in known:
-        raise UserError(unknown("setting", f"{table}.{key}", known, f"the tables are terms, {', '.join(_TABLES)}"))
+    if (name := f"{table}.{key}") in (known := _known()):
+        return
+    if key in OTHER and (names := ours(table, key, known)):
+        raise UserError(f"there is no setting '{name}'; {meant(names)}")
+    raise UserError(unknown("setting", name, known, f"the tables are terms, {', '.join(_TABLES)}"))
+
+
+def _known() -> list[str]:
+    return [f"{table}.{key}" for table, kind in _TABLES.items() for key in _names(kind)]
 
 
 def settings_of(profile: Profile, *tables: str) -> dict[str, Any]:
@@ -134,15 +176,15 @@ def _names(kind: Any) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
-def _refusal(error: ErrorDetails, name: str, overrides: Sequence[str]) -> str:
-    """What is wrong with a value: a sentence about the override that set it, or else about the profile's file."""
+def _refusal(error: ErrorDetails, origin: str, overrides: Sequence[str]) -> str:
+    """What is wrong with a value: a sentence about the override that set it, or else about the file."""
     *table, key = map(str, error["loc"])
-    where = ", ".join([f"profile '{name}'", *(f"table [{part}]" for part in table)])
+    where = ", ".join([origin, *(f"table [{part}]" for part in table)])
     if error["type"] == "unexpected_keyword_argument":
         known = _names(_TABLES[table[0]] if table else Profile)
         return f"{where}: " + unknown("setting", key, known, f"there are {', '.join(known)}")
     kind = error["type"] if error["type"] in _MUST_BE else error["type"].partition("_")[0]
     limits = {limit: str(value).replace("'", "").replace(" or ", ", ") for limit, value in error.get("ctx", {}).items()}
     bound = _MUST_BE.get(kind, error["msg"].removeprefix("Input should be ")).format(**limits)
-    origin = [override for override in overrides if override.startswith(".".join([*table, key]) + "=")]
-    return (f"{origin[-1]}: " if origin else f"{where}, '{key}' is {error['input']!r}; ") + f"it must be {bound}"
+    given = [override for override in overrides if override.startswith(".".join([*table, key]) + "=")]
+    return (f"{given[-1]}: " if given else f"{where}, '{key}' is {error['input']!r}; ") + f"it must be {bound}"

@@ -90,7 +90,7 @@ class TrainingSettings:
     max_steps: Annotated[Whole, Field(le=MOST)] = -1
     """Optimizer steps; -1: `num_train_epochs` says how long."""
     num_train_epochs: Annotated[Positive | None, _NONE] = None
-    """Passes over the data; refused beside a positive `max_steps`, which would override it in silence."""
+    """Passes over the data. A positive `max_steps` on the command line takes their place; both in one place are refused."""
     per_device_train_batch_size: Count = 32
     gradient_accumulation_steps: Count = 1
     learning_rate: Rate = 2e-4
@@ -183,6 +183,13 @@ class PPOSettings:
     """Taken from the score of an answer that does not end by itself; 0: nothing."""
     reward_clip: ZeroOrMore = 10.0
     """Ours: the summed score is cut to plus or minus this; 0: not at all."""
+    eval_every: CountOrZero = 4
+    """Ours: updates between two looks at the headline and the reward of greedy answers to at most 64 training prompts that
+    are set aside for it; fewer than 200 prompts have none to spare. 0: never."""
+    keep: Literal["best", "last"] = "best"
+    """Ours. `best`: the policy with the highest headline at these looks, the SFT policy among them."""
+    patience: CountOrZero = 5
+    """Ours: how many looks in a row may find nothing better before training stops; 0: any."""
     num_sample_generations: CountOrZero = 5
     """How often held-out samples are written to the log while training; 0: never."""
 

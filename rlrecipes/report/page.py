@@ -16,12 +16,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rlrecipes.report.hacking import hacking
 from rlrecipes.report.numbers import Cell, duration, estimate_cell
 from rlrecipes.report.plots import curves
 from rlrecipes.report.records import finished_records, headline_value, json_lines, last_pair
 from rlrecipes.report.samples import gain_groups, training_samples
 from rlrecipes.report.verdict import quality, verdict_of
-from rlrecipes.report.warnings import hacking, warnings
+from rlrecipes.report.warnings import warnings
 from rlrecipes.run.folder import Run
 from rlrecipes.run.stages import POLICIES, models
 from rlrecipes.text import shortened
@@ -35,7 +36,6 @@ def write_report(run: Run, notes: Sequence[str], folder: Path) -> None:
 def combine(runs: Sequence[Run]) -> Path:
     """Writes one page over several recipes of one run's name to `runs/<run>/report/`, and returns its path."""
     folder = runs[0].root / runs[0].name / "report"
-    folder.mkdir(parents=True, exist_ok=True)
     sections = [_section(run, (run.done("report") or {}).get("notes", ())) for run in runs]
     _write(folder, f"Run {runs[0].name}", sections)
     return folder / "index.html"
@@ -57,6 +57,12 @@ def short_table(runs: Sequence[Run]) -> str:
 
 
 def _write(folder: Path, title: str, sections: Sequence[Mapping[str, Any]]) -> None:
+    heads = [policy.title for policy in models().values()]
+    write_page(folder, "page.html.j2", title=title, sections=sections, heads=heads)
+
+
+def write_page(folder: Path, template: str, **values: Any) -> None:
+    """Writes `folder/index.html` from a template of this folder: aside, then renamed."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -71,8 +77,8 @@ def _write(folder: Path, title: str, sections: Sequence[Mapping[str, Any]]) -> N
         "estimates": lambda policies, name: [estimate_cell(values.get(name)) for values in policies],
         "time": duration,
     }
-    heads = [policy.title for policy in models().values()]
-    page = environment.get_template("page.html.j2").render(title=title, sections=sections, heads=heads)
+    page = environment.get_template(template).render(**values)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.html.part").write_text(page.strip() + "\n", encoding="utf-8")
     os.replace(folder / "index.html.part", folder / "index.html")
 
@@ -93,7 +99,7 @@ def _section(run: Run, notes: Sequence[str]) -> dict[str, Any]:
         "row": _headline(run),
         "pair": f"{pair.policy.title} over {pair.over.title}",
         "verdict": verdict_of(records),
-        "warnings": [*warnings(records, updates), *hacking(records)],
+        "warnings": [*warnings(records, updates), *hacking(records, updates, samples)],
         "curves": curves(run, records, updates),
         "tally": tally,
         "samples": groups,

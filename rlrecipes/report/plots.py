@@ -15,6 +15,8 @@ PROGRESS = (
     ("objective/kl", "KL from the SFT policy", "nats per answer"),
     ("answers/length", "Answer length", "tokens"),
     ("answers/ended", "Answers that end by themselves", "share"),
+    ("slice/headline", "Headline while training", "greedy answers to training prompts set aside"),
+    ("slice/reward", "Reward while training", "of the same answers"),
     ("policy/entropy_avg", "Entropy", "nats per token"),
 )
 
@@ -35,10 +37,8 @@ class Plot:
     """The curve in words, for screen readers."""
     width: int
     height: int
-    line: str
-    """`points` of an SVG polyline."""
-    trend: str
-    """`points` of the moving mean; empty where there are too few points for one."""
+    lines: Sequence[tuple[str, str]]
+    """Class and `points` of each SVG polyline: `raw` every value and `trend` their moving mean, or `run<i>` the i-th run."""
     rules: Sequence[tuple[float, str]]
     """Height and label of each horizontal rule."""
     steps: tuple[int, int]
@@ -71,32 +71,54 @@ def curves(run: Run, records: Records, updates: Sequence[Mapping[str, float]]) -
 
 def _plot(rows: Sequence[Mapping[str, float]], key: str, title: str, note: str, small: bool = False) -> Plot | None:
     """The curve of a column of a log; None where that has fewer than two finite values."""
-    points = column(rows, key)
-    if len(points) < 2:
+    values = [value for _, value in column(rows, key)]
+    first, last = (f"{value:.4g}" for value in (values[0], values[-1])) if values else ("", "")
+    words = f"from {first} to {last}, at least {min(values):.4g}, at most {max(values):.4g}" if values else ""
+    return _drawn({"": column(rows, key)}, title, note, words, small)
+
+
+def overlay(logs: Mapping[str, Sequence[Mapping[str, float]]], key: str, title: str, note: str) -> Plot | None:
+    """The same column of several runs' logs on the same axes; None where no log has two finite values of it."""
+    columns = {name: column(rows, key) for name, rows in logs.items()}
+    series = {f"run{i}": points for i, points in enumerate(columns.values()) if len(points) > 1}
+    words = "; ".join(f"{name} from {p[0][1]:.4g} to {p[-1][1]:.4g}" for name, p in columns.items() if len(p) > 1)
+    return _drawn(series, title, note, words) if series else None
+
+
+def _drawn(
+    series: Mapping[str, Sequence[tuple[int, float]]], title: str, note: str, words: str, small: bool = False
+) -> Plot | None:
+    """Curves of (step, value) by their class, on axes that hold all of them; a class of its own gets no thin line."""
+    steps = [step for points in series.values() for step, _ in points]
+    if min(map(len, series.values())) < 2:
         return None
-    steps, values = [step for step, _ in points], [value for _, value in points]
+    start, end = min(steps), max(steps)
+    low, high = _range([value for points in series.values() for _, value in points])
     width, height = (220, 90) if small else (340, 170)
-    low, high = _range(values)
 
     def place(step: float, value: float) -> tuple[float, float]:
-        x = 46 + (width - 54) * (step - steps[0]) / (max(steps) - steps[0] or 1)
+        x = 46 + (width - 54) * (step - start) / (end - start or 1)
         return round(x, 1), round(height - 22 - (height - 32) * (value - low) / (high - low), 1)
 
-    def polyline(heights: Sequence[float]) -> str:
-        return " ".join(f"{x},{y}" for x, y in map(place, steps, heights))
+    def polyline(points: Sequence[tuple[int, float]]) -> str:
+        return " ".join(f"{x},{y}" for x, y in (place(*point) for point in points))
 
-    window = len(values) // 20
-    first, last = f"{values[0]:.4g}", f"{values[-1]:.4g}"
+    lines = []
+    for name, points in series.items():
+        window = len(points) // 20
+        means = _moving_mean([value for _, value in points], window)
+        smooth = [(step, mean) for (step, _), mean in zip(points, means, strict=True)] if window > 1 else points
+        lines += [("raw", polyline(points))] if window > 1 and not name else []
+        lines.append((name or "trend", polyline(smooth)))
     return Plot(
         title=title,
         note=note,
-        words=f"{title}, {note}: from {first} to {last}, at least {min(values):.4g}, at most {max(values):.4g}",
+        words=f"{title}, {note}: {words}",
         width=width,
         height=height,
-        line=polyline(values),
-        trend=polyline(_moving_mean(values, window)) if window > 1 else "",
-        rules=[(place(steps[0], tick)[1], label) for tick, label in _ticks(low, high, 3 if small else 5)],
-        steps=(steps[0], steps[-1]),
+        lines=lines,
+        rules=[(place(start, tick)[1], label) for tick, label in _ticks(low, high, 3 if small else 5)],
+        steps=(start, end),
     )
 
 

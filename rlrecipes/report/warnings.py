@@ -47,20 +47,3 @@ def warnings(records: Records, updates: Sequence[Mapping[str, float]]) -> list[s
         values = f"{' '.join(estimate_cell(last))} against {' '.join(estimate_cell(base))}"
         sentences.append(f"For all the training, {pair.policy.title} stays below the untrained base model: {values}.")
     return sentences
-
-
-def hacking(records: Records) -> list[str]:
-    """A warning where the reward went up and the headline did not: it went down, or was not shown to follow."""
-    pair = last_pair(records).measures
-    if not pair or not pair["reward_gain"]["low"] > 0 or not pair["gain"]["low"] <= 0:
-        return []
-    headline = records["evaluate"]["headline"]
-    reward, gain = (" ".join(estimate_cell(pair[name], signed=True)) for name in ("reward_gain", "gain"))
-    if pair["gain"]["high"] < 0:
-        return [
-            f"Reward hacking: the reward went up ({reward}) while {headline} went down ({gain}). "
-            f"{last_pair(records).policy.title} found answers that the reward likes and that are worse."
-        ]
-    return [
-        f"The reward went up ({reward}) and {headline} did not follow ({gain}): look for reward hacking in the samples."
-    ]

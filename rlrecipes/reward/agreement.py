@@ -17,6 +17,7 @@ from rlrecipes.errors import UserError
 from rlrecipes.job import Job
 from rlrecipes.metrics import correlation, mean_interval
 from rlrecipes.recipe import Comparison, Data, Rating
+from rlrecipes.reward.baselines import win
 from rlrecipes.reward.model import RewardModel
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import Run, write_json
@@ -38,10 +39,10 @@ def accuracy(
     """
     if not comparisons:
         return {}
-    wins = [_half(a, b) for a, b in zip(chosen, rejected, strict=True)]
+    wins = [win(a, b) for a, b in zip(chosen, rejected, strict=True)]
     metrics: dict[str, Any] = {
         "accuracy": mean_interval(wins).as_json(),
-        "longer_wins": mean_interval([_half(a, b) for a, b in lengths]).as_json(),
+        "longer_wins": mean_interval([win(a, b) for a, b in lengths]).as_json(),
         "held_out_comparisons": len(comparisons),
     }
     flipped = [comparison.flipped for comparison in comparisons]
@@ -62,11 +63,6 @@ def correlations(ratings: Sequence[Rating], scores: Sequence[float]) -> dict[str
         "pearson": correlation(scores, targets, ranked=False).as_json(),
         "held_out_ratings": len(ratings),
     }
-
-
-def _half(a: float, b: float) -> float:
-    """1 where the first is greater, 0 where the second is, and a half for a tie."""
-    return 1.0 if a > b else 0.5 if a == b else 0.0
 
 
 SCALED_ON = 512

@@ -10,12 +10,12 @@ A term is a plain function, or an object with state that is called like one. Suc
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rlrecipes.errors import UserError
-from rlrecipes.recipe import Example, Reward, Term, TermFunction
+from rlrecipes.recipe import Example, Prompt, Reward, Term, TermFunction
 from rlrecipes.run.interrupts import TooLongError, stop_requested, time_limit
 from rlrecipes.text import is_number, quoted, shortened
 
@@ -72,6 +72,25 @@ def weighted_sum(reward: Reward, values: Mapping[str, Any]) -> Any:
     """The sum of the terms' `values` times their weights, `learned` among them; works on numbers and on tensors `[B]`."""
     weights = {term.name: term.weight for term in reward.terms} | {"learned": reward.learned}
     return sum(weights[name] * value for name, value in values.items())
+
+
+def rewards(
+    reward: Reward,
+    scorer: Callable[[Sequence[tuple[Prompt, str]]], Sequence[float]] | None,
+    answers: Sequence[str],
+    examples: Sequence[Example],
+    seconds: float = 0,
+) -> list[float]:
+    """The whole reward of each answer, as PPO has it before clipping and the missing-EOS penalty.
+
+    `scorer` is the learned part, if there is one. Terms with a state begin with a fresh one.
+    """
+    reward = fresh(reward)
+    values = term_values(reward, answers, examples, seconds)
+    if scorer is not None:
+        pairs = [(example.prompt, answer) for example, answer in zip(examples, answers, strict=True)]
+        values["learned"] = list(scorer(pairs))
+    return [weighted_sum(reward, dict(zip(values, row, strict=True))) for row in zip(*values.values(), strict=True)]
 
 
 def fresh(reward: Reward) -> Reward:

@@ -53,7 +53,7 @@ def _hash(path: Path, size: int, *version: int) -> str:
 
 def damage(record: Mapping[str, Any], folder: Path, name: str) -> tuple[Path, str] | None:
     """The first damaged file of a folder, and what is wrong with it; `name` is the record's own. None: all are whole."""
-    if not _is_whole(record):
+    if not is_whole(record):
         return folder / name, CHANGED
     for file, expected in record.get("files", {}).items():
         if wrong := difference(folder / file, expected):
@@ -82,7 +82,8 @@ def difference(path: Path, expected: Mapping[str, Any], length: int | None = Non
     return CHANGED if actual != expected else None
 
 
-def _is_whole(record: Mapping[str, Any]) -> bool:
+def is_whole(record: Mapping[str, Any]) -> bool:
+    """Whether a record is as it was written, by its own checksum; the files that it lists may have changed."""
     if "sha256" not in record:
         return "files" not in record
     return bool(record["sha256"] == _digest({key: value for key, value in record.items() if key != "sha256"}))

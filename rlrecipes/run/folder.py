@@ -10,14 +10,10 @@ here leaves a stage finished or able to go on, never half.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import shutil
-import subprocess
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +21,7 @@ from typing import Any
 
 from rlrecipes.errors import UserError, has_make, option, program, switch
 from rlrecipes.profile import profile_names
-from rlrecipes.run.checksums import check, files_in, sealed
+from rlrecipes.run.checksums import CHANGED, check, files_in, is_whole, sealed
 from rlrecipes.run.stages import STAGES, above
 from rlrecipes.text import shortened
 
@@ -99,7 +95,7 @@ class Run:
         record = self.done(stage)
         if record is None:
             return False
-        if difference := _difference(record["settings"], json.loads(json.dumps(settings))):
+        if difference := differences(record["settings"], settings):
             raise UserError(
                 f"{self.stage(stage)} was made with {difference}; "
                 f"name another run ({option('run')}) or say {switch('force')} to make it again"
@@ -134,7 +130,7 @@ class Run:
             UserError: the sentence says what differs.
         """
         earlier = self.begun(stage)
-        if earlier is not None and (difference := _difference(earlier, json.loads(json.dumps(conditions)))):
+        if earlier is not None and (difference := differences(earlier, conditions)):
             raise UserError(
                 f"the interrupted {stage} stage in {self.draft(stage)} was begun with {difference}; name another run "
                 f"({option('run')}) or begin it again with the same options (`{make(stage, self)} {switch('force')}`)"
@@ -246,6 +242,8 @@ class Run:
         record = read_json(place / DONE)
         if (record and not isinstance(record.get("files"), dict)) or (not record and (place / DONE).exists()):
             return []
+        if record and not is_whole(record):
+            raise UserError(f"{place / DONE} is damaged (it {CHANGED}); delete {place} and give the same command again")
         own = {DONE, *record.get("files", ())}
         return [name for path in files_in(place) if (name := path.relative_to(place).as_posix()) not in own]
 
@@ -259,9 +257,12 @@ def make(target: str, run: Run) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Writes aside, then renames: a reader sees the old file or the new one, never half of one."""
     aside = path.with_name(path.name + ".part")
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     try:
         aside.write_text(text, encoding="utf-8")
         sync(aside)
@@ -298,100 +299,10 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def git_commit() -> str | None:
-    """The project's commit, with `+changes` where files differ from it; None where git does not keep the project's files.
-
-    An installed package may lie within another project's checkout, whose commit says nothing about it.
-    """
-    try:
-        _git("ls-files", "--error-unmatch", Path(__file__).name)
-        return _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _git(*command: str) -> str:
-    here = Path(__file__).resolve().parent
-    return subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def machine() -> dict[str, Any]:
-    """What the rounding of float32 products depends on beside the libraries: processor, cores and torch's threads.
-
-    The same settings give the same bytes only where all three are the same.
-    """
-    import torch
-
-    return {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-
-
-def processor() -> str:
-    """The processor's name; its architecture where the system gives no name."""
-    with contextlib.suppress(OSError):  # Linux alone has the file
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-class Stopwatch:
-    """Seconds and peak memory of a stage, from the stopwatch's creation on."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        with contextlib.suppress(OSError):  # Linux resets the peak when 5 is written; elsewhere it is the process's.
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def seconds(self) -> float:
-        return round(time.monotonic() - self.started, 1)
-
-    def peak_memory_mb(self) -> int:
-        """Peak resident memory in MB (10^6 bytes)."""
-        try:
-            status = Path("/proc/self/status").read_text()
-            kilobytes = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-        except (OSError, StopIteration):
-            import resource
-
-            kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return kilobytes * 1024 // 1_000_000
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The first settings in which two records differ, for a sentence; empty where they are the same."""
+    new = json.loads(json.dumps(new))
     changed = [key for key in [*old, *(key for key in new if key not in old)] if old.get(key) != new.get(key)]
-    pairs = [f"{key} = {_json(old.get(key))} where you now have {_json(new.get(key))}" for key in changed[:3]]
+    texts = [[shortened(json.dumps(one.get(key), ensure_ascii=False)) for one in (old, new)] for key in changed[:3]]
+    pairs = [f"{key} = {was} where you now have {now}" for key, (was, now) in zip(changed, texts, strict=False)]
     return ", ".join(pairs) + (f" and {len(changed) - 3} more differences" if len(changed) > 3 else "")
-
-
-def _json(value: Any) -> str:
-    return shortened(json.dumps(value, ensure_ascii=False))
-
-
-TRL = "1.12.0"
-"""The last release with `PPOTrainer`; 1.13.0 removed it (huggingface/trl pull request 7020)."""
-LIBRARIES = ("torch", "trl", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "wandb")
-
-
-def versions() -> dict[str, str]:
-    """The installed version of each library; `none` where it is missing."""
-    return {name: _version(name) for name in LIBRARIES}
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
-
-
-def require_trl() -> None:
-    """Refuses any other TRL than the one whose PPO these recipes use.
-
-    Raises:
-        UserError: with the command that installs it.
-    """
-    version = _version("trl")
-    if version != TRL:
-        raise UserError(
-            f"these recipes need trl {TRL}, the last with PPOTrainer, and found {version}; run: pip install trl=={TRL}"
-        )

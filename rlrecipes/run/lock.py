@@ -64,6 +64,22 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
         os.close(handle)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process is at work in a folder."""
+    import fcntl
+
+    if not (folder / HOLDER).exists():
+        return False
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def _holder(folder: Path) -> str:
     """Who holds a folder's lock, for a sentence; nothing where it did not say so."""
     record = read_json(folder / HOLDER)

@@ -18,7 +18,7 @@ from rlrecipes.job import Job
 from rlrecipes.model.adapters import load_adapter, load_policies
 from rlrecipes.model.loading import check_model, load_causal, prompt_window
 from rlrecipes.model.tokens import answer_length, encode_prompt, fitting_prompts, open_tokenizer
-from rlrecipes.policy.answers import Voice, answer, write_answers
+from rlrecipes.policy.answers import Answer, Voice, answer, write_answers
 from rlrecipes.policy.endpoint import ask
 from rlrecipes.policy.judge import open_judge
 from rlrecipes.policy.scores import (
@@ -27,13 +27,13 @@ from rlrecipes.policy.scores import (
     divergence_bound,
     metrics,
     pairs,
-    rewards,
     samples,
     score_all,
     styles,
 )
 from rlrecipes.recipe import Example
 from rlrecipes.reward.model import Scorer, open_learned
+from rlrecipes.reward.terms import rewards
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
 from rlrecipes.run.policies import chosen
@@ -66,8 +66,12 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     )
     write_answers(folder / "answers.jsonl", examples, answers)
 
+    def reward(given: Sequence[Answer]) -> list[float]:
+        texts, limit = [answer.text for answer in given], job.profile.limits.term_seconds
+        return rewards(job.recipe.reward, scorer, texts, examples, limit)
+
     judge, judge_record = open_judge(job, model, tokenizer, examples)
-    scored = score_all(job, policies, answers, examples, lambda given: rewards(job, scorer, given, examples), judge)
+    scored = score_all(job, policies, answers, examples, reward, judge)
     rows = samples(scored, examples)
     (folder / "samples.jsonl").write_text(
         "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"

@@ -8,14 +8,16 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from rlrecipes.data.split import sample_by_hash
+from rlrecipes.data.split import sample_by_hash, set_aside
 from rlrecipes.job import Job
 from rlrecipes.model.adapters import load_adapter, unmoved
 from rlrecipes.model.loading import load_causal, prompt_window
 from rlrecipes.model.tokens import answer_length, fitting_prompts, open_tokenizer
 from rlrecipes.policy.measures import faults
 from rlrecipes.policy.trainer import PPOConfig, SharedBasePPOTrainer
+from rlrecipes.policy.watch import SLICE, Watch
 from rlrecipes.profile import PPOSettings
+from rlrecipes.recipe import Example, Metric
 from rlrecipes.reward.model import open_learned
 from rlrecipes.reward.terms import fresh
 from rlrecipes.run.checkpoint import Checkpoints
@@ -41,6 +43,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     prompts = fitting_prompts(tokenizer, job.data.train.prompts, max_tokens)
     dropped = record_drops("prompts", len(job.data.train.prompts), len(prompts), max_tokens)
     batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    headline = job.metrics[0]
+    prompts, watched = _divided(prompts, headline, settings)
     check_rows("prompts", len(prompts), batch, "ppo.per_device_train_batch_size")
 
     sft, reward = job.run.stage("sft") / "adapter", job.run.stage("reward")
@@ -56,6 +60,9 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
+    limit = job.profile.limits.term_seconds
+    assert headline.score is not None, f"{job.recipe.name}: a headline must score answers one by one"
+    watch = Watch(watched, headline.score, job.recipe.reward, scorer, settings, limit) if watched else None
     trainer = SharedBasePPOTrainer(
         args=_arguments(settings, folder, job.seed, length),
         model=model,
@@ -68,7 +75,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         on_samples=lambda rows, step: tracker.table("samples", rows, step),
         scorer=scorer,
         callbacks=[progress("ppo", tracker)],
-        term_seconds=job.profile.limits.term_seconds,
+        term_seconds=limit,
+        watch=watch,
     )
     remove_printer(trainer)
     updates = trainer.args.num_total_batches
@@ -89,8 +97,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     (folder / "README.md").unlink(missing_ok=True)
     save_file(trainer.model.value_model.score.state_dict(), folder / "value_head.safetensors")
     rows = trainer.state.log_history
-    kept = rows[-2] if trainer.stopped and len(rows) > 1 else rows[-1]  # the last batch that the policy gave
-    last = {key: value for key, value in kept.items() if "/" in key}
+    last = {key: value for key, value in rows[min(trainer.kept, len(rows) - 1)].items() if "/" in key}
     adapters = {"reference": "../sft/adapter", "policy": "adapter"} | (
         {"reward": "../reward/adapter"} if shared else {}
     )
@@ -100,9 +107,28 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "answer_length": length,
         "too_long": dropped,
         "stopped": trainer.stopped,
-        "warnings": [] if trainer.stopped else [*unmoved(folder / "adapter", sft), *faults(rows)],
+        **({"watch": watch.record()} if watch else {}),
+        "warnings": _warnings(trainer, folder, sft),
         "resumed": checkpoints.resumed,
     }
+
+
+def _warnings(trainer: SharedBasePPOTrainer, folder: Path, sft: Path) -> list[str]:
+    """What is wrong with the policy that is left."""
+    unimproved = trainer.watch.warnings() if trainer.watch else []
+    if trainer.stopped or unimproved:
+        return unimproved
+    return [*unmoved(folder / "adapter", sft), *faults(trainer.state.log_history)]
+
+
+def _divided(
+    prompts: list[tuple[Example, list[int]]], headline: Metric, settings: PPOSettings
+) -> tuple[list[tuple[Example, list[int]]], list[tuple[Example, list[int]]]]:
+    """The prompts to train on, and those set aside to watch the policy by; none where the headline cannot judge answers."""
+    judged = headline.needs is None or all(headline.needs in example.truth for example, _ in prompts)
+    if not (settings.eval_every and judged):
+        return prompts, []
+    return set_aside(prompts, [example.prompt for example, _ in prompts], SLICE)
 
 
 def _arguments(settings: PPOSettings, folder: Path, seed: int, length: int) -> PPOConfig:

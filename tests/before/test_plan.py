@@ -33,6 +33,7 @@ from rlrecipes.before.needs import (
     largest_batch,
     moments,
 )
+from rlrecipes.before.plan import gib
 from rlrecipes.before.shape import read_shape, shape_of
 from rlrecipes.model import likelihood
 from rlrecipes.model.loading import HEADS
@@ -431,3 +432,25 @@ def test_a_reward_model_beside_the_base_is_counted_from_the_reward_stage_on(chec
     assert found["reward"] == found["ppo update"] == found["evaluate"] == size
     assert main(given) == 0
     assert "beside" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("card", "size"),
+    [
+        ("24", 24),
+        ("24gb", 24),
+        ("24 GiB", 24),
+        ("7.5G", 7.5),
+        ("RTX 4090", 24),
+        ("4090", 24),
+        ("NVIDIA GeForce RTX 4060 Ti", 16),
+        ("RTX A6000", 48),
+        ("A100", 80),
+        ("A100 80GB", 80),
+        ("NVIDIA A100-SXM4-40GB", 40),
+        ("NVIDIA H100 80GB", 79.6),
+        ("Tesla T4", 15),
+    ],
+)
+def test_a_card_may_be_written_as_shops_and_drivers_do(card, size):
+    assert gib(card) == size

@@ -33,6 +33,7 @@ def shown(tmp_path, monkeypatch, capsys):
 def test_without_a_tokenizer_it_says_what_is_missing_and_how_to_get_it(shown):
     out = shown()
     assert "tokens: not shown; the embedded base model is not there yet; `python -m rlrecipes sft translation`" in out
+    assert "texts that spell special tokens such as '<|im_end|>' are not counted either" in out
     assert "reward:" in out
     assert "hf download nobody/nothing" in shown("--model", "nobody/nothing")
 

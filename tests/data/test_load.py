@@ -380,7 +380,7 @@ def test_the_best_of_several_answers_is_no_demonstration_where_all_have_the_lowe
 @pytest.mark.parametrize(
     ("train", "test", "said"),
     [
-        ([1, 1, 1, 1], [1, 1], "all scores in .* are equal"),
+        ([1, 1, 1, 1], [1, 1], "all grades in .* are equal: 'score' is 1 in all 4 .*, or take 'score' out"),
         ([1, 2, 3, 4], [1, 2], "no held-out answer in .* is scored 2.5 or more"),
     ],
 )

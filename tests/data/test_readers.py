@@ -12,8 +12,9 @@ import pytest
 from conftest import write_rows
 
 from rlrecipes.data.load import load
-from rlrecipes.data.readers import CHATS as TALKS
-from rlrecipes.data.readers import LAYOUTS, UNUSABLE_KEYS
+from rlrecipes.data.readers import LAYOUTS
+from rlrecipes.data.turns import CHATS as TALKS
+from rlrecipes.data.turns import UNUSABLE_KEYS
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import Data, Message, Prompt, load_recipe, user
 
@@ -245,7 +246,7 @@ def test_what_is_empty_need_not_be_read(tmp_path, empty):
             {"system": "Be rude.", "messages": turns(SYSTEM, ASKED, SAID)},
             "the chat has another system turn than 'system'",
         ),
-        ({"prompt": "Why?", "completion": turns(ASKED, SAID)}, "the prompt is no turn of the chat in 'completion'"),
+        ({"prompt": "Why?", "completion": turns(ASKED, SAID)}, "the prompt is no part of the chat in 'completion'"),
     ],
 )
 def test_a_row_that_would_be_another_task_is_left_out_whole(tmp_path, row, reason):

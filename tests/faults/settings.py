@@ -40,6 +40,8 @@ OTHER = {
     "ppo.lam": "0.5",
     "ppo.response_length": "3",
     "ppo.num_mini_batches": "2",
+    "ppo.local_rollout_forward_batch_size": "4",
+    "ppo.num_sample_generations": "2",
     "ppo.kl_stop": "0.001",
     "ppo.reward_clip": "0.01",
     "evaluate.limit": "4",
@@ -54,9 +56,12 @@ BESIDE = {
     "reward.num_train_epochs": ("reward.max_steps=", ("reward.max_steps=-1",)),
 }
 """What else a change needs: the settings of the road that go, by their start, and those that come."""
-AS_AUTO = {"model.attention=sdpa", "reward.objective=pairwise", "track.wandb=auto"}
-"""Choices that are what `auto` chooses on the road, or where nobody is logged in."""
-UNSEEN = {"checkpoint.seconds", "memory.halve_on_oom", "memory.card", "evaluate.batch_size", "limits.term_seconds"}
+AS_AUTO = {"model.attention=sdpa", "reward.objective=pairwise"}
+"""Choices that are what `auto` chooses on the road."""
+UNSEEN = {
+    *("checkpoint.seconds", "memory.halve_on_oom", "memory.card", "limits.term_seconds"),
+    *(f"{stage}.{key}" for stage in ("sft", "reward", "ppo") for key in ("gradient_checkpointing", "patience")),
+}
 """Settings that must not change what comes out: how often to save, the memory there is, what fits it, how long to wait."""
 
 
@@ -126,7 +131,7 @@ def _contents(folder: Path, name: str, argv: tuple[str, ...]) -> tuple[typing.An
     home = folder / name
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
-    write_rows(home / "pairs.jsonl", sentences(60))
+    write_rows(home / "pairs.jsonl", sentences(300))
     ended = forked(command(argv, home), folder / "output", SECONDS)
     found = {path: _without_settings(content) for path, content in results(home).items()}
     return ended, {path: content for path, content in found.items() if "base" not in Path(path).parts[1:2]}

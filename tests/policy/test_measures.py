@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlrecipes.policy.measures import faults
+from rlrecipes.policy.measures import diversity, faults
 
 
 def row(kl=0.4, ended=0.95, scores=0.3, approxkl=0.01, length=10.0):
@@ -44,3 +44,10 @@ def test_each_sign_of_a_broken_policy_is_told_in_one_sentence(rows, said):
     both = [{**rows[0], "policy/approxkl_avg": 9.0}, *rows]
     assert len(faults(both)) == 1
     assert len(faults(both)[0]) < 300
+
+
+def test_answers_that_repeat_themselves_or_one_another_are_measured():
+    same = diversity(["a b c"] * 3 + ["d e f"])
+    assert same == {"answers/repetition": 0.0, "answers/identical": 0.75, "answers/distinct_2": 0.5}
+    assert diversity(["a b a b a b", ""])["answers/repetition"] == 0.25
+    assert diversity([""]) == {"answers/repetition": 0.0, "answers/identical": 0.0, "answers/distinct_2": 0.0}

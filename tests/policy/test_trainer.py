@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from itertools import count
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from rlrecipes.model.forward import states_at
 from rlrecipes.model.loading import load_causal
 from rlrecipes.model.tokens import decode, encode_prompt, load_tokenizer
 from rlrecipes.policy.trainer import SharedBasePPOTrainer
+from rlrecipes.policy.watch import Watch
 from rlrecipes.profile import ModelSettings, PPOSettings
 from rlrecipes.recipe import Example, Message, Reward, Term, user
+from rlrecipes.report.hacking import hacking
 from rlrecipes.reward.model import load_score_head
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.stages.ppo import _arguments
@@ -68,6 +71,12 @@ def make(checkpoint, tmp_path):
         )
 
     return build
+
+
+def watched(trainer, headline) -> Watch:
+    """A watch over three prompts, under the reward of its length alone."""
+    slice = [(example, encode_prompt(trainer.processing_class, example.prompt)) for example in PROMPTS[:3]]
+    return Watch(slice, headline, UNLEARNED, None, trainer.settings)
 
 
 def first_batch(trainer):
@@ -650,8 +659,8 @@ def test_without_a_target_the_kl_weight_stays(make):
 
 def test_samples_are_shown_and_take_nothing_from_the_random_numbers(make):
     weights = []
-    for count in (0, 2):
-        trainer = make(num_sample_generations=count)
+    for times in (0, 2):
+        trainer = make(num_sample_generations=times)
         shown = []
         trainer.samples = [(PROMPTS[0], encode_prompt(trainer.processing_class, PROMPTS[0].prompt))]
         trainer.on_samples = lambda rows, step, shown=shown: shown.append((step, rows[0]["prompt"]))
@@ -851,6 +860,40 @@ def end_of(trainer):
     return weights, logs, (optimizer, counters, scheduler, state["random"]["torch"].tolist())
 
 
+def test_a_run_that_is_watched_keeps_its_best_policy_however_often_it_is_interrupted(make, tmp_path):
+    def begun():
+        trainer = make(total_episodes=48, eval_every=1, patience=0)
+        trainer.watch = watched(trainer, lambda answer, example: float(len(answer)))
+        return trainer
+
+    whole = begun()
+    whole.train()
+    assert [row["update"] for row in whole.watch.rows] == list(range(7))
+    with pytest.raises(BreakError):
+        begun().train(breaking_after(3)(tmp_path, 0))
+    parts = begun()
+    parts.train(Checkpoints(tmp_path, 0))
+    assert parts.watch.record() == whole.watch.record()
+    assert parts.kept == whole.kept == whole.watch.best
+    assert largest_difference(trained(parts), trained(whole)) == 0
+    for parameter, weights in zip(whole._trainable(), whole.watch.weights, strict=True):
+        assert torch.equal(parameter, weights)
+
+
+def test_a_reward_for_brevity_is_caught_in_the_log_of_a_training_on_it(make):
+    trainer = make(
+        reward=Reward(
+            learned=0.0, terms=(Term("brevity", lambda prompt, answer, example: -float(len(answer)), weight=1.0),)
+        ),
+        total_episodes=8 * 24,
+        learning_rate=0.01,
+        kl_coef=0.0,
+    )
+    trainer.train()
+    alarms = hacking({}, trainer.state.log_history, [])
+    assert any("the answers are shorter" in alarm and "the reward goes with the length" in alarm for alarm in alarms)
+
+
 def test_a_run_goes_on_from_where_it_was_saved_and_not_from_where_it_broke(make, tmp_path, uninterrupted):
     class Rare(Checkpoints):
         def due(self):
@@ -924,6 +967,9 @@ EFFECTS = {
     "whiten_rewards": ({}, True),
     "missing_eos_penalty": ({}, 0.0),
     "reward_clip": ({}, 0.1),
+    "eval_every": ({}, 1),
+    "keep": ({}, "last"),
+    "patience": ({"eval_every": 1, "total_episodes": 64}, 1),
     "num_sample_generations": ({}, 2),
 }
 """A value of each setting that is not the usual one, and what must be said beside it."""
@@ -949,6 +995,8 @@ def test_a_setting_that_is_changed_changes_what_is_trained_logged_or_shown(make,
             trainer, shown = make(**settings), []
             trainer.samples = [(PROMPTS[0], encode_prompt(trainer.processing_class, PROMPTS[0].prompt))]
             trainer.on_samples = lambda rows, step: shown.append((step, rows))
+            looks = count()
+            trainer.watch = watched(trainer, lambda answer, example: -next(looks))  # so the first is the best
             trainer.train()
             weights, logs, _ = end_of(trainer)
             outcomes[key] = (

@@ -70,7 +70,11 @@ def sample(i: int, gain: float, answer: str = "孩子在读书。") -> dict[str,
         "sft": {"answer": f"sft answer {i}", "headline": 0.5, "reward": 0.0},
         "ppo": {"answer": answer, "headline": 0.5 + gain, "reward": gain * 3},
     }
-    return {"prompt": [{"role": "user", "content": f"question {i}"}], "references": ["right"], "policies": policies}
+    return {
+        "prompt": [{"role": "user", "content": f"question {i}"}],
+        "references": ["孩子在读书。"],
+        "policies": policies,
+    }
 
 
 def fake_run(

@@ -229,7 +229,7 @@ def test_a_model_beside_that_gives_nan_is_told_and_leaves_nothing(home, tmp_path
     road = ("run", "translation", "--run", "nan", "--data", "pairs.jsonl", *TAKEN, f"reward.model={model}")
     assert main(road) == 2
     assert "the reward model gives NaN" in capsys.readouterr().err
-    assert sorted(path.name for path in (home / "runs" / "nan" / "translation").iterdir()) == ["sft"]
+    assert sorted(path.name for path in (home / "runs" / "nan" / "translation").iterdir()) == ["settings.toml", "sft"]
 
 
 def test_a_runs_own_reward_model_is_not_taken_since_making_it_again_would_remove_it(shared, home, capsys):

@@ -11,7 +11,8 @@ import pytest
 from kills import Moment, counted, forked
 
 from rlrecipes.errors import UserError
-from rlrecipes.run.folder import Run, Stopwatch, git_commit, write_json
+from rlrecipes.run.circumstances import Stopwatch, git_commit
+from rlrecipes.run.folder import Run, write_json
 from rlrecipes.run.lock import locked
 from rlrecipes.run.stages import STAGES
 
@@ -450,7 +451,7 @@ def test_the_commit_of_another_project_that_the_package_is_installed_in_is_not_o
     author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
     for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "theirs"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
-    monkeypatch.setattr("rlrecipes.run.folder.__file__", str(package / "folder.py"))
+    monkeypatch.setattr("rlrecipes.run.circumstances.__file__", str(package / "folder.py"))
     assert git_commit() is None
     subprocess.run(["git", "add", "-f", "."], cwd=tmp_path, check=True)
     assert re.fullmatch(r"[0-9a-f]{40}\+changes", git_commit())

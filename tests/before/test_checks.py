@@ -10,12 +10,12 @@ from conftest import SHORTEST, SMALLEST, main, resealed, tiny_tokenizer
 from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from rlrecipes import checks
+from rlrecipes.before import checks
 from rlrecipes.errors import UserError
 from rlrecipes.model.tokens import vocabulary
 from rlrecipes.profile import load_profile, profile_names
 from rlrecipes.run.checkpoint import load_newest, save
-from rlrecipes.run.folder import versions
+from rlrecipes.run.circumstances import versions
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_the_optimizers_of_the_profiles_can_be_made():
 
 
 def test_a_library_that_is_missing_has_no_version(monkeypatch):
-    monkeypatch.setattr("rlrecipes.run.folder.LIBRARIES", ("torch", "a-library-that-nobody-has"))
+    monkeypatch.setattr("rlrecipes.run.circumstances.LIBRARIES", ("torch", "a-library-that-nobody-has"))
     assert versions()["a-library-that-nobody-has"] == "none"
 
 

@@ -1,0 +1,154 @@
+"""Settings for a model of one's own where no profile is named: from its size, the data and the machine.
+
+    0.26M parameters of width 64, 2,380 demonstrations of up to 57 tokens
+    -> {"sft": {"learning_rate": 0.002, "max_steps": 223, …}, "reward": {…}, "ppo": {…}}
+
+On a GPU, the published profile of its memory is taken as it is; the rules below are for CPUs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlrecipes.before.shape import read_size
+from rlrecipes.errors import UserError
+from rlrecipes.job import Job
+from rlrecipes.profile import load_profile, make_profile, profile_names, read_tables
+from rlrecipes.run.console import say
+from rlrecipes.run.settings import tables_of
+
+PROFILE = "own"
+"""The profile's file on a CPU."""
+BUDGET = 1e14
+"""Floating-point operations of a stage that trains: about a quarter of an hour on two cores in float32."""
+COST = {"sft": 4, "reward": 8, "ppo": 24}
+"""Operations of a row's token for each parameter. A forward pass has 2 and the gradient of states 2 more, since the base's
+weights get none (Kaplan et al. 2020, arXiv 2001.08361, table 1); a comparison has two rows; PPO samples, scores by two
+adapters and passes four times."""
+WIDTH, RATE, POWER = 2000, 5e-4, 0.781
+"""The best rate of a LoRA adapter does not depend on its rank and falls with the model's width: 5e-4 * (2000 / width) ^ 0.781
+for Llamas (Schulman et al. 2025, "LoRA Without Regret", and tinker-docs.thinkingmachines.ai, sl-hyperparams)."""
+HIGHEST = 2e-3
+"""The rule was fitted on models of a billion parameters and more; far below, it would say ten times this."""
+SHARES = {"sft": 1.0, "reward": 1 / 3, "ppo": 1 / 4}
+"""Of that rate. TRL's and ms-swift's examples train a reward model at half to a third of SFT's rate, PPO at less."""
+EPOCHS, BATCH, FEWEST_STEPS = 3, 32, 50
+SAMPLE = 256
+"""Demonstrations whose tokens are counted."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the rules read."""
+
+    parameters: int
+    width: int
+    """Numbers of a hidden state."""
+    demonstrations: int
+    judged: int
+    """Comparisons, or ratings where there are none."""
+    prompts: int
+    tokens: int
+    """Most tokens of a demonstration, a few long ones aside."""
+
+
+def fit(job: Job, overrides: Sequence[str], gib: float | None = None) -> Job:
+    """The job under settings that fit it, said in a line; `overrides` keep the last word. `gib`: a GPU's memory; None: a CPU.
+
+    Raises:
+        UserError: an override contradicts them.
+    """
+    model = job.profile.model.name
+    if gib is not None:
+        name = gpu_profile(gib)
+        tables = {key: value for key, value in read_tables(name).items() if key != "data"}
+        say(f"{job.recipe.name}: settings of the profile {name}, for a GPU of {gib:.0f} GiB; PROFILE=… takes another")
+    else:
+        try:
+            name, size = PROFILE, _size(job)
+        except UserError:  # what is wrong with the model is told where it is loaded
+            return job
+        tables, fitted = read_tables(name), rules(size)
+        for table in ("sft", "reward"):
+            if any(override.startswith(f"{table}.num_train_epochs=") for override in overrides):
+                del fitted[table]["max_steps"]
+        for table, settings in fitted.items():
+            tables[table] = tables.get(table, {}) | settings
+            if "max_steps" in settings:
+                del tables[table]["num_train_epochs"]
+        values = ", ".join(f"{table}.{key}={value}" for table in fitted for key, value in fitted[table].items())
+        say(
+            f"{job.recipe.name}: settings for {size.parameters / 1e6:.3g}M parameters of width {size.width}, "
+            f"{size.demonstrations:,} demonstrations of up to {size.tokens} tokens: {values}"
+        )
+    profile = make_profile(tables, name, overrides, model, f"the settings for '{model}'")
+    asked = job.asked and dataclasses.replace(job.asked, profile=name, tables=tables_of(profile))
+    return dataclasses.replace(job, profile=profile, asked=asked)
+
+
+def gpu_profile(gib: float) -> str:
+    """The profile of the largest card that this memory holds, or the smallest there is."""
+    cards = {name: load_profile(name).memory.card for name in profile_names()}
+    sizes = sorted((float(card), name) for name, card in cards.items() if card.replace(".", "").isdigit())
+    # A card of 24 GiB shows a little less.
+    return next((name for size, name in reversed(sizes) if size <= gib * 1.05), sizes[0][1])
+
+
+def rules(size: Size) -> dict[str, dict[str, Any]]:
+    """The settings that follow from the size, by table."""
+    rate = min(HIGHEST, RATE * (WIDTH / size.width) ** POWER)
+    few = min(size.demonstrations, size.judged or size.demonstrations) < 10_000
+    window = min(512, 64 * (size.tokens // 32 + 1))
+    tables: dict[str, dict[str, Any]] = {
+        "model": {"max_length": window},
+        "lora": {"lora_dropout": 0.1 if few else 0.05},  # QLoRA's 0.1 for its smaller models (arXiv 2305.14314)
+    }
+    for stage, rows in (("sft", size.demonstrations), ("reward", size.judged)):
+        batch = _batch(size, stage, rows)
+        tables[stage] = {
+            "learning_rate": _rounded(rate * SHARES[stage]),
+            "per_device_train_batch_size": batch,
+            "max_steps": max(1, min(EPOCHS * rows // batch, _rows(size, stage) // batch)),
+        }
+    batch = 64 if size.prompts >= 256 else max(2, 2 ** ((size.prompts // 2).bit_length() - 1))
+    micro = min(batch, 64 if size.parameters < 1e7 else 16)
+    updates = max(8, min(24, _rows(size, "ppo") // batch))
+    tables["ppo"] = {
+        "learning_rate": _rounded(rate * SHARES["ppo"]),
+        "total_episodes": updates * batch,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": batch // micro,
+    }
+    return tables
+
+
+def _rows(size: Size, stage: str) -> int:
+    """How many rows the budget pays for."""
+    return int(BUDGET / (COST[stage] * size.parameters * size.tokens))
+
+
+def _batch(size: Size, stage: str, rows: int) -> int:
+    """The largest power of two, up to `BATCH`, that leaves `FEWEST_STEPS` to the budget and two batches to the rows."""
+    most = min(BATCH, max(4, _rows(size, stage) // FEWEST_STEPS), max(2, rows // 2))
+    return int(2 ** (most.bit_length() - 1))
+
+
+def _rounded(rate: float) -> float:
+    """Two digits, as people write rates."""
+    return float(f"{rate:.1e}")
+
+
+def _size(job: Job) -> Size:
+    from rlrecipes.model.tokens import encode, open_tokenizer
+
+    tokenizer, train = open_tokenizer(job.profile.model.name), job.data.train
+    demonstrations = train.demonstrations
+    sample = demonstrations[:: max(1, len(demonstrations) // SAMPLE)]
+    lengths = sorted(len(encode(tokenizer, row.prompt, row.answers[0]).ids) for row in sample) or [1]
+    parameters, width = read_size(job.profile)
+    judged = len(train.comparisons or train.ratings)
+    tokens = lengths[int(0.98 * (len(lengths) - 1))]
+    return Size(parameters, width, len(demonstrations), judged, len(train.prompts), tokens)

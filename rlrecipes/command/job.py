@@ -1,0 +1,185 @@
+"""The job that a command line asks for; what it leaves out comes from the run's own `settings.toml`, or a profile.
+
+settings of runs/mine/translation/settings.toml: profile tiny, data pairs.jsonl, seed 0; here with ppo.kl_coef=0.1
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from rlrecipes.errors import UserError, option
+from rlrecipes.job import PLUS, Job, check_seed, with_weights
+from rlrecipes.pipeline import prepare
+from rlrecipes.profile import Profile, check_once, load_profile, make_profile, outweighed, profile_names, read_tables
+from rlrecipes.recipe import Reward, load_recipe, unknown
+from rlrecipes.report.listing import find_runs
+from rlrecipes.run.console import say
+from rlrecipes.run.folder import Run
+from rlrecipes.run.settings import NAME, Settings, read_settings, tables_of
+
+PROFILE, OWN = "tiny", "own"
+"""The profile of a command that names none: for the embedded base, and for a model of one's own."""
+
+
+def job_of(arguments: argparse.Namespace, recipe: str) -> Job:
+    """The job of a recipe under a command's options.
+
+    Raises:
+        UserError: for anything wrong in them.
+    """
+    columns = _columns(arguments.columns)
+    kept = _kept(arguments, recipe)
+    profile, weights = profile_of(arguments, kept and kept[1])
+    data, seed = arguments.data, arguments.seed
+    if kept:
+        path, own = kept
+        columns = columns or (own.columns if data is None else {})
+        data, seed = data or own.data, own.seed if seed is None else seed
+        say(_told(path, own, arguments))
+        weights = [*weights, *_own_weights(own, recipe, weights)]
+    if PLUS not in recipe:
+        refuse_unlearned(arguments, with_weights(load_recipe(recipe).reward, weights))
+    job = prepare(recipe, profile, weights=weights, data=data, columns=columns, seed=seed or 0, run=arguments.run)
+    if kept or arguments.profile is not None or profile.name != OWN:
+        return job
+    from rlrecipes.before.fit import fit
+
+    return fit(job, [override for override in arguments.overrides if not override.startswith("terms.")], _gpu())
+
+
+def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tuple[Profile, list[str]]:
+    """The profile with the command line's overrides, and the overrides of reward weights, which belong to the recipe."""
+    check_once(arguments.overrides)
+    weights = [s for s in arguments.overrides if s.startswith("terms.")]
+    overrides = [s for s in arguments.overrides if s not in weights]
+    name, tables = (own.profile, own.tables) if own else (usual_profile(arguments), {})
+    origin = NAME if own else f"profile '{name}'"
+    tables = tables or read_tables(name)
+    profile = make_profile(tables, name, overrides, arguments.model, origin)
+    for table in outweighed(tables, overrides):
+        steps, epochs = getattr(profile, table).max_steps, tables[table]["num_train_epochs"]
+        say(f"{table}.max_steps={steps} takes the place of {table}.num_train_epochs={epochs} in {origin}")
+    return profile, weights
+
+
+def usual_profile(arguments: argparse.Namespace) -> str:
+    """The profile that a command line names, or else the one for its model."""
+    named: str | None = arguments.profile
+    return named or (OWN if arguments.model not in (None, "builtin") else PROFILE)
+
+
+def _gpu() -> float | None:
+    """The memory of this machine's GPU in GiB; None without one."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
+
+
+def of_each_seed(arguments: argparse.Namespace) -> list[argparse.Namespace]:
+    """The command line once for each of `--seeds`: the run `mine` becomes `mine-seed0`, `mine-seed1`, …
+
+    Raises:
+        UserError: a seed is no whole number, there are not two, or another option speaks against several.
+    """
+    texts = " ".join(arguments.seeds).split()
+    if len(set(texts)) < 2 or not all(text.isascii() and text.isdigit() for text in texts):
+        raise UserError(f"{option('seeds', ' '.join(texts))} must be two whole numbers or more, such as 0 1 2")
+    for other in ("seed", "from"):
+        if getattr(arguments, other) is not None:
+            raise UserError(f"{option(other)} is for one seed; leave it or {option('seeds')} out")
+    name = arguments.run or usual_profile(arguments)
+    seeds = dict.fromkeys(map(int, texts))
+    for seed in seeds:
+        check_seed(seed)
+    like = {**vars(arguments), "like": arguments.run}
+    return [argparse.Namespace(**like | {"seed": seed, "run": f"{name}-seed{seed}"}) for seed in seeds]
+
+
+def source_of(arguments: argparse.Namespace) -> str | None:
+    """The run that SFT and the reward model are taken from.
+
+    Raises:
+        UserError: there is no such run, no new one is named, or the same one.
+    """
+    source: str | None = getattr(arguments, "from")
+    there = [run.name for run in find_runs() if run.recipe == arguments.recipe] if source is not None else []
+    if source is not None and source not in there:
+        raise UserError(unknown("run", source, there, f"there are {', '.join(there) or 'none'} of {arguments.recipe}"))
+    if source is not None and arguments.run in (None, source):
+        raise UserError(f"beside {option('from', source)} name a new run, as {option('run')}")
+    return source
+
+
+def _kept(arguments: argparse.Namespace, recipe: str) -> tuple[Path, Settings] | None:
+    """The file that a run was begun with, where the command line says nothing else, and what stands in it."""
+    if arguments.settings is not None:
+        for other, missing in (("profile", False), ("run", True)):
+            if (getattr(arguments, other) is None) == missing:
+                what = f"beside {option('settings')} name the new run, as" if missing else "name one of the two: "
+                raise UserError(f"{what} {option(other)}" + ("" if missing else f" or {option('settings')}"))
+        path = Path(arguments.settings)
+    else:
+        names = (arguments.run, arguments.like, source_of(arguments)) if arguments.profile is None else ()
+        runs = [name for name in names if name]
+        paths = [path for name in runs if (path := Run(name, recipe).folder / NAME).exists()]
+        if not paths:
+            return None
+        path = paths[0]
+    own = read_settings(path)
+    if own.recipe != recipe:
+        raise UserError(f"{path} is of the recipe {own.recipe}, not of {recipe}; name a file of the same recipe")
+    return path, own
+
+
+def _told(path: Path, own: Settings, arguments: argparse.Namespace) -> str:
+    """The line that says where a command's settings come from, and what it changes."""
+    given = [f"{name} {value}" for name in ("model", "data", "seed") if (value := getattr(arguments, name)) is not None]
+    changes = ", ".join([*given, *arguments.columns, *arguments.overrides])
+    begun = f"profile {own.profile}{_changed(own)}, data {own.data}, seed {own.seed}"
+    return f"settings of {path}: {begun}" + (f"; here with {changes}" if changes else "")
+
+
+def _changed(own: Settings) -> str:
+    """The settings in which a run differs from its profile's file, the first few of them."""
+    usual = tables_of(load_profile(own.profile)) if own.profile in profile_names() else {}
+    settings = [(table, key, value) for table, values in own.tables.items() for key, value in values.items()]
+    other = [f"{table}.{key}={v}" for table, key, v in settings if usual.get(table, {}).get(key) != v] if usual else []
+    more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+    return f" with {', '.join(other[:3])}{more}" if other else ""
+
+
+def _own_weights(own: Settings, recipe: str, given: list[str]) -> list[str]:
+    """Overrides for the weights of reward terms that the run has and neither the recipe nor the command line gives."""
+    if PLUS in recipe:
+        return []
+    reward = load_recipe(recipe).reward
+    usual = {"learned": reward.learned, **{term.name: term.weight for term in reward.terms}}
+    named = {weight.partition("=")[0] for weight in given}
+    changed = {f"terms.{name}": weight for name, weight in own.terms.items() if usual.get(name) != weight}
+    return [f"{name}={weight}" for name, weight in changed.items() if name not in named]
+
+
+def refuse_unlearned(arguments: argparse.Namespace, reward: Reward) -> None:
+    """Refuses settings of a reward model that the run does not use; without `terms.learned=0`, only `reward.model` itself."""
+    if not reward.learned:
+        idle = "reward." if any(s.startswith("terms.learned=") for s in arguments.overrides) else "reward.model="
+        for setting in arguments.overrides:
+            if setting.startswith(idle):
+                raise UserError(f"{setting} has no effect while terms.learned is 0; give that a weight or leave it out")
+
+
+def _columns(texts: list[str]) -> dict[str, str]:
+    """Columns by the name they are read under; make hands all of them on as one text, and their names may hold spaces."""
+    pairs = [_column(part) for text in texts for part in re.split(r"\s+(?=[\w.]+=)", text.strip())]
+    if len(columns := dict(pairs)) < len(pairs):
+        raise UserError("--columns names one column for two; name each once")
+    return columns
+
+
+def _column(text: str) -> tuple[str, str]:
+    name, equals, column = text.partition("=")
+    if not (name and equals and column):
+        raise UserError(f"cannot read the column '{text}'; write name=column, such as target=post_edit")
+    return name, column

@@ -1,0 +1,128 @@
+"""Watches a policy while it trains: every few updates it answers a slice of prompts that it does not train on.
+
+    {"slice/headline": 0.71, "slice/reward": 1.2}
+
+The slice comes from the training prompts, so that the held-out ones stay what nobody chose by. The best policy is kept, and
+the start counts: a policy that only got worse stays the SFT policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import nn
+
+from rlrecipes.profile import PPOSettings
+from rlrecipes.recipe import Example, Reward
+from rlrecipes.reward.model import Scorer
+from rlrecipes.reward.terms import rewards
+from rlrecipes.run.console import say
+
+SLICE = 64
+"""Most prompts of the slice."""
+
+
+@dataclass
+class Watch:
+    """The slice, how it is scored, and the best policy so far; part of PPO's checkpoints."""
+
+    slice: Sequence[tuple[Example, list[int]]]
+    """Examples and their prompt ids."""
+    headline: Callable[[str, Example], float]
+    reward: Reward
+    scorer: Scorer | None
+    """The learned part of the reward; None where it has none."""
+    settings: PPOSettings
+    term_seconds: float = 0
+    rows: list[dict[str, float]] = field(default_factory=list)
+    """What was measured, with its `update`; the first row, of update 0, is the SFT policy."""
+    best: int = 0
+    """The update of the best policy."""
+    weights: list[torch.Tensor] = field(default_factory=list)
+    """Its trainable weights."""
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        """The ids of the slice's prompts."""
+        return [ids for _, ids in self.slice]
+
+    def due(self, update: int, last: int) -> bool:
+        """Whether to measure the policy after an update."""
+        return update % self.settings.eval_every == 0 or update == last
+
+    def measure(self, update: int, answers: Sequence[str], parameters: Sequence[nn.Parameter]) -> dict[str, float]:
+        """Scores greedy answers to the slice, and keeps the weights that gave them if they are the best so far."""
+        examples = [example for example, _ in self.slice]
+        measured = {
+            "slice/headline": fmean(self.headline(a, e) for a, e in zip(answers, examples, strict=True)),
+            "slice/reward": fmean(rewards(self.reward, self.scorer, answers, examples, self.term_seconds)),
+        }
+        self.rows.append({"update": update, **measured})
+        if len(self.rows) == 1 or self._rank(self.rows[-1]) > self._rank(self.row(self.best)):
+            self.best = update
+            self.weights = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
+        return measured
+
+    def row(self, update: int) -> dict[str, float]:
+        """What was measured after an update."""
+        return next(row for row in self.rows if row["update"] == update)
+
+    @property
+    def exhausted(self) -> str | None:
+        """Why to stop: the best policy lies `patience` measurements back; None: go on."""
+        behind = [row for row in self.rows if row["update"] > self.best]
+        if not 0 < self.settings.patience <= len(behind):
+            return None
+        now = int(behind[-1]["update"])
+        return (
+            f"nothing better after update {self.best} ({self._said(self.best)}); after update {now} "
+            f"{self._said(now)} (ppo.patience={self.settings.patience})"
+        )
+
+    def _said(self, update: int) -> str:
+        row = self.row(update)
+        values = f"headline {row['slice/headline']:.3f} and reward {row['slice/reward']:.2f}"
+        return f"{values} on {len(self.slice)} prompts set aside"
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the best policy is left rather than the last."""
+        return self.settings.keep == "best"
+
+    def restore(self, parameters: Sequence[nn.Parameter], last: int) -> int:
+        """Puts the best weights back, where the best is kept; returns the update of the policy that is left."""
+        if not self.keeps:
+            return last
+        for parameter, weights in zip(parameters, self.weights, strict=True):
+            parameter.data.copy_(weights)
+        say(f"  kept the policy after update {self.best} of {last}: {self._said(self.best)}")
+        return self.best
+
+    def record(self) -> dict[str, Any]:
+        """What `done.json` holds of it."""
+        return {"prompts": len(self.slice), "best": self.best, "rows": self.rows}
+
+    def warnings(self) -> list[str]:
+        """A sentence where no policy on the way was better than the one it began with."""
+        if self.best or len(self.rows) < 2:
+            return []
+        now = int(self.rows[-1]["update"])
+        left = "so the SFT policy is what is left" if self.keeps else "and the last policy is left all the same"
+        return [
+            f"PPO found nothing better than the SFT policy ({self._said(0)}; after update {now} {self._said(now)}), {left}; "
+            "see what the reward model is worth, or change ppo.learning_rate or ppo.kl_coef"
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "best": self.best, "weights": self.weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.rows, self.best, self.weights = list(state["rows"]), state["best"], list(state["weights"])
+
+    @staticmethod
+    def _rank(row: Mapping[str, float]) -> tuple[float, float]:
+        return row["slice/headline"], row["slice/reward"]

@@ -1,0 +1,87 @@
+"""What other libraries call our settings, so that a name that somebody knows is answered with the one that counts here.
+
+ppo.lr=1e-6    ->  there is no setting 'ppo.lr'; did you mean 'ppo.learning_rate'?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+OTHER = {
+    "lr": "learning_rate",
+    "batch_size": "per_device_train_batch_size",
+    "per_device_batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "micro_batch_size": "per_device_train_batch_size",
+    "grad_accum": "gradient_accumulation_steps",
+    "accumulation_steps": "gradient_accumulation_steps",
+    "mini_batch_size": "ppo.num_mini_batches",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "ppo_epochs": "ppo.num_ppo_epochs",
+    "steps": "max_steps",
+    "num_steps": "max_steps",
+    "episodes": "ppo.total_episodes",
+    "warmup_ratio": "warmup_steps",
+    "warmup": "warmup_steps",
+    "scheduler": "lr_scheduler_type",
+    "optimizer": "optim",
+    "clip_grad": "max_grad_norm",
+    "beta": "ppo.kl_coef",
+    "init_kl_coef": "ppo.kl_coef",
+    "kl_penalty": "ppo.kl_coef",
+    "kl": "ppo.kl_coef",
+    "target_kl": "ppo.kl_target",
+    "clip_range": "ppo.cliprange",
+    "epsilon": "ppo.cliprange",
+    "gae_lambda": "ppo.lam",
+    "max_new_tokens": "ppo.response_length",
+    "max_completion_length": "ppo.response_length",
+    "max_tokens": "ppo.response_length",
+    "max_seq_length": "model.max_length",
+    "max_seq_len": "model.max_length",
+    "context_length": "model.max_length",
+    "bf16": "model.dtype=bfloat16",
+    "fp32": "model.dtype=float32",
+    "torch_dtype": "model.dtype",
+    "precision": "model.dtype",
+    "load_in_4bit": "model.quantization=nf4",
+    "load_in_8bit": "model.quantization=nf4",
+    "use_qlora": "model.quantization=nf4",
+    "attn_implementation": "model.attention",
+    "flash_attention": "model.attention",
+    "rank": "lora.r",
+    "lora_r": "lora.r",
+    "alpha": "lora.lora_alpha",
+    "dropout": "lora.lora_dropout",
+    "modules": "lora.target_modules",
+    "report_to": "track.wandb",
+    "wandb": "track.wandb",
+    "save_steps": "checkpoint.seconds",
+    "max_eval_samples": "evaluate.limit",
+}
+"""Our names by others': with the table where there is one alone, with the value where the name asked for one."""
+_OF_PPO = {
+    "epochs": "ppo.num_ppo_epochs",
+    "num_epochs": "ppo.num_ppo_epochs",
+    "steps": "ppo.total_episodes",
+    "num_steps": "ppo.total_episodes",
+}
+
+
+def ours(table: str, key: str, known: Sequence[str]) -> list[str]:
+    """The settings that somebody means by `table.key`, or by `key` where `table` is empty, among all those that are known."""
+    if table == "ppo" and key in _OF_PPO:
+        return [_OF_PPO[key]]
+    name = OTHER.get(key, key)
+    if "." in name:
+        return [name]
+    everywhere = [path for path in known if path.partition(".")[2] == name]
+    own = [path for path in everywhere if path == f"{table}.{name}"]
+    return own or [path for path in everywhere if not path.startswith("base.")]
+
+
+def meant(names: Sequence[str]) -> str:
+    """The question after one of several names: `did you mean 'sft.max_steps' or 'reward.max_steps'?`"""
+    *others, last = [f"'{name}'" for name in names]
+    return f"did you mean {', '.join(others)}{' or ' if others else ''}{last}?"

@@ -1,0 +1,171 @@
+"""Signs that the policy found out how to please the reward rather than how to do the task.
+
+"From update 12 on the answers repeat themselves: 41% of their word trigrams they have had before, 2% at first. Give …"
+
+The thresholds are far above what healthy runs of the four recipes show, and below what rewards for length, for a word and for
+repetition lead to; tests train on such rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from rlrecipes.report.numbers import estimate_cell
+from rlrecipes.report.records import Pair, Records, column, last_pair
+from rlrecipes.text import number, quoted, words
+
+FEWEST = 6
+"""Updates below which nothing is said of a trend."""
+PAID = 0.3
+"""The correlation of reward and length from which on a drift of the length is laid at the reward's door."""
+
+MEND = "Give the reward a term against it, raise ppo.kl_coef, or stop earlier."
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How a column of PPO's log moved."""
+
+    start: float
+    """The mean of the first updates, a tenth and two at least."""
+    end: float
+    """Likewise of the last."""
+    since: int
+    """The update from which on it lay beyond half of the way."""
+
+
+def hacking(
+    records: Records, updates: Sequence[Mapping[str, float]], samples: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Sentences of alarm, from the records, PPO's log and the evaluation's samples; none where nothing is wrong."""
+    pair = last_pair(records)
+    alarms = [
+        *_against(records, pair),
+        *_parted(records),
+        *_word(samples, pair),
+        *_length(updates),
+        *_monotony(updates),
+    ]
+    kept = records.get("ppo", {}).get("watch", {}).get("best")
+    if alarms and kept is not None and updates and kept < updates[-1]["step"]:
+        alarms.append(f"The policy that is left is that of update {kept}; what began later is not in it.")
+    return alarms
+
+
+def drift(points: Sequence[tuple[int, float]]) -> Drift | None:
+    """How a column moved, from its steps and values; None where there are too few."""
+    if len(points) < FEWEST:
+        return None
+    ends = max(2, len(points) // 10)
+    start, end = (fmean(value for _, value in part) for part in (points[:ends], points[-ends:]))
+    half, sign = (start + end) / 2, 1 if end > start else -1
+    before = [place for place, (_, value) in enumerate(points) if sign * (value - half) < 0]
+    return Drift(start, end, points[min(before[-1] + 1 if before else 0, len(points) - 1)][0])
+
+
+def _against(records: Records, pair: Pair) -> list[str]:
+    """The reward went up on held-out prompts, and the headline or the judge did not follow."""
+    measures = pair.measures
+    if not measures or not measures["reward_gain"]["low"] > 0:
+        return []
+    title, headline = pair.policy.title, records["evaluate"]["headline"]
+    reward, gain = (" ".join(estimate_cell(measures[name], signed=True)) for name in ("reward_gain", "gain"))
+    sentences = []
+    if measures["gain"]["high"] < 0:
+        sentences.append(
+            f"Reward hacking: the reward went up ({reward}) while {headline} went down ({gain}). "
+            f"{title} found answers that the reward likes and that are worse."
+        )
+    elif measures["gain"]["low"] <= 0:
+        sentences.append(
+            f"The reward went up ({reward}) and {headline} did not follow ({gain}): look for reward hacking in the samples."
+        )
+    wins = measures.get("judge_win_rate")
+    if wins and wins["high"] < 0.5:
+        sentences.append(
+            f"The learned reward went up ({reward}), and a judge that PPO never climbed prefers {pair.over.title}: "
+            f"{title} wins with a share of {' '.join(estimate_cell(wins))}. Raise ppo.kl_coef, train for fewer updates, "
+            "or mend the reward."
+        )
+    return sentences
+
+
+def _parted(records: Records) -> list[str]:
+    """While PPO trained, the headline on the slice came down from its best and the reward went on up."""
+    rows = records.get("ppo", {}).get("watch", {}).get("rows", ())
+    if len(rows) < 3:
+        return []
+    best, last = max(rows, key=lambda row: (row["slice/headline"], row["slice/reward"])), rows[-1]
+    fall, rise = (best[name] - last[name] for name in ("slice/headline", "slice/reward"))
+    if not (fall > 0.05 * abs(best["slice/headline"]) and rise < -0.1):
+        return []
+    return [
+        f"From update {best['update']:.0f} to {last['update']:.0f} the reward rose by {-rise:.2f} while the headline on "
+        f"prompts set aside fell from {best['slice/headline']:.3f} to {last['slice/headline']:.3f}: raise ppo.kl_coef, or "
+        "stop there (ppo.keep=best leaves that policy)."
+    ]
+
+
+def _word(samples: Sequence[Mapping[str, Any]], pair: Pair) -> list[str]:
+    """A word that stands in most of the policy's answers, and in few of the other's and of the references."""
+    rows = [row for row in samples if {pair.name, str(pair.policy.over)} <= {*row["policies"]}]
+    if not rows:
+        return []
+    ours, theirs = (
+        [set(words(row["policies"][name]["answer"])) for row in rows] for name in (pair.name, pair.policy.over)
+    )
+    right = [set(words(row["references"][0])) for row in rows if row["references"]]
+
+    def share(answers: Sequence[set[str]], word: str) -> float:
+        return fmean(word in answer for answer in answers) if answers else 0.0
+
+    shares = {word: share(ours, word) for word in set().union(*ours)}
+    magic = {
+        word: at
+        for word, at in shares.items()
+        if at >= 0.5 and at - share(theirs, word) >= 0.4 and (not right or at - share(right, word) >= 0.4)
+    }
+    if not magic:
+        return []
+    word = max(magic, key=lambda word: (magic[word] - share(theirs, word), word))
+    also = f", in {share(right, word):.0%} of the references" if right else ""
+    return [
+        f"The word {quoted(word, 30)} stands in {magic[word]:.0%} of {pair.policy.title}'s answers, in "
+        f"{share(theirs, word):.0%} of {pair.over.title}'s{also}: the reward seems to pay for it. Look at what the reward "
+        "model reads, or take the term away."
+    ]
+
+
+def _length(updates: Sequence[Mapping[str, float]]) -> list[str]:
+    """The answers' length drifts where the reward pays for it."""
+    seen = drift(column(updates, "answers/length"))
+    paid = column(updates, "answers/length_correlation")
+    if seen is None or not paid or not seen.start > 0:
+        return []
+    ratio, price = seen.end / seen.start, fmean(value for _, value in paid)
+    if not ((ratio >= 1.5 and price >= PAID) or (ratio <= 1 / 1.5 and price <= -PAID)):
+        return []
+    how = "longer" if ratio > 1 else "shorter"
+    return [
+        f"From update {seen.since} on the answers are {how}: {number(seen.end, 1)} tokens, {number(seen.start, 1)} at first, "
+        f"and the reward goes with the length (correlation {number(price, 2)}), so it seems to pay for it. {MEND}"
+    ]
+
+
+def _monotony(updates: Sequence[Mapping[str, float]]) -> list[str]:
+    """Answers that repeat themselves or one another."""
+    signs = (
+        ("answers/repetition", 0.15, "the answers repeat themselves", "of their word trigrams they have had before"),
+        ("answers/identical", 0.4, "different prompts get the same answers", "of the answers equal another one"),
+    )
+    sentences = []
+    for name, most, what, unit in signs:
+        seen = drift(column(updates, name))
+        if seen is not None and seen.end - seen.start >= most:
+            sentences.append(
+                f"From update {seen.since} on {what}: {seen.end:.0%} {unit}, {seen.start:.0%} at first. {MEND}"
+            )
+    return sentences

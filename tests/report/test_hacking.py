@@ -1,0 +1,111 @@
+"""What pleases the reward and not the task is told, with the update at which it began and what to turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlrecipes.report.hacking import drift, hacking
+
+
+def log(count: int = 20, **columns: Any) -> list[dict[str, float]]:
+    """Rows of PPO's log; a column is a value, or goes from its first to its second value from `count // 2` on."""
+    usual = {
+        "answers/length": 12.0,
+        "answers/length_correlation": 0.1,
+        "answers/repetition": 0.02,
+        "answers/identical": 0.1,
+    }
+    names = {name.replace("_", "/", 1): value for name, value in columns.items()}
+    rows: list[dict[str, float]] = []
+    for step in range(1, count + 1):
+        late = step > count // 2
+        values = {name: value[late] if isinstance(value, tuple) else value for name, value in (usual | names).items()}
+        rows.append({"step": step, **values})
+    return rows
+
+
+def records(looks: list[tuple[int, float, float]] = (), best: int = 20, **measures: Any) -> dict[str, Any]:
+    rows = [
+        {"update": update, "slice/headline": headline, "slice/reward": reward} for update, headline, reward in looks
+    ]
+    pair = {"reward_gain": interval(1.2), "gain": interval(0.3)} | measures
+    return {
+        "ppo": {"watch": {"best": best, "rows": rows}} if rows else {},
+        "evaluate": {"headline": "chrf", "comparisons": {"ppo_over_sft": pair}},
+    }
+
+
+def interval(value: float, half: float = 0.02) -> dict[str, float]:
+    return {"value": value, "low": value - half, "high": value + half}
+
+
+def samples(sft: str, ppo: str, reference: str, count: int = 10) -> list[dict[str, Any]]:
+    policies = {"sft": {"answer": sft}, "ppo": {"answer": ppo}}
+    return [{"policies": policies, "references": [reference]}] * count
+
+
+def test_a_healthy_run_raises_no_alarm():
+    looks = [(0, 0.4, 0.0), (4, 0.6, 1.0), (8, 0.61, 1.3)]
+    words = samples("he reads books", "he reads the books", "he reads the books")
+    assert hacking(records(looks), log(answers_length=(12.0, 17.0)), words) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (
+            {"answers_length": (12.0, 30.0), "answers_length_correlation": 0.7},
+            "From update 11 on the answers are longer: 30.0 tokens, 12.0 at first, and the reward goes with the length "
+            "(correlation 0.70)",
+        ),
+        (
+            {"answers_length": (12.0, 4.0), "answers_length_correlation": -0.7},
+            "From update 11 on the answers are shorter",
+        ),
+        ({"answers_repetition": (0.02, 0.4)}, "From update 11 on the answers repeat themselves: 40% of their word"),
+        ({"answers_identical": (0.1, 0.9)}, "From update 11 on different prompts get the same answers: 90% of the"),
+    ],
+)
+def test_a_drift_of_the_answers_is_told_with_the_update_at_which_it_began(columns, said):
+    (alarm,) = hacking(records(), log(**columns), [])
+    assert alarm.startswith(said)
+    assert alarm.endswith("raise ppo.kl_coef, or stop earlier.")
+
+
+def test_a_length_that_the_reward_does_not_pay_for_is_no_alarm():
+    assert hacking(records(), log(answers_length=(12.0, 30.0), answers_length_correlation=-0.2), []) == []
+
+
+def test_a_reward_that_rises_while_the_headline_falls_is_told_with_both_updates():
+    looks = [(0, 0.4, 0.0), (4, 0.6, 1.0), (8, 0.5, 1.5), (12, 0.45, 2.8)]
+    (alarm,) = hacking(records(looks), log(), [])
+    assert alarm.startswith("From update 4 to 12 the reward rose by 1.80 while the headline on prompts set aside fell")
+
+
+def test_the_policy_that_is_left_is_told_from_the_training_that_went_on():
+    *_, last = hacking(records([(0, 0.4, 0.0), (4, 0.6, 1.0), (20, 0.4, 2.0)], best=4), log(), [])
+    assert last == "The policy that is left is that of update 4; what began later is not in it."
+
+
+def test_a_magic_word_is_named():
+    (alarm,) = hacking(records(), log(), samples("he reads books", "he certainly reads", "he reads books"))
+    assert alarm.startswith(
+        "The word 'certainly' stands in 100% of PPO's answers, in 0% of SFT's, in 0% of the references: the reward"
+    )
+
+
+def test_a_word_that_the_references_have_is_no_magic():
+    assert hacking(records(), log(), samples("he reads books", "he reads the books", "he reads the books")) == []
+
+
+def test_a_judge_that_prefers_the_other_is_told_beside_a_headline_that_rose():
+    (alarm,) = hacking(records(judge_win_rate=interval(0.3)), log(), [])
+    assert "a judge that PPO never climbed prefers SFT: PPO wins with a share of 0.300 [0.280, 0.320]" in alarm
+
+
+def test_a_drift_begins_where_the_column_last_crossed_half_of_its_way():
+    seen = drift([(step, float(step > 7 or step == 2)) for step in range(1, 21)])
+    assert (seen.start, seen.end, seen.since) == (0.5, 1.0, 8)
+    assert drift([(1, 0.0), (2, 1.0)]) is None
