@@ -22,6 +22,7 @@ from rlrecipes.metrics import mean_interval
 from rlrecipes.profile import EvaluateSettings
 from rlrecipes.recipe import Example
 from rlrecipes.run.console import say
+from rlrecipes.run.interrupts import stop_requested
 from rlrecipes.text import shortened
 
 AT_ONCE = 8
@@ -113,7 +114,7 @@ def _ask_all(settings: EvaluateSettings, questions: Sequence[str], known: _Known
     failed: list[str] = []
 
     def put(text: str) -> None:
-        if len(failed) < FAILURES:
+        if len(failed) < FAILURES and not stop_requested():
             try:
                 known.add(text, reply(settings, text))
             except Exception as error:  # the network, the server, or a reply of another form

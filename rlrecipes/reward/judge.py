@@ -59,10 +59,14 @@ def missing(job: Job) -> str | None:
     if job.profile.evaluate.judge != "auto":
         return f"evaluate.judge is {job.profile.evaluate.judge}"
     name, train, held_out = rows(job)
-    if min(train, held_out) >= FEWEST:
+    if name == "ratings" and len({rating.score for rating in judge_job(job).data.train.ratings}) == 1:
+        return "all held-out ratings that a second reward model would learn from are the same"
+    # a tenth may be set aside, and what is left has to fill a batch
+    fewest = max(FEWEST, job.profile.reward.per_device_train_batch_size * 10 // 9 + 1)
+    if train >= fewest and held_out >= FEWEST:
         return None
     return (
-        f"a second reward model needs {FEWEST} held-out {name} to learn from and {FEWEST} others to be measured on, and "
+        f"a second reward model needs {fewest} held-out {name} to learn from and {FEWEST} others to be measured on, and "
         f"the data hold out {train} and {held_out}"
     )
 
