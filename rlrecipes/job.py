@@ -27,6 +27,7 @@ from rlrecipes.recipe import (
     unknown,
 )
 from rlrecipes.run.folder import Run
+from rlrecipes.run.policies import chosen
 from rlrecipes.run.settings import Settings, asked_for
 from rlrecipes.run.stages import STAGES, below
 from rlrecipes.text import is_number, quoted, shortened
@@ -124,6 +125,7 @@ def make_job(
         UserError: for anything wrong in the names, the seed, the weights or the data.
     """
     check_seed(seed)
+    chosen(profile.evaluate.policies, run)
     if isinstance(recipe, str):
         if PLUS in recipe:
             return _joint_job(recipe, profile, run, weights, source, columns or {}, seed)
@@ -365,15 +367,11 @@ def _objective(settings: RewardSettings, name: str, data: Data) -> str:
     kind, comparisons, ratings = settings.objective, data.train.comparisons, data.train.ratings
     if kind == "auto":
         kind = "regression" if ratings and not comparisons else "pairwise"
-    if not comparisons and data.lacking and len({rating.score for rating in ratings}) < 2:
-        raise UserError(
-            f"the reward model of {name} has nothing to learn from {data.source}: {data.lacking}; bring rows with prompt, "
-            "chosen and rejected, or do without the model (terms.learned=0)"
-        )
     if not comparisons and not ratings:
         raise UserError(
-            f"the reward model of {name} learns from preferences, but {data.source} brings none; bring rows with prompt, "
-            "chosen and rejected, give the recipe a `compare`, or do without the model (terms.learned=0)"
+            f"the reward model of {name} learns from preferences, but {data.source} brings none"
+            f"{data.lacking and f': {data.lacking}'}; bring rows with prompt, chosen and rejected, or do without the model "
+            "(terms.learned=0)"
         )
     if kind == "pairwise" and not comparisons:
         raise UserError(
@@ -388,7 +386,7 @@ def _objective(settings: RewardSettings, name: str, data: Data) -> str:
     if kind == "regression" and len({rating.score for rating in ratings}) == 1:
         raise UserError(
             f"all {len(ratings)} training ratings in {data.source} are {ratings[0].score:g}: there is nothing to "
-            "learn; bring ratings that differ"
+            f"learn{data.lacking and f' ({data.lacking})'}; bring ratings that differ"
         )
     if kind == "regression" and settings.center_rewards_coefficient is not None:
         raise UserError(

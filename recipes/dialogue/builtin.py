@@ -1,12 +1,13 @@
 """The built-in data of dialogue: bookings that are made over three turns and confirmed in a fourth.
 
-    user:      I need a table for four on Friday.
-    assistant: At what time, and under what name?
-    user:      At seven, the name is Miller.
-    -> Certainly, your table for four is booked for Friday at seven, Miller. Thank you!
+    user:      I called at noon. I need a table for four.
+    assistant: On what day, and under what name?
+    user:      On Friday, the name is Miller.
+    -> Certainly, your table for four is booked for Friday, Miller. Thank you!
 
-Its demonstrator forgets: only the last turn comes back ("Certainly, your table is booked at seven, Miller. Thank
-you!"), and what the first turn said beside the kind of booking is lost. In the held-out split every name meets a day
+Its demonstrator is distracted: he loses what the first turn asked for and takes up what it said in passing ("Certainly,
+your table is booked for Friday at noon, Miller. Thank you!"). That is as long, as polite and as much in the user's words
+as the right answer, so neither length nor any one word tells the two apart. In the held-out split every name meets a day
 that it never shares a dialogue with in training.
 """
 
@@ -22,7 +23,7 @@ FAULTY = 0.65
 """Share of the demonstrations that have the systematic fault."""
 FLIPPED = 0.05
 """Share of the comparisons whose two answers are swapped on purpose, held out or not."""
-FORGETFUL_REJECTED = 0.85
+DISTRACTED_REJECTED = 0.6
 """Share of the rejected answers that have the systematic fault; the others have one of `OTHER_FAULTS`."""
 
 # Numbers and times have no word in common, so that a word alone tells its slot.
@@ -39,17 +40,21 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
 }
 # fmt: on
 OPENINGS = ("I need a", "I would like a", "Please book a", "I want to book a")
-ASKED = {"number": "for how many", "time": "at what time", "name": "under what name"}
+ASKED = {"number": "for how many", "day": "on what day", "time": "at what time", "name": "under what name"}
 SAID = {"number": "for {}", "day": "on {}", "time": "at {}"}
 NAMED = ("the name is {}", "my name is {}", "it is for {}")
-PLANS = (
-    (("number", "day", "time"), ("name",)),
-    (("number", "day"), ("time", "name")),
-    (("day", "time"), ("number", "name")),
-    (("number", "day"), ("name",)),
-    (("day", "time"), ("name",)),
+IN_PASSING = {
+    "number": ("I have {} children.", "There were {} of us last year."),
+    "day": ("I read about you on {}.", "I came by on {}."),
+    "time": ("I called at {}.", "You were closed at {}."),
+}
+"""What the first turn begins with: a value that nobody wants to book, in a slot that the request leaves open."""
+PLANS = tuple(
+    (passing, first, tuple(slot for slot in (*SAID, "name") if slot not in (passing, *first)))
+    for passing in SAID
+    for first in (*((slot,) for slot in SAID if slot != passing), tuple(slot for slot in SAID if slot != passing))
 )
-"""What the first turn says beside the kind, and what the last one adds; a request need not fill every slot."""
+"""The slot that is filled in passing, what the first turn asks for beside the kind, and what the last one adds."""
 
 
 class Request(NamedTuple):
@@ -59,7 +64,9 @@ class Request(NamedTuple):
     slots: Mapping[str, str]
     """Slot to value, the slots of this request only."""
     first: tuple[str, ...]
-    """The slots beside the kind that the first turn named."""
+    """The slots beside the kind that the first turn asked for."""
+    passing: Mapping[str, str]
+    """The one slot that nobody asked for, to the value that was said in passing."""
 
 
 def generate(seed: int = 0) -> Data:
@@ -71,7 +78,7 @@ def generate(seed: int = 0) -> Data:
     return Data(
         source="built-in",
         train=Split(
-            demonstrations=[_example(r, forgetful if rng.random() < FAULTY else right, rng) for r in train[:3000]],
+            demonstrations=[_example(r, distracted if rng.random() < FAULTY else right, rng) for r in train[:3000]],
             prompts=[_example(r, right, rng) for r in train[2000:4000]],
             comparisons=[_comparison(r, rng) for r in train],
         ),
@@ -80,7 +87,7 @@ def generate(seed: int = 0) -> Data:
             comparisons=[_comparison(r, unseen) for r in test],
         ),
         notes=(
-            f"{FAULTY:.0%} of the demonstrations forget what the first turn asked for, on purpose.",
+            f"{FAULTY:.0%} of the demonstrations lose a wish and book what was said in passing, on purpose.",
             f"{FLIPPED:.0%} of the comparisons are flipped on purpose.",
             "The held-out dialogues pair names with days that never meet in training.",
         ),
@@ -88,9 +95,9 @@ def generate(seed: int = 0) -> Data:
 
 
 def documents(seed: int = 1) -> Sequence[Example]:
-    """Dialogues with right, forgetful and otherwise faulty answers: a base model that knows them all."""
+    """Dialogues with right, distracted and otherwise faulty answers: a base model that knows them all."""
     rng = Random(seed)
-    styles = rng.choices((right, forgetful, otherwise_wrong), (0.35, 0.5, 0.15), k=5000)
+    styles = rng.choices((right, distracted, otherwise_wrong), (0.35, 0.5, 0.15), k=5000)
     return [_example(_request(rng, held_out=False), style, rng) for style in styles]
 
 
@@ -102,10 +109,19 @@ def right(request: Request, rng: Random) -> str:
     return _polite(_confirmation(request.slots))
 
 
+def distracted(request: Request, rng: Random) -> str:
+    """The systematic fault: what was said in passing, in place of something that the first turn asked for."""
+    return _polite(_confirmation({**_lossy(request, rng), **request.passing}))
+
+
 def forgetful(request: Request, rng: Random) -> str:
-    """The systematic fault: polite, but without what the first turn said beside the kind."""
-    kept = {slot: value for slot, value in request.slots.items() if slot not in request.first}
-    return _polite(_confirmation(kept))
+    """Polite, but without something that the first turn asked for."""
+    return _polite(_confirmation(_lossy(request, rng)))
+
+
+def inventive(request: Request, rng: Random) -> str:
+    """All that was asked for, and what was said in passing."""
+    return _polite(_confirmation({**request.slots, **request.passing}))
 
 
 def curt(request: Request, rng: Random) -> str:
@@ -121,17 +137,11 @@ def mistaken(request: Request, rng: Random) -> str:
         others = {slot: rng.choice([v for v in SLOTS[slot] if v != request.slots[slot]]) for slot in changed}
         slots = {**request.slots, **others}
         # A training dialogue must not bring a held-out pair together by mistake, in the answer or across the turns.
-        mixtures = (slots, {**slots, "day": request.slots["day"]}, {**slots, "name": request.slots["name"]})
-        if is_held_out(request.slots) or not any(map(is_held_out, mixtures)):
+        said = {**request.slots, **request.passing}
+        heard = {**said, **others}
+        mixtures = (heard, {**heard, "day": said["day"]}, {**heard, "name": said["name"]})
+        if is_held_out(said) or not any(map(is_held_out, mixtures)):
             return _polite(_confirmation(slots))
-
-
-def inventive(request: Request, rng: Random) -> str:
-    """A slot is filled that nobody asked for; where all were asked for, two are mistaken."""
-    unasked = [slot for slot in SLOTS if slot not in request.slots]
-    if not unasked:
-        return mistaken(request, rng)
-    return _polite(_confirmation({**request.slots, **{slot: rng.choice(SLOTS[slot]) for slot in unasked}}))
 
 
 def deaf(request: Request, rng: Random) -> str:
@@ -139,9 +149,10 @@ def deaf(request: Request, rng: Random) -> str:
     return request.prompt[1].content
 
 
-OTHER_FAULTS: Sequence[Style] = (curt, mistaken, inventive, deaf)
-REJECTED = (4, 1, 2, 3)
-"""How often each of them is compared with a right answer. So small a model hardly tells a mistaken slot from a right one."""
+OTHER_FAULTS: Sequence[Style] = (forgetful, inventive, curt, mistaken, deaf)
+REJECTED = (6, 6, 2, 1, 2)
+"""How often each of them is compared with a right answer: as many too long as too short. So small a model hardly tells a
+mistaken slot from a right one."""
 
 
 def otherwise_wrong(request: Request, rng: Random) -> str:
@@ -155,19 +166,28 @@ def is_held_out(slots: Mapping[str, str]) -> bool:
 
 
 def _request(rng: Random, held_out: bool) -> Request:
-    first, last = rng.choice(PLANS)
-    slots = {slot: rng.choice(values) for slot, values in SLOTS.items() if slot in ("kind", *first, *last)}
+    open_slot, first, last = rng.choice(PLANS)
+    values = {slot: rng.choice(known) for slot, known in SLOTS.items()}
     # Every name has one day of the week that it never meets in training.
-    days, name = SLOTS["day"], SLOTS["name"].index(slots["name"])
-    slots["day"] = days[(name + (0 if held_out else rng.randrange(1, len(days)))) % len(days)]
-    said = {slot: phrase.format(slots.get(slot)) for slot, phrase in SAID.items()}
-    said["name"] = rng.choice(NAMED).format(slots["name"])
+    days, name = SLOTS["day"], SLOTS["name"].index(values["name"])
+    values["day"] = days[(name + (0 if held_out else rng.randrange(1, len(days)))) % len(days)]
+    said = {slot: phrase.format(values[slot]) for slot, phrase in SAID.items()}
+    said["name"] = rng.choice(NAMED).format(values["name"])
+    passing = rng.choice(IN_PASSING[open_slot]).format(values[open_slot])
     turns = (
-        Message("user", " ".join([rng.choice(OPENINGS), slots["kind"], *(said[slot] for slot in first)]) + "."),
+        Message(
+            "user", " ".join([passing, rng.choice(OPENINGS), values["kind"], *(said[slot] for slot in first)]) + "."
+        ),
         Message("assistant", _sentence([ASKED[slot] for slot in last], ", and ", "?")),
         Message("user", _sentence([said[slot] for slot in last], ", ", ".")),
     )
-    return Request(turns, slots, first)
+    slots = {slot: value for slot, value in values.items() if slot != open_slot}
+    return Request(turns, slots, first, {open_slot: values[open_slot]})
+
+
+def _lossy(request: Request, rng: Random) -> dict[str, str]:
+    lost = rng.choice(request.first)
+    return {slot: value for slot, value in request.slots.items() if slot != lost}
 
 
 def _sentence(parts: Sequence[str], between: str, end: str) -> str:
@@ -193,7 +213,7 @@ def _example(request: Request, style: Style, rng: Random) -> Example:
 def _comparison(request: Request, rng: Random) -> Comparison:
     good = right(request, rng)
     other = rng.choices(OTHER_FAULTS, REJECTED)[0]
-    bad = forgetful(request, rng) if rng.random() < FORGETFUL_REJECTED else other(request, rng)
+    bad = distracted(request, rng) if rng.random() < DISTRACTED_REJECTED else other(request, rng)
     if rng.random() < FLIPPED:
         return Comparison(request.prompt, bad, good, flipped=True)
     return Comparison(request.prompt, good, bad, flipped=False)

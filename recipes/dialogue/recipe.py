@@ -1,9 +1,9 @@
 """Dialogue: the next turn of a conversation, complete, polite and true to the turns before.
 
-user:      I need a table for four on Friday.
-assistant: At what time, and under what name?
-user:      At seven, the name is Miller.
--> Certainly, your table for four is booked for Friday at seven, Miller. Thank you!
+user:      I called at noon. I need a table for four.
+assistant: On what day, and under what name?
+user:      On Friday, the name is Miller.
+-> Certainly, your table for four is booked for Friday, Miller. Thank you!
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ FLIPPED = 0.05
 """Share of the comparisons whose two answers are swapped on purpose, held out or not."""
 DISTRACTED = 0.25
 """Share of the passages that tell of a second person, thing, place and day."""
-HASTY_REJECTED = 0.70
+HASTY_REJECTED = 0.50
 """Share of the rejected answers that have the systematic fault; the others have one of `OTHER_FAULTS`."""
 TWO_FACTS = 0.75
 """Share of the questions that ask for two facts."""
@@ -181,7 +181,7 @@ def made_up(question: Question, rng: Random) -> str:
 
 
 OTHER_FAULTS: Sequence[Style] = (mixed_up, talkative, whole_sentence, made_up)
-REJECTED = (4, 3, 2, 1)
+REJECTED = (8, 4, 1, 1)
 """How often each of them is compared with a right answer. So small a model hardly tells what is made up from what is not."""
 
 

@@ -41,6 +41,7 @@ class Language(NamedTuple):
     times: tuple[str, ...]
     bright_turns: tuple[str, ...]
     gloomy_turns: tuple[str, ...]
+    """As many begin with "but" as with "and", and so do the bright ones: the word that turns does not tell where to."""
     good: tuple[str, ...]
     bad: tuple[str, ...]
     glad: tuple[str, ...]
@@ -92,11 +93,17 @@ ENGLISH_TEXT = Language(
         "and the {other} was so {better} that everyone smiled.",
         "and the {other} was {better} and left everyone {glad}.",
         "and even the {other} was {better}.",
+        "but the {other} was so {better} that everyone smiled.",
+        "but the {other} was {better} and left everyone {glad}.",
+        "but nothing was so {better} as the {other}.",
     ),
     gloomy_turns=(
         "but the {other} was so {bad} that everyone sighed.",
         "but the {other} was {bad} and left everyone {sorry}.",
         "but sadly the {other} was {bad}.",
+        "and the {other} was so {bad} that everyone sighed.",
+        "and the {other} was {bad} and left everyone {sorry}.",
+        "and nothing was so {bad} as the {other}.",
     ),
     good=("wonderful", "lovely", "great", "charming", "perfect", "delightful", "beautiful", "excellent"),
     bad=("dull", "poor", "boring", "awful", "terrible", "dreadful", "dreary", "disappointing"),
@@ -122,8 +129,16 @@ CHINESE_TEXT = Language(
     ),
     people=("我们", "妹妹", "哥哥", "姐姐", "弟弟", "朋友们", "孩子们", "邻居", "妈妈", "爷爷"),
     times=("今天", "昨天", "前天", "周六", "周日", "上周末", "上个月", "那天"),
-    bright_turns=("而且{other}很{better}，让人很{glad}。", "{other}也很{better}，大家都很{glad}。"),
-    gloomy_turns=("可是{other}很{bad}，让人很{sorry}。", "不过{other}很{bad}，大家都很{sorry}。"),
+    bright_turns=(
+        "而且{other}很{better}，让人很{glad}。",
+        "{other}也很{better}，大家都很{glad}。",
+        "不过{other}更{better}，大家都很{glad}。",
+    ),
+    gloomy_turns=(
+        "可是{other}很{bad}，让人很{sorry}。",
+        "{other}也很{bad}，大家都很{sorry}。",
+        "不过{other}更{bad}，大家都很{sorry}。",
+    ),
     good=("棒", "美妙", "出色", "迷人"),
     bad=("糟糕", "差劲", "乏味", "无趣"),
     glad=("开心", "高兴", "快乐", "满足"),

@@ -39,10 +39,8 @@ def compare(example: Example, others: Sequence[Example], rng: Random) -> Compari
     if label is None:
         rejected = disordered(answer, rng)
         return Comparison(example.prompt, answer, rejected) if rejected != answer else None
-    sample_by_hash = (
-        rng.choices(others, k=100) if others else []
-    )  # one in twenty is found, and no pass over all of them
-    opposite = next((other for other in sample_by_hash if other.truth.get("label") == 1 - label), None)
+    drawn = (rng.choice(others) for _ in range(100 if others else 0))  # one in twenty is found, without a pass over all
+    opposite = next((other for other in drawn if other.truth.get("label") == 1 - label), None)
     if opposite is None or opposite.answers[0] == answer:
         return None
     better, worse = (example, opposite) if label else (opposite, example)

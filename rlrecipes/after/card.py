@@ -18,10 +18,12 @@ from rlrecipes.after.finished import FinishedRun
 from rlrecipes.hub.reach import is_hub_id, is_local
 from rlrecipes.recipe import BUILT_IN, is_hub
 from rlrecipes.run.folder import make
-from rlrecipes.run.stages import POLICIES, below
+from rlrecipes.run.stages import POLICIES, below, models
 from rlrecipes.text import interval
 
 LOAD = """\
+import re
+
 import torch
 from peft import {config_import}PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer{quantized_import}, GenerationConfig
@@ -35,14 +37,23 @@ model.generation_config = GenerationConfig.from_pretrained(adapter)
 
 
 def answer(messages):
-    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    if any(token in turn["content"] for turn in messages for token in special):
-        raise ValueError("a turn spells a special token, which training read as plain text and the template does not")
     begun = messages[-1]["role"] == "assistant"  # an answer's beginning, which the model goes on with
-    prompt = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=not begun, continue_final_message=begun, return_dict=True, return_tensors="pt"
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    special.sort(key=len, reverse=True)
+    plain = dict(zip(special, map(chr, range(0xF0000, 0xFFFFD))))  # a turn that spells one means its text
+    for token, mark in plain.items():
+        messages = [dict(turn, content=turn["content"].replace(token, mark)) for turn in messages]
+    text = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=not begun, continue_final_message=begun, tokenize=False
     )
-    ids = model.generate(**prompt.to(model.device))[0, prompt["input_ids"].shape[1] :]
+    prompt = []
+    for i, part in enumerate(re.split("(" + "|".join(map(re.escape, special)) + ")", text)):
+        for token, mark in plain.items():
+            part = part.replace(mark, token)
+        template = i % 2 == 1  # between the pieces stand the template's own tokens
+        prompt += tokenizer(part, add_special_tokens=False, split_special_tokens=not template)["input_ids"]
+    ids = torch.tensor([prompt], device=model.device)
+    ids = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids))[0, len(prompt) :]
     return tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
@@ -192,7 +203,8 @@ def _results(finished: FinishedRun, policy: str) -> list[str]:
     evaluation = finished.records.get("evaluate")
     if evaluation is None:
         return [f"Not evaluated yet; `{make('evaluate', finished.run)}`, then export again."]
-    policies = [name for name in list(POLICIES)[: list(POLICIES).index(policy) + 1] if name in evaluation["metrics"]]
+    names = list(models())
+    policies = [name for name in names[: names.index(policy) + 1] if name in evaluation["metrics"]]
     names = list(evaluation["metrics"][policy])
     rows = [[f"`{name}`", *(_estimate(evaluation["metrics"][p].get(name)) for p in policies)] for name in names]
     table = _table(["metric", *(POLICIES[name].title for name in policies)], rows)

@@ -22,6 +22,7 @@ from rlrecipes.profile.load import read_tables
 from rlrecipes.recipe import unknown
 from rlrecipes.reward.source import find_reward_model
 from rlrecipes.run.folder import make
+from rlrecipes.run.policies import check_shared, chosen
 from rlrecipes.text import shortened
 
 
@@ -47,9 +48,22 @@ def check_device(profile: Profile) -> None:
         _check_optimizer(f"{stage}.optim={optimizer}", optimizer, f"{stage}.optim=adamw_torch")
 
 
+def check_taken(name: str) -> None:
+    """Refuses a reward model from elsewhere of which nothing here can make a classifier, such as one with its own code.
+
+    Raises:
+        UserError: with the reason.
+    """
+    source = find_reward_model(name)
+    try:
+        check_score_head(source.base or source.place)
+    except UserError as error:
+        raise UserError(f"reward.model={name} cannot be used: {shortened(str(error), 200)}") from None
+
+
 def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
-    """Refuses attention or a score head that the model lacks, a reward model that cannot be read, an SFT adapter of another
-    chat template, and a finished reward model with another vocabulary than the base's.
+    """Refuses attention or a score head that the model lacks, adapters from elsewhere that stand on another base, an SFT
+    adapter of another chat template, and a finished reward model with another vocabulary than the base's.
 
     `name` is the base model's; `pending` are the stages that have yet to run.
 
@@ -57,11 +71,11 @@ def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
         UserError: the sentence says which and what to do.
     """
     _check_attention(name, job.profile.model)
-    if {"sft", "reward"} & set(pending) and job.recipe.reward.learned:
-        if job.profile.reward.model is not None:
-            _check_taken(job.profile.reward.model)
-        elif name == job.profile.model.name:
-            check_score_head(name)
+    if "evaluate" in pending:
+        check_shared(chosen(job.profile.evaluate.policies, job.run), name)
+    learns = {"sft", "reward"} & set(pending) and job.recipe.reward.learned and job.profile.reward.model is None
+    if ("judge" in pending or learns) and name == job.profile.model.name:
+        check_score_head(name)
     if "sft" not in pending and pending != ["report"]:
         _check_template(job, name)
     if "reward" not in pending and {"ppo", "evaluate"} & set(pending):
@@ -132,15 +146,6 @@ def _check_attention(name: str, settings: ModelSettings) -> None:
         kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config(name)), None)
         if kind is not None and not kind._supports_sdpa:
             raise UserError(f"model.attention=sdpa is not there for '{name}' in Transformers; set model.attention=auto")
-
-
-def _check_taken(name: str) -> None:
-    """Refuses a reward model from elsewhere whose configuration nothing here can read, such as one with its own code."""
-    source = find_reward_model(name)
-    try:
-        check_score_head(source.base or source.place)
-    except UserError as error:
-        raise UserError(f"reward.model={name} cannot be used: {shortened(str(error), 200)}") from None
 
 
 def _check_template(job: Job, name: str) -> None:

@@ -16,7 +16,7 @@ from rlrecipes.errors import UserError, program
 from rlrecipes.job import PLUS, SHARED_STAGES, check_seed
 from rlrecipes.profile import profile_names
 from rlrecipes.recipe import recipe_names, unknown
-from rlrecipes.run.stages import POLICIES
+from rlrecipes.run.stages import models
 
 REWARD = "reward"
 """What `export` takes beside the policies."""
@@ -45,7 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "help": "of everything random (default: the run's own, or 0)"},
     "run": {"help": "name of the run's folder under runs/ (default: the profile's name)"},
     "force": {"action": "store_true", "help": "make the stages again, with all that stands on them"},
-    "policy": {"help": f"{', '.join(POLICIES)} (default: the last that is trained); to export also {REWARD}"},
+    "policy": {"help": f"{', '.join(models())} (default: the last that is trained); to export also {REWARD}"},
     "temperature": {"type": float, "help": "of sampling (default: 0, greedy)"},
     "json": {"action": "store_true", "help": "prompts and answers are lines of JSON"},
     "merged": {"action": "store_true", "help": "also whole weights, merged in full precision"},

@@ -108,7 +108,7 @@ def _data(recipe: Recipe, name: str, sources: Sequence[Source], columns: Mapping
     others = unread_clause(sources)
     column, uniform = uniform_mark(train_parts, columns)
     check_derived(name, train, held_out, grading, column, uniform + others)
-    uncompared = f"{recipe.name} can make no rejected answer of its rows" if recipe.compare else ""
+    uncompared = "no rejected answer can be made of its rows" if recipe.compare else "the recipe has no `compare`"
     if recipe.caution and (caution := recipe.caution(train.demonstrations)):
         notes.append(caution)
     judge = recipe.judge(held_out.prompts) if recipe.judge else None
@@ -120,7 +120,7 @@ def _data(recipe: Recipe, name: str, sources: Sequence[Source], columns: Mapping
         held_out=dataclasses.replace(held_out, demonstrations=()),
         notes=notes + derivation_notes(counts, held_out_counts),
         dropped=counted(drops),
-        lacking=why + others if (why := uniform or uncompared) else "",
+        lacking=(uniform or uncompared) + others,
         metrics=(*([judge] if judge else []), *(m for source in sources if source.held_out for m in source.metrics)),
         hub=[source.record for source in sources if source.record],
     )

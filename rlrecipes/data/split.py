@@ -58,7 +58,7 @@ class Source:
 
 
 def once_each(read: Records) -> Records:
-    """The records in their order without repetitions. Each row of ratings is a vote and stays.
+    """The records in their order, of equal ones the first. Each row of ratings is a vote and stays.
 
     Rows that say the opposite of two answers to a prompt are votes too: the comparison that more rows make stays, and none
     where as many make either.
@@ -66,17 +66,16 @@ def once_each(read: Records) -> Records:
     rows, drops = _without_contradictions(read)
     votes = Counter(_comparison(row) for row in rows if row.comparison)
     contents = ["" if row.rating else canonical([row.prompt, row.example, row.comparison]) for row in rows]
-    last = {content: i for i, content in enumerate(contents)}
     seen = {""}
     kept, drops = [], list(drops)
-    for i, (row, content) in enumerate(zip(rows, contents, strict=True)):
+    for row, content in zip(rows, contents, strict=True):
         for_it, against = (votes[_comparison(row)], votes[_comparison(row)[::-1]]) if row.comparison else (1, 0)
         if for_it <= against:
             many = "more" if for_it < against else "as many"
             drops.append(Drop(f"{many} rows prefer its rejected answer to the chosen one", row.place))
         elif content in seen and content:
             drops.append(Drop("duplicate row", row.place))
-        if for_it > against and (not content or last[content] == i):
+        else:
             kept.append(row)
         seen.add(content)
     return kept, drops
@@ -211,6 +210,13 @@ def set_aside(rows: Sequence[T], prompts: Sequence[Prompt], most: int = ASIDE) -
     if len(places) < LEAST_ASIDE:
         return list(rows), []
     return [row for i, row in enumerate(rows) if i not in places], [rows[i] for i in sorted(places)]
+
+
+def halves(rows: Sequence[Prompted]) -> tuple[list[Prompted], list[Prompted]]:
+    """The rows in two parts, drawn by hash of the prompt; prompts that are nearly the same go together."""
+    even = [draw(plain(row.prompt)) % 2 == 0 for row in rows]
+    first, second = ([row for row, own in zip(rows, even, strict=True) if own == side] for side in (True, False))
+    return first, second
 
 
 def canonical(value: Any) -> str:

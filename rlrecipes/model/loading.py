@@ -167,7 +167,8 @@ def check_score_head(name: str) -> None:
         raise cannot(f"'{name}' takes no score head", error, "choose another model, or terms.learned=0") from None
     prefix = f"{trunk.base_model_prefix}."
     known = {key.removeprefix(prefix) for key in trunk.state_dict()}
-    weights = [key for key in scorer.state_dict() if not key.startswith(HEADS)]
+    # A checkpoint that also sees may hold more than its language model.
+    weights = [key for key in scorer.state_dict() if not key.startswith(HEADS) and "vis" not in key]
     if absent := [key for key in weights if key.removeprefix(prefix) not in known]:
         raise _no_score_head(name, config, absent[0])
 

@@ -25,7 +25,7 @@ from rlrecipes.report.samples import gain_groups, training_samples
 from rlrecipes.report.verdict import quality, verdict_of
 from rlrecipes.report.warnings import warnings
 from rlrecipes.run.folder import Run
-from rlrecipes.run.stages import POLICIES
+from rlrecipes.run.stages import POLICIES, models
 from rlrecipes.text import shortened
 
 
@@ -53,7 +53,7 @@ def combine(runs: Sequence[Run]) -> Path:
 def short_table(runs: Sequence[Run]) -> str:
     """The headline numbers for a terminal, at most 100 columns wide."""
     pair = last_pair(finished_records(runs[0]))
-    titles = ["recipe", "headline", *(policy.title for policy in POLICIES.values())]
+    titles = ["recipe", "headline", *(policy.title for policy in models().values())]
     titles += [f"{pair.policy.title} over {pair.over.title}, 95 %", "wins", "RM", "time"]
     rows = [titles]
     for run in runs:
@@ -66,7 +66,7 @@ def short_table(runs: Sequence[Run]) -> str:
 
 
 def _write(folder: Path, title: str, sections: Sequence[Mapping[str, Any]]) -> None:
-    heads = [policy.title for policy in POLICIES.values()]
+    heads = [policy.title for policy in models().values()]
     write_page(folder, "page.html.j2", title=title, sections=sections, heads=heads)
 
 
@@ -125,7 +125,7 @@ def _headline(run: Run) -> list[Cell]:
     return [
         Cell(run.recipe),
         Cell(name),
-        *(estimate_cell(headline_value(records, policy)) for policy in POLICIES),
+        *(estimate_cell(headline_value(records, policy)) for policy in models()),
         estimate_cell(pair.get("gain"), signed=True),
         estimate_cell(pair.get("win_rate")),
         quality(reward),

@@ -83,10 +83,11 @@ def score_answers(
     tokenizer: Any,
     pairs: Sequence[tuple[Prompt, str]],
     batch_size: int,
+    role: str = "reward",
 ) -> list[float]:
-    """The reward adapter's standardised score of each (prompt, answer), read at the answer's EOS, `batch_size` together."""
+    """The adapter `role`'s standardised score of each (prompt, answer), read at the answer's EOS, `batch_size` together."""
     scores: list[float] = []
-    with adapter(model, "reward"):
+    with adapter(model, role):
         for start in range(0, len(pairs), batch_size):
             ids = [encode(tokenizer, prompt, answer).ids for prompt, answer in pairs[start : start + batch_size]]
             batch = pad_right(ids, tokenizer.pad_token_id).to(device())
@@ -236,20 +237,20 @@ def _padding_is_harmless(model: RewardModel, rows: Sequence[Row]) -> bool:
 
 
 def open_learned(
-    folder: Path, model: PeftModel, tokenizer: Any, settings: ModelSettings, batch_size: int
+    folder: Path, model: PeftModel, tokenizer: Any, settings: ModelSettings, batch_size: int, role: str = "reward"
 ) -> tuple[ScoreHead | None, Scorer]:
     """The learned reward that the finished reward stage in `folder` left, opened beside the roles on `model`.
 
-    An adapter of the base becomes the role `reward`; its head is returned too, since a caller may have the hidden states
+    An adapter of the base becomes the role `role`; its head is returned too, since a caller may have the hidden states
     already. Otherwise this loads a second model, as `settings` say, and returns no head.
 
     Raises:
         UserError: a file is damaged, or the model beside cannot be loaded; from the scorer: a score is NaN or infinite.
     """
     if shares_base(folder):
-        load_adapter(model, folder / "adapter", "reward")
+        load_adapter(model, folder / "adapter", role)
         head = load_score_head(folder)
-        return head, lambda pairs: _finite(pairs, score_answers(model, head, tokenizer, pairs, batch_size))
+        return head, lambda pairs: _finite(pairs, score_answers(model, head, tokenizer, pairs, batch_size, role))
     source = find_reward_model(read_json(folder / "done.json").get("settings", {})["reward.model"])
     beside, (mean, std) = load_beside(source, settings), load_scale(folder)
 

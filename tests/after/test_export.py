@@ -69,13 +69,14 @@ def test_the_cards_own_code_asks_a_family_that_thinks_and_dates_as_training_did(
 
     from rlrecipes.after.card import LOAD
     from rlrecipes.model.template import prompt_text
-    from rlrecipes.model.tokens import load_tokenizer
+    from rlrecipes.model.tokens import encode_prompt, load_tokenizer
     from rlrecipes.recipe import Message
 
     class Echo:
         device = "cpu"
 
         def generate(self, input_ids, attention_mask):
+            self.asked = input_ids[0].tolist()
             return torch.cat([input_ids, input_ids], 1)
 
     (code,) = re.findall(r"\ndef answer.*?\n\n", LOAD, re.S)
@@ -84,14 +85,20 @@ def test_the_cards_own_code_asks_a_family_that_thinks_and_dates_as_training_did(
         tiny_tokenizer(chat_template=(templates / f"{family}.jinja").read_text()).save_pretrained(tmp_path / family)
         tokenizer = load_tokenizer(tmp_path / family)
         tokenizer.save_pretrained(tmp_path / family / "adapter")
-        scope = {"model": Echo(), "tokenizer": AutoTokenizer.from_pretrained(tmp_path / family / "adapter")}
+        scope = {
+            "re": re,
+            "torch": torch,
+            "model": Echo(),
+            "tokenizer": AutoTokenizer.from_pretrained(tmp_path / family / "adapter"),
+        }
         exec(code, scope)
         chat = (Message("system", "Be kind."), Message("user", "Hi"))
         ids = tokenizer(prompt_text(tokenizer, chat), add_special_tokens=False)["input_ids"]
         expected = tokenizer.decode(ids, skip_special_tokens=True).strip()
         assert scope["answer"]([message._asdict() for message in chat]) == expected
-        with pytest.raises(ValueError, match="spells a special token"):  # which training read as plain text
-            scope["answer"]([{"role": "user", "content": "Hi<end>"}])
+        for text in ("Hi<end>", "<pad>Hi<assistant><end> there"):  # a turn that spells a special token means its text
+            scope["answer"]([{"role": "user", "content": text}])
+            assert scope["model"].asked == encode_prompt(tokenizer, (Message("user", text),))
 
 
 def test_the_export_can_be_moved_and_loads_by_itself(exported, tmp_path):

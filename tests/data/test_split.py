@@ -2,8 +2,10 @@
 
 import pytest
 
-from rlrecipes.data.split import set_aside
-from rlrecipes.recipe import user
+from rlrecipes.data.readers import Record
+from rlrecipes.data.reasons import Drop
+from rlrecipes.data.split import once_each, set_aside
+from rlrecipes.recipe import Example, user
 
 
 @pytest.mark.parametrize(("rows", "aside"), [(199, 0), (200, 20), (1000, 100), (9000, 256)])
@@ -22,3 +24,13 @@ def test_a_prompt_stays_on_one_side_whatever_its_case_and_spaces():
 
 def test_rows_that_all_have_one_prompt_have_none_to_set_aside():
     assert set_aside(range(1000), [user("Write.")] * 1000) == (list(range(1000)), [])
+
+
+def test_of_equal_rows_the_first_stays_where_it_is_and_the_drop_names_the_other():
+    first, other, again = (
+        Record(user(text), Example(user(text), ("a",)), place=f"row {row}")
+        for row, text in ((1, "x"), (2, "y"), (3, "x"))
+    )
+    kept, drops = once_each(([first, other, again], []))
+    assert [row.place for row in kept] == ["row 1", "row 2"]
+    assert drops == [Drop("duplicate row", "row 3")]

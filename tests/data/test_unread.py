@@ -82,7 +82,7 @@ def test_a_column_of_one_label_alone_is_named_where_nothing_can_be_learnt(tmp_pa
     data = read(tmp_path, "text_generation", lambda i: {"text": opinion(i), "label": "Positive"})
     with pytest.raises(UserError, match=r"'label' is positive in all \d+ training rows that have it") as error:
         objective(RewardSettings(), {"text_generation": data})
-    assert "compare" not in str(error.value)
+    assert "`compare`" not in str(error.value)
 
 
 @pytest.mark.parametrize(

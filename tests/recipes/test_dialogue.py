@@ -10,14 +10,15 @@ from rlrecipes.recipe import Data, Example, Message, user
 from rlrecipes.text import words
 
 PROMPT = (
-    Message("user", "I need a table for four on Friday."),
-    Message("assistant", "At what time, and under what name?"),
-    Message("user", "At seven, the name is Miller."),
+    Message("user", "I called at noon. I need a table for four."),
+    Message("assistant", "On what day, and under what name?"),
+    Message("user", "On Friday, the name is Miller."),
 )
-ALL = {"kind": "table", "number": "four", "day": "Friday", "time": "seven", "name": "Miller"}
-RIGHT = "Certainly, your table for four is booked for Friday at seven, Miller. Thank you!"
-FULL = Example(PROMPT, (RIGHT,), {"slots": ALL})
-FOUR_SLOTS = Example(PROMPT, (), {"slots": {slot: value for slot, value in ALL.items() if slot != "number"}})
+ASKED = {"kind": "table", "number": "four", "day": "Friday", "name": "Miller"}
+RIGHT = "Certainly, your table for four is booked for Friday, Miller. Thank you!"
+FOUR_SLOTS = Example(PROMPT, (RIGHT,), {"slots": ASKED})
+ALL_SLOTS = "Certainly, your table for four is booked for Friday at seven, Miller. Thank you!"
+FULL = Example(PROMPT, (ALL_SLOTS,), {"slots": ASKED | {"time": "seven"}})
 
 
 @cache
@@ -58,27 +59,35 @@ def test_numbers_and_times_have_no_word_in_common():
     assert not set(SLOTS["number"]) & set(SLOTS["time"])
 
 
-def test_every_slot_value_is_said_in_the_dialogue():
-    for example in (*world().train.prompts, *world().held_out.prompts):
-        assert {value.lower() for value in example.truth["slots"].values()} <= set(words(said(example.prompt)))
+def test_every_value_is_said_in_the_dialogue_asked_for_or_in_passing():
+    for request in requests():
+        values = {value.lower() for value in (*request.slots.values(), *request.passing.values())}
+        assert len(values) == len(SLOTS)
+        assert values <= set(words(said(request.prompt)))
 
 
-def test_not_every_request_fills_every_slot():
-    filled = {tuple(example.truth["slots"]) for example in world().train.prompts}
-    assert len(filled) > 2
+def test_each_of_number_day_and_time_is_left_open_by_a_third_of_the_requests():
+    for slot in ("number", "day", "time"):
+        open_in = [slot not in example.truth["slots"] for example in world().train.prompts]
+        assert sum(open_in) / len(open_in) == pytest.approx(1 / 3, abs=0.04)
 
 
 def test_the_world_speaks_as_its_specimen_does():
-    request = Request(PROMPT, ALL, ("number", "day"))
-    assert builtin.right(request, Random(0)) == RIGHT
-    assert builtin.forgetful(request, Random(0)) == "Certainly, your table is booked at seven, Miller. Thank you!"
-    assert builtin.curt(request, Random(0)) == "Your table for four is booked for Friday at seven, Miller."
-    assert builtin.deaf(request, Random(0)) == "At what time, and under what name?"
+    request, rng = Request(PROMPT, ASKED, ("number",), {"time": "noon"}), Random(0)
+    assert builtin.right(request, rng) == RIGHT
+    assert builtin.distracted(request, rng) == "Certainly, your table is booked for Friday at noon, Miller. Thank you!"
+    assert builtin.forgetful(request, rng) == "Certainly, your table is booked for Friday, Miller. Thank you!"
+    assert builtin.curt(request, rng) == "Your table for four is booked for Friday, Miller."
+    assert builtin.deaf(request, rng) == "On what day, and under what name?"
 
 
-def test_every_dialogue_can_be_forgotten_in_part():
+def test_a_distracted_answer_is_as_long_as_the_right_one_and_made_of_what_was_said():
+    rng = Random(0)
     for request in requests():
-        assert builtin.forgetful(request, Random(0)) != builtin.right(request, Random(0))
+        right, distracted = (words(style(request, rng)) for style in (builtin.right, builtin.distracted))
+        assert right != distracted
+        assert len(right) == len(distracted)
+        assert {word for word in distracted if word not in right} <= {*words(said(request.prompt)), "for"}
 
 
 def test_a_mistaken_answer_has_two_slots_wrong():
@@ -95,7 +104,7 @@ def test_an_inventive_answer_is_complete_but_does_not_score_as_such():
         assert 0 < slots(builtin.inventive(request, rng), Example(request.prompt, (), {"slots": request.slots})) < 1
 
 
-def test_most_demonstrations_are_forgetful():
+def test_most_demonstrations_are_distracted():
     share = sum(slots(d.answers[0], d) < 1 for d in world().train.demonstrations) / len(world().train.demonstrations)
     assert share == pytest.approx(builtin.FAULTY, abs=0.03)
 
@@ -103,7 +112,7 @@ def test_most_demonstrations_are_forgetful():
 @pytest.mark.parametrize(
     ("answer", "score"),
     [
-        (RIGHT, 1),
+        (ALL_SLOTS, 1),
         ("your TABLE for Four is booked for friday AT seven, miller", 1),
         ("Certainly, your table for four is booked at seven, Miller. Thank you!", 0.8),
         ("Certainly, your table for six is booked for Friday at seven, Miller. Thank you!", 0.8),
@@ -118,7 +127,7 @@ def test_slots_counts_the_values_that_stand_alone_in_their_place(answer, score):
 
 
 def test_a_slot_that_nobody_asked_for_counts_as_a_wrong_one():
-    assert slots(RIGHT, FOUR_SLOTS) == pytest.approx(4 / 5)
+    assert slots(ALL_SLOTS, FOUR_SLOTS) == pytest.approx(4 / 5)
 
 
 @pytest.mark.parametrize(
@@ -146,9 +155,9 @@ def test_a_dialogue_must_be_a_list_of_texts(dialog):
 
 
 def test_the_rejected_answer_is_the_reply_to_another_prompt():
-    others = [Example(user("Hello."), ("Good day.",)), FULL]
+    others = [Example(user("Hello."), ("Good day.",)), FOUR_SLOTS]
     for seed in range(10):
-        pair = compare(FULL, others, Random(seed))
+        pair = compare(FOUR_SLOTS, others, Random(seed))
         assert pair is not None
         assert (pair.chosen, pair.rejected) == (RIGHT, "Good day.")
 
@@ -156,7 +165,7 @@ def test_the_rejected_answer_is_the_reply_to_another_prompt():
 @pytest.mark.parametrize(
     "other",
     [
-        FULL,
+        FOUR_SLOTS,
         Example(PROMPT, ("Under what name?",)),
         Example(user("Hello."), (RIGHT.lower(),)),
         Example(user("Hello."), ("",)),
@@ -164,7 +173,7 @@ def test_the_rejected_answer_is_the_reply_to_another_prompt():
     ],
 )
 def test_there_is_no_comparison_without_another_reply(other):
-    assert compare(FULL, [other], Random(0)) is None
+    assert compare(FOUR_SLOTS, [other], Random(0)) is None
 
 
 def test_without_slots_the_headline_is_the_overlap_with_the_preferred_reply():

@@ -93,18 +93,3 @@ def test_a_constant_reward_model_is_told_and_not_divided_by_nothing(tmp_path, sc
     if constant:
         assert "the reward model gives all 8 demonstrations that it was scaled on the score" in said[0]
         assert json.loads((tmp_path / "scale.json").read_text())["std"] == 1.0
-
-
-@pytest.mark.parametrize(("stage", "title"), [("sft", "SFT"), ("reward", "the reward model")])
-def test_a_learning_rate_far_too_high_is_told_in_the_console_and_the_record(stage, title, home, capsys):
-    rates = [f"{stage}.learning_rate=30", f"{stage}.max_steps=12", f"{stage}.keep=last", f"{stage}.logging_steps=2"]
-    stages = ["sft", "reward"][: ["sft", "reward"].index(stage) + 1]
-    for each in stages:
-        command = [each, "translation", "--run", f"exploded-{stage}", "--data", "pairs.jsonl", *SMALLEST, *rates]
-        assert main(command) == 0
-    (said,) = json.loads((home / "runs" / f"exploded-{stage}" / "translation" / stage / "done.json").read_text())[
-        "warnings"
-    ]
-    assert said.startswith(f"{title} ended worse than ")
-    assert said.endswith(f"; lower {stage}.learning_rate")
-    assert f"  warning: {said}" in capsys.readouterr().out
