@@ -81,7 +81,7 @@ $(error there is no variable $(firstword $(STRANGE)); $(if $(NEAREST),did you me
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export runs compare clean $(RECIPES) $(STAGES)
+.PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export examine runs compare clean $(RECIPES) $(STAGES)
 
 help: ## this list
 	@echo "Targets:"
@@ -124,6 +124,9 @@ runs: $(READY) ## all runs: what they reached, and how far they are
 
 compare: $(READY) ## RUNS='…': runs side by side: settings, paired results, curves on the same axes
 	@$(RLRECIPES) compare $(call each,RUNS) $(call given,RECIPE,--recipe) $(options)
+
+examine: $(READY) ## RECIPE=…: what a run's reward model has learnt, as a page and a table; ARGS=reward.model=… for one from elsewhere
+	@$(RLRECIPES) $@ $(call one,RECIPE) $(others)
 
 list: $(READY) ## the recipes and profiles there are
 	@$(RLRECIPES) list $(others)

@@ -16,6 +16,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rlrecipes.report.examination import Found, examination, read_examination
 from rlrecipes.report.hacking import hacking
 from rlrecipes.report.numbers import Cell, duration, estimate_cell
 from rlrecipes.report.plots import curves
@@ -31,6 +32,14 @@ from rlrecipes.text import shortened
 def write_report(run: Run, notes: Sequence[str], folder: Path) -> None:
     """Writes `folder/index.html` about the finished stages of a run."""
     _write(folder, f"{run.recipe} · run {run.name}", [_section(run, notes)])
+
+
+def write_examination(found: Found, folder: Path) -> None:
+    """Writes `folder/index.html` about the examination of a reward model."""
+    values = examination(found)
+    empty: dict[str, Any] = {"records": {}, "notes": [], "warnings": [], "curves": [], "samples": [], "training": []}
+    section = {**empty, "verdict": values["verdict"], "examination": values}
+    _write(folder, f"The reward model of {found['recipe']} · run {found['run']}", [section])
 
 
 def combine(runs: Sequence[Run]) -> Path:
@@ -104,6 +113,7 @@ def _section(run: Run, notes: Sequence[str]) -> dict[str, Any]:
         "tally": tally,
         "samples": groups,
         "training": training_samples(json_lines(run.stage("ppo") / "samples.jsonl")),
+        "examination": examination(found) if (found := read_examination(run, records.get("reward", {}))) else None,
     }
 
 

@@ -112,6 +112,7 @@ class RewardModel:
     """The id of the padding token; None where the model knows none, so that it reads its score at a text's last token."""
     max_tokens: int
     """The longest text that it can read."""
+    tokenizer: Any
     padded: bool = True
     """Whether texts of several lengths may be read together."""
 
@@ -158,7 +159,7 @@ def as_policy(model: Any, tokenizer: Any, max_tokens: int) -> RewardModel:
         return {"input_ids": encode(tokenizer, prompt, answer).ids}
 
     model.config.use_cache = False
-    return RewardModel(model, encode_row, tokenizer.pad_token_id, max_tokens)
+    return RewardModel(model, encode_row, tokenizer.pad_token_id, max_tokens, tokenizer)
 
 
 def load_sharing(source: RewardSource, model_name: str, settings: ModelSettings, tokenizer: Any) -> RewardModel:
@@ -185,7 +186,7 @@ def load_beside(source: RewardSource, settings: ModelSettings) -> RewardModel:
     model = _with_adapter(model, source) if source.base else model
     model.config.use_cache = False
     pad = _pad(source, model_config(name), tokenizer, model.get_input_embeddings().num_embeddings)
-    found = RewardModel(model, _reader(source, tokenizer, model), pad, _longest(model, tokenizer))
+    found = RewardModel(model, _reader(source, tokenizer, model), pad, _longest(model, tokenizer), tokenizer)
     with _library_errors(source):
         probe = [found.cut(_row(tokenizer(text), model)) for text in ("Hello.", "Hello. How are you today? I am well.")]
         return replace(found, padded=_padding_is_harmless(found, probe))
