@@ -33,6 +33,8 @@ SETTINGS =
 FROM =
 # Settings of the profile to override, as 'ppo.learning_rate=1e-6 sft.max_steps=50'; for bench, numbers and chat, options
 ARGS =
+# What evaluation compares, as 'base sft ppo runs/other'; without it, all policies of the run
+POLICIES =
 # 1 makes finished stages again, with all that stands on them
 FORCE =
 # For chat and export: the policy; without it, the last one trained
@@ -60,7 +62,8 @@ given = $(if $(value $(1)),$(2) $(call one,$(1)))
 # 1 says yes; nothing and 0 say no
 yes = $(filter-out 0,$(value $(1)))
 # ARGS stand first: --columns would take them for its own
-options = $(call each,ARGS) $(call given,COLUMNS,--columns) $(call given,PROFILE,--profile) $(call given,SEED,--seed) \
+options = $(call each,ARGS) $(if $(value POLICIES),$(call quoted,evaluate.policies=$(value POLICIES))) \
+	$(call given,COLUMNS,--columns) $(call given,PROFILE,--profile) $(call given,SEED,--seed) \
 	$(call given,MODEL,--model) $(call given,DATA,--data) $(call given,RUN,--run) $(call given,SETTINGS,--settings) \
 	$(call given,FROM,--from) $(if $(call yes,FORCE),--force) $(call given,POLICY,--policy) \
 	$(if $(call yes,MERGED),--merged) $(call given,PUSH,--push) $(call given,TO,--to) $(call given,CARD,--card) \
@@ -78,7 +81,7 @@ $(error there is no variable $(firstword $(STRANGE)); $(if $(NEAREST),did you me
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export runs compare clean $(RECIPES) $(STAGES)
+.PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export examine runs compare clean $(RECIPES) $(STAGES)
 
 help: ## this list
 	@echo "Targets:"
@@ -121,6 +124,9 @@ runs: $(READY) ## all runs: what they reached, and how far they are
 
 compare: $(READY) ## RUNS='…': runs side by side: settings, paired results, curves on the same axes
 	@$(RLRECIPES) compare $(call each,RUNS) $(call given,RECIPE,--recipe) $(options)
+
+examine: $(READY) ## RECIPE=…: what a run's reward model has learnt, as a page and a table; ARGS=reward.model=… for one from elsewhere
+	@$(RLRECIPES) $@ $(call one,RECIPE) $(others)
 
 list: $(READY) ## the recipes and profiles there are
 	@$(RLRECIPES) list $(others)

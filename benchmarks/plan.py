@@ -23,8 +23,8 @@ from typing import Any
 
 from benchmarks.measure import machine, measure, peak, require_linux, reset_peak, settle
 from benchmarks.work import Model, Work, prompts
-from rlrecipes.before.needs import Lengths, fullest, moments
-from rlrecipes.before.shape import shape_of
+from rlrecipes.before.needs import fullest, moments
+from rlrecipes.before.shape import Lengths, shape_of
 from rlrecipes.errors import UserError
 from rlrecipes.profile import (
     EvaluateSettings,

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from rlrecipes.after.finished import FinishedRun, find_finished_run
 from rlrecipes.before.plan import plan
-from rlrecipes.command.job import PROFILE, job_of, of_each_seed, profile_of, refuse_unlearned, source_of
-from rlrecipes.command.options import Command, parse
+from rlrecipes.command.job import PROFILE, job_of, of_each_seed, profile_of, read_columns, refuse_unlearned, source_of
+from rlrecipes.command.options import REWARD, Command, parse
 from rlrecipes.errors import UserError, option, switch
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import with_weights
 from rlrecipes.pipeline import in_order, run_stages
-from rlrecipes.profile import LOWEST_TEMPERATURE, load_profile, profile_names
+from rlrecipes.profile import LOWEST_TEMPERATURE, check_once, load_profile, profile_names
 from rlrecipes.recipe import BUILT_IN, load_recipe, recipe_names
 from rlrecipes.run.allocator import keep_freed_memory
 from rlrecipes.run.console import end_bars, open_streams, quiet, say, shown
@@ -78,6 +78,11 @@ def commands() -> dict[str, Command]:
             _export,
             (*policy, "merged", "push", "to"),
             settings=False,
+        ),
+        "examine": Command(
+            "what a run's reward model has learnt, or one from elsewhere (reward.model=…), as a page and a table",
+            _examine,
+            ("profile", "data", "columns", "run"),
         ),
     }
 
@@ -211,11 +216,11 @@ def _compare(arguments: argparse.Namespace) -> None:
     say(f"{text}\ncompared: {page}")
 
 
-def _run_and_policy(arguments: argparse.Namespace) -> tuple[FinishedRun, str]:
-    """The finished run and the policy that the command line names."""
+def _run_and_policy(arguments: argparse.Namespace, others: Sequence[str] = ()) -> tuple[FinishedRun, str]:
+    """The finished run and the policy that the command line names, or one of `others`."""
     name = arguments.run or load_profile(arguments.profile or PROFILE).name
     finished = find_finished_run(Run(name, arguments.recipe), load_recipe(arguments.recipe))
-    policy = finished.policy(arguments.policy)
+    policy = arguments.policy if arguments.policy in others else finished.policy(arguments.policy)
     base = finished.base_model()  # here, so that the error comes before the libraries load
     if not finished.embedded:
         reach_model(base, None)
@@ -251,21 +256,42 @@ def _chat(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    finished, policy = _run_and_policy(arguments)
+    finished, policy = _run_and_policy(arguments, [REWARD])
     from rlrecipes.hub.push import check_push, push
 
     if policy == "base":
         others = " or ".join(option("policy", name) for name, row in POLICIES.items() if row.stage)
         raise UserError(f"the base is not ours to export; choose {others}")
+    if policy == REWARD and (arguments.merged or arguments.push):
+        raise UserError(
+            f"a reward model is always merged, and stays here; leave {switch('merged')} and {option('push')} out"
+        )
     if arguments.push is not None:
         check_push(arguments.push)
     quiet()
     from rlrecipes.after.export import export
 
-    folder = export(finished, policy, arguments.merged, arguments.push, arguments.to and Path(arguments.to))
+    place = arguments.to and Path(arguments.to)
+    if policy == REWARD:
+        from rlrecipes.after.reward_export import export_reward
+
+        return say(f"exported: {export_reward(finished, place)}")
+    folder = export(finished, policy, arguments.merged, arguments.push, place)
     say(f"exported: {folder}")
     if arguments.push is not None:
         say(f"uploaded: {push(folder, arguments.push)}")
+
+
+def _examine(arguments: argparse.Namespace) -> None:
+    from rlrecipes.after.examine.request import request
+
+    check_once(arguments.overrides)
+    columns, profile = read_columns(arguments.columns), arguments.profile or PROFILE
+    asked = request(arguments.recipe, arguments.run, profile, arguments.data, columns, arguments.overrides)
+    quiet()
+    from rlrecipes.after.examine.examination import examine
+
+    say(f"examined: {examine(asked)}")
 
 
 if __name__ == "__main__":

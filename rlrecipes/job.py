@@ -27,6 +27,7 @@ from rlrecipes.recipe import (
     unknown,
 )
 from rlrecipes.run.folder import Run
+from rlrecipes.run.policies import chosen
 from rlrecipes.run.settings import Settings, asked_for
 from rlrecipes.run.stages import STAGES, below
 from rlrecipes.text import is_number, quoted, shortened
@@ -124,6 +125,7 @@ def make_job(
         UserError: for anything wrong in the names, the seed, the weights or the data.
     """
     check_seed(seed)
+    chosen(profile.evaluate.policies, run)
     if isinstance(recipe, str):
         if PLUS in recipe:
             return _joint_job(recipe, profile, run, weights, source, columns or {}, seed)

@@ -19,6 +19,7 @@ from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job
 from rlrecipes.profile import Profile, check_profile, load_profile
 from rlrecipes.recipe import Recipe, unknown
+from rlrecipes.reward.judge import missing, own_judge
 from rlrecipes.reward.source import reach_reward_model
 from rlrecipes.run.circumstances import Stopwatch, git_commit, machine, require_trl, versions
 from rlrecipes.run.console import quiet, say, unbroken
@@ -104,6 +105,7 @@ def prepare(
     check_profile(profile)
     name = recipe if isinstance(recipe, str) else recipe.name
     place = Run(run or profile.name, name)
+    own_judge(profile.evaluate.judge)
     if PLUS not in name:
         reach_reward_model(profile)
     source = data or profile.data
@@ -119,8 +121,8 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False, source: str
         UserError: a stage cannot run, or was finished under other settings without `force`, which removes the stages and
             all that stands on them first.
     """
-    if not any(needed(job, stage) for stage in stages):
-        raise UserError("terms.learned is 0, so there is no reward model to train; give it a weight or go on with ppo")
+    if all(reasons := [unneeded(job, stage) for stage in stages]):
+        raise UserError(f"{reasons[0]}; leave out the stage '{stages[0]}', and go on with ppo")
     _check_reward_model(job)
     check_environment()
     with unbroken(), locked(job.run.folder):
@@ -139,11 +141,12 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False, source: str
 
 def _without_taken(job: Job, stages: Sequence[str], other: Run) -> list[str]:
     """Takes what comes before the policy from another run, and returns the stages that are left to run."""
-    for stage in SHARED_STAGES:
+    there = (*SHARED_STAGES, *(("judge",) if other.done("judge") else ()))
+    for stage in there:
         if needed(job, stage) and any(stage in (name, *below(name)) for name in stages):
             new = take(job.run, stage, other, job.settings(stage))
             say(f"{job.recipe.name} · {stage}: {'taken' if new else 'taken already'} from {other.stage(stage)}")
-    return [stage for stage in stages if stage not in SHARED_STAGES]
+    return [stage for stage in stages if stage not in there]
 
 
 def _check_reward_model(job: Job) -> None:
@@ -203,8 +206,15 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
 
 
 def needed(job: Job, stage: str) -> bool:
-    """Whether the job needs a stage: a reward of programmatic terms alone needs no reward model."""
-    return bool(job.recipe.reward.learned) or not STAGES[stage].for_learned_reward
+    """Whether the job needs a stage."""
+    return unneeded(job, stage) is None
+
+
+def unneeded(job: Job, stage: str) -> str | None:
+    """Why the job does without a stage, in a sentence without its stop; None where it needs it."""
+    if STAGES[stage].for_learned_reward and not job.recipe.reward.learned:
+        return "terms.learned is 0, so there is no reward model to train"
+    return missing(job) if stage == "judge" else None
 
 
 def _is_finished(job: Job, stage: str) -> bool:

@@ -41,7 +41,7 @@ SMALLEST_BASE = (
     *("base.intermediate_size=128", "base.per_device_train_batch_size=2"),
 )
 SHORTEST = (
-    *("track.wandb=off", "evaluate.limit=6"),
+    *("track.wandb=off", "evaluate.limit=6", "evaluate.policies=base,sft,best4,ppo"),
     "lora.lora_dropout=0.1",
     *("sft.max_steps=2", "sft.per_device_train_batch_size=4"),
     *("reward.max_steps=2", "reward.per_device_train_batch_size=4"),

@@ -23,6 +23,8 @@ COMPANIONS = {
     "sft.num_train_epochs": ["sft.max_steps=-1"],
     "reward.num_train_epochs": ["reward.max_steps=-1"],
     "ppo.kl_horizon": ["ppo.kl_target=6"],
+    "evaluate.judge_url": ["evaluate.judge_model=m"],
+    "evaluate.judge_model": ["evaluate.judge_url=http://localhost/v1"],
     "ppo.num_mini_batches": ["ppo.per_device_train_batch_size=14"],
 }
 """What must be said beside a setting, so that it does not contradict the profile."""
@@ -181,6 +183,8 @@ IDLE = {
     "ppo.keep": [["ppo.eval_every=0"]],
     "ppo.patience": [["ppo.eval_every=0"]],
     "track.project": [["track.wandb=off"]],
+    "evaluate.judge": [["evaluate.judge_url=http://localhost/v1", "evaluate.judge_model=m"]],
+    "evaluate.judge_model": [["evaluate.limit=5"]],
     **{f"base.{key}": [["model.name=some/model"]] for table, key in KEYS if table == "base"},
     **{
         f"reward.{key}": [["reward.model=some/model"]]
@@ -222,7 +226,8 @@ ALWAYS = {
     ),
     *("ppo.kl_coef", "ppo.kl_stop", "ppo.vf_coef", "ppo.gamma", "ppo.lam", "ppo.whiten_rewards"),
     *("ppo.eval_every", "ppo.missing_eos_penalty", "ppo.reward_clip", "ppo.num_sample_generations"),
-    *("evaluate.limit", "evaluate.batch_size", "track.wandb", "checkpoint.seconds", "limits.term_seconds"),
+    *("evaluate.limit", "evaluate.batch_size", "evaluate.policies", "evaluate.judge_url"),
+    *("track.wandb", "checkpoint.seconds", "limits.term_seconds"),
     *("memory.card", "memory.halve_on_oom"),
 }
 """Settings that something reads whatever the others are."""

@@ -18,7 +18,7 @@ from rlrecipes.after.finished import FinishedRun
 from rlrecipes.hub.reach import is_hub_id, is_local
 from rlrecipes.recipe import BUILT_IN, is_hub
 from rlrecipes.run.folder import make
-from rlrecipes.run.stages import POLICIES, below
+from rlrecipes.run.stages import POLICIES, below, models
 from rlrecipes.text import interval
 
 LOAD = """\
@@ -203,7 +203,8 @@ def _results(finished: FinishedRun, policy: str) -> list[str]:
     evaluation = finished.records.get("evaluate")
     if evaluation is None:
         return [f"Not evaluated yet; `{make('evaluate', finished.run)}`, then export again."]
-    policies = [name for name in list(POLICIES)[: list(POLICIES).index(policy) + 1] if name in evaluation["metrics"]]
+    names = list(models())
+    policies = [name for name in names[: names.index(policy) + 1] if name in evaluation["metrics"]]
     names = list(evaluation["metrics"][policy])
     rows = [[f"`{name}`", *(_estimate(evaluation["metrics"][p].get(name)) for p in policies)] for name in names]
     table = _table(["metric", *(POLICIES[name].title for name in policies)], rows)

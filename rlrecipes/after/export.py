@@ -50,28 +50,43 @@ def export(
     base = finished.base_model()
     check_model(base)
     if merged:
-        _check_unquantized(base)
+        check_unquantized(base)
     _ = finished.prompts  # damage must show before the work
     base_name = "base" if finished.embedded else base if repository is None else public(base)
-    place = elsewhere.expanduser().absolute() if elsewhere else finished.run.stage("export")
+
+    def write(draft: Path, place: Path) -> None:
+        tokenizer = _adapter(finished, policy, base, base_name, draft / "adapter")
+        if finished.embedded:
+            shutil.copytree(base, draft / "base")
+        comparison = _merge(finished, policy, base, tokenizer, draft) if merged else None
+        (draft / "README.md").write_text(card(finished, policy, comparison, repository, place), encoding="utf-8")
+
+    return replaced(finished.run.folder, "export", elsewhere, f"adapter/{ADAPTER}", write)
+
+
+def replaced(folder: Path, name: str, elsewhere: Path | None, mark: str, write: Callable[[Path, Path], None]) -> Path:
+    """Puts what `write(draft, place)` writes into a draft in the place of an earlier export, whole or not at all.
+
+    The place is `name` in the run's `folder`, or `elsewhere`; a file called `mark` tells an export there from anything else.
+
+    Raises:
+        UserError: something else stands in the place, or nothing can be written there.
+    """
+    place = elsewhere.expanduser().absolute() if elsewhere else folder / name
     tag = "-export" if elsewhere else ""  # beside a folder of one's own may stand another that is hidden
     draft, previous = (place.with_name(f".{place.name}{tag}{ending}") for ending in ("", "-before"))
     if place.is_file():
         raise UserError(f"{place} is a file, and the export's folder is to stand there; move it away")
-    if elsewhere and place.exists() and any(place.iterdir()) and not (place / "adapter" / ADAPTER).is_file():
+    if elsewhere and place.exists() and any(place.iterdir()) and not (place / mark).is_file():
         raise UserError(f"{place} holds something else than an export; name another folder")
-    if not elsewhere and not os.access(finished.run.folder, os.W_OK):
-        raise UserError(f"nothing can be written into {finished.run.folder}; name a folder ({option('to')})")
+    if not elsewhere and not os.access(folder, os.W_OK):
+        raise UserError(f"nothing can be written into {folder}; name a folder ({option('to')})")
     place.parent.mkdir(parents=True, exist_ok=True)
-    with locked(finished.run.folder):
+    with locked(folder):
         _put_back(previous, place)
         shutil.rmtree(draft, ignore_errors=True)
         try:
-            tokenizer = _adapter(finished, policy, base, base_name, draft / "adapter")
-            if finished.embedded:
-                shutil.copytree(base, draft / "base")
-            comparison = _merge(finished, policy, base, tokenizer, draft) if merged else None
-            (draft / "README.md").write_text(card(finished, policy, comparison, repository, place), encoding="utf-8")
+            write(draft, place)
             if place.exists():
                 place.rename(previous)
             draft.rename(place)
@@ -88,7 +103,7 @@ def _put_back(previous: Path, place: Path) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _check_unquantized(base: str) -> None:
+def check_unquantized(base: str) -> None:
     if getattr(AutoConfig.from_pretrained(base, trust_remote_code=False), "quantization_config", None):
         raise UserError(
             f"'{base}' holds quantized weights alone, and nothing can be merged into those; "
@@ -163,7 +178,7 @@ def _merge(finished: FinishedRun, policy: str, base: str, tokenizer: Any, draft:
     shutil.copytree(draft / "adapter", draft / "merged", dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter_*"))
     del model, whole
 
-    merged = _on_device(
+    merged = on_device(
         AutoModelForCausalLM.from_pretrained(draft / "merged", dtype=dtype, trust_remote_code=False).eval()
     )
     difference = max(
@@ -194,7 +209,7 @@ def _unquantized(base: str) -> Any:
     return model
 
 
-def _on_device(model: Any) -> Any:
+def on_device(model: Any) -> Any:
     try:
         return model.to(device())
     except torch.OutOfMemoryError:  # training had it in 4 bits; unquantized it may not fit

@@ -19,7 +19,7 @@ from rlrecipes.model.embedded import check_base
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import BUILT_IN, Message, Prompt, Recipe, unknown
 from rlrecipes.run.folder import Run, make, read_json
-from rlrecipes.run.stages import POLICIES, STAGES
+from rlrecipes.run.stages import STAGES, models
 
 RECORDED = ("data", "finished", "git_commit", "metrics", "seconds", "seed", "versions")
 """What every stage records."""
@@ -44,8 +44,8 @@ class FinishedRun:
         """
         if name is None:
             return self.policies[-1]
-        if name not in POLICIES:
-            raise UserError(unknown("policy", name, list(POLICIES), f"there are {', '.join(POLICIES)}"))
+        if name not in models():
+            raise UserError(unknown("policy", name, list(models()), f"there are {', '.join(models())}"))
         if name not in self.policies:
             raise UserError(f"{self._without(name)}, or choose {option('policy', self.policies[-1])}")
         return name
@@ -53,14 +53,14 @@ class FinishedRun:
     @property
     def policies(self) -> tuple[str, ...]:
         """The policies that can answer: the base, and those whose stage is finished."""
-        return tuple(name for name, policy in POLICIES.items() if policy.stage is None or policy.stage in self.records)
+        return tuple(name for name, policy in models().items() if policy.stage is None or policy.stage in self.records)
 
     def missing(self) -> str | None:
         """A sentence on the first policy that is not there yet, with the command for it; None where all are there."""
-        return next((self._without(name) for name in POLICIES if name not in self.policies), None)
+        return next((self._without(name) for name in models() if name not in self.policies), None)
 
     def _without(self, policy: str) -> str:
-        title, stage = POLICIES[policy].title, str(POLICIES[policy].stage)
+        title, stage = models()[policy].title, str(models()[policy].stage)
         return f"{title} has not been run in {self.run.folder}; make it with `{make(stage, self.run)}`"
 
     @property

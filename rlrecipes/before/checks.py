@@ -22,6 +22,7 @@ from rlrecipes.profile.load import read_tables
 from rlrecipes.recipe import unknown
 from rlrecipes.reward.source import find_reward_model
 from rlrecipes.run.folder import make
+from rlrecipes.run.policies import check_shared, chosen
 from rlrecipes.text import shortened
 
 
@@ -61,8 +62,8 @@ def check_taken(name: str) -> None:
 
 
 def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
-    """Refuses attention or a score head that the model lacks, an SFT adapter of another
-    chat template, and a finished reward model with another vocabulary than the base's.
+    """Refuses attention or a score head that the model lacks, adapters from elsewhere that stand on another base, an SFT
+    adapter of another chat template, and a finished reward model with another vocabulary than the base's.
 
     `name` is the base model's; `pending` are the stages that have yet to run.
 
@@ -70,8 +71,10 @@ def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
         UserError: the sentence says which and what to do.
     """
     _check_attention(name, job.profile.model)
+    if "evaluate" in pending:
+        check_shared(chosen(job.profile.evaluate.policies, job.run), name)
     learns = {"sft", "reward"} & set(pending) and job.recipe.reward.learned and job.profile.reward.model is None
-    if learns and name == job.profile.model.name:
+    if ("judge" in pending or learns) and name == job.profile.model.name:
         check_score_head(name)
     if "sft" not in pending and pending != ["report"]:
         _check_template(job, name)

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlrecipes.before.shape import Block, Input, Network, Shape
-from rlrecipes.errors import UserError
+from rlrecipes.before.shape import Block, Input, Lengths, Network, Shape, lengths
 from rlrecipes.profile import Profile
 from rlrecipes.run.stages import phases
 
@@ -41,20 +40,6 @@ NF4 = 0.5 + 1 / 64 + 4 / 64 / 256
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Tokens of the longest row."""
-
-    prompt: int
-    answer: int
-    padded: bool = True
-    """Whether rows differ in length, so that attention needs a mask."""
-
-    @property
-    def whole(self) -> int:
-        return self.prompt + self.answer
-
-
-@dataclass(frozen=True)
 class Need:
     """What one phase of a stage holds at one moment."""
 
@@ -70,24 +55,11 @@ class Need:
         return sum(self.roles.values())
 
 
-def lengths(shape: Shape, profile: Profile) -> Lengths:
-    """The longest rows that the profile allows. Where it leaves the answers' length to the data, an answer is half a row.
-
-    Raises:
-        UserError: there is no room for a prompt and an answer.
-    """
-    window = min(profile.model.max_length, shape.positions)
-    if window < 2:
-        limit = "model.max_length" if profile.model.max_length < 2 else "the model's max_position_embeddings"
-        raise UserError(f"{limit} is {window}, which leaves no room for a prompt and an answer; take 2 at least")
-    answer = min(profile.ppo.response_length or window // 2, window - 1)
-    return Lengths(window - answer, answer)
-
-
 def moments(
     shape: Shape, profile: Profile, longest: Lengths | None = None, device: str = "cuda", learned: bool = True
 ) -> dict[str, list[Need]]:
-    """The moments of each phase that may be its fullest, in order. Without a learned reward there is no phase `reward`.
+    """The moments of each phase that may be its fullest, in order. Without a learned reward there is no phase
+    `reward`, and without a judge that is trained none of it.
 
     Raises:
         UserError: the rows have no room for a prompt and an answer.
@@ -96,11 +68,13 @@ def moments(
     by_phase: dict[str, Callable[[_Sizes], Iterator[Need]]] = {
         "sft": _sft,
         "reward": _reward,
+        "judge": _judge,
         "ppo rollout": _rollout,
         "ppo update": _update,
         "evaluate": _evaluate,
     }
-    return {phase: list(needs(sizes)) for phase, needs in by_phase.items() if phase != "reward" or learned}
+    there = {"reward": learned, "judge": sizes.judged}
+    return {phase: list(needs(sizes)) for phase, needs in by_phase.items() if there.get(phase, True)}
 
 
 def fullest(needs: list[Need]) -> Need:
@@ -146,6 +120,11 @@ class _Sizes:
     def width(self) -> int:
         """Bytes of a number in the base's precision; adapters are always in float32."""
         return {"float32": 4, "bfloat16": 2}[self.profile.model.dtype]
+
+    @property
+    def judged(self) -> bool:
+        """Whether the judge is a second reward model."""
+        return self.profile.evaluate.judge == "auto" and not self.profile.evaluate.judge_url
 
     @property
     def scorer(self) -> _Sizes:
@@ -341,6 +320,12 @@ def _reward(sizes: _Sizes) -> Iterator[Need]:
     yield Need("reward", "scoring", fixed | scoring)
 
 
+def _judge(sizes: _Sizes) -> Iterator[Need]:
+    reward = replace(sizes.profile.reward, model=None)
+    own = replace(sizes, shape=replace(sizes.shape, beside=None), profile=replace(sizes.profile, reward=reward))
+    yield from (replace(need, phase="judge") for need in _reward(own))
+
+
 def _generation(sizes: _Sizes, phase: str, fixed: Mapping[str, float], rows: int) -> Iterator[Need]:
     """`sampling.sample` on `rows` prompts at two moments: while it reads them, and while it draws the last token."""
     longest = sizes.longest
@@ -394,7 +379,7 @@ def _update(sizes: _Sizes) -> Iterator[Need]:
 
 def _evaluate(sizes: _Sizes) -> Iterator[Need]:
     rows = sizes.profile.evaluate.batch_size
-    fixed = sizes.rewarded(2)
+    fixed = sizes.rewarded(2 + sizes.judged)
     yield from _generation(sizes, "evaluate", fixed, rows)
-    if sizes.learned:
+    if sizes.learned or sizes.judged:
         yield Need("evaluate", "scoring", fixed | {"activations": sizes.scoring(rows)})

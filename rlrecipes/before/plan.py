@@ -10,8 +10,8 @@ import math
 import re
 from collections.abc import Sequence
 
-from rlrecipes.before.needs import GIB, ROLES, Need, fullest, largest_batch, lengths, moments
-from rlrecipes.before.shape import Shape, read_shape
+from rlrecipes.before.needs import GIB, ROLES, Need, fullest, largest_batch, moments
+from rlrecipes.before.shape import Shape, lengths, read_shape
 from rlrecipes.errors import UserError, option
 from rlrecipes.profile import Profile
 from rlrecipes.recipe import unknown

@@ -89,6 +89,34 @@ class Shape:
     """A reward model that is no adapter of this base."""
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the longest row."""
+
+    prompt: int
+    answer: int
+    padded: bool = True
+    """Whether rows differ in length, so that attention needs a mask."""
+
+    @property
+    def whole(self) -> int:
+        return self.prompt + self.answer
+
+
+def lengths(shape: Shape, profile: Profile) -> Lengths:
+    """The longest rows that the profile allows. Where it leaves the answers' length to the data, an answer is half a row.
+
+    Raises:
+        UserError: there is no room for a prompt and an answer.
+    """
+    window = min(profile.model.max_length, shape.positions)
+    if window < 2:
+        limit = "model.max_length" if profile.model.max_length < 2 else "the model's max_position_embeddings"
+        raise UserError(f"{limit} is {window}, which leaves no room for a prompt and an answer; take 2 at least")
+    answer = min(profile.ppo.response_length or window // 2, window - 1)
+    return Lengths(window - answer, answer)
+
+
 def read_shape(profile: Profile, learned: bool = True) -> Shape:
     """The shape of the profile's model, and of the reward model beside it if there is one.
 

@@ -29,7 +29,7 @@ def job_of(arguments: argparse.Namespace, recipe: str) -> Job:
     Raises:
         UserError: for anything wrong in them.
     """
-    columns = _columns(arguments.columns)
+    columns = read_columns(arguments.columns)
     kept = _kept(arguments, recipe)
     profile, weights = profile_of(arguments, kept and kept[1])
     data, seed = arguments.data, arguments.seed
@@ -170,7 +170,7 @@ def refuse_unlearned(arguments: argparse.Namespace, reward: Reward) -> None:
                 raise UserError(f"{setting} has no effect while terms.learned is 0; give that a weight or leave it out")
 
 
-def _columns(texts: list[str]) -> dict[str, str]:
+def read_columns(texts: list[str]) -> dict[str, str]:
     """Columns by the name they are read under; make hands all of them on as one text, and their names may hold spaces."""
     pairs = [_column(part) for text in texts for part in re.split(r"\s+(?=[\w.]+=)", text.strip())]
     if len(columns := dict(pairs)) < len(pairs):

@@ -16,7 +16,12 @@ from rlrecipes.errors import UserError, program
 from rlrecipes.job import PLUS, SHARED_STAGES, check_seed
 from rlrecipes.profile import profile_names
 from rlrecipes.recipe import recipe_names, unknown
-from rlrecipes.run.stages import POLICIES
+from rlrecipes.run.stages import models
+
+REWARD = "reward"
+"""What `export` takes beside the policies."""
+OF_SEVERAL = (*SHARED_STAGES, "examine")
+"""The commands that take several recipes."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "profile": {"help": "how big to run (default: the run's own, or tiny)"},
@@ -40,7 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "help": "of everything random (default: the run's own, or 0)"},
     "run": {"help": "name of the run's folder under runs/ (default: the profile's name)"},
     "force": {"action": "store_true", "help": "make the stages again, with all that stands on them"},
-    "policy": {"help": f"{', '.join(POLICIES)} (default: the last that is trained)"},
+    "policy": {"help": f"{', '.join(models())} (default: the last that is trained); to export also {REWARD}"},
     "temperature": {"type": float, "help": "of sampling (default: 0, greedy)"},
     "json": {"action": "store_true", "help": "prompts and answers are lines of JSON"},
     "merged": {"action": "store_true", "help": "also whole weights, merged in full precision"},
@@ -131,7 +136,7 @@ def _parser(name: str, command: Command) -> _Parser:
         allow_abbrev=False,
     )
     if command.recipe:
-        several = f"; or several, joined by {PLUS}" if name in SHARED_STAGES else ""
+        several = f"; or several, joined by {PLUS}" if name in OF_SEVERAL else ""
         parser.add_argument("recipe", nargs="?", help=f"one of {', '.join(recipe_names())}{several}")
     if command.settings:
         parser.add_argument("overrides", nargs="*", metavar="table.key=value", help="overrides, as sft.max_steps=50")
@@ -153,7 +158,7 @@ def _check(command: Command, arguments: argparse.Namespace) -> None:
     check_seed(arguments.seed or 0)
     if command.recipe and (not recipe or "=" in recipe):
         raise UserError(f"`{name}` needs a recipe: {', '.join(recipe_names())}")
-    if recipe and PLUS in recipe and name not in SHARED_STAGES:
+    if recipe and PLUS in recipe and name not in OF_SEVERAL:
         raise UserError(
             f"`{name}` is for one recipe; several share `reward` alone, as `reward {recipe}`, "
             "and each then uses it by reward.model=…"

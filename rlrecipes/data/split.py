@@ -18,7 +18,7 @@ from rlrecipes.data.layouts import Records
 from rlrecipes.data.readers import Record
 from rlrecipes.data.reasons import Drop, counted
 from rlrecipes.errors import UserError
-from rlrecipes.recipe import Example, Metric, Prompt, Service
+from rlrecipes.recipe import Comparison, Example, Metric, Prompt, Rating, Service
 from rlrecipes.text import shortened
 
 T = TypeVar("T")
@@ -185,8 +185,12 @@ def at_most(limit: int, source: Source) -> tuple[Source, list[str]]:
     return dataclasses.replace(source, held_out=[row for row in source.held_out if row.prompt in sample]), [note]
 
 
-def sample_by_hash(limit: int, examples: Sequence[Example]) -> list[Example]:
-    """At most `limit` examples in their order, drawn by hash of the prompt: a sorted file begins with one kind."""
+Prompted = TypeVar("Prompted", Example, Comparison, Rating)
+"""A row with a prompt."""
+
+
+def sample_by_hash(limit: int, examples: Sequence[Prompted]) -> list[Prompted]:
+    """At most `limit` rows in their order, drawn by hash of the prompt: a sorted file begins with one kind."""
     indices = sorted(range(len(examples)), key=lambda i: draw(examples[i].prompt))[:limit]
     return [examples[i] for i in sorted(indices)]
 
@@ -206,6 +210,13 @@ def set_aside(rows: Sequence[T], prompts: Sequence[Prompt], most: int = ASIDE) -
     if len(places) < LEAST_ASIDE:
         return list(rows), []
     return [row for i, row in enumerate(rows) if i not in places], [rows[i] for i in sorted(places)]
+
+
+def halves(rows: Sequence[Prompted]) -> tuple[list[Prompted], list[Prompted]]:
+    """The rows in two parts, drawn by hash of the prompt; prompts that are nearly the same go together."""
+    even = [draw(plain(row.prompt)) % 2 == 0 for row in rows]
+    first, second = ([row for row, own in zip(rows, even, strict=True) if own == side] for side in (True, False))
+    return first, second
 
 
 def canonical(value: Any) -> str:

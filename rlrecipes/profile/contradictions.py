@@ -46,11 +46,13 @@ def contradictions(profile: Profile) -> Iterator[str]:
             "choose others"
         )
     yield from _ppo_contradictions(profile.ppo, profile.model.max_length)
+    if profile.evaluate.judge_url and not profile.evaluate.judge_model:
+        yield f"evaluate.judge_url={profile.evaluate.judge_url} needs evaluate.judge_model, the name of its model"
 
 
 def _without_effect(profile: Profile) -> Iterator[str]:
     """Sentences about values, other than a setting's own default, that nothing reads beside the others."""
-    ppo = profile.ppo
+    ppo, evaluate = profile.ppo, profile.evaluate
     batch = ppo.per_device_train_batch_size * ppo.gradient_accumulation_steps
     one_step = ppo.num_ppo_epochs == ppo.num_mini_batches == 1
     logged_never = {
@@ -71,6 +73,8 @@ def _without_effect(profile: Profile) -> Iterator[str]:
         ),
         "ppo.keep": (ppo.eval_every == 0, "while ppo.eval_every is 0"),
         "ppo.patience": (ppo.eval_every == 0, "while ppo.eval_every is 0"),
+        "evaluate.judge": (bool(evaluate.judge_url), "beside evaluate.judge_url, which judges in its place"),
+        "evaluate.judge_model": (not evaluate.judge_url, "without evaluate.judge_url"),
         "track.project": (profile.track.wandb == "off", "while track.wandb is off"),
         **{
             f"{stage}.warmup_steps": (

@@ -32,6 +32,9 @@ ZeroOrMore = Annotated[Number, Field(ge=0)]
 Share = Annotated[Positive, Field(le=1)]
 Rate = Annotated[Positive, Field(le=1000)]  # far above any use; optimizers overflow at 1e38
 
+_LIST = BeforeValidator(lambda value: ",".join(map(str, value)) if isinstance(value, list) else value)
+Names = Annotated[str, _LIST]  # a list in TOML, or names separated by commas
+
 _CONFIG = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # `card = 24` is a text without quotes
 
 
@@ -199,6 +202,18 @@ class EvaluateSettings:
     """Most held-out examples used; 0: all."""
     batch_size: Count = 100
     """Answers generated together."""
+    policies: Names = "all"
+    """Which policies: `all`, or some, as `["base", "sft", "ppo", "runs/other"]`: names, and folders of a run, an adapter or a
+    whole model. The best of 16 draws 16 answers to every prompt."""
+    judge: str = "auto"
+    """Who judges beside the headline and the reward. `auto`: a second reward model, from half of the held-out preferences,
+    where there are enough; `none`; or a function of your own, as `judges.py:polite`, which takes the prompt's messages, the
+    answer and the references, and returns a number."""
+    judge_url: str = ""
+    """An OpenAI-compatible address, such as `http://localhost:8000/v1`, whose model says which of the last two policies'
+    answers is better, in place of `judge`; it gets the held-out prompts and answers. Empty: none."""
+    judge_model: str = ""
+    """The model that `judge_url` is asked for."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

@@ -27,7 +27,7 @@ from rlrecipes.report.plots import PROGRESS, Plot, overlay
 from rlrecipes.report.records import Records, finished_records, headline_value, json_lines, last_pair
 from rlrecipes.report.verdict import FEWEST
 from rlrecipes.run.folder import Run
-from rlrecipes.run.stages import POLICIES
+from rlrecipes.run.stages import models
 from rlrecipes.text import aligned, number, shortened
 
 MOST = 8
@@ -168,7 +168,7 @@ def over_seeds(sides: Sequence[Side]) -> list[list[str]]:
     rows = []
     for group in groups.values():
         if len(group) > 1:
-            values = [[_value(headline_value(side.records, policy)) for side in group] for policy in POLICIES]
+            values = [[_value(headline_value(side.records, policy)) for side in group] for policy in models()]
             gains = [_value(last_pair(side.records).measures.get("gain")) for side in group]
             seeds = ", ".join(str(side.settings["seed"]) for side in group)
             rows.append([seeds, *(_mean(v) for v in values), _mean(gains, signed=True)])
@@ -189,7 +189,7 @@ def _mean(values: Sequence[float | None], signed: bool = False) -> str:
 
 def _heads(sides: Sequence[Side]) -> list[str]:
     pair = last_pair(next((side.records for side in sides if side.headline), {}))
-    return [*(policy.title for policy in POLICIES.values()), f"{pair.policy.title} over {pair.over.title}"]
+    return [*(policy.title for policy in models().values()), f"{pair.policy.title} over {pair.over.title}"]
 
 
 def _results(sides: Sequence[Side]) -> list[tuple[str, list[Cell]]]:
@@ -199,7 +199,7 @@ def _results(sides: Sequence[Side]) -> list[tuple[str, list[Cell]]]:
         pair = last_pair(side.records).measures
         cells = [
             Cell(side.headline or "–"),
-            *(estimate_cell(headline_value(side.records, policy)) for policy in POLICIES),
+            *(estimate_cell(headline_value(side.records, policy)) for policy in models()),
             *(estimate_cell(pair.get(name), signed=True) for name in ("gain", "reward_gain")),
             Cell(duration(sum(record.get("seconds", 0) for record in side.records.values()))),
         ]

@@ -16,6 +16,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rlrecipes.report.examination import Found, examination, read_examination
 from rlrecipes.report.hacking import hacking
 from rlrecipes.report.numbers import Cell, duration, estimate_cell
 from rlrecipes.report.plots import curves
@@ -24,13 +25,21 @@ from rlrecipes.report.samples import gain_groups, training_samples
 from rlrecipes.report.verdict import quality, verdict_of
 from rlrecipes.report.warnings import warnings
 from rlrecipes.run.folder import Run
-from rlrecipes.run.stages import POLICIES
+from rlrecipes.run.stages import POLICIES, models
 from rlrecipes.text import shortened
 
 
 def write_report(run: Run, notes: Sequence[str], folder: Path) -> None:
     """Writes `folder/index.html` about the finished stages of a run."""
     _write(folder, f"{run.recipe} · run {run.name}", [_section(run, notes)])
+
+
+def write_examination(found: Found, folder: Path) -> None:
+    """Writes `folder/index.html` about the examination of a reward model."""
+    values = examination(found)
+    empty: dict[str, Any] = {"records": {}, "notes": [], "warnings": [], "curves": [], "samples": [], "training": []}
+    section = {**empty, "verdict": values["verdict"], "examination": values}
+    _write(folder, f"The reward model of {found['recipe']} · run {found['run']}", [section])
 
 
 def combine(runs: Sequence[Run]) -> Path:
@@ -44,7 +53,7 @@ def combine(runs: Sequence[Run]) -> Path:
 def short_table(runs: Sequence[Run]) -> str:
     """The headline numbers for a terminal, at most 100 columns wide."""
     pair = last_pair(finished_records(runs[0]))
-    titles = ["recipe", "headline", *(policy.title for policy in POLICIES.values())]
+    titles = ["recipe", "headline", *(policy.title for policy in models().values())]
     titles += [f"{pair.policy.title} over {pair.over.title}, 95 %", "wins", "RM", "time"]
     rows = [titles]
     for run in runs:
@@ -57,7 +66,7 @@ def short_table(runs: Sequence[Run]) -> str:
 
 
 def _write(folder: Path, title: str, sections: Sequence[Mapping[str, Any]]) -> None:
-    heads = [policy.title for policy in POLICIES.values()]
+    heads = [policy.title for policy in models().values()]
     write_page(folder, "page.html.j2", title=title, sections=sections, heads=heads)
 
 
@@ -104,6 +113,7 @@ def _section(run: Run, notes: Sequence[str]) -> dict[str, Any]:
         "tally": tally,
         "samples": groups,
         "training": training_samples(json_lines(run.stage("ppo") / "samples.jsonl")),
+        "examination": examination(found) if (found := read_examination(run, records.get("reward", {}))) else None,
     }
 
 
@@ -115,7 +125,7 @@ def _headline(run: Run) -> list[Cell]:
     return [
         Cell(run.recipe),
         Cell(name),
-        *(estimate_cell(headline_value(records, policy)) for policy in POLICIES),
+        *(estimate_cell(headline_value(records, policy)) for policy in models()),
         estimate_cell(pair.get("gain"), signed=True),
         estimate_cell(pair.get("win_rate")),
         quality(reward),

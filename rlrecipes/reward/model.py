@@ -83,10 +83,11 @@ def score_answers(
     tokenizer: Any,
     pairs: Sequence[tuple[Prompt, str]],
     batch_size: int,
+    role: str = "reward",
 ) -> list[float]:
-    """The reward adapter's standardised score of each (prompt, answer), read at the answer's EOS, `batch_size` together."""
+    """The adapter `role`'s standardised score of each (prompt, answer), read at the answer's EOS, `batch_size` together."""
     scores: list[float] = []
-    with adapter(model, "reward"):
+    with adapter(model, role):
         for start in range(0, len(pairs), batch_size):
             ids = [encode(tokenizer, prompt, answer).ids for prompt, answer in pairs[start : start + batch_size]]
             batch = pad_right(ids, tokenizer.pad_token_id).to(device())
@@ -111,6 +112,7 @@ class RewardModel:
     """The id of the padding token; None where the model knows none, so that it reads its score at a text's last token."""
     max_tokens: int
     """The longest text that it can read."""
+    tokenizer: Any
     padded: bool = True
     """Whether texts of several lengths may be read together."""
 
@@ -157,7 +159,7 @@ def as_policy(model: Any, tokenizer: Any, max_tokens: int) -> RewardModel:
         return {"input_ids": encode(tokenizer, prompt, answer).ids}
 
     model.config.use_cache = False
-    return RewardModel(model, encode_row, tokenizer.pad_token_id, max_tokens)
+    return RewardModel(model, encode_row, tokenizer.pad_token_id, max_tokens, tokenizer)
 
 
 def load_sharing(source: RewardSource, model_name: str, settings: ModelSettings, tokenizer: Any) -> RewardModel:
@@ -184,7 +186,7 @@ def load_beside(source: RewardSource, settings: ModelSettings) -> RewardModel:
     model = _with_adapter(model, source) if source.base else model
     model.config.use_cache = False
     pad = _pad(source, model_config(name), tokenizer, model.get_input_embeddings().num_embeddings)
-    found = RewardModel(model, _reader(source, tokenizer, model), pad, _longest(model, tokenizer))
+    found = RewardModel(model, _reader(source, tokenizer, model), pad, _longest(model, tokenizer), tokenizer)
     with _library_errors(source):
         probe = [found.cut(_row(tokenizer(text), model)) for text in ("Hello.", "Hello. How are you today? I am well.")]
         return replace(found, padded=_padding_is_harmless(found, probe))
@@ -235,20 +237,20 @@ def _padding_is_harmless(model: RewardModel, rows: Sequence[Row]) -> bool:
 
 
 def open_learned(
-    folder: Path, model: PeftModel, tokenizer: Any, settings: ModelSettings, batch_size: int
+    folder: Path, model: PeftModel, tokenizer: Any, settings: ModelSettings, batch_size: int, role: str = "reward"
 ) -> tuple[ScoreHead | None, Scorer]:
     """The learned reward that the finished reward stage in `folder` left, opened beside the roles on `model`.
 
-    An adapter of the base becomes the role `reward`; its head is returned too, since a caller may have the hidden states
+    An adapter of the base becomes the role `role`; its head is returned too, since a caller may have the hidden states
     already. Otherwise this loads a second model, as `settings` say, and returns no head.
 
     Raises:
         UserError: a file is damaged, or the model beside cannot be loaded; from the scorer: a score is NaN or infinite.
     """
     if shares_base(folder):
-        load_adapter(model, folder / "adapter", "reward")
+        load_adapter(model, folder / "adapter", role)
         head = load_score_head(folder)
-        return head, lambda pairs: _finite(pairs, score_answers(model, head, tokenizer, pairs, batch_size))
+        return head, lambda pairs: _finite(pairs, score_answers(model, head, tokenizer, pairs, batch_size, role))
     source = find_reward_model(read_json(folder / "done.json").get("settings", {})["reward.model"])
     beside, (mean, std) = load_beside(source, settings), load_scale(folder)
 

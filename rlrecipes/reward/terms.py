@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlrecipes.errors import UserError
-from rlrecipes.recipe import Example, Prompt, Reward, Term
+from rlrecipes.recipe import Example, Prompt, Reward, Term, TermFunction
 from rlrecipes.run.interrupts import TooLongError, stop_requested, time_limit
 from rlrecipes.text import is_number, quoted, shortened
 
@@ -24,15 +24,27 @@ def score_term(term: Term, answers: Sequence[str], examples: Sequence[Example], 
     """The unweighted value of one term for each answer; `seconds` are the most that one call may take, 0: no limit.
 
     Raises:
-        UserError: the term raises, takes too long, or gives no number that float32 holds; true and false are 1 and 0. The
-            sentence names the term, the value and the row. NaN or infinity would turn the policy and the value head to NaN
-            within one update.
+        UserError: as `score_each`. NaN or infinity would turn the policy and the value head to NaN within one update.
+    """
+    name = shortened(term.name, 30)
+    advice = f"mend the function or set terms.{name}=0"
+    return score_each(f"the reward term '{name}'", term.score, advice, answers, examples, seconds)
+
+
+def score_each(
+    what: str, score: TermFunction, advice: str, answers: Sequence[str], examples: Sequence[Example], seconds: float = 0
+) -> list[float]:
+    """What a person's own function gives each answer; `what` and `advice` are for the sentence of an error.
+
+    Raises:
+        UserError: it raises, takes too long, or gives no number that float32 holds; true and false are 1 and 0. The
+            sentence names the function, the value and the row.
     """
     values = []
     for row, (answer, example) in enumerate(zip(answers, examples, strict=True), 1):
         try:
             with time_limit(seconds):
-                given = term.score(example.prompt, answer, example)
+                given = score(example.prompt, answer, example)
             wrong = "" if is_number(given) else f"gave {shortened(repr(given), 30)}, which is no number"
         except TooLongError:
             wrong = f"took more than limits.term_seconds={seconds:g}"
@@ -42,9 +54,8 @@ def score_term(term: Term, answers: Sequence[str], examples: Sequence[Example], 
             wrong = f"raised {type(error).__name__} ({shortened(str(error), 40)})"
         if wrong:
             raise UserError(
-                f"the reward term {quoted(term.name, 30)} {wrong} on the answer {quoted(answer, 40)} to "
-                f"{quoted(example.prompt[-1].content, 40)} (row {row} of {len(answers)}); mend the function or set "
-                f"terms.{shortened(term.name, 30)}=0"
+                f"{what} {wrong} on the answer {quoted(answer, 40)} to {quoted(example.prompt[-1].content, 40)} "
+                f"(row {row} of {len(answers)}); {advice}"
             )
         values.append(float(given))
     return values

@@ -24,6 +24,10 @@ class Policy:
     """Its adapter's name on the shared base."""
     over: str | None = None
     """The policy that evaluation compares it with."""
+    best_of: int = 0
+    """It is no model of its own: of so many sampled answers of `over` it takes the one with the highest reward. 0: it is."""
+    place: str = ""
+    """The folder of a policy from elsewhere: an adapter with a role, or a whole model without one."""
     training: str = ""
     """How it was trained, for the model card."""
 
@@ -58,6 +62,8 @@ POLICIES: dict[str, Policy] = {
     "sft": Policy(
         "SFT", "sft", "reference", over="base", training="by supervised fine-tuning (SFT) on the demonstrations"
     ),
+    "best4": Policy("best of 4", over="sft", best_of=4),
+    "best16": Policy("best of 16", over="sft", best_of=16),
     "ppo": Policy(
         "PPO",
         "ppo",
@@ -82,6 +88,12 @@ STAGES: dict[str, Stage] = {
         phases={"reward": Phase("reward.per_device_train_batch_size")},
         for_learned_reward=True,
     ),
+    "judge": Stage(
+        help="a second reward model, from held-out preferences, which judges the policies",
+        stands_on=("sft",),
+        tables=("reward",),
+        phases={"judge": Phase("reward.per_device_train_batch_size")},
+    ),
     "ppo": Stage(
         help="PPO against the reward",
         stands_on=("sft", "reward"),
@@ -93,7 +105,7 @@ STAGES: dict[str, Stage] = {
     ),
     "evaluate": Stage(
         help="every policy on the held-out split",
-        stands_on=tuple(policy.stage for policy in POLICIES.values() if policy.stage),
+        stands_on=("judge", *(policy.stage for policy in POLICIES.values() if policy.stage)),
         tables=("evaluate",),
         phases={"evaluate": Phase("evaluate.batch_size", _SAMPLING)},
     ),
@@ -114,6 +126,11 @@ def below(stage: str) -> list[str]:
 def above(stage: str) -> list[str]:
     """The stages that stand on a stage, directly or through others, in the order in which they run."""
     return [name for name in STAGES if stage in below(name)]
+
+
+def models() -> dict[str, Policy]:
+    """The policies that are a model of their own, with which one can talk."""
+    return {name: policy for name, policy in POLICIES.items() if not policy.best_of}
 
 
 def phases() -> dict[str, Phase]:

@@ -9,10 +9,10 @@ from conftest import SMALLEST, main
 from safetensors.torch import load_file
 
 from rlrecipes.before.out_of_memory import halved
+from rlrecipes.policy import answers
 from rlrecipes.policy.trainer import SharedBasePPOTrainer
 from rlrecipes.profile import load_profile
 from rlrecipes.reward.trainers import ResumableRewardTrainer
-from rlrecipes.stages import evaluate
 from rlrecipes.stages.sft import ResumableSFTTrainer
 
 STEPS = {
@@ -20,7 +20,7 @@ STEPS = {
     "reward": (ResumableRewardTrainer, "training_step"),
     "ppo rollout": (SharedBasePPOTrainer, "roll_out"),
     "ppo update": (SharedBasePPOTrainer, "update"),
-    "evaluate": (evaluate, "sample"),
+    "evaluate": (answers, "sample"),
 }
 BATCH = {
     "sft": "sft.per_device_train_batch_size=4",

@@ -45,6 +45,10 @@ OTHER = {
     "ppo.kl_stop": "0.001",
     "ppo.reward_clip": "0.01",
     "evaluate.limit": "4",
+    "evaluate.policies": "base,sft",
+    "evaluate.judge": "none",
+    "evaluate.judge_url": "http://127.0.0.1:9/v1",
+    "evaluate.judge_model": "nothing",
     "track.project": "other",
     "memory.card": "24",
 }
@@ -52,6 +56,7 @@ OTHER = {
 BESIDE = {
     "model.name": ("base.", ()),
     "reward.model": ("reward.", ()),
+    "evaluate.judge_url": ("evaluate.judge_", ("evaluate.judge_model=nothing",)),
     "sft.num_train_epochs": ("sft.max_steps=", ("sft.max_steps=-1",)),
     "reward.num_train_epochs": ("reward.max_steps=", ("reward.max_steps=-1",)),
 }

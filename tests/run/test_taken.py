@@ -90,6 +90,14 @@ def test_damage_is_told_and_nothing_is_taken(runs):
     assert not other.folder.exists()
 
 
+def test_a_copy_that_is_not_the_same_is_not_taken(runs, monkeypatch):
+    mine, other = runs
+    monkeypatch.setattr("rlrecipes.run.taken._link", lambda source, place: None)
+    with pytest.raises(UserError, match="weights is missing"):
+        take(other, "sft", mine, SETTINGS)
+    assert other.done("sft") is None
+
+
 def test_a_kill_before_any_change_to_a_file_leaves_nothing_half(runs):
     mine, other = runs
     before = {path: path.read_bytes() for path in mine.folder.rglob("*") if path.is_file()}

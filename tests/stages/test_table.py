@@ -24,7 +24,7 @@ def toy(monkeypatch):
     POLICIES["toy"] = Policy("Toy", "toy", "toy", over="sft", training="by hand")
     report, evaluate = STAGES.pop("report"), STAGES.pop("evaluate")
     STAGES["toy"] = Stage("a copy of SFT", stands_on=("sft",))
-    STAGES["evaluate"] = Stage(evaluate.help, ("sft", "ppo", "toy"), evaluate.tables, evaluate.phases)
+    STAGES["evaluate"] = Stage(evaluate.help, (*evaluate.stands_on, "toy"), evaluate.tables, evaluate.phases)
     STAGES["report"] = report
     monkeypatch.setitem(sys.modules, "rlrecipes.stages.toy", SimpleNamespace(run=run))
     yield
@@ -34,14 +34,15 @@ def toy(monkeypatch):
 
 
 def test_a_stage_stands_on_what_its_stages_stand_on():
-    assert below("evaluate") == ["sft", "reward", "ppo"]
+    assert below("evaluate") == ["sft", "reward", "judge", "ppo"]
     assert below("sft") == []
     assert above("reward") == ["ppo", "evaluate", "report"]
 
 
 def test_a_new_stage_and_its_policy_run_and_are_judged_shown_talked_to_and_exported(toy, home, capsys, monkeypatch):
     folder = home / "runs" / "toy" / "translation"
-    assert main(["run", "translation", "--run", "toy", "--data", "pairs.jsonl", *SMALLEST]) == 0
+    small = [*SMALLEST, "evaluate.policies=all"]
+    assert main(["run", "translation", "--run", "toy", "--data", "pairs.jsonl", *small]) == 0
     assert "Toy over SFT" in capsys.readouterr().out
 
     evaluated = json.loads((folder / "evaluate" / "done.json").read_text(encoding="utf-8"))
@@ -53,7 +54,7 @@ def test_a_new_stage_and_its_policy_run_and_are_judged_shown_talked_to_and_expor
     assert main(["chat", "translation", "--run", "toy", "--policy", "toy"]) == 0
     assert main(["export", "translation", "--run", "toy", "--policy", "toy"]) == 0
     assert "by hand" in (folder / "export" / "README.md").read_text(encoding="utf-8")
-    assert main(["sft", "translation", "--run", "toy", "--data", "pairs.jsonl", *SMALLEST, "--force"]) == 0
+    assert main(["sft", "translation", "--run", "toy", "--data", "pairs.jsonl", *small, "--force"]) == 0
     assert not (folder / "toy").exists(), "it stood on SFT"
 
 

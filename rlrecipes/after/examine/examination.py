@@ -1,0 +1,90 @@
+"""The examination of a reward model: `runs/<run>/<recipe>/examine/` with `examine.json` and a page, and a short table.
+
+{"run": "e0", "recipe": "translation", "accuracy": {"overall": {…}, "parts": {…}}, "calibration": {…}, …}
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlrecipes.after.examine.accuracy import accuracy_by_parts, calibration
+from rlrecipes.after.examine.answers import changes, held_out_answers, kinds_of_answers
+from rlrecipes.after.examine.reading import read_answers
+from rlrecipes.after.examine.request import Request
+from rlrecipes.after.examine.subject import Subject, open_subject
+from rlrecipes.after.examine.truth import agreement_with_headline
+from rlrecipes.errors import UserError
+from rlrecipes.report.examination import EXAMINE, terminal_table
+from rlrecipes.report.page import write_examination
+from rlrecipes.reward.agreement import correlations
+from rlrecipes.reward.baselines import baselines
+from rlrecipes.run.circumstances import git_commit, versions
+from rlrecipes.run.console import say
+from rlrecipes.run.folder import write_json
+from rlrecipes.run.lock import locked
+
+
+def examine(request: Request) -> Path:
+    """Examines a reward model, writes what it finds and says the most of it; returns the folder.
+
+    Raises:
+        UserError: the model cannot be loaded, memory runs out, or a score is NaN or infinite.
+    """
+    folder = request.run.folder / EXAMINE
+    with locked(request.run.folder):
+        began = time.perf_counter()
+        try:
+            found = _found(open_subject(request))
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"memory ran out over {request.source.name}; free the GPU from other processes, or examine it on the CPU "
+                "(CUDA_VISIBLE_DEVICES=)"
+            ) from None
+        found["seconds"] = round(time.perf_counter() - began, 1)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "examine.json", found)
+        write_examination(found, folder)
+    say(terminal_table(found))
+    for note in request.notes:
+        say(f"note: {note}")
+    return folder
+
+
+def _found(subject: Subject) -> dict[str, Any]:
+    request, pairs = subject.request, subject.pairs
+    record = request.finished.records["reward"] if request.finished else {}
+    examples = [example for split in request.tasks.values() for example in split.prompts]
+    found: dict[str, Any] = {
+        "run": request.run.name,
+        "recipe": request.run.recipe,
+        "model": request.source.name,
+        "made": record.get("finished"),
+        "data": request.data,
+        "rows": {
+            "comparisons": len(pairs),
+            "ratings": len(subject.ratings),
+            "too_long": len(request.comparisons) + len(request.ratings) - len(pairs) - len(subject.ratings),
+        },
+        "notes": list(request.notes),
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+    if pairs:
+        found["accuracy"] = accuracy_by_parts(pairs, examples)
+        cheap = baselines([pair.comparison for pair in pairs])
+        found["baselines"] = {name: estimate.as_json() for name, estimate in cheap.items()}
+        if record.get("objective") != "regression":  # whose scores are ratings, and promise no chances
+            found["calibration"] = calibration([pair.chosen - pair.rejected for pair in pairs])
+    if subject.ratings:
+        rated, scores = zip(*subject.ratings, strict=True)
+        found["correlation"] = correlations(rated, scores)
+    answers = held_out_answers(subject)
+    found["answers"] = kinds_of_answers(subject, answers)
+    found["edits"] = changes(subject, answers)
+    found["truth"] = agreement_with_headline(subject)
+    found["reading"] = read_answers(subject, answers)
+    return found

@@ -1,0 +1,113 @@
+"""Answers are scored without the model that gave them, and policies compared over the same prompts."""
+
+import math
+
+import pytest
+
+from rlrecipes.policy.answers import Answer, best_of, kinds
+from rlrecipes.policy.scores import Scored, compare, divergence, divergence_bound, metrics, pairs, score_all
+from rlrecipes.policy.style import copied, refuses, style
+from rlrecipes.recipe import Example, Message, user
+from rlrecipes.run.stages import POLICIES
+
+
+def some(*names):
+    return {name: POLICIES[name] for name in names}
+
+
+def answers(*texts, ended=True):
+    return [Answer(text, ended) for text in texts]
+
+
+def scored(headline, judge=None, words=(1.0, 1.0)):
+    given = answers("a", "b")
+    return Scored(given, given, headline, headline, headline, judge, {"words": list(words)})
+
+
+def test_the_best_of_n_has_the_highest_score_and_of_equal_ones_the_first():
+    drawn = [answers("a", "x"), answers("b", "y"), answers("c", "z")]
+    assert best_of(drawn, [[1, 2], [3, 2], [2, 0]]) == answers("b", "x")
+
+
+def test_the_best_of_4_is_taken_from_the_first_4_of_the_16():
+    given = kinds(some("best4", "best16", "ppo"))
+    assert given["ppo"] == ["greedy", "sampled"]
+    assert given["sft"] == [str(k) for k in range(1, 17)]
+    assert kinds(some("sft", "best4"))["sft"] == ["greedy", "sampled", "1", "2", "3", "4"]
+
+
+def test_only_the_reward_chooses_the_best_of_n_and_an_answer_without_an_end_pays_for_it(job):
+    drawn = {str(k): [Answer("x" * k, k != 3)] for k in range(1, 5)}
+    given = {"sft": {"greedy": answers("sft"), "sampled": answers("sft"), **drawn}}
+    examples = [Example(user("Say x."), ("x",))]
+    found = score_all(
+        job, some("sft", "best4"), given, examples, lambda rows: [-abs(3.4 - len(row.text)) for row in rows], None
+    )
+    assert found["best4"].greedy == [Answer("xxxx", True)]
+
+
+def test_a_win_rate_counts_a_tie_as_half_and_the_judges_stands_beside_the_others():
+    found = compare(scored([1.0, 2.0], judge=[0.0, 5.0]), scored([1.0, 1.0], judge=[1.0, 4.0]))
+    assert found["win_rate"]["value"] == 0.75
+    assert found["judge_win_rate"]["value"] == 0.5
+    assert found["judge_gain"]["value"] == 0
+    assert "judge_gain" not in compare(scored([1.0, 2.0]), scored([1.0, 1.0]))
+
+
+def test_style_is_compared_in_pairs_too():
+    assert compare(scored([1.0, 1.0], words=(3.0, 5.0)), scored([1.0, 1.0]))["words_gain"]["value"] == 3
+
+
+def test_a_pair_needs_both_its_policies():
+    assert pairs({"base": scored([1.0, 1.0]), "ppo": scored([1.0, 1.0])}, POLICIES) == {}
+    assert pairs({"sft": scored([1.0, 1.0]), "ppo": scored([1.0, 1.0])}, POLICIES).keys() == {"ppo_over_sft"}
+
+
+def test_a_policys_metrics_hold_the_judges_mean_where_there_is_a_judge(job):
+    examples = [Example(user("Say a."), ("a",))] * 2
+    assert metrics(job, scored([1.0, 2.0], judge=[0.0, 5.0]), examples)["judge"]["value"] == 2.5
+    assert "judge" not in metrics(job, scored([1.0, 2.0]), examples)
+
+
+def test_the_divergence_is_the_mean_over_sampled_answers_and_the_best_of_n_has_a_bound():
+    each = Scored(answers("a"), [Answer("a", True, 2.0), Answer("b", True, 4.0)], [0], [0], [0], None, {})
+    assert divergence(POLICIES["ppo"], each)["value"] == 3
+    assert divergence(POLICIES["sft"], scored([1.0, 1.0])) is None
+    assert divergence_bound(POLICIES["best4"]) == pytest.approx(math.log(4) - 3 / 4, abs=1e-6)
+    assert divergence_bound(POLICIES["ppo"]) is None
+
+
+def test_copied_words_stand_in_a_row_of_four_in_the_prompt():
+    prompt = (Message("system", "Be kind."), Message("user", "The old child reads a good book."))
+    assert copied("Well: the old child reads it", prompt) == 4 / 6
+    assert copied("the old child sleeps", prompt) == 0
+    assert copied("", prompt) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "refused"),
+    [
+        ("I’m sorry, but I can't do that.", 1),
+        ("Das tut mir leid, aber dabei kann ich nicht helfen.", 1),
+        ("The child can't read.", 0),
+        ("", 0),
+    ],
+)
+def test_a_refusal_is_known_by_its_opening(answer, refused):
+    assert refuses(answer) == refused
+
+
+def test_style_has_all_measures_of_an_answer():
+    found = style(Answer("I read. I read. I read.", False), Example(user("Read?")))
+    assert found == {"words": 6, "repetition": 0.5, "ended": 0, "copied": 0, "refusals": 0}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    from conftest import sentences, write_rows
+
+    from rlrecipes.pipeline import prepare
+    from rlrecipes.profile import load_profile
+
+    data = write_rows(tmp_path_factory.mktemp("scores") / "pairs.jsonl", sentences(60))
+    return prepare("translation", load_profile("tiny"), data=str(data))
