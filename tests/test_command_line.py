@@ -426,7 +426,7 @@ def made(*arguments: str, **environment: str) -> list[str]:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 @pytest.mark.parametrize(
-    "target", ["translation", "sft", "show", "plan", "chat", "export", "demo", "bench", "numbers", "kills"]
+    "target", ["translation", "sft", "show", "plan", "chat", "export", "examine", "demo", "bench", "numbers", "kills"]
 )
 def test_what_the_environment_holds_for_others_is_not_given_to_make(target):
     assert made(target, **dict.fromkeys(VARIABLES, "leaked")) == made(target)

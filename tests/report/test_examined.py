@@ -134,7 +134,7 @@ def test_only_changes_that_are_large_and_shown_are_findings():
         "It lowers the score for ",
         "It hardly sees ",
     ]
-    assert findings({"edits": [edit_between(False, -0.1, 0.6), edit_between(True, -0.9, -0.5)]}) == []
+    assert findings({"edits": [edit_between(False, -0.1, 0.9), edit_between(True, -0.9, -0.5)]}) == []
     silence = {"wins": {"value": 0.5, "low": 0.4, "high": 0.6}}
     assert findings({"answers": {"silence": silence}}) == [
         "Against the prompt’s own answer, silence wins 0.500 [0.400, 0.600] of the time."

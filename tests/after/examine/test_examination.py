@@ -46,7 +46,7 @@ def test_a_runs_model_is_examined_on_what_the_run_held_out(examined):
     assert found["accuracy"]["overall"]["value"] == record["metrics"]["accuracy"]["value"]
     assert {"better answers", "worse answers", "references", "silence"} <= found["answers"].keys()
     assert {edit["harmful"] for edit in found["edits"]} == {True, False}
-    assert found["truth"]["all"]["count"] == 3 * 6, "three policies answered six prompts"
+    assert found["truth"]["ppo"]["count"] == 6, "of each of six prompts"
     assert found["reading"]["rows"][0]["answers"].keys() == {"better", "worse"}
     assert found["baselines"]
 
