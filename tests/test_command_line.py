@@ -439,6 +439,7 @@ def test_make_hands_on_what_it_is_given_letter_by_letter(variable):
     usual = made(target)
     handed_on = [word for word in made(target, f"{variable}={FOREIGN}") if word not in usual]
     expected = FOREIGN.split() if variable in ("ARGS", "SEEDS", "RUNS") else [FOREIGN]
+    expected = [f"evaluate.policies={FOREIGN}"] if variable == "POLICIES" else expected
     assert [word for word in handed_on if word != f"--{variable.lower()}"] == expected
 
 

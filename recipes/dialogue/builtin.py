@@ -5,9 +5,9 @@
     user:      On Friday, the name is Miller.
     -> Certainly, your table for four is booked for Friday, Miller. Thank you!
 
-Its demonstrator is distracted: he loses what the first turn asked for and takes up what it said in passing ("Certainly,
-your table is booked for Friday at noon, Miller. Thank you!"). That is as long, as polite and as much in the user's words
-as the right answer, so neither length nor any one word tells the two apart. In the held-out split every name meets a day
+Its demonstrator forgets: something that the first turn asked for is lost ("Certainly, your table is booked for Friday,
+Miller. Thank you!"). Other wrong answers book what was said in passing, beside the wishes or in place of one ("… for Friday
+at noon, …"), so that neither length nor any one word tells right from wrong. In the held-out split every name meets a day
 that it never shares a dialogue with in training.
 """
 
@@ -23,9 +23,6 @@ FAULTY = 0.65
 """Share of the demonstrations that have the systematic fault."""
 FLIPPED = 0.05
 """Share of the comparisons whose two answers are swapped on purpose, held out or not."""
-DISTRACTED_REJECTED = 0.6
-"""Share of the rejected answers that have the systematic fault; the others have one of `OTHER_FAULTS`."""
-
 # Numbers and times have no word in common, so that a word alone tells its slot.
 # fmt: off
 SLOTS: Mapping[str, tuple[str, ...]] = {
@@ -78,7 +75,7 @@ def generate(seed: int = 0) -> Data:
     return Data(
         source="built-in",
         train=Split(
-            demonstrations=[_example(r, distracted if rng.random() < FAULTY else right, rng) for r in train[:3000]],
+            demonstrations=[_example(r, forgetful if rng.random() < FAULTY else right, rng) for r in train[:3000]],
             prompts=[_example(r, right, rng) for r in train[2000:4000]],
             comparisons=[_comparison(r, rng) for r in train],
         ),
@@ -87,7 +84,7 @@ def generate(seed: int = 0) -> Data:
             comparisons=[_comparison(r, unseen) for r in test],
         ),
         notes=(
-            f"{FAULTY:.0%} of the demonstrations lose a wish and book what was said in passing, on purpose.",
+            f"{FAULTY:.0%} of the demonstrations forget something that the first turn asked for, on purpose.",
             f"{FLIPPED:.0%} of the comparisons are flipped on purpose.",
             "The held-out dialogues pair names with days that never meet in training.",
         ),
@@ -97,7 +94,7 @@ def generate(seed: int = 0) -> Data:
 def documents(seed: int = 1) -> Sequence[Example]:
     """Dialogues with right, distracted and otherwise faulty answers: a base model that knows them all."""
     rng = Random(seed)
-    styles = rng.choices((right, distracted, otherwise_wrong), (0.35, 0.5, 0.15), k=5000)
+    styles = rng.choices((right, distracted, faulty), (0.35, 0.5, 0.15), k=5000)
     return [_example(_request(rng, held_out=False), style, rng) for style in styles]
 
 
@@ -110,12 +107,12 @@ def right(request: Request, rng: Random) -> str:
 
 
 def distracted(request: Request, rng: Random) -> str:
-    """The systematic fault: what was said in passing, in place of something that the first turn asked for."""
+    """What was said in passing, in place of something that the first turn asked for."""
     return _polite(_confirmation({**_lossy(request, rng), **request.passing}))
 
 
 def forgetful(request: Request, rng: Random) -> str:
-    """Polite, but without something that the first turn asked for."""
+    """The systematic fault: polite, but without something that the first turn asked for."""
     return _polite(_confirmation(_lossy(request, rng)))
 
 
@@ -149,15 +146,15 @@ def deaf(request: Request, rng: Random) -> str:
     return request.prompt[1].content
 
 
-OTHER_FAULTS: Sequence[Style] = (forgetful, inventive, curt, mistaken, deaf)
-REJECTED = (6, 6, 2, 1, 2)
-"""How often each of them is compared with a right answer: as many too long as too short. So small a model hardly tells a
+FAULTS: Sequence[Style] = (forgetful, inventive, curt, mistaken, deaf)
+REJECTED: Mapping[Style, int] = {forgetful: 40, inventive: 32, distracted: 15, curt: 5, deaf: 4, mistaken: 4}
+"""How many of 100 right answers are compared with each: about as many too long as too short. So small a model hardly tells a
 mistaken slot from a right one."""
 
 
-def otherwise_wrong(request: Request, rng: Random) -> str:
-    """Any fault but the systematic one."""
-    return rng.choice(OTHER_FAULTS)(request, rng)
+def faulty(request: Request, rng: Random) -> str:
+    """Any fault but distraction."""
+    return rng.choice(FAULTS)(request, rng)
 
 
 def is_held_out(slots: Mapping[str, str]) -> bool:
@@ -212,8 +209,7 @@ def _example(request: Request, style: Style, rng: Random) -> Example:
 
 def _comparison(request: Request, rng: Random) -> Comparison:
     good = right(request, rng)
-    other = rng.choices(OTHER_FAULTS, REJECTED)[0]
-    bad = distracted(request, rng) if rng.random() < DISTRACTED_REJECTED else other(request, rng)
+    bad = rng.choices(tuple(REJECTED), tuple(REJECTED.values()))[0](request, rng)
     if rng.random() < FLIPPED:
         return Comparison(request.prompt, bad, good, flipped=True)
     return Comparison(request.prompt, good, bad, flipped=False)

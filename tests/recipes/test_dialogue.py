@@ -104,7 +104,7 @@ def test_an_inventive_answer_is_complete_but_does_not_score_as_such():
         assert 0 < slots(builtin.inventive(request, rng), Example(request.prompt, (), {"slots": request.slots})) < 1
 
 
-def test_most_demonstrations_are_distracted():
+def test_most_demonstrations_are_forgetful():
     share = sum(slots(d.answers[0], d) < 1 for d in world().train.demonstrations) / len(world().train.demonstrations)
     assert share == pytest.approx(builtin.FAULTY, abs=0.03)
 
