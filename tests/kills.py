@@ -39,6 +39,9 @@ CHANGES = {"os.link", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.trun
 UNLIKE = {"finished", "seconds", "peak_memory_mb", "resumed", "sha256"}
 """What `done.json` says about the machine's time and not about the result, with its own checksum, which is over that too."""
 
+TIMES = ("eps", "_runtime", "_per_second")
+"""How the columns of a log end that tell of time; `eps`: episodes a second."""
+
 
 class _Files:
     """Counts the changes to files under `runs/`, and kills this process before one of them."""
@@ -132,7 +135,7 @@ def _content(path: Path) -> object:
         return {key: value for key, value in record.items() if key not in UNLIKE} | {"files": files}
     if path.name == "log.jsonl":
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        return [{key: value for key, value in row.items() if key != "eps"} for row in rows]  # episodes a second
+        return [{key: value for key, value in row.items() if not key.endswith(TIMES)} for row in rows]
     return path.read_bytes()
 
 

@@ -73,7 +73,8 @@ def asked_for(
 
 def tables_of(profile: Profile) -> dict[str, dict[str, Any]]:
     """The profile's tables as TOML can hold them: it has no word for none, which is the default wherever it may stand."""
-    tables = {name: table for name, table in asdict(profile).items() if isinstance(table, dict)}
+    whole = asdict(Profile(**asdict(profile)))  # a default of 300 comes back from a file as 300.0, and so does it here
+    tables = {name: table for name, table in whole.items() if isinstance(table, dict)}
     return {name: {k: v for k, v in table.items() if v is not None} for name, table in tables.items()}
 
 

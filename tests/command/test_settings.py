@@ -8,8 +8,8 @@ import pytest
 from conftest import SMALLEST, main, sentences, write_rows
 
 from rlrecipes.errors import UserError
-from rlrecipes.profile import load_profile
-from rlrecipes.run.settings import NAME, Settings, put_back, read_settings, tables_of, write_settings
+from rlrecipes.profile import load_profile, make_profile
+from rlrecipes.run.settings import NAME, Settings, asked_for, put_back, read_settings, tables_of, write_settings
 
 OWN = ("--data", "kept.jsonl", "--columns", "target=post edit", "--seed", "3", "terms.chrf=0.25", *SMALLEST)
 
@@ -150,6 +150,21 @@ def test_settings_are_written_aside_and_come_back_whatever_they_hold(tmp_path):
     assert tomllib.loads((folder / NAME).read_text(encoding="utf-8"))["seed"] == 1
     put_back(folder, first)
     assert read_settings(folder / NAME) == settings
+
+
+def test_a_file_that_is_read_and_written_again_keeps_its_bytes(tmp_path):
+    for name in ("first", "again"):
+        (tmp_path / name / "t").mkdir(parents=True)
+    profile = load_profile("single_gpu_24gb")
+    write_settings(tmp_path / "first" / "t", asked_for("t", profile, None, 0))
+    own = read_settings(tmp_path / "first" / "t" / NAME)
+    write_settings(
+        tmp_path / "again" / "t", asked_for("t", make_profile(own.tables, own.profile, (), None, NAME), None, 0)
+    )
+    first, again = (
+        (tmp_path / name / "t" / NAME).read_text("utf-8").partition("sha256")[2] for name in ("first", "again")
+    )
+    assert first == again
 
 
 def test_a_missing_file_says_what_to_name(tmp_path):
