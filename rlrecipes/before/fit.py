@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlrecipes.before.config import read_config
 from rlrecipes.before.shape import read_size
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
@@ -55,21 +56,25 @@ class Size:
     """Most tokens of a demonstration, a few long ones aside."""
 
 
-def fit(job: Job, overrides: Sequence[str], gib: float | None = None) -> Job:
-    """The job under settings that fit it, said in a line; `overrides` keep the last word. `gib`: a GPU's memory; None: a CPU.
+def fit(job: Job, overrides: Sequence[str]) -> Job:
+    """The job under settings that fit it, said in a line; `overrides` keep the last word.
 
     Raises:
         UserError: an override contradicts them.
     """
     model = job.profile.model.name
-    if gib is not None:
+    try:
+        read_config(job.profile)
+    except UserError:  # what is wrong with the model is told where it is loaded
+        return job
+    if (gib := _gpu()) is not None:
         name = gpu_profile(gib)
         tables = {key: value for key, value in read_tables(name).items() if key != "data"}
         say(f"{job.recipe.name}: settings of the profile {name}, for a GPU of {gib:.0f} GiB; PROFILE=… takes another")
     else:
         try:
             name, size = PROFILE, _size(job)
-        except UserError:  # what is wrong with the model is told where it is loaded
+        except UserError:
             return job
         tables, fitted = read_tables(name), rules(size)
         for table in ("sft", "reward"):
@@ -87,6 +92,13 @@ def fit(job: Job, overrides: Sequence[str], gib: float | None = None) -> Job:
     profile = make_profile(tables, name, overrides, model, f"the settings for '{model}'")
     asked = job.asked and dataclasses.replace(job.asked, profile=name, tables=tables_of(profile))
     return dataclasses.replace(job, profile=profile, asked=asked)
+
+
+def _gpu() -> float | None:
+    """The memory of this machine's GPU in GiB; None without one."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
 
 
 def gpu_profile(gib: float) -> str:

@@ -46,7 +46,7 @@ def job_of(arguments: argparse.Namespace, recipe: str) -> Job:
         return job
     from rlrecipes.before.fit import fit
 
-    return fit(job, [override for override in arguments.overrides if not override.startswith("terms.")], _gpu())
+    return fit(job, [override for override in arguments.overrides if not override.startswith("terms.")])
 
 
 def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tuple[Profile, list[str]]:
@@ -68,13 +68,6 @@ def usual_profile(arguments: argparse.Namespace) -> str:
     """The profile that a command line names, or else the one for its model."""
     named: str | None = arguments.profile
     return named or (OWN if arguments.model not in (None, "builtin") else PROFILE)
-
-
-def _gpu() -> float | None:
-    """The memory of this machine's GPU in GiB; None without one."""
-    import torch
-
-    return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
 
 
 def of_each_seed(arguments: argparse.Namespace) -> list[argparse.Namespace]:
