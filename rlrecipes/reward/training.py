@@ -49,8 +49,10 @@ def train(job: Job, model_name: str, folder: Path, tracker: Tracker, stage: str)
 
     reward_model = as_policy(model, tokenizer, max_tokens)
     guessing = math.log(2) if job.objective == "pairwise" else 1.0  # of targets with deviation 1
-    warnings = [*trainer.warnings(loss, guessing), *unmoved(folder / "adapter", job.run.stage("sft") / "adapter")]
-    warnings += write_scale(job, folder, reward_model)
+    warnings = [*trainer.warnings(loss, guessing), *write_scale(job, folder, reward_model)]
+    if stage != "reward":  # those are about what PPO climbs; of few rows the loss goes up while the order gets better
+        warnings = []
+    warnings += unmoved(folder / "adapter", job.run.stage("sft") / "adapter")
     return {
         **measure(job, reward_model, {"train_loss": loss}),
         **rows.record,

@@ -87,7 +87,7 @@ def test_a_constant_reward_model_is_told_and_not_divided_by_nothing(tmp_path, sc
             class reward:  # noqa: N801
                 per_device_train_batch_size = 2
 
-    model = Fixed(scores, lambda prompt, answer: {"input_ids": [1]}, 0, 9)
+    model = Fixed(scores, lambda prompt, answer: {"input_ids": [1]}, 0, 9, None)
     said = write_scale(Job, tmp_path, model)
     assert len(said) == constant
     if constant:
