@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlrecipes.before.config import read_config
+from rlrecipes.before.plan import gpu_profile
 from rlrecipes.before.shape import read_size
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
-from rlrecipes.profile import load_profile, make_profile, profile_names, read_tables
+from rlrecipes.profile import make_profile, read_tables
 from rlrecipes.run.console import say
 from rlrecipes.run.settings import tables_of
 
@@ -99,14 +100,6 @@ def _gpu() -> float | None:
     import torch
 
     return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
-
-
-def gpu_profile(gib: float) -> str:
-    """The profile of the largest card that this memory holds, or the smallest there is."""
-    cards = {name: load_profile(name).memory.card for name in profile_names()}
-    sizes = sorted((float(card), name) for name, card in cards.items() if card.replace(".", "").isdigit())
-    # A card of 24 GiB shows a little less.
-    return next((name for size, name in reversed(sizes) if size <= gib * 1.05), sizes[0][1])
 
 
 def rules(size: Size) -> dict[str, dict[str, Any]]:

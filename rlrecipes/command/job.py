@@ -70,6 +70,14 @@ def usual_profile(arguments: argparse.Namespace) -> str:
     return named or (OWN if arguments.model not in (None, "builtin") else PROFILE)
 
 
+def usual_run(arguments: argparse.Namespace) -> str:
+    """The run that a command on a finished run is about: as it says, else `tiny`, or `own` where only that is there."""
+    if arguments.run or arguments.profile:
+        return arguments.run or load_profile(arguments.profile).name
+    there = [name for name in (PROFILE, OWN) if Run(name, arguments.recipe).folder.is_dir()]
+    return there[0] if there else PROFILE
+
+
 def of_each_seed(arguments: argparse.Namespace) -> list[argparse.Namespace]:
     """The command line once for each of `--seeds`: the run `mine` becomes `mine-seed0`, `mine-seed1`, …
 
