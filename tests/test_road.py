@@ -459,6 +459,17 @@ def test_tracking_offline_leaves_a_run_to_upload_for_each_stage_that_measures(ho
     assert run("tracked", *OWN, "track.wandb=offline") == 0
     offline = list((home / "runs" / "tracked" / "translation" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(offline) == 4
+    folder = home / "runs" / "tracked" / "translation"
+    columns = {"step", "prompt", "answer", "reference", "reward", "terms.learned"}
+    assert rows(folder / "ppo" / "samples.jsonl")[0].keys() >= columns
+    tables = {path.parts[-4][-8:]: json.loads(path.read_text()) for path in (folder / "wandb").rglob("samples_*.json")}
+    sampled, evaluated = sorted(tables.values(), key=lambda table: "policy" in table["columns"])
+    assert columns <= {*sampled["columns"]}
+    assert columns | {"policy", "headline"} <= {*evaluated["columns"]}
+    assert len(evaluated["data"]) == 6 * 4, "a row for each policy's answer"
+    assert [row.keys() for row in rows(folder / "evaluate" / "answers.jsonl")] == [
+        {"prompt", "references", "answers"}
+    ] * 6
     assert "wandb sync" in capsys.readouterr().out
 
 

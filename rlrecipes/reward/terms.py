@@ -85,12 +85,27 @@ def rewards(
 
     `scorer` is the learned part, if there is one. Terms with a state begin with a fresh one.
     """
-    reward = fresh(reward)
-    values = term_values(reward, answers, examples, seconds)
+    return [weighted_sum(reward, row) for row in value_rows(reward, scorer, answers, examples, seconds)]
+
+
+def value_rows(
+    reward: Reward,
+    scorer: Callable[[Sequence[tuple[Prompt, str]]], Sequence[float]] | None,
+    answers: Sequence[str],
+    examples: Sequence[Example],
+    seconds: float = 0,
+) -> list[dict[str, float]]:
+    """What `rewards` sums up: each answer's unweighted values by the terms' names, `learned` among them."""
+    values = term_values(fresh(reward), answers, examples, seconds)
     if scorer is not None:
         pairs = [(example.prompt, answer) for example, answer in zip(examples, answers, strict=True)]
         values["learned"] = list(scorer(pairs))
-    return [weighted_sum(reward, dict(zip(values, row, strict=True))) for row in zip(*values.values(), strict=True)]
+    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+
+
+def shown(reward: Reward, values: Mapping[str, float]) -> dict[str, float]:
+    """An answer's reward and its terms' values as columns of a table of samples: `{"reward": 1.2, "terms.learned": 1.0}`."""
+    return {"reward": weighted_sum(reward, values)} | {f"terms.{name}": value for name, value in values.items()}
 
 
 def fresh(reward: Reward) -> Reward:

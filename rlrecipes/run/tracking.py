@@ -56,6 +56,8 @@ class Tracker:
     def __init__(self, folder: Path, wandb_run: Any | None = None) -> None:
         self.folder = folder
         self.wandb_run = wandb_run
+        self._tables: dict[str, Any] = {}
+        """W&B's table of each name, to which every step adds its rows."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Adds a row of numbers to the stage's curves."""
@@ -64,9 +66,13 @@ class Tracker:
         self._publish("log", [values], step)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
-        """Adds a step's table of samples; W&B gets one table for each step."""
+        """Adds a step's rows to a file, and to W&B's one table of that name."""
         with (self.folder / f"{name}.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n" for row in rows)
+        self._publish(name, rows, step)
+
+    def show(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Adds a step's rows to W&B's table alone, for rows that the stage's files have already."""
         self._publish(name, rows, step)
 
     def summary(self, values: Mapping[str, Any]) -> None:
@@ -110,9 +116,16 @@ class Tracker:
             return
         import wandb
 
-        columns = ["step", *rows[0]]
-        data = [[step, *row.values()] for row in rows]
-        self._send(lambda run: run.log({f"{name}/{step}": wandb.Table(columns=columns, data=data)}, step=step))
+        if name not in self._tables:
+            self._tables[name] = wandb.Table(columns=["step", *rows[0]], log_mode="INCREMENTAL")
+        table = self._tables[name]
+
+        def add(run: Any) -> None:
+            for row in rows:
+                table.add_data(step, *(row.get(column) for column in table.columns[1:]))
+            run.log({name: table}, step=step)
+
+        self._send(add)
 
     def _send(self, send: Any) -> None:
         if self.wandb_run is not None:

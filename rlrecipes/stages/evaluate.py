@@ -33,13 +33,16 @@ from rlrecipes.policy.scores import (
 )
 from rlrecipes.recipe import Example
 from rlrecipes.reward.model import Scorer, open_learned
-from rlrecipes.reward.terms import rewards
+from rlrecipes.reward.terms import rewards, shown, value_rows
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
 from rlrecipes.run.policies import chosen
 from rlrecipes.run.resume import record_drops
 from rlrecipes.run.stages import POLICIES, Policy
 from rlrecipes.run.tracking import Tracker
+
+SHOWN = 50
+"""Held-out prompts in W&B's table of samples; `samples.jsonl` has all."""
 
 
 def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
@@ -92,7 +95,9 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     }
     if job.profile.evaluate.judge_url:
         record |= _asked(job, record, scored, policies, examples)
-    _track(tracker, record, rows)
+    if tracker.wandb_run is not None:
+        tracker.show("samples", _shown(job, scorer, scored, examples[:SHOWN]), step=0)
+    _track(tracker, record)
     return record
 
 
@@ -144,10 +149,22 @@ def _scorer(job: Job, model: PeftModel, tokenizer: Any) -> Scorer | None:
     return open_learned(job.run.stage("reward"), model, tokenizer, settings.model, settings.evaluate.batch_size)[1]
 
 
-def _track(tracker: Tracker, record: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+def _shown(
+    job: Job, scorer: Scorer | None, scored: Mapping[str, Scored], examples: Sequence[Example]
+) -> list[dict[str, Any]]:
+    """The rows of W&B's table of samples: what each policy answered to the same prompt, one below the other."""
+    rows: list[list[dict[str, Any]]] = [[] for _ in examples]
+    for name, each in scored.items():
+        texts = [given.text for given in each.greedy[: len(examples)]]
+        values = value_rows(job.recipe.reward, scorer, texts, examples, job.profile.limits.term_seconds)
+        for i, (example, text) in enumerate(zip(examples, texts, strict=True)):
+            row = {"policy": name, "prompt": example.prompt[-1].content, "answer": text}
+            row |= {"reference": next(iter(example.answers), None), "headline": each.headline[i]}
+            judged = {} if each.judge is None else {"judge": each.judge[i]}
+            rows[i].append(row | shown(job.recipe.reward, values[i]) | judged)
+    return [row for of_prompt in rows for row in of_prompt]
+
+
+def _track(tracker: Tracker, record: dict[str, Any]) -> None:
     tables = {**record["metrics"], **record["comparisons"]}
     tracker.summary({f"{table}/{name}": v["value"] for table, named in tables.items() for name, v in named.items()})
-    table = [
-        {"prompt": r["prompt"][-1]["content"], **{p: a["answer"] for p, a in r["policies"].items()}} for r in rows[:50]
-    ]
-    tracker.table("answers", table, step=0)

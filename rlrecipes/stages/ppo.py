@@ -19,7 +19,7 @@ from rlrecipes.policy.watch import SLICE, Watch
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Metric
 from rlrecipes.reward.model import open_learned
-from rlrecipes.reward.terms import fresh
+from rlrecipes.reward.terms import fresh, shown, value_rows
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
 from rlrecipes.run.interrupts import finishing_first
@@ -63,6 +63,17 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     limit = job.profile.limits.term_seconds
     assert headline.score is not None, f"{job.recipe.name}: a headline must score answers one by one"
     watch = Watch(watched, headline.score, job.recipe.reward, scorer, settings, limit) if watched else None
+    samples = fitting_prompts(tokenizer, sample_by_hash(SAMPLES, job.data.held_out.prompts), max_tokens)
+
+    def show(rows: list[dict[str, Any]], step: int) -> None:
+        examples, answers = [example for example, _ in samples], [row["answer"] for row in rows]
+        values = value_rows(job.recipe.reward, scorer, answers, examples, limit)
+        scores = [
+            {"reference": next(iter(example.answers), None), **shown(job.recipe.reward, each)}
+            for example, each in zip(examples, values, strict=True)
+        ]
+        tracker.table("samples", [row | each for row, each in zip(rows, scores, strict=True)], step)
+
     trainer = SharedBasePPOTrainer(
         args=_arguments(settings, folder, job.seed, length),
         model=model,
@@ -71,8 +82,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         reward=fresh(job.recipe.reward),
         head=head,
         settings=settings,
-        samples=fitting_prompts(tokenizer, sample_by_hash(SAMPLES, job.data.held_out.prompts), max_tokens),
-        on_samples=lambda rows, step: tracker.table("samples", rows, step),
+        samples=samples,
+        on_samples=show,
         scorer=scorer,
         callbacks=[progress("ppo", tracker)],
         term_seconds=limit,

@@ -62,12 +62,16 @@ def test_values_go_to_a_file_line_by_line(tmp_path):
     assert lines == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
 
 
-def test_tables_of_several_steps_stand_in_one_file_and_apart_in_wandb(tmp_path):
+def test_tables_of_several_steps_stand_in_one_file_and_grow_in_one_table_of_wandb(tmp_path):
     tracker = Tracker(tmp_path, run := FakeRun())
     tracker.table("samples", [{"prompt": "Grüß", "answer": "b"}], 1)
     tracker.table("samples", [{"prompt": "Grüß", "answer": "c"}], 2)
     assert len((tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()) == 2
-    assert [list(values) for _, values in run.logged] == [["samples/1"], ["samples/2"]]
+    assert [list(values) for _, values in run.logged] == [["samples"], ["samples"]]
+    first, second = (values["samples"] for _, values in run.logged)
+    assert first is second
+    assert (second.log_mode, second.columns) == ("INCREMENTAL", ["step", "prompt", "answer"])
+    assert second.data == [[1, "Grüß", "b"], [2, "Grüß", "c"]]
 
 
 def test_a_resumed_stage_tells_its_new_wandb_run_what_had_been_told_by_then(tmp_path):
@@ -84,11 +88,11 @@ def test_a_resumed_stage_tells_its_new_wandb_run_what_had_been_told_by_then(tmp_
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents
     assert [(step, list(values)) for step, values in second.logged] == [
         (1, ["loss"]),
-        (1, ["samples/1"]),
+        (1, ["samples"]),
         (2, ["loss"]),
     ]
     assert [values["loss"] for _, values in second.logged if "loss" in values] == [2.0, 1.0]
-    assert second.logged[1][1]["samples/1"].data == [[1, "a\u2028"], [1, "b"]]
+    assert second.logged[1][1]["samples"].data == [[1, "a\u2028"], [1, "b"]]
     assert len(first.logged) == 5
 
 
