@@ -32,6 +32,9 @@ from rlrecipes.run.settings import put_back, write_settings
 from rlrecipes.run.stages import STAGES, below
 from rlrecipes.run.taken import take
 
+SUMMARY = ("metrics", "comparisons", "examples", "kept", "stopped", "objective", "ceiling", "calibration")
+"""What W&B's summary has of a stage's record; values keep their intervals."""
+
 
 def run_recipe(
     recipe: str | Recipe,
@@ -279,12 +282,25 @@ def _attempt(job: Job, profile: Profile, model_name: str, stage: str) -> dict[st
     draft = job.run.open(stage, _conditions(job, stage))
     set_seed(job.seed)  # adapters draw their weights before a trainer sets it; a stage then depends on none before it
     with (
-        tracked(job.run, profile.track, stage, draft, job.settings(stage)) as tracker,
+        tracked(job.run, profile.track, stage, draft, _described(job, stage)) as tracker,
         phase([stage, *STAGES[stage].phases][-1]),
     ):
         record: dict[str, Any] = module.run(dataclasses.replace(job, profile=profile), model_name, draft, tracker)
         check_weights(stage, draft)
+        tracker.summary({key: record[key] for key in SUMMARY if record.get(key) is not None})
         return {"warnings": [], **record, "wandb": tracker.link}
+
+
+def _described(job: Job, stage: str) -> dict[str, Any]:
+    """What W&B lists of a stage: its settings, seed and data, and how it came about."""
+    return {
+        **job.settings(stage),
+        "recipe": job.recipe.name,
+        "profile": job.profile.name,
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "machine": machine(),
+    }
 
 
 def _run_stage(job: Job, model_name: str, stage: str) -> None:

@@ -461,15 +461,17 @@ def test_tracking_offline_leaves_a_run_to_upload_for_each_stage_that_measures(ho
     assert len(offline) == 4
     folder = home / "runs" / "tracked" / "translation"
     columns = {"step", "prompt", "answer", "reference", "reward", "terms.learned"}
-    assert rows(folder / "ppo" / "samples.jsonl")[0].keys() >= columns
-    tables = {path.parts[-4][-8:]: json.loads(path.read_text()) for path in (folder / "wandb").rglob("samples_*.json")}
-    sampled, evaluated = sorted(tables.values(), key=lambda table: "policy" in table["columns"])
-    assert columns <= {*sampled["columns"]}
+    (first, *_) = map(json.loads, (folder / "ppo" / "samples.jsonl").read_text().splitlines())
+    assert first.keys() >= columns
+    tables = [json.loads(path.read_text()) for path in (folder / "wandb").rglob("samples_*.json")]
+    (*sampled, evaluated) = sorted(tables, key=lambda table: "policy" in table["columns"])
+    assert sampled, "the table of PPO grows while it trains"
+    assert all(columns <= {*table["columns"]} for table in sampled)
     assert columns | {"policy", "headline"} <= {*evaluated["columns"]}
     assert len(evaluated["data"]) == 6 * 4, "a row for each policy's answer"
-    assert [row.keys() for row in rows(folder / "evaluate" / "answers.jsonl")] == [
-        {"prompt", "references", "answers"}
-    ] * 6
+    assert len((folder / "evaluate" / "answers.jsonl").read_text().splitlines()) == 6, (
+        "a row for each prompt, and no other"
+    )
     assert "wandb sync" in capsys.readouterr().out
 
 

@@ -14,6 +14,7 @@ import os
 import secrets
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from transformers import PrinterCallback, TrainerCallback
 from rlrecipes.errors import first_line
 from rlrecipes.profile import TrackSettings
 from rlrecipes.run.console import bar, say
-from rlrecipes.run.folder import Run, sync
+from rlrecipes.run.folder import CHECKPOINTS, Run, sync, write_json
 
 _BAR_VALUES = {
     "loss": "loss",
@@ -53,9 +54,15 @@ _process = _Process()
 class Tracker:
     """Where a stage's curves, tables and summary go."""
 
-    def __init__(self, folder: Path, wandb_run: Any | None = None) -> None:
+    def __init__(self, folder: Path, wandb_run: Any | None = None, note: Path | None = None) -> None:
         self.folder = folder
         self.wandb_run = wandb_run
+        self.note = note
+        """The file that names the W&B run, and the rows that it has, for a process that goes on with the stage."""
+        self._has: dict[str, int] = {}
+        """How many rows of each file W&B had before this process; they are not sent again."""
+        self._rows: Counter[str] = Counter()
+        """How many rows of each file there are by now."""
         self._tables: dict[str, Any] = {}
         """W&B's table of each name, to which every step adds its rows."""
 
@@ -93,7 +100,11 @@ class Tracker:
         return {path.name: path.stat().st_size for path in logs}
 
     def go_back(self, positions: Mapping[str, int]) -> None:
-        """Cuts the logs back to `positions`, and sends a new W&B run the rows that remain."""
+        """Cuts the logs back to `positions`, and sends W&B those of the rows that remain which it does not have.
+
+        The rows that are cut off come again, the same, and are not sent twice either.
+        """
+        self._remember()
         for path in sorted(self.folder.glob("*.jsonl")):
             if path.name in positions:
                 os.truncate(path, positions[path.name])
@@ -108,7 +119,9 @@ class Tracker:
 
     def _publish(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
         """Sends W&B the rows of one of our files at a step: rows of numbers from `log`, a table from any other."""
-        if self.wandb_run is None:
+        self._rows[name] += len(rows)
+        rows = rows[max(0, self._has.get(name, 0) - self._rows[name] + len(rows)) :]
+        if self.wandb_run is None or not rows:
             return
         if name == "log":
             for row in rows:
@@ -127,6 +140,17 @@ class Tracker:
 
         self._send(add)
 
+    def _remember(self) -> None:
+        """Notes which rows the W&B run has that this process goes on with; a table of an offline segment begins anew."""
+        self._rows.clear()
+        if self.note is None or self.wandb_run is None or not (noted := _noted(self.note)).get("goes_on"):
+            return
+        has = Counter(noted["rows"]) | Counter(
+            {p.stem: p.read_bytes().count(b"\n") for p in self.folder.glob("*.jsonl")}
+        )
+        write_json(self.note, {**noted, "rows": has})
+        self._has = {name: count for name, count in has.items() if name == "log" or noted["mode"] == "online"}
+
     def _send(self, send: Any) -> None:
         if self.wandb_run is not None:
             try:
@@ -134,14 +158,22 @@ class Tracker:
             except Exception as error:  # tracking must never stop training
                 say(f"  Weights & Biases stopped ({type(error).__name__}: {error}); training goes on without it")
                 self.wandb_run = None
+                if self.note is not None:  # it lacks rows from here on: a process that goes on begins another
+                    self.note.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def tracked(
     run: Run, settings: TrackSettings, stage: str, folder: Path, config: Mapping[str, Any]
 ) -> Iterator[Tracker]:
-    """A tracker for one stage: one W&B run in the group of its rlrecipes run and recipe."""
-    tracker = Tracker(folder, _start_wandb(run, settings, stage, config))
+    """A tracker for one stage: one W&B run in the group of its rlrecipes run and recipe.
+
+    A stage that goes on from a checkpoint goes on with its W&B run: online the same one, offline another segment of it.
+    """
+    note = run.folder / "wandb" / f"{stage}.json"
+    if not any((folder / CHECKPOINTS).glob("step-*")):
+        note.unlink(missing_ok=True)
+    tracker = Tracker(folder, _start_wandb(run, settings, stage, config, note), note)
     failed = True
     try:
         yield tracker
@@ -150,6 +182,14 @@ def tracked(
         if tracker.wandb_run is not None:
             with contextlib.suppress(Exception):
                 tracker.wandb_run.finish(exit_code=int(failed))
+
+
+def _noted(note: Path) -> dict[str, Any]:
+    """What a note holds; nothing where there is none that can be read."""
+    try:
+        return dict(json.loads(note.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -199,7 +239,7 @@ def sync_command(run: Run) -> str | None:
     return f"{python} -m wandb sync {run.folder}/wandb/offline-run-*" if offline else None
 
 
-def _start_wandb(run: Run, settings: TrackSettings, stage: str, config: Mapping[str, Any]) -> Any | None:
+def _start_wandb(run: Run, settings: TrackSettings, stage: str, config: Mapping[str, Any], note: Path) -> Any | None:
     """A stage's W&B run; None where tracking is off or W&B cannot start. The WANDB_ variables count where we set nothing."""
     mode = _mode(settings)
     if mode == "off" or stage == "report":  # a report trains nothing and measures nothing
@@ -216,20 +256,28 @@ def _start_wandb(run: Run, settings: TrackSettings, stage: str, config: Mapping[
         mode = "offline"
     attempts: tuple[Literal["online", "offline"], ...] = ("online", "offline") if mode == "online" else ("offline",)
     for attempt in attempts:
+        noted = _noted(note)
+        goes_on = noted.get("mode") == attempt
+        # Not WANDB_RUN_ID, which would make one run of all stages, each over the one before.
+        name = noted["id"] if goes_on else secrets.token_hex(4)
         try:
-            return wandb.init(
+            started = wandb.init(
                 project=settings.project or os.environ.get("WANDB_PROJECT") or "rlrecipes",
                 group=os.environ.get("WANDB_RUN_GROUP") or f"{run.name}-{run.recipe}",
                 job_type=stage,
                 name=f"{run.name}-{run.recipe}-{stage}",
-                id=secrets.token_hex(4),  # a WANDB_RUN_ID would make one run of all stages, each over the one before
-                resume="never",
+                id=name,
+                resume="allow" if goes_on else "never",
                 dir=str(run.folder),
                 config=dict(config),
                 mode=attempt,
                 reinit="finish_previous",
-                settings=wandb.Settings(silent=True, console="off", init_timeout=SECONDS, x_disable_stats=True),
+                settings=wandb.Settings(silent=True, console="off", init_timeout=SECONDS),
             )
+            goes_on = goes_on and (attempt == "offline" or bool(started.resumed))  # the server may have lost it
+            rows = noted["rows"] if goes_on else {}
+            write_json(note, {"id": name, "mode": attempt, "goes_on": goes_on, "rows": rows})
+            return started
         except Exception as error:  # tracking must never stop training
             say(f"  Weights & Biases cannot start {attempt} ({type(error).__name__}: {first_line(error)})")
             if attempt == "online":

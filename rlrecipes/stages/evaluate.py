@@ -32,6 +32,7 @@ from rlrecipes.policy.scores import (
     styles,
 )
 from rlrecipes.recipe import Example
+from rlrecipes.report.verdict import verdict_of
 from rlrecipes.reward.model import Scorer, open_learned
 from rlrecipes.reward.terms import rewards, shown, value_rows
 from rlrecipes.run.checkpoint import Checkpoints
@@ -97,7 +98,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         record |= _asked(job, record, scored, policies, examples)
     if tracker.wandb_run is not None:
         tracker.show("samples", _shown(job, scorer, scored, examples[:SHOWN]), step=0)
-    _track(tracker, record)
+    headlines = {name: found[record["headline"]] for name, found in record["metrics"].items()}
+    tracker.summary({"headline": headlines, "verdict": verdict_of({"evaluate": record}).sentence})
     return record
 
 
@@ -163,8 +165,3 @@ def _shown(
             judged = {} if each.judge is None else {"judge": each.judge[i]}
             rows[i].append(row | shown(job.recipe.reward, values[i]) | judged)
     return [row for of_prompt in rows for row in of_prompt]
-
-
-def _track(tracker: Tracker, record: dict[str, Any]) -> None:
-    tables = {**record["metrics"], **record["comparisons"]}
-    tracker.summary({f"{table}/{name}": v["value"] for table, named in tables.items() for name, v in named.items()})

@@ -109,6 +109,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     tokenizer.save_pretrained(folder / "adapter")
     (folder / "README.md").unlink(missing_ok=True)
     save_file(trainer.model.value_model.score.state_dict(), folder / "value_head.safetensors")
+    tracker.summary({"kept": {"step": trainer.kept, "of": trainer.state.global_step}})
     rows = trainer.state.log_history
     last = {key: value for key, value in rows[min(trainer.kept, len(rows) - 1)].items() if "/" in key}
     adapters = {"reference": "../sft/adapter", "policy": "adapter"} | (

@@ -21,6 +21,8 @@ def translation(tmp_path, mode):
 
 
 class FakeRun:
+    resumed = True
+
     def __init__(self, broken=False):
         self.broken, self.logged, self.exit_code = broken, [], None
         self.summary = {}
@@ -94,6 +96,45 @@ def test_a_resumed_stage_tells_its_new_wandb_run_what_had_been_told_by_then(tmp_
     assert [values["loss"] for _, values in second.logged if "loss" in values] == [2.0, 1.0]
     assert second.logged[1][1]["samples"].data == [[1, "a\u2028"], [1, "b"]]
     assert len(first.logged) == 5
+
+
+@pytest.mark.parametrize(("mode", "tables"), [("offline", [[1, "a"], [2, "b"]]), ("online", [[2, "b"]])])
+def test_a_stage_that_goes_on_goes_on_with_its_wandb_run_and_sends_no_row_twice(
+    tmp_path, started, monkeypatch, mode, tables
+):
+    monkeypatch.setattr("rlrecipes.run.tracking._logged_in", lambda: True)
+    draft = tmp_path / "draft"
+    draft.mkdir()
+
+    def process():
+        started.run = FakeRun()
+        return tracked(*translation(tmp_path, mode), "ppo", draft, {})
+
+    with process() as tracker:
+        tracker.go_back({})
+        tracker.log({"loss": 3.0}, 1)
+        tracker.table("samples", [{"answer": "a"}], 1)
+        positions = tracker.positions()
+        tracker.log({"loss": 2.0}, 2)
+    (draft / "checkpoints" / "step-000001").mkdir(parents=True)
+    for _ in range(2):  # the second is cut off before it comes to the row that the first one sent
+        with process() as tracker:
+            tracker.go_back(positions)
+    with process() as tracker:
+        tracker.go_back(positions)
+        tracker.log({"loss": 2.0}, 2)
+        tracker.table("samples", [{"answer": "b"}], 2)
+        tracker.log({"loss": 1.0}, 3)
+    assert len({call["id"] for call in started.calls}) == 1
+    assert [call["resume"] for call in started.calls] == ["never", "allow", "allow", "allow"]
+    assert [values["loss"] for _, values in started.run.logged if "loss" in values] == [1.0]
+    (table, *_) = [values["samples"] for _, values in started.run.logged if "samples" in values]
+    assert table.data == tables
+
+    (draft / "checkpoints" / "step-000001").rmdir()
+    with process():
+        pass
+    assert len({call["id"] for call in started.calls}) == 2, "a stage that begins again is a run of its own"
 
 
 def test_a_run_that_breaks_down_is_told_once_and_the_file_goes_on(tmp_path, capsys):
