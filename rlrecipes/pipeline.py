@@ -287,6 +287,8 @@ def _attempt(job: Job, profile: Profile, model_name: str, stage: str) -> dict[st
     ):
         record: dict[str, Any] = module.run(dataclasses.replace(job, profile=profile), model_name, draft, tracker)
         check_weights(stage, draft)
+        if profile.track.artifacts:
+            tracker.artifact(job.run, stage, draft)
         tracker.summary({key: record[key] for key in SUMMARY if record.get(key) is not None})
         return {"warnings": [], **record, "wandb": tracker.link}
 

@@ -183,6 +183,7 @@ IDLE = {
     "ppo.keep": [["ppo.eval_every=0"]],
     "ppo.patience": [["ppo.eval_every=0"]],
     "track.project": [["track.wandb=off"]],
+    "track.artifacts": [["track.wandb=off"]],
     "evaluate.judge": [["evaluate.judge_url=http://localhost/v1", "evaluate.judge_model=m"]],
     "evaluate.judge_model": [["evaluate.limit=5"]],
     **{f"base.{key}": [["model.name=some/model"]] for table, key in KEYS if table == "base"},

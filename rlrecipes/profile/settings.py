@@ -224,6 +224,8 @@ class TrackSettings:
     """`auto`: as WANDB_MODE says; without it online for a user who is logged in, else offline."""
     project: str = ""
     """Empty: WANDB_PROJECT; without it `rlrecipes`."""
+    artifacts: Switch = False
+    """Whether adapters, the reward model and the report go to W&B as artifacts; online with what each stands on."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

@@ -27,6 +27,7 @@ from rlrecipes.errors import first_line
 from rlrecipes.profile import TrackSettings
 from rlrecipes.run.console import bar, say
 from rlrecipes.run.folder import CHECKPOINTS, Run, sync, write_json
+from rlrecipes.run.stages import below
 
 _BAR_VALUES = {
     "loss": "loss",
@@ -36,6 +37,8 @@ _BAR_VALUES = {
 }
 """The logged values that a progress bar shows, and their short names there."""
 
+LEAVES = ("adapter", "value_adapter", "value_head.safetensors", "scale.json", "index.html")
+"""What an artifact holds of a stage's files, where the stage left them."""
 SECONDS = 5
 """The longest wait for W&B's server, once a run."""
 UNREACHED, REMEMBERED = "unreached", 3600
@@ -46,6 +49,8 @@ UNREACHED, REMEMBERED = "unreached", 3600
 class _Process:
     unreached: bool = False
     """Whether W&B did not answer this process."""
+    told: bool = False
+    """Whether it was said that artifacts have no lineage offline."""
 
 
 _process = _Process()
@@ -85,6 +90,40 @@ class Tracker:
     def summary(self, values: Mapping[str, Any]) -> None:
         """The stage's final values, for W&B alone; `done.json` has them too."""
         self._send(lambda run: run.summary.update(dict(values)))
+
+    def artifact(self, run: Run, stage: str, draft: Path) -> None:
+        """Gives W&B what a stage leaves, and online which artifacts of the stages below it used; nothing where it is off."""
+        if self.wandb_run is None or not (paths := [draft / name for name in LEAVES if (draft / name).exists()]):
+            return
+        import wandb
+
+        name = f"{run.name}-{run.recipe}"
+        if getattr(self.wandb_run, "offline", False):
+            if not _process.told:
+                say("  offline, Weights & Biases takes artifacts without what they stand on")
+                _process.told = True
+        else:
+            for ground in below(stage):
+                if any((run.stage(ground) / file).exists() for file in LEAVES):
+                    self._use(f"{name}-{ground}:latest")
+
+        def leave(wandb_run: Any) -> None:
+            artifact = wandb.Artifact(f"{name}-{stage}", type="report" if stage == "report" else "model")
+            for path in paths:
+                if path.is_dir():
+                    artifact.add_dir(str(path), name=path.name)
+                else:
+                    artifact.add_file(str(path), name=path.name)
+            wandb_run.log_artifact(artifact)
+
+        self._send(leave)
+
+    def _use(self, name: str) -> None:
+        try:
+            assert self.wandb_run is not None
+            self.wandb_run.use_artifact(name)
+        except Exception as error:  # a stage that another run made, or that was not uploaded
+            say(f"  Weights & Biases has no artifact {name} to stand on ({type(error).__name__})")
 
     @property
     def link(self) -> str | None:
@@ -242,7 +281,8 @@ def sync_command(run: Run) -> str | None:
 def _start_wandb(run: Run, settings: TrackSettings, stage: str, config: Mapping[str, Any], note: Path) -> Any | None:
     """A stage's W&B run; None where tracking is off or W&B cannot start. The WANDB_ variables count where we set nothing."""
     mode = _mode(settings)
-    if mode == "off" or stage == "report":  # a report trains nothing and measures nothing
+    # A report trains nothing and measures nothing.
+    if mode == "off" or (stage == "report" and not settings.artifacts):
         return None
     import wandb
 

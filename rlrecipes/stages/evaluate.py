@@ -160,7 +160,7 @@ def _shown(
         texts = [given.text for given in each.greedy[: len(examples)]]
         values = value_rows(job.recipe.reward, scorer, texts, examples, job.profile.limits.term_seconds)
         for i, (example, text) in enumerate(zip(examples, texts, strict=True)):
-            row = {"policy": name, "prompt": example.prompt[-1].content, "answer": text}
+            row: dict[str, Any] = {"policy": name, "prompt": example.prompt[-1].content, "answer": text}
             row |= {"reference": next(iter(example.answers), None), "headline": each.headline[i]}
             judged = {} if each.judge is None else {"judge": each.judge[i]}
             rows[i].append(row | shown(job.recipe.reward, values[i]) | judged)

@@ -156,6 +156,46 @@ def test_a_stage_is_one_run_in_the_group_of_its_recipe(tmp_path, started):
     assert started.run.exit_code == 0
 
 
+class Artifacts(FakeRun):
+    """A run that remembers what its artifacts hold and what they stand on."""
+
+    def __init__(self, offline, there=True):
+        super().__init__()
+        self.offline, self.there, self.used, self.left = offline, there, [], {}
+
+    def use_artifact(self, name):
+        if self.offline or not self.there:
+            raise TypeError("no such artifact")
+        self.used.append(name)
+
+    def log_artifact(self, artifact):
+        self.left[artifact.name] = (artifact.type, sorted(artifact.manifest.entries))
+
+
+@pytest.mark.parametrize(
+    ("offline", "there", "used", "said"),
+    [
+        (False, True, ["t-translation-sft:latest", "t-translation-reward:latest"], 0),
+        (False, False, [], 2),
+        (True, True, [], 1),
+    ],
+)
+def test_an_artifact_holds_what_a_stage_leaves_and_names_what_it_stands_on(
+    tmp_path, monkeypatch, capsys, offline, there, used, said
+):
+    monkeypatch.setattr("rlrecipes.run.tracking._process.told", False)
+    for folder in (tmp_path, *(Run("t", "translation", tmp_path).stage(stage) for stage in ("sft", "reward"))):
+        (folder / "adapter").mkdir(parents=True)
+        (folder / "adapter" / "weights").write_text("w")
+    (tmp_path / "samples.jsonl").write_text("{}")
+    tracker = Tracker(tmp_path, run := Artifacts(offline, there))
+    for _ in range(1 + offline):
+        tracker.artifact(Run("t", "translation", tmp_path), "ppo", tmp_path)
+    assert run.left == {"t-translation-ppo": ("model", ["adapter/weights"])}
+    assert run.used == used
+    assert capsys.readouterr().out.count("stand on") == said
+
+
 def test_a_stage_that_fails_is_marked_as_failed(tmp_path, started):
     with pytest.raises(ValueError, match="broken"), tracked(*translation(tmp_path, "offline"), "sft", tmp_path, {}):
         raise ValueError("broken")
