@@ -10,9 +10,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from rlrecipes.after.finished import FinishedRun
 from rlrecipes.hub.reach import is_hub_id, is_local
@@ -123,13 +126,43 @@ def card(finished: FinishedRun, policy: str, merged: Merged | None, repository: 
 
 def _front(finished: FinishedRun, policy: str) -> str:
     """The YAML header, which the hub reads. It names a licence only where all licences are known."""
-    lines = ["library_name: peft", "pipeline_tag: text-generation"]
-    if finished.embedded and _source(finished) == BUILT_IN:
-        lines.append("license: apache-2.0")
-    if not finished.embedded and public(finished.model.name) == finished.model.name:
-        lines.append(f"base_model: {finished.model.name}")
-    tags = ["rlrecipes", "trl", "lora", *([policy] if policy != "sft" else [])]
-    return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+    name = finished.model.name
+    on_hub = not finished.embedded and public(name) == name
+    results = _eval_results(finished, policy)
+    front = ModelCardData(
+        library_name="peft",
+        pipeline_tag="text-generation",
+        license="apache-2.0" if finished.embedded and _source(finished) == BUILT_IN else None,
+        base_model=name if on_hub else None,
+        base_model_relation="adapter" if on_hub else None,
+        datasets=[each["id"] for each in finished.records["sft"]["data"].get("hub", ())] or None,
+        tags=["rlrecipes", "trl", "lora", *([policy] if policy != "sft" else [])],
+        metrics=[result.metric_type for result in results] or None,
+        model_name=f"{finished.recipe.name}, {POLICIES[policy].title}" if results else None,
+        eval_results=results or None,
+    )
+    return f"---\n{front.to_yaml(original_order=['library_name', 'pipeline_tag', 'license'])}\n---"
+
+
+def _eval_results(finished: FinishedRun, policy: str) -> list[EvalResult]:
+    """The policy's metrics as the hub lists them; none before the evaluation. A value that is no number is left out."""
+    data = finished.records["sft"]["data"]
+    sets = [each["id"] for each in data.get("hub", ())]
+    source = "the recipe's own data" if _source(finished) == BUILT_IN else _public_data(data["source"])
+    metrics = finished.records.get("evaluate", {}).get("metrics", {}).get(policy, {})
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=sets[0] if len(sets) == 1 else finished.recipe.name,
+            dataset_name=f"{finished.recipe.name}: {source}",
+            dataset_split="held out",
+            metric_type=name,
+            metric_name=f"{name} {' '.join(interval(found))}".strip(),
+            metric_value=found["value"],
+        )
+        for name, found in metrics.items()
+        if math.isfinite(found["value"])
+    ]
 
 
 def _load(finished: FinishedRun, repository: str | None, folder: Path) -> str:

@@ -156,6 +156,36 @@ def test_the_card_has_data_licence_results_and_settings(exported):
     assert "Das 5" not in card, "rows of the user's data stay with the user"
 
 
+def test_the_hub_reads_the_cards_metrics_and_what_they_are_of(home, apart):
+    import dataclasses
+
+    from huggingface_hub import ModelCard
+
+    from rlrecipes.after.card import card
+
+    finished = find_finished_run(Run("apart", "translation"), load_recipe("translation"))
+    front = ModelCard(card(finished, "ppo", None, None, apart / "export")).data
+    metrics = finished.records["evaluate"]["metrics"]["ppo"]
+    assert {result.metric_type: result.metric_value for result in front.eval_results} == {
+        name: found["value"] for name, found in metrics.items()
+    }
+    assert front.metrics == [*metrics]
+    assert "base_model" not in front.to_dict(), "the embedded base is not on the hub"
+    assert front.datasets is None, "nor is a file of the user's"
+
+    records = json.loads(json.dumps(finished.records))
+    records["sft"]["settings"]["model.name"] = "some/model"
+    records["sft"]["data"] |= {"source": "hub:a/b", "hub": [{"id": "a/b", "licence": "MIT"}]}
+    records["evaluate"]["metrics"]["ppo"] = {
+        "chrf": metrics["chrf"] | {"value": float("nan")},
+        "reward": metrics["reward"],
+    }
+    front = ModelCard(card(dataclasses.replace(finished, records=records), "ppo", None, None, apart / "export")).data
+    assert (front.base_model, front.to_dict()["base_model_relation"]) == ("some/model", "adapter")
+    assert front.datasets == ["a/b"]
+    assert [(each.metric_type, each.dataset_type) for each in front.eval_results] == [("reward", "a/b")]
+
+
 def test_the_card_has_the_pages_at_weights_and_biases(home, apart):
     from rlrecipes.after.card import card
 
