@@ -222,7 +222,7 @@ def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
 def test_every_plot_and_table_can_be_read_without_seeing_it(tmp_path: Path) -> None:
     tags = Page(page_of(fake_run(tmp_path))).tags
     plots = [attrs for tag, attrs in tags if tag == "svg"]
-    assert len(plots) == 13
+    assert len(plots) == 14
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plots)
     assert all(attrs.get("scope") in ("col", "row") for tag, attrs in tags if tag == "th")
     assert sum(tag == "caption" for tag, _ in tags) == sum(tag == "table" for tag, _ in tags)
