@@ -18,12 +18,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlrecipes.errors import UserError, option
+from rlrecipes.report.answers import all_answers, gains, script
 from rlrecipes.report.evaluation import bought, divergences, judge_sentence, pair_rows, style_rows
 from rlrecipes.report.examination import Found, examination, read_examination
+from rlrecipes.report.figures import spread
 from rlrecipes.report.hacking import hacking
 from rlrecipes.report.numbers import Cell, duration, estimate_cell
 from rlrecipes.report.plots import curves
-from rlrecipes.report.records import Records, finished_records, headline_value, json_lines, last_pair
+from rlrecipes.report.records import Pair, Records, finished_records, headline_value, json_lines, last_pair
 from rlrecipes.report.samples import gain_groups, training_samples
 from rlrecipes.report.verdict import quality, verdict_of
 from rlrecipes.report.warnings import warnings
@@ -41,7 +43,7 @@ def write_report(run: Run, notes: Sequence[str], folder: Path) -> None:
 def write_examination(found: Found, folder: Path) -> None:
     """Writes `folder/index.html` about the examination of a reward model."""
     values = examination(found)
-    lists = dict.fromkeys(("notes", "warnings", "curves", "samples", "training"), ())
+    lists = dict.fromkeys(("notes", "warnings", "curves", "samples", "all", "training"), ())
     empty: dict[str, Any] = {"records": {}, "facts": {}, **lists}
     section = {**empty, "verdict": values["verdict"], "examination": values}
     _write(folder, f"The reward model of {found['recipe']} · run {found['run']}", [section])
@@ -50,7 +52,7 @@ def write_examination(found: Found, folder: Path) -> None:
 def combine(runs: Sequence[Run]) -> Path:
     """Writes one page over several recipes of one run's name to `runs/<run>/report/`, and returns its path."""
     folder = runs[0].root / runs[0].name / "report"
-    sections = [_section(run, (run.done("report") or {}).get("notes", ())) for run in runs]
+    sections = [_section(run, (run.done("report") or {}).get("notes", ()), len(runs)) for run in runs]
     _write(folder, f"Run {runs[0].name}", sections)
     return folder / "index.html"
 
@@ -72,7 +74,8 @@ def short_table(runs: Sequence[Run]) -> str:
 
 def _write(folder: Path, title: str, sections: Sequence[Mapping[str, Any]]) -> None:
     heads = [policy.title for policy in models().values()]
-    write_page(folder, "page.html.j2", title=title, sections=sections, heads=heads)
+    ours = script() if any(section["all"] for section in sections) else {}
+    write_page(folder, "page.html.j2", title=title, sections=sections, heads=heads, **ours)
 
 
 def write_page(folder: Path, template: str, **values: Any) -> None:
@@ -100,8 +103,8 @@ def write_page(folder: Path, template: str, **values: Any) -> None:
 # the parts of the page
 
 
-def _section(run: Run, notes: Sequence[str]) -> dict[str, Any]:
-    """The template's values for one recipe."""
+def _section(run: Run, notes: Sequence[str], sections: int = 1) -> dict[str, Any]:
+    """The template's values for one recipe, on a page that has `sections` of them."""
     records = finished_records(run)
     updates, samples = json_lines(run.stage("ppo") / "log.jsonl"), json_lines(run.stage("evaluate") / "samples.jsonl")
     pair, evaluation = last_pair(records), records.get("evaluate", {})
@@ -122,10 +125,19 @@ def _section(run: Run, notes: Sequence[str]) -> dict[str, Any]:
         "warnings": [*warnings(records, updates), *hacking(records, updates, samples)],
         "curves": curves(run, records, updates),
         "tally": tally,
+        "spread": _spread(samples, pair, evaluation, tally),
         "samples": groups,
+        "all": all_answers(samples, pair, sections),
         "training": training_samples(json_lines(run.stage("ppo") / "samples.jsonl")),
         "examination": examination(found) if (found := read_examination(run, records.get("reward", {}))) else None,
     }
+
+
+def _spread(samples: Sequence[Mapping[str, Any]], pair: Pair, evaluation: Mapping[str, Any], tally: str) -> str:
+    """The drawing of all paired gains; empty without any."""
+    found = gains(samples, pair)
+    label = f"gain in {evaluation.get('headline')}, {pair.policy.title} over {pair.over.title}, prompt by prompt"
+    return spread(found, label, f"How many prompts have which {label}: {tally}") if found else ""
 
 
 def _facts(run: Run, records: Records) -> dict[str, str]:
