@@ -6,8 +6,9 @@ judge_sentence({"name": "a second reward model", "accuracy": {"value": 0.73, …
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from statistics import fmean
 from typing import Any
 
 from rlrecipes.report.figures import frontier
@@ -26,6 +27,9 @@ MEASURES = {
     "reward_win_rate": "win rate in reward",
 }
 """What a pair is compared by, with its name in the table; the headline's name goes into the brackets."""
+
+DOTS = 40
+"""On the path of the reward against KL; of a longer run each is the mean of several updates."""
 
 STYLES = {
     "words": "words",
@@ -95,7 +99,7 @@ def bought(evaluation: Mapping[str, Any], updates: Sequence[Mapping[str, float]]
     """Reward against KL over the updates of PPO, drawn, the best of n beside it; empty where the log has no such path."""
     names = ("objective/kl", "objective/scores")
     path = [(row[names[0]], row[names[1]]) for row in updates if all(row.get(name) is not None for name in names)]
-    path = [point for point in path if all(map(isfinite, point))]
+    path = [point for point in path if all(map(math.isfinite, point))]
     if len(path) < 2:
         return ""
     metrics = evaluation.get("metrics", {})
@@ -106,4 +110,8 @@ def bought(evaluation: Mapping[str, Any], updates: Sequence[Mapping[str, float]]
     said = [f"{name} {number(y)} at {number(x)} nats at most" for name, (x, y) in points.items()]
     (x0, y0), (x1, y1) = path[0], path[-1]
     words = f"Reward against KL: PPO from {number(y0)} at {number(x0)} nats to {number(y1)} at {number(x1)} nats"
-    return frontier(path, points, "; ".join([words, *said]))
+    size = math.ceil(len(path) / DOTS)
+    means = [
+        (fmean(x), fmean(y)) for x, y in (zip(*path[i : i + size], strict=True) for i in range(0, len(path), size))
+    ]
+    return frontier(means, points, "; ".join([words, *said]))

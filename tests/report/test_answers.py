@@ -1,4 +1,4 @@
-"""The list of all held-out answers: what it holds, and how it and the whole page behave in a browser, where one is installed."""
+"""The list of all held-out answers: what it holds, and how it and the whole page behave in a browser."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ addEventListener("load", () => {{
     for (const [name, value] of Object.entries(wanted)) form.elements[name].value = value;
     form.dispatchEvent(new Event("input"));
     const seen = [...page.querySelectorAll(".case")].filter((node) => !node.hidden);
-    const given = seen.map((node) => [...node.querySelectorAll("[data-policy]")].filter((answer) => !answer.hidden).length);
-    return [seen.map((node) => Number(node.querySelector("dt").textContent)), given, form.querySelector("output").textContent];
+    const given = seen.map((node) => node.querySelectorAll("[data-policy]:not([hidden])").length);
+    const places = seen.map((node) => Number(node.querySelector("dt").textContent));
+    return [places, given, form.querySelector("output").textContent];
   }};
   const width = page.documentElement.scrollWidth - page.defaultView.innerWidth;
   const asked = {asked}.map(ask);
