@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -56,9 +57,10 @@ def script() -> dict[str, Markup]:
 
 
 def gains(rows: Sequence[Row], pair: Pair) -> list[float]:
-    """The headline's paired differences, one a row that both policies answered."""
+    """The headline's paired differences, one a row that both policies answered; those that are no numbers are left out."""
     over = str(pair.policy.over)
-    return [gain(row, pair.name, over) for row in rows if {pair.name, over} <= {*row["policies"]}]
+    found = [gain(row, pair.name, over) for row in rows if {pair.name, over} <= {*row["policies"]}]
+    return [each for each in found if math.isfinite(each)]
 
 
 def _texts(row: Row) -> list[str]:
