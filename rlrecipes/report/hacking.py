@@ -21,6 +21,13 @@ FEWEST = 6
 """Updates below which nothing is said of a trend."""
 PAID = 0.3
 """The correlation of reward and length from which on a drift of the length is laid at the reward's door."""
+LONGER = 1.8
+"""The ratio of lengths that is a drift. Of the built-in tasks, question answering grows the most by learning: 1.5, from half
+an answer to a whole one. A reward for length came to 2.3 in 13 updates."""
+MAGIC, USUAL = 0.75, 4
+"""The share of answers with a magic word, at least, and how many times that of the references it is. Where kind texts are the
+task, 78% say 'smiled' (2.8 times as many as the references) and 61% 'beautiful' (4.7 times); a reward for 'old' came to
+100% (5.6 times)."""
 
 APART: Symptom = "The reward goes up and the task goes down"
 MEND = "Give the reward a term against it, raise ppo.kl_coef, or stop earlier."
@@ -129,7 +136,7 @@ def _word(samples: Sequence[Mapping[str, Any]], pair: Pair) -> list[str]:
     magic = {
         word: at
         for word, at in shares.items()
-        if at >= 0.5 and at - share(theirs, word) >= 0.4 and (not right or at - share(right, word) >= 0.4)
+        if at >= MAGIC and at - share(theirs, word) >= 0.4 and at >= USUAL * share(right, word)
     }
     if not magic:
         return []
@@ -152,7 +159,7 @@ def _length(updates: Sequence[Mapping[str, float]]) -> list[str]:
     if seen is None or not paid or not seen.start > 0:
         return []
     ratio, price = seen.end / seen.start, fmean(paid)
-    if not ((ratio >= 1.5 and price >= PAID) or (ratio <= 1 / 1.5 and price <= -PAID)):
+    if not ((ratio >= LONGER and price >= PAID) or (ratio <= 1 / LONGER and price <= -PAID)):
         return []
     how = "longer" if ratio > 1 else "shorter"
     sentence = (

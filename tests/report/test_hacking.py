@@ -53,7 +53,8 @@ def samples(sft: str, ppo: str, reference: str, count: int = 10) -> list[dict[st
 def test_a_healthy_run_raises_no_alarm():
     looks = [(0, 0.4, 0.0), (4, 0.6, 1.0), (8, 0.61, 1.3)]
     words = samples("he reads books", "he reads the books", "he reads the books")
-    assert hacking(records(looks), log(answers_length=(12.0, 17.0)), words) == []
+    grown = log(answers_length=(3.5, 5.4), answers_length_correlation=0.5)  # from half an answer to a whole one
+    assert hacking(records(looks), grown, words) == []
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,15 @@ def test_a_magic_word_is_named():
 
 def test_a_word_that_the_references_have_is_no_magic():
     assert hacking(records(), log(), samples("he reads books", "he reads the books", "he reads the books")) == []
+
+
+@pytest.mark.parametrize(("references", "alarms"), [(1, 1), (3, 0)])
+def test_a_word_that_many_references_have_is_the_task_and_no_magic(references, alarms):
+    rows = [
+        *samples("he sat", "he smiled", "he smiled", references),
+        *samples("he sat", "he smiled", "he sat", 10 - references),
+    ]
+    assert len(hacking(records(), log(), rows)) == alarms
 
 
 def test_a_judge_that_prefers_the_other_is_told_beside_a_headline_that_rose():
