@@ -17,14 +17,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlrecipes.after.finished import FinishedRun, find_finished_run
-from rlrecipes.before.plan import plan
-from rlrecipes.command.job import PROFILE, job_of, of_each_seed, profile_of, read_columns, refuse_unlearned, source_of
+from rlrecipes.before.plan import gib, gpu_profile, plan
+from rlrecipes.command.job import (
+    PROFILE,
+    job_of,
+    of_each_seed,
+    profile_of,
+    read_columns,
+    refuse_unlearned,
+    source_of,
+    usual_run,
+)
 from rlrecipes.command.options import REWARD, Command, parse
 from rlrecipes.errors import UserError, option, switch
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import with_weights
 from rlrecipes.pipeline import in_order, run_stages
-from rlrecipes.profile import LOWEST_TEMPERATURE, check_once, load_profile, profile_names
+from rlrecipes.profile import LOWEST_TEMPERATURE, check_once, profile_names
 from rlrecipes.recipe import BUILT_IN, load_recipe, recipe_names
 from rlrecipes.run.allocator import keep_freed_memory
 from rlrecipes.run.console import end_bars, open_streams, quiet, say, shown
@@ -135,7 +144,9 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    """Reads no data: the profile says how long rows may get."""
+    """Reads no data: the profile says how long rows may get. Without one, a model is planned for a GPU, not for this CPU."""
+    if arguments.profile is None:
+        arguments.profile = gpu_profile(gib(arguments.card)) if arguments.card and arguments.model else PROFILE
     profile, weights = profile_of(arguments)
     reward = with_weights(load_recipe(arguments.recipe).reward, weights)
     refuse_unlearned(arguments, reward)
@@ -218,7 +229,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 def _run_and_policy(arguments: argparse.Namespace, others: Sequence[str] = ()) -> tuple[FinishedRun, str]:
     """The finished run and the policy that the command line names, or one of `others`."""
-    name = arguments.run or load_profile(arguments.profile or PROFILE).name
+    name = usual_run(arguments)
     finished = find_finished_run(Run(name, arguments.recipe), load_recipe(arguments.recipe))
     policy = arguments.policy if arguments.policy in others else finished.policy(arguments.policy)
     base = finished.base_model()  # here, so that the error comes before the libraries load

@@ -56,7 +56,7 @@ def test_it_gets_through_the_smallest_road(checkout):
     python(checkout, "rlrecipes", "run", "summary", *SMALLEST)
     done = json.loads((checkout / "runs" / "tiny" / "summary" / "evaluate" / "done.json").read_text())
     assert done["headline"] == "facts"
-    assert done["metrics"].keys() == {"base", "sft", "ppo"}
+    assert done["metrics"].keys() >= {"base", "sft", "ppo"}
 
 
 def test_the_guides_recipe_is_the_short_example_and_has_less_than_40_lines():
@@ -80,9 +80,9 @@ def test_without_a_world_it_gets_through_the_smallest_road_on_data_and_a_model_o
     rows = [{"text": f"Anna met Ben {i}. They bought {i}.", "summary": f"They bought {i} things."} for i in range(60)]
     own = ("--data", write_rows(without_world / "rows.jsonl", rows).name, "--model", str(checkpoint.model))
     python(without_world, "rlrecipes", "run", "summary", *own, *smallest(["--model"]))
-    done = json.loads((without_world / "runs" / "tiny" / "summary" / "evaluate" / "done.json").read_text())
+    done = json.loads((without_world / "runs" / "own" / "summary" / "evaluate" / "done.json").read_text())
     assert done["headline"] == "overlap"
-    assert done["metrics"].keys() == {"base", "sft", "ppo"}
+    assert done["metrics"].keys() >= {"base", "sft", "ppo"}
     policy = ("--policy", "sft", "--json")
     chat = [sys.executable, "-m", "rlrecipes", "chat", "summary", *policy]
     given = subprocess.run(chat, cwd=without_world, input='{"prompt": "Hello"}\n', capture_output=True, text=True)

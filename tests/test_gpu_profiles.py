@@ -12,7 +12,7 @@ from rlrecipes.model.tokens import load_tokenizer
 from rlrecipes.policy import trainer
 from rlrecipes.profile import load_profile, profile_names, settings_of
 
-GPU_PROFILES = [name for name in profile_names() if name != "tiny"]
+GPU_PROFILES = [name for name in profile_names() if name.startswith("single_gpu")]
 TOY = (
     *("model.max_length=128", "lora.r=8", "track.wandb=off", "evaluate.limit=4"),
     *("sft.num_train_epochs=none", "sft.max_steps=2", "sft.warmup_steps=0", "sft.per_device_train_batch_size=2"),
@@ -23,7 +23,7 @@ TOY = (
         "reward.per_device_train_batch_size=2",
     ),
     *("ppo.total_episodes=16", "ppo.per_device_train_batch_size=4", "ppo.gradient_accumulation_steps=2"),
-    "ppo.response_length=8",
+    *("ppo.response_length=8", "ppo.local_rollout_forward_batch_size=8"),
 )
 """What makes a profile small; precision, quantization, attention, optimizers, checkpointing and the rest stay its own."""
 

@@ -66,7 +66,7 @@ def missing(line):
 
 
 @pytest.mark.parametrize(
-    "line", ["`make demos`", "`make demo SEEDS=1`", "`make demo`, after `cp -r examples/no recipes/`"]
+    "line", ["`make demos`", "`make demo SEDE=1`", "`make demo`, after `cp -r examples/no recipes/`"]
 )
 def test_a_command_that_there_is_not_fails(line):
     with pytest.raises(AssertionError):

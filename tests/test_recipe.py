@@ -239,7 +239,7 @@ def test_a_reward_of_terms_alone_needs_no_preferences(fifth, checkpoint):
     fifth(LIGHT.replace("Reward(", "Reward(learned=0, "))
     settings = smallest(["--model", "terms.learned=0"])
     assert main(["run", "fifth", "--data", "rows.jsonl", "--model", str(checkpoint.model), *settings]) == 0
-    stages = {path.name for path in Path("runs/tiny/fifth").iterdir()}
+    stages = {path.name for path in Path("runs/own/fifth").iterdir()}
     assert {"sft", "ppo", "evaluate", "report"} <= stages
     assert "reward" not in stages
 

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlrecipes.before.config import read_config
+from rlrecipes.before.plan import gpu_profile
 from rlrecipes.before.shape import read_size
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
-from rlrecipes.profile import load_profile, make_profile, profile_names, read_tables
+from rlrecipes.profile import make_profile, read_tables
 from rlrecipes.run.console import say
 from rlrecipes.run.settings import tables_of
 
@@ -55,21 +57,25 @@ class Size:
     """Most tokens of a demonstration, a few long ones aside."""
 
 
-def fit(job: Job, overrides: Sequence[str], gib: float | None = None) -> Job:
-    """The job under settings that fit it, said in a line; `overrides` keep the last word. `gib`: a GPU's memory; None: a CPU.
+def fit(job: Job, overrides: Sequence[str]) -> Job:
+    """The job under settings that fit it, said in a line; `overrides` keep the last word.
 
     Raises:
         UserError: an override contradicts them.
     """
     model = job.profile.model.name
-    if gib is not None:
+    try:
+        read_config(job.profile)
+    except UserError:  # what is wrong with the model is told where it is loaded
+        return job
+    if (gib := _gpu()) is not None:
         name = gpu_profile(gib)
         tables = {key: value for key, value in read_tables(name).items() if key != "data"}
         say(f"{job.recipe.name}: settings of the profile {name}, for a GPU of {gib:.0f} GiB; PROFILE=… takes another")
     else:
         try:
             name, size = PROFILE, _size(job)
-        except UserError:  # what is wrong with the model is told where it is loaded
+        except UserError:
             return job
         tables, fitted = read_tables(name), rules(size)
         for table in ("sft", "reward"):
@@ -89,12 +95,11 @@ def fit(job: Job, overrides: Sequence[str], gib: float | None = None) -> Job:
     return dataclasses.replace(job, profile=profile, asked=asked)
 
 
-def gpu_profile(gib: float) -> str:
-    """The profile of the largest card that this memory holds, or the smallest there is."""
-    cards = {name: load_profile(name).memory.card for name in profile_names()}
-    sizes = sorted((float(card), name) for name, card in cards.items() if card.replace(".", "").isdigit())
-    # A card of 24 GiB shows a little less.
-    return next((name for size, name in reversed(sizes) if size <= gib * 1.05), sizes[0][1])
+def _gpu() -> float | None:
+    """The memory of this machine's GPU in GiB; None without one."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
 
 
 def rules(size: Size) -> dict[str, dict[str, Any]]:

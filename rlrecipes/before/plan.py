@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from rlrecipes.before.needs import GIB, ROLES, Need, fullest, largest_batch, moments
 from rlrecipes.before.shape import Shape, lengths, read_shape
 from rlrecipes.errors import UserError, option
-from rlrecipes.profile import Profile
+from rlrecipes.profile import Profile, load_profile, profile_names
 from rlrecipes.recipe import unknown
 from rlrecipes.run.stages import phases
 from rlrecipes.text import aligned
@@ -83,6 +83,14 @@ def gib(card: str) -> float:
     if not (math.isfinite(room) and room > 0):
         raise UserError(f"a card of {card} GiB is none; give a number above 0, or one of {', '.join(CARDS)}")
     return room
+
+
+def gpu_profile(room: float) -> str:
+    """The profile of the largest card that `room` GiB hold, or of the smallest there is."""
+    cards = {name: load_profile(name).memory.card for name in profile_names()}
+    sizes = sorted((float(card), name) for name, card in cards.items() if card.replace(".", "").isdigit())
+    # A card of 24 GiB shows a little less.
+    return next((name for size, name in reversed(sizes) if size <= room * 1.05), sizes[0][1])
 
 
 def _row(need: Need, roles: Sequence[str]) -> list[str]:

@@ -46,7 +46,7 @@ def job_of(arguments: argparse.Namespace, recipe: str) -> Job:
         return job
     from rlrecipes.before.fit import fit
 
-    return fit(job, [override for override in arguments.overrides if not override.startswith("terms.")], _gpu())
+    return fit(job, [override for override in arguments.overrides if not override.startswith("terms.")])
 
 
 def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tuple[Profile, list[str]]:
@@ -70,11 +70,12 @@ def usual_profile(arguments: argparse.Namespace) -> str:
     return named or (OWN if arguments.model not in (None, "builtin") else PROFILE)
 
 
-def _gpu() -> float | None:
-    """The memory of this machine's GPU in GiB; None without one."""
-    import torch
-
-    return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
+def usual_run(arguments: argparse.Namespace) -> str:
+    """The run that a command on a finished run is about: as it says, else `tiny`, or `own` where only that is there."""
+    if arguments.run or arguments.profile:
+        return arguments.run or load_profile(arguments.profile).name
+    there = [name for name in (PROFILE, OWN) if Run(name, arguments.recipe).folder.is_dir()]
+    return there[0] if there else PROFILE
 
 
 def of_each_seed(arguments: argparse.Namespace) -> list[argparse.Namespace]:

@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 from conftest import SHORTEST, main, sentences, write_rows
 
-from rlrecipes.before.fit import BUDGET, COST, Size, gpu_profile, rules
+from rlrecipes.before.fit import BUDGET, COST, Size, rules
+from rlrecipes.before.plan import gpu_profile
 from rlrecipes.profile import make_profile, read_tables
 from rlrecipes.run.folder import Run
 

@@ -67,7 +67,7 @@ MIXTURES = {
 }
 """Mixtures of experts, which lie together in one tensor for each half of their network."""
 
-GPU_PROFILES = [name for name in profile_names() if name != "tiny"]
+GPU_PROFILES = [name for name in profile_names() if name.startswith("single_gpu")]
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 PLAIN = ["model.quantization=none", "lora.lora_dropout=0"]
 ATTENTION = "lora.target_modules=q_proj,k_proj,v_proj,o_proj"
