@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from rlrecipes.report.numbers import estimate_cell
-from rlrecipes.report.records import Pair, Records, column, last_pair
+from rlrecipes.report.records import Pair, Records, column, kept_update, last_pair
 from rlrecipes.text import Symptom, number, quoted, see, words
 
 FEWEST = 6
@@ -57,8 +57,7 @@ def hacking(
         *_length(updates),
         *_monotony(updates),
     ]
-    ppo = records.get("ppo", {})
-    kept = ppo.get("watch", {}).get("best") if ppo.get("settings", {}).get("ppo.keep") == "best" else None
+    kept = kept_update(records)
     if alarms and kept is not None and updates and kept < updates[-1]["step"]:
         alarms.append(see(APART, f"The policy that is left is that of update {kept}; what began later is not in it."))
     return alarms

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import re
@@ -22,7 +24,8 @@ from rlrecipes.run.folder import Run
 from rlrecipes.stages import report as stage
 from rlrecipes.text import SYMPTOMS
 
-VOID = {"meta", "line", "polyline", "br"}
+VOID = {"meta", "line", "polyline", "br", "input"}
+OURS = (Path(report.__file__).parent / "answers.js").read_text(encoding="utf-8")
 HOSTILE = '<script>alert("x")</script> | **bold** ![i](http://example.org/i.png)\nsecond line'
 
 
@@ -144,6 +147,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
+        self.scripts: list[str] = []
         self.feed(page)
         assert self.open == []
 
@@ -159,7 +163,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] == ["script"]:
+            self.scripts.append(data)
+        elif self.open[-1:] != ["style"]:
             self.text += data
 
 
@@ -222,12 +228,22 @@ def test_text_of_models_is_shown_as_text_and_never_as_markup(tmp_path: Path) -> 
     run = fake_run(tmp_path, samples=[sample(0, 0.1, HOSTILE)])
     page = Page(page_of(run))
     assert HOSTILE in page.text
-    assert "script" not in {tag for tag, _ in page.tags}
+    assert page.scripts == [OURS]
+
+
+def test_the_security_policy_lets_our_script_run_and_no_other(tmp_path: Path) -> None:
+    page = Page(page_of(fake_run(tmp_path)))
+    digest = base64.b64encode(hashlib.sha256(page.scripts[0].encode()).digest()).decode()
+    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert "script-src" not in page_of(fake_run(tmp_path, samples=[]))
 
 
 def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
     page = Page(page_of(fake_run(tmp_path)))
-    assert {"link", "script", "img", "iframe", "object"}.isdisjoint(tag for tag, _ in page.tags)
+    assert {"link", "img", "iframe", "object"}.isdisjoint(tag for tag, _ in page.tags)
+    assert page.scripts == [OURS]
+    assert not re.findall("fetch|import|XMLHttp|http", OURS)
     assert not [attrs for _, attrs in page.tags if {"src", "xlink:href"} & set(attrs)]
     assert all(str(attrs["href"]).startswith("#") for _, attrs in page.tags if "href" in attrs)
     assert "url(" not in page_of(fake_run(tmp_path))
@@ -236,7 +252,7 @@ def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
 def test_every_plot_and_table_can_be_read_without_seeing_it(tmp_path: Path) -> None:
     tags = Page(page_of(fake_run(tmp_path))).tags
     plots = [attrs for tag, attrs in tags if tag == "svg"]
-    assert len(plots) == 13
+    assert len(plots) == 15
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plots)
     assert all(attrs.get("scope") in ("col", "row") for tag, attrs in tags if tag == "th")
     assert sum(tag == "caption" for tag, _ in tags) == sum(tag == "table" for tag, _ in tags)
@@ -247,7 +263,7 @@ def test_chinese_text_stands_as_it_is(tmp_path: Path) -> None:
 
 
 def test_samples_are_the_largest_gains_the_middle_and_the_largest_losses(tmp_path: Path) -> None:
-    text = Page(page_of(fake_run(tmp_path))).text
+    text = Page(page_of(fake_run(tmp_path))).text.partition("All held-out answers")[0]
     assert "higher than SFT on 4 of 11 prompts, the same on 3, lower on 4" in text
     shown = [int(number) for number in re.findall(r"question (\d+)", text)]
     assert shown == [0, 1, 2, 4, 5, 6, 10, 9, 8]
@@ -255,6 +271,7 @@ def test_samples_are_the_largest_gains_the_middle_and_the_largest_losses(tmp_pat
 
 def test_a_sample_is_shown_once_and_no_loss_is_made_up(tmp_path: Path) -> None:
     text = Page(page_of(fake_run(tmp_path, samples=[sample(0, 0.2), sample(1, 0.0)]))).text
+    text = text.partition("All held-out answers")[0]
     assert re.findall(r"question (\d+)", text) == ["0", "1"]
     assert "Where PPO lost most" not in text
 
