@@ -17,8 +17,12 @@ import pytest
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
 from rlrecipes.report import page as report
+from rlrecipes.report.hacking import hacking
+from rlrecipes.report.records import finished_records, json_lines
+from rlrecipes.report.warnings import warnings
 from rlrecipes.run.folder import Run
 from rlrecipes.stages import report as stage
+from rlrecipes.text import SYMPTOMS
 
 VOID = {"meta", "line", "polyline", "br", "input"}
 OURS = (Path(report.__file__).parent / "answers.js").read_text(encoding="utf-8")
@@ -91,6 +95,7 @@ def fake_run(
     stopped: str | None = None,
     learned: bool = True,
     base: float = 0.112,
+    best4: float | None = None,
     accuracy: dict[str, float] | None = None,
 ) -> Run:
     """A run whose four stages are finished; the defaults are those of a healthy one."""
@@ -113,7 +118,7 @@ def fake_run(
         "reward_gain": reward_gain or interval(1.2),
         "reward_win_rate": interval(0.9),
     }
-    values = {"base": base, "sft": 0.423, "ppo": 0.733}
+    values = {"base": base, "sft": 0.423, "ppo": 0.733} | ({"best4": best4} if best4 else {})
     close(
         run,
         "evaluate",
@@ -197,12 +202,21 @@ def test_a_healthy_run_has_no_warning(tmp_path: Path) -> None:
 def test_an_unhealthy_run_is_called_so(tmp_path: Path, unhealthy: dict[str, Any], warning: str) -> None:
     run = fake_run(tmp_path, **unhealthy)
     assert warning in Page(page_of(run)).text
+    records, updates = finished_records(run), json_lines(run.stage("ppo") / "log.jsonl")
+    said = [*warnings(records, updates), *hacking(records, updates, [])]
+    assert all(sentence.endswith(f"in {SYMPTOMS}).") for sentence in said)
 
 
 def test_a_policy_below_the_untrained_base_is_called_so_even_if_it_beats_sft(tmp_path: Path) -> None:
     text = Page(page_of(fake_run(tmp_path, base=0.8))).text
     assert "PPO is better than SFT" in text
-    assert "PPO stays below the untrained base model: 0.733 [0.713, 0.753] against 0.800 [0.780, 0.820]." in text
+    assert "PPO stays below the untrained base model: 0.733 [0.713, 0.753] against 0.800 [0.780, 0.820] (see" in text
+
+
+def test_a_policy_below_the_best_of_four_is_called_so_unless_the_intervals_meet(tmp_path: Path) -> None:
+    text = Page(page_of(fake_run(tmp_path, best4=0.8))).text
+    assert "PPO stays below the best of 4 answers of SFT by the reward: 0.733 [0.713, 0.753] against 0.800" in text
+    assert "Look at this first" not in page_of(fake_run(tmp_path, best4=0.76))
 
 
 def test_negative_kl_in_a_few_updates_is_no_warning(tmp_path: Path) -> None:
