@@ -30,7 +30,7 @@ addEventListener("load", () => {{
     const places = seen.map((node) => Number(node.querySelector("dt").textContent));
     return [places, given, form.querySelector("output").textContent];
   }};
-  const width = page.documentElement.scrollWidth - page.defaultView.innerWidth;
+  const width = page.documentElement.scrollWidth - page.documentElement.clientWidth;
   const asked = {asked}.map(ask);
   document.querySelector("pre").textContent = JSON.stringify({{ over: width, hidden: form.hidden, asked }});
 }});

@@ -27,7 +27,7 @@ def judged_run(root: Path, **record: Any) -> Run:
     whole = {
         "metrics": {name: {"chrf": interval(0.5), "reward": interval(0.9)} for name in names},
         "style": dict.fromkeys(names, style),
-        "comparisons": {"best4_over_sft": {"gain": interval(0.1)}, "ppo_over_sft": pair},
+        "comparisons": {"a_over_b_over_sft": {"gain": interval(0.1)}, "ppo_over_sft": pair},
         "judge": {"name": "a second reward model", "accuracy": interval(0.73), "held_out": 274},
         "kl": {"ppo": interval(1.04)},
         "kl_bound": {"best4": 0.636},
@@ -52,7 +52,9 @@ def test_all_policies_stand_side_by_side_with_their_divergence(tmp_path: Path) -
 
 
 def test_pairs_have_what_the_judge_says_of_them(tmp_path: Path) -> None:
-    rows = rows_of(page_of(judged_run(tmp_path)), "In pairs")
+    page = page_of(judged_run(tmp_path))
+    rows = rows_of(page, "In pairs")
+    assert '<th scope="col">a_over_b over SFT</th>' in page
     assert rows["gain in chrf headline"].split()[0] == "+0.100"
     assert rows["win rate by the judge"].split() == ["–", "0.820", "[0.800,", "0.840]"]
     assert "win rate in reward" not in rows
