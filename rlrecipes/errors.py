@@ -36,6 +36,16 @@ def _fitted(sentence: str) -> str:
     return f"{sentence[: LONGEST - tail - 1].rstrip()}…{sentence[-tail:]}"
 
 
+def check_text(name: str) -> None:
+    """Refuses a name whose bytes are no text: no record could hold it.
+
+    Raises:
+        UserError: with the name, its strange bytes as numbers.
+    """
+    if not name.isascii() and (readable := name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")) != name:
+        raise UserError(f"{readable}: a name that is no UTF-8 text; rename it")
+
+
 def first_line(error: Exception) -> str:
     """The first line of a library's error, to quote in a sentence; the error's class where it has no text."""
     message = f"no {error}" if isinstance(error, KeyError) else str(error)  # a KeyError's text is the key alone

@@ -8,7 +8,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import regex
 
@@ -97,6 +97,35 @@ def shortened(text: str, length: int = 60) -> str:
 def quoted(text: str, length: int = 60) -> str:
     """A text in quotes, shortened, for a sentence about it."""
     return f"'{shortened(text, length)}'"
+
+
+SYMPTOMS = "docs/when-it-does-not-learn.md"
+Symptom = Literal[
+    "The policy did not move",
+    "The reward stays flat",
+    "The reward model is at chance",
+    "The loss ends where it began",
+    "The KL explodes",
+    "The answers never end",
+    "The length drifts",
+    "The answers repeat themselves",
+    "Every prompt gets the same answer",
+    "One word is in every answer",
+    "The reward goes up and the task goes down",
+    "PPO stays below the base",
+    "PPO stays below the best of 4",
+]
+"""The headings of that page."""
+
+
+def see(symptom: Symptom, sentence: str) -> str:
+    """A warning that ends in where the page of symptoms tells what to turn.
+
+    >>> see("The KL explodes", "The KL reached 31 nats.")
+    'The KL reached 31 nats (see "The KL explodes" in docs/when-it-does-not-learn.md).'
+    """
+    stop = "." if sentence.endswith(".") else ""
+    return f'{sentence.removesuffix(stop)} (see "{symptom}" in {SYMPTOMS}){stop}'
 
 
 def aligned(rows: Sequence[Sequence[str]], words: Collection[int] | None = None) -> list[str]:

@@ -87,5 +87,5 @@ def test_the_wheel_has_every_file_that_the_package_reads(command):
     (site,) = command.parent.parent.glob("lib/python*/site-packages")
     for folder in ("rlrecipes", "recipes"):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".toml", ".j2") and "__pycache__" not in path.parts:
+            if path.suffix in (".py", ".toml", ".j2", ".js") and "__pycache__" not in path.parts:
                 assert (site / path.relative_to(ROOT)).is_file(), path

@@ -1,8 +1,11 @@
 """Words, normal forms and overlaps, by hand."""
 
-import pytest
+from typing import get_args
 
-from rlrecipes.text import ngrams, normalize_answer, overlap_f1, words
+import pytest
+from conftest import ROOT
+
+from rlrecipes.text import SYMPTOMS, Symptom, ngrams, normalize_answer, overlap_f1, see, words
 
 
 @pytest.mark.parametrize(
@@ -53,3 +56,13 @@ def test_ngrams_are_neighbours_in_order():
 def test_overlap_is_the_f1_of_two_bags(answer, reference, expected):
     assert overlap_f1(answer.split(), reference.split()) == pytest.approx(expected)
     assert overlap_f1(reference.split(), answer.split()) == pytest.approx(expected)
+
+
+def test_every_pointer_of_a_warning_has_its_heading_on_the_page_and_every_heading_a_pointer():
+    lines = (ROOT / SYMPTOMS).read_text(encoding="utf-8").splitlines()
+    assert {line.removeprefix("## ") for line in lines if line.startswith("## ")} == {*get_args(Symptom)}
+
+
+def test_a_pointer_stands_before_the_full_stop():
+    assert see("The KL explodes", "It is far.") == f'It is far (see "The KL explodes" in {SYMPTOMS}).'
+    assert see("The KL explodes", "it is far") == f'it is far (see "The KL explodes" in {SYMPTOMS})'

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from rlrecipes import __version__
-from rlrecipes.errors import UserError, program
+from rlrecipes.errors import UserError, check_text, program
 from rlrecipes.job import PLUS, SHARED_STAGES, check_seed
 from rlrecipes.profile import profile_names
 from rlrecipes.recipe import recipe_names, unknown
@@ -88,6 +88,8 @@ def parse(argv: list[str], commands: Mapping[str, Command]) -> argparse.Namespac
     Raises:
         UserError: for an unknown or missing word, or a value that is empty or out of bounds.
     """
+    for word in argv:
+        check_text(word)
     if not argv or argv[0].startswith("-"):
         _front(commands).parse_known_args(argv)  # which answers --help and --version
         raise UserError(f"name a command first: {', '.join(commands)}; see `{program()} --help`")

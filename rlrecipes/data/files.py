@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, check_text
 from rlrecipes.recipe import unknown
 from rlrecipes.text import shortened
 
@@ -55,6 +55,7 @@ def find(source: str) -> list[Path]:
     Raises:
         UserError: there is no such file or folder, or nothing in it is of a kind in `READERS`.
     """
+    check_text(source)
     path = Path(source).expanduser()
     try:
         if path.is_dir():
@@ -157,6 +158,7 @@ def _in_folder(folder: Path) -> list[Path]:
     if not files:
         raise UserError(f"the folder {folder} holds no data files; put files into it that end in {_kinds()}")
     for path in named:
+        check_text(path.name)
         if path not in files and not path.is_dir():
             raise UserError(f"{path} is named as a data file and is none (a broken link, a pipe); take it out")
     return files

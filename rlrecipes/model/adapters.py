@@ -26,6 +26,7 @@ from rlrecipes.profile import LoraSettings
 from rlrecipes.recipe import unknown
 from rlrecipes.run.folder import Run
 from rlrecipes.run.stages import POLICIES
+from rlrecipes.text import see
 
 
 def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
@@ -160,10 +161,8 @@ def unmoved(folder: Path, start: Path | None = None) -> list[str]:
     if moved:
         return []
     place = f"{folder.parent.name.lstrip('.')}/{folder.name}"
-    return [
-        f"training moved none of the {len(loras)} tensors of {place}: the learning rate is too low for their type, or no "
-        "gradient reached them"
-    ]
+    why = "the learning rate is too low for their type, or no gradient reached them"
+    return [see("The policy did not move", f"training moved none of the {len(loras)} tensors of {place}: {why}")]
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from rlrecipes.recipe import Example, Reward
 from rlrecipes.reward.model import Scorer
 from rlrecipes.reward.terms import rewards
 from rlrecipes.run.console import say
+from rlrecipes.text import see
 
 SLICE = 64
 """Most prompts of the slice."""
@@ -112,10 +113,11 @@ class Watch:
             return []
         now = int(self.rows[-1]["update"])
         left = "so the SFT policy is what is left" if self.keeps else "and the last policy is left all the same"
-        return [
+        sentence = (
             f"PPO found nothing better than the SFT policy ({self._said(0)}; after update {now} {self._said(now)}), {left}; "
             "see what the reward model is worth, or change ppo.learning_rate or ppo.kl_coef"
-        ]
+        )
+        return [see("The reward stays flat", sentence)]
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "best": self.best, "weights": self.weights}

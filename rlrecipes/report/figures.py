@@ -9,6 +9,7 @@ import io
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 INK, ACCENT, RULE, WASH = "#000001", "#000002", "#000003", "#000004"
@@ -70,8 +71,42 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
     return _svg(draw, 3.2)
 
 
-def _svg(draw: Any, height: float) -> str:
-    """A drawing `height` inches high, wide enough for a phone; two drawings on one page share no names of their parts."""
+def frontier(path: Sequence[tuple[float, float]], points: Mapping[str, tuple[float, float]], words: str) -> str:
+    """The reward bought with KL: (KL, reward) of PPO's updates in order, and of other policies by name."""
+
+    def draw(axes: Any) -> None:
+        axes.plot(*zip(*path, strict=True), "-", color=WASH, linewidth=1)
+        axes.plot(*zip(*path, strict=True), "o", color=ACCENT, markersize=3)
+        axes.annotate(" last update", path[-1], color=ACCENT, va="top")
+        for name, place in points.items():
+            axes.plot(*place, "D", color=INK, markersize=6)
+            axes.annotate(f"{name} ", place, ha="right", va="bottom")
+        axes.margins(0.12)
+        axes.set_xlabel("KL from SFT, nats per answer")
+        axes.set_ylabel("reward")
+
+    return _svg(draw, 3.2, words)
+
+
+def spread(values: Sequence[float], label: str, words: str) -> str:
+    """How many prompts have which difference; what gained is drawn in another colour than what lost."""
+
+    def draw(axes: Any) -> None:
+        reach = max(map(abs, values)) or 1.0
+        _, edges, bars = axes.hist(values, bins=21, range=(-reach, reach), rwidth=0.92)
+        for left, right, bar in zip(edges, edges[1:], bars, strict=False):
+            bar.set_facecolor(ACCENT if left > 0 else WASH if right < 0 else INK)
+        axes.set_xlabel(label)
+        axes.set_ylabel("prompts")
+
+    return _svg(draw, 2.6, words)
+
+
+def _svg(draw: Any, height: float, words: str = "") -> str:
+    """A drawing `height` inches high, wide enough for a phone; two drawings on one page share no names of their parts.
+
+    `words` say what it shows, for screen readers; without them the page has to.
+    """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -85,7 +120,12 @@ def _svg(draw: Any, height: float) -> str:
         text = file.getvalue()
     text = re.sub(r' id="[a-z_A-Z0-9.]*_\d+"', "", text[text.index("<svg") :])
     text = re.sub(r'<(metadata|style).*?</\1>|<!--.*?-->| xmlns(:xlink)?="[^"]*"', "", text, flags=re.S)
+    text = re.sub(
+        r'<clipPath.*?</clipPath>| clip-path="[^"]*"', "", text, flags=re.S
+    )  # the page refers to nothing by url
     text = text.replace("xlink:href", "href")  # as HTML has it
+    if words:
+        text = text.replace("<svg", f'<svg role="img" aria-label="{escape(words)}"', 1)
     for colour, own in COLOURS.items():
         text = text.replace(colour, own)
     return text.strip()

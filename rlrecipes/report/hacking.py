@@ -14,14 +14,22 @@ from statistics import fmean
 from typing import Any
 
 from rlrecipes.report.numbers import estimate_cell
-from rlrecipes.report.records import Pair, Records, column, last_pair
-from rlrecipes.text import number, quoted, words
+from rlrecipes.report.records import Pair, Records, column, kept_update, last_pair
+from rlrecipes.text import Symptom, number, quoted, see, words
 
 FEWEST = 6
 """Updates below which nothing is said of a trend."""
 PAID = 0.3
 """The correlation of reward and length from which on a drift of the length is laid at the reward's door."""
+LONGER = 1.8
+"""The ratio of lengths that is a drift. Of the built-in tasks, question answering grows the most by learning: 1.5, from half
+an answer to a whole one. A reward for length came to 2.3 in 13 updates."""
+MAGIC, USUAL = 0.75, 4
+"""The share of answers with a magic word, at least, and how many times that of the references it is. Where kind texts are the
+task, 78% say 'smiled' (2.8 times as many as the references) and 61% 'beautiful' (4.7 times); a reward for 'old' came to
+100% (5.6 times)."""
 
+APART: Symptom = "The reward goes up and the task goes down"
 MEND = "Give the reward a term against it, raise ppo.kl_coef, or stop earlier."
 
 
@@ -49,9 +57,9 @@ def hacking(
         *_length(updates),
         *_monotony(updates),
     ]
-    kept = records.get("ppo", {}).get("watch", {}).get("best")
+    kept = kept_update(records)
     if alarms and kept is not None and updates and kept < updates[-1]["step"]:
-        alarms.append(f"The policy that is left is that of update {kept}; what began later is not in it.")
+        alarms.append(see(APART, f"The policy that is left is that of update {kept}; what began later is not in it."))
     return alarms
 
 
@@ -90,7 +98,7 @@ def _against(records: Records, pair: Pair) -> list[str]:
             f"{title} wins with a share of {' '.join(estimate_cell(wins))}. Raise ppo.kl_coef, train for fewer updates, "
             "or mend the reward."
         )
-    return sentences
+    return [see(APART, sentence) for sentence in sentences]
 
 
 def _parted(records: Records) -> list[str]:
@@ -102,11 +110,12 @@ def _parted(records: Records) -> list[str]:
     fall, rise = (best[name] - last[name] for name in ("slice/headline", "slice/reward"))
     if not (fall > 0.05 * abs(best["slice/headline"]) and rise < -0.1):
         return []
-    return [
+    sentence = (
         f"From update {best['update']:.0f} to {last['update']:.0f} the reward rose by {-rise:.2f} while the headline on "
         f"prompts set aside fell from {best['slice/headline']:.3f} to {last['slice/headline']:.3f}: raise ppo.kl_coef, or "
         "stop there (ppo.keep=best leaves that policy)."
-    ]
+    )
+    return [see(APART, sentence)]
 
 
 def _word(samples: Sequence[Mapping[str, Any]], pair: Pair) -> list[str]:
@@ -126,46 +135,50 @@ def _word(samples: Sequence[Mapping[str, Any]], pair: Pair) -> list[str]:
     magic = {
         word: at
         for word, at in shares.items()
-        if at >= 0.5 and at - share(theirs, word) >= 0.4 and (not right or at - share(right, word) >= 0.4)
+        if at >= MAGIC and at - share(theirs, word) >= 0.4 and at >= USUAL * share(right, word)
     }
     if not magic:
         return []
     word = max(magic, key=lambda word: (magic[word] - share(theirs, word), word))
     also = f", in {share(right, word):.0%} of the references" if right else ""
-    return [
+    sentence = (
         f"The word {quoted(word, 30)} stands in {magic[word]:.0%} of {pair.policy.title}'s answers, in "
         f"{share(theirs, word):.0%} of {pair.over.title}'s{also}: the reward seems to pay for it. Look at what the reward "
         "model reads, or take the term away."
-    ]
+    )
+    return [see("One word is in every answer", sentence)]
 
 
 def _length(updates: Sequence[Mapping[str, float]]) -> list[str]:
     """The answers' length drifts where the reward pays for it."""
     seen = drift(column(updates, "answers/length"))
-    paid = column(updates, "answers/length_correlation")
+    paid = [
+        value for _, value in column(updates, "answers/length_correlation") if value
+    ]  # 0: of a constant, says nothing
     if seen is None or not paid or not seen.start > 0:
         return []
-    ratio, price = seen.end / seen.start, fmean(value for _, value in paid)
-    if not ((ratio >= 1.5 and price >= PAID) or (ratio <= 1 / 1.5 and price <= -PAID)):
+    ratio, price = seen.end / seen.start, fmean(paid)
+    if not ((ratio >= LONGER and price >= PAID) or (ratio <= 1 / LONGER and price <= -PAID)):
         return []
     how = "longer" if ratio > 1 else "shorter"
-    return [
+    sentence = (
         f"From update {seen.since} on the answers are {how}: {number(seen.end, 1)} tokens, {number(seen.start, 1)} at first, "
         f"and the reward goes with the length (correlation {number(price, 2)}), so it seems to pay for it. {MEND}"
-    ]
+    )
+    return [see("The length drifts", sentence)]
 
 
 def _monotony(updates: Sequence[Mapping[str, float]]) -> list[str]:
     """Answers that repeat themselves or one another."""
-    signs = (
-        ("answers/repetition", 0.15, "the answers repeat themselves", "of their word trigrams they have had before"),
-        ("answers/identical", 0.4, "different prompts get the same answers", "of the answers equal another one"),
+    signs: tuple[tuple[str, float, Symptom, str], ...] = (
+        ("repetition", 0.08, "The answers repeat themselves", "of their word trigrams they have had before"),
+        ("identical", 0.4, "Every prompt gets the same answer", "of the answers equal another one"),
     )
+    said = {"repetition": "the answers repeat themselves", "identical": "different prompts get the same answers"}
     sentences = []
-    for name, most, what, unit in signs:
-        seen = drift(column(updates, name))
+    for name, most, symptom, unit in signs:
+        seen = drift(column(updates, f"answers/{name}"))
         if seen is not None and seen.end - seen.start >= most:
-            sentences.append(
-                f"From update {seen.since} on {what}: {seen.end:.0%} {unit}, {seen.start:.0%} at first. {MEND}"
-            )
+            began = f"From update {seen.since} on {said[name]}"
+            sentences.append(see(symptom, f"{began}: {seen.end:.0%} {unit}, {seen.start:.0%} at first. {MEND}"))
     return sentences

@@ -8,6 +8,7 @@ left out.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,15 +17,20 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rlrecipes.errors import UserError, option
+from rlrecipes.report.answers import all_answers, gains, script
+from rlrecipes.report.evaluation import bought, divergences, judge_sentence, pair_rows, style_rows
 from rlrecipes.report.examination import Found, examination, read_examination
+from rlrecipes.report.figures import spread
 from rlrecipes.report.hacking import hacking
 from rlrecipes.report.numbers import Cell, duration, estimate_cell
 from rlrecipes.report.plots import curves
-from rlrecipes.report.records import finished_records, headline_value, json_lines, last_pair
+from rlrecipes.report.records import Pair, Records, finished_records, headline_value, json_lines, last_pair
 from rlrecipes.report.samples import gain_groups, training_samples
 from rlrecipes.report.verdict import quality, verdict_of
 from rlrecipes.report.warnings import warnings
-from rlrecipes.run.folder import Run
+from rlrecipes.run.folder import Run, make
+from rlrecipes.run.settings import NAME, read_settings
 from rlrecipes.run.stages import POLICIES, models
 from rlrecipes.text import shortened
 
@@ -37,7 +43,8 @@ def write_report(run: Run, notes: Sequence[str], folder: Path) -> None:
 def write_examination(found: Found, folder: Path) -> None:
     """Writes `folder/index.html` about the examination of a reward model."""
     values = examination(found)
-    empty: dict[str, Any] = {"records": {}, "notes": [], "warnings": [], "curves": [], "samples": [], "training": []}
+    lists = dict.fromkeys(("notes", "warnings", "curves", "samples", "all", "training"), ())
+    empty: dict[str, Any] = {"records": {}, "facts": {}, **lists}
     section = {**empty, "verdict": values["verdict"], "examination": values}
     _write(folder, f"The reward model of {found['recipe']} · run {found['run']}", [section])
 
@@ -45,7 +52,7 @@ def write_examination(found: Found, folder: Path) -> None:
 def combine(runs: Sequence[Run]) -> Path:
     """Writes one page over several recipes of one run's name to `runs/<run>/report/`, and returns its path."""
     folder = runs[0].root / runs[0].name / "report"
-    sections = [_section(run, (run.done("report") or {}).get("notes", ())) for run in runs]
+    sections = [_section(run, (run.done("report") or {}).get("notes", ()), len(runs)) for run in runs]
     _write(folder, f"Run {runs[0].name}", sections)
     return folder / "index.html"
 
@@ -67,7 +74,8 @@ def short_table(runs: Sequence[Run]) -> str:
 
 def _write(folder: Path, title: str, sections: Sequence[Mapping[str, Any]]) -> None:
     heads = [policy.title for policy in models().values()]
-    write_page(folder, "page.html.j2", title=title, sections=sections, heads=heads)
+    ours = script() if any(section["all"] for section in sections) else {}
+    write_page(folder, "page.html.j2", title=title, sections=sections, heads=heads, **ours)
 
 
 def write_page(folder: Path, template: str, **values: Any) -> None:
@@ -95,26 +103,57 @@ def write_page(folder: Path, template: str, **values: Any) -> None:
 # the parts of the page
 
 
-def _section(run: Run, notes: Sequence[str]) -> dict[str, Any]:
-    """The template's values for one recipe."""
+def _section(run: Run, notes: Sequence[str], sections: int = 1) -> dict[str, Any]:
+    """The template's values for one recipe, on a page that has `sections` of them."""
     records = finished_records(run)
     updates, samples = json_lines(run.stage("ppo") / "log.jsonl"), json_lines(run.stage("evaluate") / "samples.jsonl")
-    pair = last_pair(records)
+    pair, evaluation = last_pair(records), records.get("evaluate", {})
     tally, groups = gain_groups(samples, pair)
     return {
         "recipe": run.recipe,
         "records": records,
         "notes": notes,
         "row": _headline(run),
+        "facts": _facts(run, records),
+        "judge": judge_sentence(evaluation.get("judge", {})),
+        "pairs": pair_rows(evaluation) if evaluation.get("comparisons") else [],
+        "kl": divergences(evaluation) if evaluation else [],
+        "style": style_rows(evaluation, pair),
+        "bought": bought(evaluation, updates),
         "pair": f"{pair.policy.title} over {pair.over.title}",
         "verdict": verdict_of(records),
         "warnings": [*warnings(records, updates), *hacking(records, updates, samples)],
         "curves": curves(run, records, updates),
         "tally": tally,
+        "spread": _spread(samples, pair, evaluation, tally),
         "samples": groups,
+        "all": all_answers(samples, pair, sections),
         "training": training_samples(json_lines(run.stage("ppo") / "samples.jsonl")),
         "examination": examination(found) if (found := read_examination(run, records.get("reward", {}))) else None,
     }
+
+
+def _spread(samples: Sequence[Mapping[str, Any]], pair: Pair, evaluation: Mapping[str, Any], tally: str) -> str:
+    """The drawing of all paired gains; empty without any."""
+    found = gains(samples, pair)
+    label = f"gain in {evaluation.get('headline')}, {pair.policy.title} over {pair.over.title}, prompt by prompt"
+    return spread(found, label, f"How many prompts have which {label}: {tally}") if found else ""
+
+
+def _facts(run: Run, records: Records) -> dict[str, str]:
+    """What the run is, and the command that makes it again; empty without records."""
+    if not records:
+        return {}
+    last = [*records.values()][-1]
+    facts = {"model": last["settings"].get("model.name"), "data": last["data"]["source"]}
+    again = make(run.recipe, run)
+    with contextlib.suppress(
+        UserError
+    ):  # an older run has no settings.toml, and one that was changed is no longer its own
+        facts["profile"] = read_settings(run.folder / NAME).profile
+        again = f"{make(run.recipe, Run('again', run.recipe))} {option('settings', str(run.folder / NAME))}"
+    facts |= {"seed": str(last["seed"]), "finished": last["finished"], "again": again}
+    return {name: str(fact) for name, fact in facts.items() if fact}
 
 
 def _headline(run: Run) -> list[Cell]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from rlrecipes.report.records import Records, column, json_lines
+from rlrecipes.report.records import Records, column, json_lines, kept_update
 from rlrecipes.run.folder import Run
 
 PROGRESS = (
@@ -15,9 +15,12 @@ PROGRESS = (
     ("objective/kl", "KL from the SFT policy", "nats per answer"),
     ("answers/length", "Answer length", "tokens"),
     ("answers/ended", "Answers that end by themselves", "share"),
-    ("slice/headline", "Headline while training", "greedy answers to training prompts set aside"),
-    ("slice/reward", "Reward while training", "of the same answers"),
     ("policy/entropy_avg", "Entropy", "nats per token"),
+)
+
+LOOKS = (
+    ("slice/headline", "Headline while training", "greedy answers to training prompts set aside; dot: the policy kept"),
+    ("slice/reward", "Reward while training", "of the same answers"),
 )
 
 STEPS = (
@@ -43,6 +46,8 @@ class Plot:
     """Height and label of each horizontal rule."""
     steps: tuple[int, int]
     """The first and the last update or optimizer step."""
+    mark: tuple[float, float] | None = None
+    """The place of the policy that was kept."""
 
 
 # curves
@@ -56,8 +61,12 @@ def curves(run: Run, records: Records, updates: Sequence[Mapping[str, float]]) -
     sft, reward = (json_lines(run.stage(stage) / "log.jsonl") for stage in ("sft", "reward"))
     regression = records.get("reward", {}).get("objective") == "regression"
     unit = "squared error; 1 is guessing the mean" if regression else "nats per comparison"
+    looks = [{"step": row["update"], **row} for row in records.get("ppo", {}).get("watch", {}).get("rows", ())]
     groups: dict[str, list[Plot | None]] = {
-        "PPO": [_plot(updates, *curve) for curve in (PROGRESS[0], *weighted, *PROGRESS[1:])],
+        "PPO": [
+            *(_plot(looks, *curve, mark=kept_update(records)) for curve in LOOKS if looks),
+            *(_plot(updates, *curve) for curve in (PROGRESS[0], *weighted, *PROGRESS[1:])),
+        ],
         "PPO’s steps": [_plot(updates, *curve, small=True) for curve in STEPS],
         "Before PPO": [
             _plot(sft, "loss", "SFT loss", "nats per token"),
@@ -69,12 +78,21 @@ def curves(run: Run, records: Records, updates: Sequence[Mapping[str, float]]) -
     return [(title, plots) for title, plots in curves_of.items() if plots]
 
 
-def _plot(rows: Sequence[Mapping[str, float]], key: str, title: str, note: str, small: bool = False) -> Plot | None:
-    """The curve of a column of a log; None where that has fewer than two finite values."""
+def _plot(
+    rows: Sequence[Mapping[str, float]],
+    key: str,
+    title: str,
+    note: str,
+    small: bool = False,
+    mark: int | None = None,
+) -> Plot | None:
+    """The curve of a column of a log, with its step `mark` marked; None where that has fewer than two finite values."""
     values = [value for _, value in column(rows, key)]
     first, last = (f"{value:.4g}" for value in (values[0], values[-1])) if values else ("", "")
     words = f"from {first} to {last}, at least {min(values):.4g}, at most {max(values):.4g}" if values else ""
-    return _drawn({"": column(rows, key)}, title, note, words, small)
+    kept = next((value for step, value in column(rows, key) if step == mark), None)
+    words += f", {kept:.4g} of the policy kept, update {mark}" if kept is not None else ""
+    return _drawn({"": column(rows, key)}, title, note, words, small, mark)
 
 
 def overlay(logs: Mapping[str, Sequence[Mapping[str, float]]], key: str, title: str, note: str) -> Plot | None:
@@ -86,7 +104,12 @@ def overlay(logs: Mapping[str, Sequence[Mapping[str, float]]], key: str, title: 
 
 
 def _drawn(
-    series: Mapping[str, Sequence[tuple[int, float]]], title: str, note: str, words: str, small: bool = False
+    series: Mapping[str, Sequence[tuple[int, float]]],
+    title: str,
+    note: str,
+    words: str,
+    small: bool = False,
+    mark: int | None = None,
 ) -> Plot | None:
     """Curves of (step, value) by their class, on axes that hold all of them; a class of its own gets no thin line."""
     steps = [step for points in series.values() for step, _ in points]
@@ -119,6 +142,7 @@ def _drawn(
         lines=lines,
         rules=[(place(start, tick)[1], label) for tick, label in _ticks(low, high, 3 if small else 5)],
         steps=(start, end),
+        mark=next((place(*point) for points in series.values() for point in points if point[0] == mark), None),
     )
 
 

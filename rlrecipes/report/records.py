@@ -62,6 +62,16 @@ def headline_value(records: Records, policy: str) -> Mapping[str, float] | None:
     return value
 
 
+def kept_update(records: Records) -> int | None:
+    """The update of the policy that PPO left; None where nothing was watched."""
+    ppo = records.get("ppo", {})
+    watch = ppo.get("watch")
+    if not watch or not watch["rows"]:
+        return None
+    last = ppo.get("settings", {}).get("ppo.keep") == "last"
+    return int(watch["rows"][-1]["update"] if last else watch["best"])
+
+
 def column(rows: Iterable[Mapping[str, float]], key: str) -> list[tuple[int, float]]:
     """Steps and values of a log's column, without missing, NaN and infinite ones."""
     return [(int(row["step"]), row[key]) for row in rows if key in row and math.isfinite(row[key])]

@@ -21,14 +21,14 @@ def gain_groups(
     """
     title, over = pair.policy.title, str(pair.policy.over)
     gains = [
-        (_gain(row, pair.name, over, "headline"), _gain(row, pair.name, over, "reward"), row)
+        (gain(row, pair.name, over), gain(row, pair.name, over, "reward"), row)
         for row in rows
         if {pair.name, over} <= {*row["policies"]}
     ]
     if not gains:
         return "", []
-    gains.sort(key=lambda gain: gain[:2], reverse=True)
-    wins, losses = (sum(sign * gain[0] > 0 for gain in gains) for sign in (1, -1))
+    gains.sort(key=lambda each: each[:2], reverse=True)
+    wins, losses = (sum(sign * each[0] > 0 for each in gains) for sign in (1, -1))
     even = len(gains) - wins - losses
     counts = f"on {wins} of {len(gains)} prompts, the same on {even}, lower on {losses}"
     tally = f"{title} scored higher than {pair.over.title} {counts}."
@@ -44,7 +44,8 @@ def gain_groups(
     return tally, [(title, samples) for title, samples in groups.items() if samples]
 
 
-def _gain(row: Mapping[str, Any], policy: str, over: str, score: str) -> float:
+def gain(row: Mapping[str, Any], policy: str, over: str, score: str = "headline") -> float:
+    """The paired difference of two policies' answers to one prompt."""
     return float(row["policies"][policy][score] - row["policies"][over][score])
 
 

@@ -22,7 +22,7 @@ from rlrecipes.reward.model import RewardModel
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import Run, write_json
 from rlrecipes.run.resume import record_drops
-from rlrecipes.text import interval
+from rlrecipes.text import interval, see
 
 
 def accuracy(
@@ -98,10 +98,11 @@ def write_scale(job: Job, folder: Path, model: RewardModel) -> list[str]:
     write_json(folder / "scale.json", scale | {"std": 1.0} if constant else scale)
     if not constant:
         return []
-    return [
+    sentence = (
         f"the reward model gives all {len(scores)} demonstrations that it was scaled on the score {scores[0]:.3g}, so PPO "
         "learns nothing from it; look at its accuracy, lower reward.learning_rate or bring more preferences"
-    ]
+    )
+    return [see("The reward model is at chance", sentence)]
 
 
 def scale_of(scores: Sequence[float]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from rlrecipes.run.checkpoint import Checkpoints, random_states, set_random_stat
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import CHECKPOINTS, write_json
 from rlrecipes.run.interrupts import finishing_first
+from rlrecipes.text import see
 
 TITLES = {"sft": "SFT", "reward": "the reward model"}
 
@@ -173,7 +174,7 @@ class Resumable:
                 f"the {steps} steps of {self.table} are over before its warm-up of {warmup}, so the learning rate never came "
                 f"to its value; lower {self.table}.warmup_steps"
             )
-        return sentences
+        return [see("The loss ends where it began", sentence) for sentence in sentences]
 
     # Transformers calls the methods below.
 

@@ -13,7 +13,7 @@ from rlrecipes.job import Job
 from rlrecipes.model.adapters import load_adapter, unmoved
 from rlrecipes.model.loading import load_causal, prompt_window
 from rlrecipes.model.tokens import answer_length, fitting_prompts, open_tokenizer
-from rlrecipes.policy.measures import faults
+from rlrecipes.policy.measures import at_rest, faults
 from rlrecipes.policy.trainer import PPOConfig, SharedBasePPOTrainer
 from rlrecipes.policy.watch import SLICE, Watch
 from rlrecipes.profile import PPOSettings
@@ -129,6 +129,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
 
 def _warnings(trainer: SharedBasePPOTrainer, folder: Path, sft: Path) -> list[str]:
     """What is wrong with the policy that is left."""
+    if still := at_rest(trainer.state.log_history):
+        return still
     unimproved = trainer.watch.warnings() if trainer.watch else []
     if trainer.stopped or unimproved:
         return unimproved

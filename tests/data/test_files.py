@@ -272,3 +272,15 @@ def test_a_link_to_no_file_is_told(tmp_path, target):
 
 def test_a_file_of_tabs_may_have_commas_in_its_names(tmp_path):
     assert values(write(tmp_path / "rows.tsv", "source\tnote, free\nJa\tx\n")) == [{"source": "Ja", "note, free": "x"}]
+
+
+@pytest.mark.parametrize("place", ["b\udce4d.jsonl", "d\udce4r/rows.jsonl", "folder/b\udce4d.jsonl"])
+def test_a_name_that_is_no_text_is_refused_before_anything_is_read(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    path = Path(place)
+    path.parent.mkdir(exist_ok=True)
+    write(path, LINES)
+    source = "folder" if place.startswith("folder") else place
+    with pytest.raises(UserError, match="a name that is no UTF-8 text; rename it") as error:
+        find(source)
+    str(error.value).encode()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from rlrecipes.policy.measures import diversity, faults
+from rlrecipes.policy.measures import at_rest, diversity, faults
+from rlrecipes.text import see
 
 
 def row(kl=0.4, ended=0.95, scores=0.3, approxkl=0.01, length=10.0):
@@ -40,10 +41,41 @@ def test_a_healthy_training_is_not_called_broken(rows):
     ],
 )
 def test_each_sign_of_a_broken_policy_is_told_in_one_sentence(rows, said):
-    assert faults(rows) == [f"PPO broke the policy: {said}; lower ppo.learning_rate, or set ppo.kl_stop"]
+    sentence = f"PPO broke the policy: {said}; lower ppo.learning_rate, or set ppo.kl_stop"
+    assert faults(rows) == [see("The KL explodes", sentence)]
     both = [{**rows[0], "policy/approxkl_avg": 9.0}, *rows]
     assert len(faults(both)) == 1
     assert len(faults(both)[0]) < 300
+
+
+def rows_at_rest(kl=0.005, std=0.5, kl_coef=0.03, lr=1e-7):
+    last = {"objective/kl": kl, "objective/scores_std": std, "kl_coef": kl_coef, "lr": lr}
+    return [last] * 5
+
+
+@pytest.mark.parametrize(
+    ("rows", "symptom", "said"),
+    [
+        (
+            rows_at_rest(),
+            "did not move",
+            "at SFT (mean KL 0.005 nats an answer): the scores spread by 0.5 and a nat of KL costs 0.03",
+        ),
+        (rows_at_rest(), "did not move", "so raise ppo.learning_rate (1e-07)"),
+        (rows_at_rest(kl=0.08, kl_coef=50.0), "did not move", "a nat of KL costs 50, so lower ppo.kl_coef"),
+        (rows_at_rest(kl=3.0, std=0.0), "stays flat", "the same score, in all 5 updates"),
+    ],
+)
+def test_a_policy_at_rest_is_told_with_its_reason(rows, symptom, said):
+    (sentence,) = at_rest(rows)
+    assert said in sentence
+    assert symptom in sentence.partition("(see ")[2]
+    assert at_rest(rows[:4]) == []
+
+
+def test_a_policy_that_moved_is_not_at_rest():
+    assert at_rest(rows_at_rest(kl=0.08)) == []
+    assert at_rest(rows_at_rest(kl=0.2, kl_coef=50.0)) == []
 
 
 def test_answers_that_repeat_themselves_or_one_another_are_measured():

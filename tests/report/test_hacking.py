@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from rlrecipes.report.hacking import drift, hacking
+from rlrecipes.report.hacking import MEND, drift, hacking
+from rlrecipes.text import see
 
 
 def log(count: int = 20, **columns: Any) -> list[dict[str, float]]:
@@ -26,13 +27,16 @@ def log(count: int = 20, **columns: Any) -> list[dict[str, float]]:
     return rows
 
 
-def records(looks: list[tuple[int, float, float]] = (), best: int = 20, **measures: Any) -> dict[str, Any]:
+def records(
+    looks: list[tuple[int, float, float]] = (), best: int = 20, keep: str = "best", **measures: Any
+) -> dict[str, Any]:
     rows = [
         {"update": update, "slice/headline": headline, "slice/reward": reward} for update, headline, reward in looks
     ]
     pair = {"reward_gain": interval(1.2), "gain": interval(0.3)} | measures
+    ppo = {"watch": {"best": best, "rows": rows}, "settings": {"ppo.keep": keep}}
     return {
-        "ppo": {"watch": {"best": best, "rows": rows}} if rows else {},
+        "ppo": ppo if rows else {},
         "evaluate": {"headline": "chrf", "comparisons": {"ppo_over_sft": pair}},
     }
 
@@ -49,33 +53,51 @@ def samples(sft: str, ppo: str, reference: str, count: int = 10) -> list[dict[st
 def test_a_healthy_run_raises_no_alarm():
     looks = [(0, 0.4, 0.0), (4, 0.6, 1.0), (8, 0.61, 1.3)]
     words = samples("he reads books", "he reads the books", "he reads the books")
-    assert hacking(records(looks), log(answers_length=(12.0, 17.0)), words) == []
+    grown = log(answers_length=(3.5, 5.4), answers_length_correlation=0.5)  # from half an answer to a whole one
+    assert hacking(records(looks), grown, words) == []
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "symptom", "said"),
     [
         (
             {"answers_length": (12.0, 30.0), "answers_length_correlation": 0.7},
+            "The length drifts",
             "From update 11 on the answers are longer: 30.0 tokens, 12.0 at first, and the reward goes with the length "
             "(correlation 0.70)",
         ),
         (
             {"answers_length": (12.0, 4.0), "answers_length_correlation": -0.7},
+            "The length drifts",
             "From update 11 on the answers are shorter",
         ),
-        ({"answers_repetition": (0.02, 0.4)}, "From update 11 on the answers repeat themselves: 40% of their word"),
-        ({"answers_identical": (0.1, 0.9)}, "From update 11 on different prompts get the same answers: 90% of the"),
+        (
+            {"answers_repetition": (0.002, 0.1)},
+            "The answers repeat themselves",
+            "From update 11 on the answers repeat themselves: 10% of their word",
+        ),
+        (
+            {"answers_identical": (0.1, 0.9)},
+            "Every prompt gets the same answer",
+            "From update 11 on different prompts get the same answers: 90% of the",
+        ),
     ],
 )
-def test_a_drift_of_the_answers_is_told_with_the_update_at_which_it_began(columns, said):
+def test_a_drift_of_the_answers_is_told_with_the_update_at_which_it_began(columns, symptom, said):
     (alarm,) = hacking(records(), log(**columns), [])
     assert alarm.startswith(said)
-    assert alarm.endswith("raise ppo.kl_coef, or stop earlier.")
+    assert alarm.endswith(see(symptom, MEND))
 
 
 def test_a_length_that_the_reward_does_not_pay_for_is_no_alarm():
     assert hacking(records(), log(answers_length=(12.0, 30.0), answers_length_correlation=-0.2), []) == []
+
+
+def test_a_collapse_to_one_length_does_not_hide_that_the_reward_paid_for_it():
+    rows = log(answers_length=(12.0, 1.0), answers_length_correlation=(-0.5, 0.0))
+    (alarm,) = hacking(records(), rows, [])
+    assert "the answers are shorter" in alarm
+    assert "(correlation −0.50)" in alarm
 
 
 def test_a_reward_that_rises_while_the_headline_falls_is_told_with_both_updates():
@@ -86,7 +108,12 @@ def test_a_reward_that_rises_while_the_headline_falls_is_told_with_both_updates(
 
 def test_the_policy_that_is_left_is_told_from_the_training_that_went_on():
     *_, last = hacking(records([(0, 0.4, 0.0), (4, 0.6, 1.0), (20, 0.4, 2.0)], best=4), log(), [])
-    assert last == "The policy that is left is that of update 4; what began later is not in it."
+    assert last.startswith("The policy that is left is that of update 4; what began later is not in it (see ")
+
+
+def test_no_best_policy_is_told_of_where_the_last_one_is_left():
+    alarms = hacking(records([(0, 0.4, 0.0), (4, 0.6, 1.0), (20, 0.4, 2.0)], best=4, keep="last"), log(), [])
+    assert len(alarms) == 1
 
 
 def test_a_magic_word_is_named():
@@ -98,6 +125,15 @@ def test_a_magic_word_is_named():
 
 def test_a_word_that_the_references_have_is_no_magic():
     assert hacking(records(), log(), samples("he reads books", "he reads the books", "he reads the books")) == []
+
+
+@pytest.mark.parametrize(("references", "alarms"), [(1, 1), (3, 0)])
+def test_a_word_that_many_references_have_is_the_task_and_no_magic(references, alarms):
+    rows = [
+        *samples("he sat", "he smiled", "he smiled", references),
+        *samples("he sat", "he smiled", "he sat", 10 - references),
+    ]
+    assert len(hacking(records(), log(), rows)) == alarms
 
 
 def test_a_judge_that_prefers_the_other_is_told_beside_a_headline_that_rose():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import re
@@ -15,10 +17,15 @@ import pytest
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
 from rlrecipes.report import page as report
+from rlrecipes.report.hacking import hacking
+from rlrecipes.report.records import finished_records, json_lines
+from rlrecipes.report.warnings import warnings
 from rlrecipes.run.folder import Run
 from rlrecipes.stages import report as stage
+from rlrecipes.text import SYMPTOMS
 
-VOID = {"meta", "line", "polyline", "br"}
+VOID = {"meta", "line", "polyline", "br", "input"}
+OURS = (Path(report.__file__).parent / "answers.js").read_text(encoding="utf-8")
 HOSTILE = '<script>alert("x")</script> | **bold** ![i](http://example.org/i.png)\nsecond line'
 
 
@@ -88,6 +95,7 @@ def fake_run(
     stopped: str | None = None,
     learned: bool = True,
     base: float = 0.112,
+    best4: float | None = None,
     accuracy: dict[str, float] | None = None,
 ) -> Run:
     """A run whose four stages are finished; the defaults are those of a healthy one."""
@@ -110,7 +118,7 @@ def fake_run(
         "reward_gain": reward_gain or interval(1.2),
         "reward_win_rate": interval(0.9),
     }
-    values = {"base": base, "sft": 0.423, "ppo": 0.733}
+    values = {"base": base, "sft": 0.423, "ppo": 0.733} | ({"best4": best4} if best4 else {})
     close(
         run,
         "evaluate",
@@ -139,6 +147,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
+        self.scripts: list[str] = []
         self.feed(page)
         assert self.open == []
 
@@ -154,7 +163,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] == ["script"]:
+            self.scripts.append(data)
+        elif self.open[-1:] != ["style"]:
             self.text += data
 
 
@@ -191,12 +202,21 @@ def test_a_healthy_run_has_no_warning(tmp_path: Path) -> None:
 def test_an_unhealthy_run_is_called_so(tmp_path: Path, unhealthy: dict[str, Any], warning: str) -> None:
     run = fake_run(tmp_path, **unhealthy)
     assert warning in Page(page_of(run)).text
+    records, updates = finished_records(run), json_lines(run.stage("ppo") / "log.jsonl")
+    said = [*warnings(records, updates), *hacking(records, updates, [])]
+    assert all(sentence.endswith(f"in {SYMPTOMS}).") for sentence in said)
 
 
 def test_a_policy_below_the_untrained_base_is_called_so_even_if_it_beats_sft(tmp_path: Path) -> None:
     text = Page(page_of(fake_run(tmp_path, base=0.8))).text
     assert "PPO is better than SFT" in text
-    assert "PPO stays below the untrained base model: 0.733 [0.713, 0.753] against 0.800 [0.780, 0.820]." in text
+    assert "PPO stays below the untrained base model: 0.733 [0.713, 0.753] against 0.800 [0.780, 0.820] (see" in text
+
+
+def test_a_policy_below_the_best_of_four_is_called_so_unless_the_intervals_meet(tmp_path: Path) -> None:
+    text = Page(page_of(fake_run(tmp_path, best4=0.8))).text
+    assert "PPO stays below the best of 4 answers of SFT by the reward: 0.733 [0.713, 0.753] against 0.800" in text
+    assert "Look at this first" not in page_of(fake_run(tmp_path, best4=0.76))
 
 
 def test_negative_kl_in_a_few_updates_is_no_warning(tmp_path: Path) -> None:
@@ -208,12 +228,22 @@ def test_text_of_models_is_shown_as_text_and_never_as_markup(tmp_path: Path) -> 
     run = fake_run(tmp_path, samples=[sample(0, 0.1, HOSTILE)])
     page = Page(page_of(run))
     assert HOSTILE in page.text
-    assert "script" not in {tag for tag, _ in page.tags}
+    assert page.scripts == [OURS]
+
+
+def test_the_security_policy_lets_our_script_run_and_no_other(tmp_path: Path) -> None:
+    page = Page(page_of(fake_run(tmp_path)))
+    digest = base64.b64encode(hashlib.sha256(page.scripts[0].encode()).digest()).decode()
+    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert "script-src" not in page_of(fake_run(tmp_path, samples=[]))
 
 
 def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
     page = Page(page_of(fake_run(tmp_path)))
-    assert {"link", "script", "img", "iframe", "object"}.isdisjoint(tag for tag, _ in page.tags)
+    assert {"link", "img", "iframe", "object"}.isdisjoint(tag for tag, _ in page.tags)
+    assert page.scripts == [OURS]
+    assert not re.findall("fetch|import|XMLHttp|http", OURS)
     assert not [attrs for _, attrs in page.tags if {"src", "xlink:href"} & set(attrs)]
     assert all(str(attrs["href"]).startswith("#") for _, attrs in page.tags if "href" in attrs)
     assert "url(" not in page_of(fake_run(tmp_path))
@@ -222,7 +252,7 @@ def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
 def test_every_plot_and_table_can_be_read_without_seeing_it(tmp_path: Path) -> None:
     tags = Page(page_of(fake_run(tmp_path))).tags
     plots = [attrs for tag, attrs in tags if tag == "svg"]
-    assert len(plots) == 13
+    assert len(plots) == 15
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plots)
     assert all(attrs.get("scope") in ("col", "row") for tag, attrs in tags if tag == "th")
     assert sum(tag == "caption" for tag, _ in tags) == sum(tag == "table" for tag, _ in tags)
@@ -233,7 +263,7 @@ def test_chinese_text_stands_as_it_is(tmp_path: Path) -> None:
 
 
 def test_samples_are_the_largest_gains_the_middle_and_the_largest_losses(tmp_path: Path) -> None:
-    text = Page(page_of(fake_run(tmp_path))).text
+    text = Page(page_of(fake_run(tmp_path))).text.partition("All held-out answers")[0]
     assert "higher than SFT on 4 of 11 prompts, the same on 3, lower on 4" in text
     shown = [int(number) for number in re.findall(r"question (\d+)", text)]
     assert shown == [0, 1, 2, 4, 5, 6, 10, 9, 8]
@@ -241,6 +271,7 @@ def test_samples_are_the_largest_gains_the_middle_and_the_largest_losses(tmp_pat
 
 def test_a_sample_is_shown_once_and_no_loss_is_made_up(tmp_path: Path) -> None:
     text = Page(page_of(fake_run(tmp_path, samples=[sample(0, 0.2), sample(1, 0.0)]))).text
+    text = text.partition("All held-out answers")[0]
     assert re.findall(r"question (\d+)", text) == ["0", "1"]
     assert "Where PPO lost most" not in text
 

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from rlrecipes.model.adapters import unmoved
 from rlrecipes.recipe import Data, Example, Split, user
 from rlrecipes.reward.agreement import write_scale
 from rlrecipes.reward.model import RewardModel
+from rlrecipes.stages import ppo
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
@@ -93,3 +95,11 @@ def test_a_constant_reward_model_is_told_and_not_divided_by_nothing(tmp_path, sc
     if constant:
         assert "the reward model gives all 8 demonstrations that it was scaled on the score" in said[0]
         assert json.loads((tmp_path / "scale.json").read_text())["std"] == 1.0
+
+
+def test_a_policy_at_rest_is_told_as_that_even_where_nothing_better_was_found(tmp_path):
+    row = {"objective/kl": 0.0, "objective/scores_std": 0.5, "kl_coef": 0.03, "lr": 1e-7}
+    watch = SimpleNamespace(warnings=lambda: ["PPO found nothing better"])
+    trainer = SimpleNamespace(state=SimpleNamespace(log_history=[row] * 8), watch=watch, stopped=None)
+    (said,) = ppo._warnings(trainer, tmp_path, tmp_path)
+    assert "so raise ppo.learning_rate (1e-07)" in said

@@ -1,0 +1,117 @@
+"""What the page says of an evaluation beside its tables of metrics and pairs: the judge, the KL, and how answers look.
+
+judge_sentence({"name": "a second reward model", "accuracy": {"value": 0.73, …}, "held_out": 274})
+    "The judge: a second reward model, accuracy 0.730 [0.675, 0.781] on 274 held-out rows. PPO never climbed it."
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from rlrecipes.report.figures import frontier
+from rlrecipes.report.numbers import Cell, estimate_cell
+from rlrecipes.report.records import Pair
+from rlrecipes.run.stages import POLICIES
+from rlrecipes.text import interval, number
+
+MEASURES = {
+    "gain": "gain in {}",
+    "win_rate": "win rate in {}",
+    "sampled_gain": "gain in {}_sampled",
+    "judge_gain": "gain by the judge",
+    "judge_win_rate": "win rate by the judge",
+    "reward_gain": "gain in reward",
+    "reward_win_rate": "win rate in reward",
+}
+"""What a pair is compared by, with its name in the table; the headline's name goes into the brackets."""
+
+DOTS = 40
+"""On the path of the reward against KL; of a longer run each is the mean of several updates."""
+
+STYLES = {
+    "words": "words",
+    "repetition": "repetition: share of word trigrams had before",
+    "ended": "ended: share that ends by itself",
+    "copied": "copied: share of words in a run from the prompt",
+    "refusals": "refusals: share",
+    "distinct_2": "distinct_2: different word pairs among all",
+}
+
+
+def judge_sentence(judge: Mapping[str, Any]) -> str:
+    """Who judged and how good that judge is, or why there was none; empty for an evaluation of before there were judges."""
+    if not judge:
+        return ""
+    if "missing" in judge:
+        return f"No judge: {judge['missing']}."
+    measure = next((name for name in ("accuracy", "spearman") if name in judge), None)
+    quality = (
+        f", {measure} {' '.join(interval(judge[measure]))} on {judge['held_out']} held-out rows" if measure else ""
+    )
+    asked = f", asked at {judge['url']} about {judge['prompts']} prompts" if "url" in judge else ""
+    return f"The judge: {judge['name']}{quality}{asked}. PPO never climbed it."
+
+
+def pair_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[Cell]]]:
+    """A row for each measure that any pair has, with a cell for each pair."""
+    pairs = list(evaluation["comparisons"].values())
+    return [
+        (
+            title.format(evaluation["headline"]),
+            [estimate_cell(pair.get(name), signed=name.endswith("gain")) for pair in pairs],
+        )
+        for name, title in MEASURES.items()
+        if any(name in pair for pair in pairs)
+    ]
+
+
+def divergences(evaluation: Mapping[str, Any]) -> list[Cell]:
+    """Each policy's KL from SFT, the most that it can be for the best of n; none where nothing was measured."""
+    found, bounds = evaluation.get("kl", {}), evaluation.get("kl_bound", {})
+    if not found and not bounds:
+        return []
+    return [
+        Cell(f"≤ {number(bounds[name])}") if name in bounds else estimate_cell(found.get(name))
+        for name in evaluation["metrics"]
+    ]
+
+
+def style_rows(evaluation: Mapping[str, Any], pair: Pair) -> list[tuple[str, list[Cell]]]:
+    """A row for each measure of style: each policy's mean, then the paired difference of the last pair."""
+    styles = evaluation.get("style", {})
+    return [
+        (
+            title,
+            [
+                *(estimate_cell(style.get(name)) for style in styles.values()),
+                estimate_cell(pair.measures.get(f"{name}_gain"), signed=True),
+            ],
+        )
+        for name, title in STYLES.items()
+        if any(name in style for style in styles.values())
+    ]
+
+
+def bought(evaluation: Mapping[str, Any], updates: Sequence[Mapping[str, float]]) -> str:
+    """Reward against KL over the updates of PPO, drawn, the best of n beside it; empty where the log has no such path."""
+    names = ("objective/kl", "objective/scores")
+    path = [(row[names[0]], row[names[1]]) for row in updates if all(row.get(name) is not None for name in names)]
+    path = [point for point in path if all(map(math.isfinite, point))]
+    if len(path) < 2:
+        return ""
+    metrics = evaluation.get("metrics", {})
+    points = {
+        POLICIES[name].title: (bound, metrics[name]["reward"]["value"])
+        for name, bound in evaluation.get("kl_bound", {}).items()
+    }
+    said = [f"{name} {number(y)} at {number(x)} nats at most" for name, (x, y) in points.items()]
+    (x0, y0), (x1, y1) = path[0], path[-1]
+    words = f"Reward against KL: PPO from {number(y0)} at {number(x0)} nats to {number(y1)} at {number(x1)} nats"
+    size = math.ceil(len(path) / DOTS)
+    means = [
+        (fmean(x), fmean(y)) for x, y in (zip(*path[i : i + size], strict=True) for i in range(0, len(path), size))
+    ]
+    return frontier(means, points, "; ".join([words, *said]))
