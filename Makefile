@@ -81,7 +81,7 @@ $(error there is no variable $(firstword $(STRANGE)); $(if $(NEAREST),did you me
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills faults lint check list bench plan-bench numbers show plan chat export examine runs compare clean $(RECIPES) $(STAGES)
+.PHONY: help setup demo test kills faults lint check list sweep bench plan-bench numbers show plan chat export examine runs compare clean $(RECIPES) $(STAGES)
 
 help: ## this list
 	@echo "Targets:"
@@ -127,6 +127,11 @@ compare: $(READY) ## RUNS='…': runs side by side: settings, paired results, cu
 
 examine: $(READY) ## RECIPE=…: what a run's reward model has learnt, as a page and a table; ARGS=reward.model=… for one from elsewhere
 	@$(RLRECIPES) $@ $(call one,RECIPE) $(others)
+
+sweep: $(READY) ## RECIPE=… FROM=…: W&B's trials of PPO's settings (recipes/<recipe>/sweep.yaml) over that run's SFT and reward model
+	@test -n $(call one,RECIPE) && test -n $(call one,FROM) || { echo "say RECIPE=… and FROM=…, a finished run" >&2; exit 2; }
+	@FROM=$(call one,FROM) PYTHON=$(VENV)/bin/python $(VENV)/bin/python -c 'import sys, wandb, yaml; \
+	wandb.agent(wandb.sweep(yaml.safe_load(open(sys.argv[1])), project="rlrecipes"), project="rlrecipes")' recipes/$(RECIPE)/sweep.yaml
 
 list: $(READY) ## the recipes and profiles there are
 	@$(RLRECIPES) list $(others)

@@ -282,7 +282,9 @@ def _start_wandb(run: Run, settings: TrackSettings, stage: str, config: Mapping[
     """A stage's W&B run; None where tracking is off or W&B cannot start. The WANDB_ variables count where we set nothing."""
     mode = _mode(settings)
     # A report trains nothing and measures nothing.
-    if mode == "off" or (stage == "report" and not settings.artifacts):
+    # A trial of a sweep is one W&B run, named by the agent, and its measure is the evaluation's.
+    trial = "WANDB_SWEEP_ID" in os.environ
+    if mode == "off" or (stage == "report" and not settings.artifacts) or (trial and stage != "evaluate"):
         return None
     import wandb
 
@@ -300,6 +302,8 @@ def _start_wandb(run: Run, settings: TrackSettings, stage: str, config: Mapping[
         goes_on = noted.get("mode") == attempt
         # Not WANDB_RUN_ID, which would make one run of all stages, each over the one before.
         name = noted["id"] if goes_on else secrets.token_hex(4)
+        if trial:
+            name = os.environ.get("WANDB_RUN_ID") or name
         try:
             started = wandb.init(
                 project=settings.project or os.environ.get("WANDB_PROJECT") or "rlrecipes",
@@ -307,7 +311,7 @@ def _start_wandb(run: Run, settings: TrackSettings, stage: str, config: Mapping[
                 job_type=stage,
                 name=f"{run.name}-{run.recipe}-{stage}",
                 id=name,
-                resume="allow" if goes_on else "never",
+                resume="allow" if goes_on or trial else "never",
                 dir=str(run.folder),
                 config=dict(config),
                 mode=attempt,
