@@ -129,7 +129,7 @@ examine: $(READY) ## RECIPE=…: what a run's reward model has learnt, as a page
 	@$(RLRECIPES) $@ $(call one,RECIPE) $(others)
 
 sweep: $(READY) ## RECIPE=… FROM=…: W&B's trials of PPO's settings (recipes/<recipe>/sweep.yaml) over that run's SFT and reward model
-	@test -n $(call one,RECIPE) && test -n $(call one,FROM) || { echo "say RECIPE=… and FROM=…, a finished run" >&2; exit 2; }
+	$(if $(and $(value RECIPE),$(value FROM)),,$(error sweep needs RECIPE=… and FROM=…, a finished run))
 	@FROM=$(call one,FROM) PYTHON=$(VENV)/bin/python $(VENV)/bin/python -c 'import sys, wandb, yaml; \
 	wandb.agent(wandb.sweep(yaml.safe_load(open(sys.argv[1])), project="rlrecipes"), project="rlrecipes")' recipes/$(RECIPE)/sweep.yaml
 
