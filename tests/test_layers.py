@@ -1,6 +1,7 @@
 """The house: folders in layers, imports that point downwards, and looking that never waits for torch."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,17 @@ sys.exit(f"imported {{heavy}}" if heavy else 0)
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_no_two_files_of_tests_make_a_run_of_one_name():
+    """The tests of a process share one folder of runs, and a finished run would refuse other settings."""
+    named = (
+        r'"--run",\s*"([a-z0-9_-]+)"|--run ([a-z0-9_-]+)|\brun\(\s*"([a-z0-9_-]+)"|copied\(finished, "([a-z0-9_-]+)"'
+    )
+    files: dict[str, set[str]] = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for match in re.finditer(named, path.read_text(encoding="utf-8")):
+            files.setdefault(next(name for name in match.groups() if name), set()).add(path.name)
+    shared = {"t", "apart"}  # which nobody may change
+    elsewhere = {"mine", "x", "broken"}  # in folders of their own
+    assert [name for name, paths in files.items() if len(paths) > 1 and name not in shared | elsewhere] == []

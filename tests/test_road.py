@@ -229,10 +229,10 @@ def test_an_interrupted_stage_leaves_nothing_and_the_next_call_goes_on_there(hom
 
 
 def test_force_keeps_the_old_stage_where_the_new_one_cannot_begin(home, capsys):
-    folder = home / "runs" / "kept" / "translation"
-    assert run("kept", *OWN) == 0
+    folder = home / "runs" / "unforced" / "translation"
+    assert run("unforced", *OWN) == 0
     before = times(folder)
-    assert run("kept", *OWN, "ppo.optim=nothing", "--force", command="ppo") == 2
+    assert run("unforced", *OWN, "ppo.optim=nothing", "--force", command="ppo") == 2
     assert "ppo.optim" in capsys.readouterr().err
     assert times(folder) == before
 
@@ -401,16 +401,16 @@ def test_the_embedded_base_goes_on_as_well_and_leaves_nothing_but_itself(tmp_pat
 
 
 def test_without_the_learned_reward_there_is_no_reward_model(home):
-    folder = home / "runs" / "unlearned" / "translation"
-    assert run("unlearned", *OWN, "terms.learned=0") == 0
+    folder = home / "runs" / "terms-alone" / "translation"
+    assert run("terms-alone", *OWN, "terms.learned=0") == 0
     assert times(folder).keys() == set(MADE) - {"reward"}
     assert "reward" not in record(folder, "ppo")["adapters"]
     assert "terms/learned" not in record(folder, "ppo")["metrics"]
 
 
 def test_the_reward_is_the_weighted_sum_of_its_terms(home):
-    folder = home / "runs" / "unlearned" / "translation"
-    assert run("unlearned", *OWN, "terms.learned=0") == 0
+    folder = home / "runs" / "terms-alone" / "translation"
+    assert run("terms-alone", *OWN, "terms.learned=0") == 0
     rows = [json.loads(line) for line in (folder / "evaluate" / "samples.jsonl").read_text().splitlines()]
     for row in rows:
         for given in row["policies"].values():

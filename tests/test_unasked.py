@@ -105,11 +105,11 @@ REFUSED = ("code of its own", "no model_type 'own'", "makes no vit", "is no caus
 @pytest.mark.parametrize(
     ("config", "tokenizer", "command"),
     [
-        (OWN, None, "sft translation --model {}"),
+        (OWN, None, "sft translation --run strangers --model {}"),
         (OWN, None, "plan translation --model {}"),
-        (NO_DECODER, None, "sft translation --model {}"),
+        (NO_DECODER, None, "sft translation --run strangers --model {}"),
         (NO_DECODER, None, "plan translation --model {}"),
-        (None, {"tokenizer_class": "Own"}, "sft translation --model {}"),
+        (None, {"tokenizer_class": "Own"}, "sft translation --run strangers --model {}"),
         (OWN, {"tokenizer_class": "Own"}, "show translation --model {}"),
         (CLASSIFIER, None, "run translation --run strangers reward.model={}"),
         (CLASSIFIER, {"tokenizer_class": "Own"}, "run translation --run strangers reward.model={}"),
