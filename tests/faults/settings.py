@@ -138,7 +138,8 @@ def _contents(folder: Path, name: str, argv: tuple[str, ...]) -> tuple[typing.An
     home.mkdir()
     write_rows(home / "pairs.jsonl", sentences(300))
     ended = forked(command(argv, home), folder / "output", SECONDS)
-    found = {path: _without_settings(content) for path, content in results(home).items()}
+    results_of = {path: content for path, content in results(home).items() if Path(path).name != "settings.toml"}
+    found = {path: _without_settings(content) for path, content in results_of.items()}
     return ended, {path: content for path, content in found.items() if "base" not in Path(path).parts[1:2]}
 
 
