@@ -63,36 +63,39 @@ def fit(job: Job, overrides: Sequence[str]) -> Job:
     Raises:
         UserError: an override contradicts them.
     """
-    model = job.profile.model.name
     try:
-        read_config(job.profile)
+        read_config(job.profile)  # which says no before anything heavy is imported
+        name, tables = _published(job, gib) if (gib := _gpu()) is not None else _fitted(job, overrides)
     except UserError:  # what is wrong with the model is told where it is loaded
         return job
-    if (gib := _gpu()) is not None:
-        name = gpu_profile(gib)
-        tables = {key: value for key, value in read_tables(name).items() if key != "data"}
-        say(f"{job.recipe.name}: settings of the profile {name}, for a GPU of {gib:.0f} GiB; PROFILE=… takes another")
-    else:
-        try:
-            name, size = PROFILE, _size(job)
-        except UserError:
-            return job
-        tables, fitted = read_tables(name), rules(size)
-        for table in ("sft", "reward"):
-            if any(override.startswith(f"{table}.num_train_epochs=") for override in overrides):
-                del fitted[table]["max_steps"]
-        for table, settings in fitted.items():
-            tables[table] = tables.get(table, {}) | settings
-            if "max_steps" in settings:
-                del tables[table]["num_train_epochs"]
-        values = ", ".join(f"{table}.{key}={value}" for table in fitted for key, value in fitted[table].items())
-        say(
-            f"{job.recipe.name}: settings for {size.parameters / 1e6:.3g}M parameters of width {size.width}, "
-            f"{size.demonstrations:,} demonstrations of up to {size.tokens} tokens: {values}"
-        )
+    model = job.profile.model.name
     profile = make_profile(tables, name, overrides, model, f"the settings for '{model}'")
     asked = job.asked and dataclasses.replace(job.asked, profile=name, tables=tables_of(profile))
     return dataclasses.replace(job, profile=profile, asked=asked)
+
+
+def _published(job: Job, gib: float) -> tuple[str, dict[str, Any]]:
+    """The profile for a GPU's memory, and its tables without its data."""
+    name = gpu_profile(gib)
+    say(f"{job.recipe.name}: settings of the profile {name}, for a GPU of {gib:.0f} GiB; PROFILE=… takes another")
+    return name, {key: value for key, value in read_tables(name).items() if key != "data"}
+
+
+def _fitted(job: Job, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """The profile for a CPU, and its tables with what follows from the size of the model and the data."""
+    size, tables = _size(job), read_tables(PROFILE)
+    fitted = rules(size)
+    for table in ("sft", "reward"):
+        if any(override.startswith(f"{table}.num_train_epochs=") for override in overrides):
+            del fitted[table]["max_steps"]
+        else:
+            del tables[table]["num_train_epochs"]
+    values = ", ".join(f"{table}.{key}={value}" for table in fitted for key, value in fitted[table].items())
+    say(
+        f"{job.recipe.name}: settings for {size.parameters / 1e6:.3g}M parameters of width {size.width}, "
+        f"{size.demonstrations:,} demonstrations of up to {size.tokens} tokens: {values}"
+    )
+    return PROFILE, tables | {table: tables.get(table, {}) | settings for table, settings in fitted.items()}
 
 
 def _gpu() -> float | None:
