@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are too small for tw
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 os.environ.pop("WANDB_API_KEY", None)
+os.environ.pop("MAKEFLAGS", None)  # a make that a test starts is not the child of the one that runs the tests
+os.environ.pop("MAKELEVEL", None)
 
 import pytest
 
