@@ -39,6 +39,10 @@ model = PeftModel.from_pretrained(model, adapter).eval()
 model.generation_config = GenerationConfig.from_pretrained(adapter)
 
 
+def read(text, plain=False):
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
+
+
 def answer(messages):
     begun = messages[-1]["role"] == "assistant"  # an answer's beginning, which the model goes on with
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
@@ -49,12 +53,16 @@ def answer(messages):
     text = tokenizer.apply_chat_template(
         messages, add_generation_prompt=not begun, continue_final_message=begun, tokenize=False
     )
-    prompt = []
-    for i, part in enumerate(re.split("(" + "|".join(map(re.escape, special)) + ")", text)):
-        for token, mark in plain.items():
-            part = part.replace(mark, token)
-        template = i % 2 == 1  # between the pieces stand the template's own tokens
-        prompt += tokenizer(part, add_special_tokens=False, split_special_tokens=not template)["input_ids"]
+    prompt = read(text)
+    if any(mark in text for mark in plain.values()):
+        follows = read(special[0] + "x")[1:] != read("x")  # SentencePiece: a space before the first word alone
+        prompt = []
+        for i, part in enumerate(re.split("(" + "|".join(map(re.escape, special)) + ")", text)):
+            for token, mark in plain.items():
+                part = part.replace(mark, token)
+            before = "\\n" if follows and i else ""
+            template = i % 2 == 1  # between the pieces stand the template's own tokens
+            prompt += read(part) if template else read(before + part, True)[len(read(before)) :]
     ids = torch.tensor([prompt], device=model.device)
     ids = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids))[0, len(prompt) :]
     return tokenizer.decode(ids, skip_special_tokens=True).strip()
