@@ -20,6 +20,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from rlrecipes.after.finished import FinishedRun
 from rlrecipes.hub.reach import is_hub_id, is_local
 from rlrecipes.recipe import BUILT_IN, is_hub
+from rlrecipes.report.languages import PREFIX, languages
 from rlrecipes.run.folder import make
 from rlrecipes.run.stages import POLICIES, below, models
 from rlrecipes.text import interval
@@ -77,6 +78,10 @@ QUANTIZED = """
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.{dtype},
     ),"""
+
+
+SPOKEN = 0.1
+"""The share of a policy's answers that a language needs to be one of the card's."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,9 @@ def _front(finished: FinishedRun, policy: str) -> str:
     name = finished.model.name
     on_hub = not finished.embedded and public(name) == name
     results = _eval_results(finished, policy)
+    style = finished.records.get("evaluate", {}).get("style", {}).get(policy, {})
     front = ModelCardData(
+        language=[name.removeprefix(PREFIX) for name in languages(style) if style[name]["value"] >= SPOKEN] or None,
         library_name="peft",
         pipeline_tag="text-generation",
         license="apache-2.0" if finished.embedded and _source(finished) == BUILT_IN else None,
@@ -149,7 +156,7 @@ def _front(finished: FinishedRun, policy: str) -> str:
         model_name=f"{finished.recipe.name}, {POLICIES[policy].title}" if results else None,
         eval_results=results or None,
     )
-    return f"---\n{front.to_yaml(original_order=['library_name', 'pipeline_tag', 'license'])}\n---"
+    return f"---\n{front.to_yaml(original_order=['language', 'library_name', 'pipeline_tag', 'license'])}\n---"
 
 
 def _eval_results(finished: FinishedRun, policy: str) -> list[EvalResult]:
