@@ -21,6 +21,7 @@ from rlrecipes.model.tokens import answer_length, encode_prompt, fitting_prompts
 from rlrecipes.policy.answers import Answer, Voice, answer, write_answers
 from rlrecipes.policy.endpoint import ask
 from rlrecipes.policy.judge import open_judge
+from rlrecipes.policy.neural import neural
 from rlrecipes.policy.perplexity import perplexity
 from rlrecipes.policy.scores import (
     Scored,
@@ -85,8 +86,9 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     (folder / "samples.jsonl").write_text(
         "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
     )
+    by_encoders = neural(job, scored, examples)
     record: dict[str, Any] = {
-        "metrics": {name: metrics(job, each, examples) for name, each in scored.items()},
+        "metrics": {name: metrics(job, each, examples) | by_encoders[name] for name, each in scored.items()},
         "headline": job.metrics[0].name,
         "style": {name: styles(each, examples) | usual(each) for name, each in scored.items()},
         "comparisons": pairs(scored, policies),
