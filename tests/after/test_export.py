@@ -217,9 +217,11 @@ def test_the_hub_reads_the_cards_metrics_and_what_they_are_of(home, apart):
         "chrf": metrics["chrf"] | {"value": float("nan")},
         "reward": metrics["reward"],
     }
+    records["evaluate"]["style"]["ppo"] |= {"language_de": {"value": 0.9}, "language_en": {"value": 0.09}}
     front = ModelCard(card(dataclasses.replace(finished, records=records), "ppo", None, None, apart / "export")).data
     assert (front.base_model, front.to_dict()["base_model_relation"]) == ("some/model", "adapter")
     assert front.datasets == ["a/b"]
+    assert front.language == ["de"]
     assert [(each.metric_type, each.dataset_type) for each in front.eval_results] == [("reward", "a/b")]
 
 
