@@ -1,9 +1,13 @@
 """Metrics by encoders in folders: BERTScore is the library's and COMET its command's; what is missing is told."""
 
+import json
+import os
+import shutil
 import sys
 from types import SimpleNamespace
 
 import pytest
+from conftest import SMALLEST, main
 
 from rlrecipes.before.checks import check_encoders
 from rlrecipes.errors import UserError
@@ -105,7 +109,7 @@ def command(tmp_path, monkeypatch):
     program.parent.mkdir()
     program.write_text(STAND_IN.format(python=sys.executable))
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(program.parent))
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
     checkpoint = tmp_path / "comet" / "checkpoints" / "model.ckpt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
@@ -121,6 +125,22 @@ def test_comet_scores_every_policys_answers_by_its_command(command):
             "sft": 1.0,
             "ppo": pytest.approx(15 / 14, abs=1e-6),
         }
+
+
+def test_an_evaluation_holds_comets_scores_among_its_metrics_and_the_verdict_does_not_rest_on_them(
+    finished, home, command, capsys
+):
+    folder = home / "runs" / "encoded" / "translation"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("evaluate", "report"))
+    road = ("evaluate", "translation", "--run", "encoded", "--data", "pairs.jsonl", *SMALLEST)
+    assert main([*road, f"evaluate.comet={command.parent / 'none'}"]) == 2
+    assert "is no checkpoint" in capsys.readouterr().err
+    assert main([*road, f"evaluate.comet={command}"]) == 0
+    done, before = (
+        json.loads((each / "evaluate" / "done.json").read_text(encoding="utf-8")) for each in (folder, finished)
+    )
+    assert {name for each in done["metrics"].values() for name in each} - {*before["metrics"]["sft"]} == {"comet"}
+    assert done["comparisons"] == before["comparisons"]
 
 
 def test_a_command_that_gives_no_scores_is_told_with_what_it_said(command):
