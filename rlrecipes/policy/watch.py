@@ -3,8 +3,8 @@
     {"slice/headline": 0.71, "slice/reward": 1.2}
 
 Each prompt is answered greedily and at temperature 1, as the verdict asks for both: the greedy answers of a small model may
-all be one sentence, and then measure that one alone. The slice comes from the training prompts, so that the held-out ones stay what nobody chose by. The best policy is kept, and
-the start counts: a policy that only got worse stays the SFT policy.
+all be one sentence, and then measure that one alone. The slice comes from the training prompts, so that the held-out ones
+stay what nobody chose by. The best policy is kept, and the start counts: a policy that only got worse stays the SFT policy.
 """
 
 from __future__ import annotations

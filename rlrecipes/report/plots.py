@@ -22,7 +22,7 @@ LOOKS = (
     (
         "slice/headline",
         "Headline while training",
-        "greedy and sampled answers to training prompts set aside; dot: the policy kept",
+        "answers to training prompts set aside; dot: the policy kept",
     ),
     ("slice/reward", "Reward while training", "of the same answers"),
 )
