@@ -25,7 +25,8 @@ from rlrecipes.model.loading import check_model, model_config
 from rlrecipes.model.template import FIXED, space_before
 from rlrecipes.model.tokens import open_tokenizer
 from rlrecipes.recipe import Message, Prompt, user
-from rlrecipes.reward.model import Row, load_scale, load_sharing, shares_base
+from rlrecipes.reward.head import load_scale
+from rlrecipes.reward.model import Row, load_sharing, shares_base
 from rlrecipes.reward.source import find_reward_model
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import make, read_json, write_json
