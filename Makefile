@@ -81,7 +81,7 @@ $(error there is no variable $(firstword $(STRANGE)); $(if $(NEAREST),did you me
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills faults lint check list sweep bench plan-bench numbers show plan chat export examine runs compare clean $(RECIPES) $(STAGES)
+.PHONY: help setup demo test kills faults lint check list sweep bench plan-bench numbers results show plan chat export examine runs compare clean $(RECIPES) $(STAGES)
 
 help: ## this list
 	@echo "Targets:"
@@ -141,6 +141,9 @@ bench: $(READY) ## PPO beside plain TRL: memory, time, equality; ARGS=--quick, o
 
 plan-bench: $(READY) ## the plan beside measured peaks: twelve shapes on the CPU
 	@$(VENV)/bin/python -m benchmarks.plan
+
+results: $(READY) ## hours of runs, three seeds each, and what they came to (docs/results.md); goes on where it was stopped
+	@$(VENV)/bin/python -m benchmarks.results $(call each,ARGS)
 
 numbers: $(READY) ## fill the pages' blocks of figures from finished runs; blocks without runs stay as they are
 	@$(VENV)/bin/python -m benchmarks.numbers $(call each,ARGS)

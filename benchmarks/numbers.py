@@ -17,11 +17,13 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import results
+from benchmarks.cells import estimate, table, value, where
 from benchmarks.page import targets_table
 from benchmarks.plan import table as plan_table
 from rlrecipes.errors import UserError
@@ -33,7 +35,6 @@ from rlrecipes.report.records import Records, finished_records
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import Run, read_json, write_json
 from rlrecipes.run.stages import POLICIES
-from rlrecipes.text import interval, number
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = "docs/numbers"
@@ -51,8 +52,8 @@ class Block:
     """What measures its figures, as a reader gives it."""
     folders: Sequence[str]
     """Where under `runs/` its records lie."""
-    read: Callable[[Path], Record]
-    """From the folder of all runs, in which every one of `folders` is finished."""
+    read: Callable[[Path], Record] | None
+    """From the folder of all runs, in which every one of `folders` is finished; None: the command itself keeps its JSON."""
     markdown: Callable[[Record], str]
     """All between the marks; pure."""
 
@@ -134,11 +135,13 @@ def block(name: str) -> Block:
     if name == "summary":
         command = "`make summary`, after `cp -r examples/summary recipes/`,"
         return Block(command, ["tiny/summary/evaluate"], _read_summary, summary)
+    if name in results.TABLES:
+        return Block(results.command(name), [], None, results.TABLES[name])
     if name in names:
         again = [f"with `RUN={run} SEED={seed}`" for seed, run in enumerate(SEEDS) if seed]
         folders = [f"{run}/{name}/evaluate" for run in SEEDS]
         return Block(f"`make {name}`, and {' and '.join(again)},", folders, lambda runs: _read_card(runs, name), card)
-    known = ["demo", "bench", "plan-bench", "summary", *names]
+    known = ["demo", "bench", "plan-bench", "summary", *results.TABLES, *names]
     raise UserError(unknown("block of numbers", name, known, f"there are {', '.join(known)}"))
 
 
@@ -146,14 +149,17 @@ def _record(kept: Path, block: Block, runs: Path) -> Record:
     """What a block shows: from its runs, which are then kept; where one is not there, what was kept."""
     missing = [runs / folder for folder in block.folders if not (runs / folder / "done.json").exists()]
     command = block.command.rstrip(",")
-    if not missing:
+    if block.read and not missing:
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_json(kept, {"command": block.command, **block.read(runs)})
         say(f"{kept.name}: taken from {', '.join(str(runs / folder) for folder in block.folders)}")
     elif kept.exists():
-        say(f"{kept.name}: stays as it is, without {', '.join(map(str, missing))}; to make it anew: {command}")
+        without = f", without {', '.join(map(str, missing))}" if missing else ""
+        say(f"{kept.name}: stays as it is{without}; to make it anew: {command}")
     else:
-        raise UserError(f"{kept} is not there, nor {', '.join(map(str, missing))} to make it from; run {command}")
+        raise UserError(
+            f"{kept} is not there, nor the runs {', '.join(map(str, missing))} to make it from; run {command}"
+        )
     return read_json(kept)
 
 
@@ -283,12 +289,12 @@ def demo(record: Record) -> str:
     rows = []
     for recipe, found in record["figures"].items():
         *before, last = found["metrics"][found["headline"]].values()
-        model = f"{_value(found['accuracy'])} ({_value(found['ceiling'])})"
-        values = [_value(one) for one in (*before, last)]
-        rows.append([recipe, found["headline"], *values, _estimate(found["gain"], signed=True), model])
+        model = f"{value(found['accuracy'])} ({value(found['ceiling'])})"
+        values = [value(one) for one in (*before, last)]
+        rows.append([recipe, found["headline"], *values, estimate(found["gain"], signed=True), model])
     some = next(iter(record["figures"].values()))
     heads = ["recipe", "headline", *_titles(some), _over(some), "reward model (ceiling)"]
-    return f"{_opening(record, some)}\n\n{_table(heads, rows)}"
+    return f"{_opening(record, some)}\n\n{table(heads, rows)}"
 
 
 def card(record: Record) -> str:
@@ -296,14 +302,14 @@ def card(record: Record) -> str:
     some = record["figures"]["0"]
     rows = [[seed, *_cells(found, found["headline"])] for seed, found in record["figures"].items()]
     opening = _opening(record, some, f"`{some['headline']}` of ")
-    return f"{opening}\n\n{_table(['seed', *_heads(some)], rows)}"
+    return f"{opening}\n\n{table(['seed', *_heads(some)], rows)}"
 
 
 def summary(record: Record) -> str:
     """A row a metric of the truth: the headline, and what one's own data are judged by."""
     found = record["figures"]
     rows = [[f"`{metric}`", *_cells(found, metric)] for metric in (found["headline"], "overlap")]
-    return f"{_opening(record, found)}\n\n{_table(['metric', *_heads(found)], rows)}"
+    return f"{_opening(record, found)}\n\n{table(['metric', *_heads(found)], rows)}"
 
 
 def bench(record: Record) -> str:
@@ -314,20 +320,6 @@ def bench(record: Record) -> str:
 
 def plan(record: Record) -> str:
     return f"{record['command']} on {_when(record)}.\n\n{plan_table(record['figures'])}"
-
-
-def where(machine: Mapping[str, Any]) -> str:
-    """A machine in words, `threads` only where they are known.
-
-    >>> where({"cpu": "AMD EPYC", "cores": 2, "threads": 1, "torch": "2.13.0+cpu"})
-    'AMD EPYC, 2 cores, 1 thread, torch 2.13.0+cpu'
-    """
-    counts = [
-        f"{machine[what]} {what[: -1 if machine[what] == 1 else None]}"
-        for what in ("cores", "threads")
-        if what in machine
-    ]
-    return ", ".join([machine["cpu"], *counts, f"torch {machine['torch']}"])
 
 
 def _when(record: Record) -> str:
@@ -356,27 +348,12 @@ def _heads(found: Mapping[str, Any]) -> list[str]:
 def _cells(found: Mapping[str, Any], metric: str) -> list[str]:
     """Of the headline all that `_heads` names, of another metric the policies alone."""
     *before, last = found["metrics"][metric].values()
-    policies = [*(_value(one) for one in before), _estimate(last)]
+    policies = [*(value(one) for one in before), estimate(last)]
     if metric != found["headline"]:
         return [*policies, "", "", "", ""]
     sampled = list(found["metrics"][f"{metric}_sampled"].values())[-1]
-    model = [_estimate(found["accuracy"]), _value(found["ceiling"])]
-    return [*policies, _estimate(found["gain"], signed=True), _value(sampled), *model]
-
-
-def _value(found: Mapping[str, float] | float | None) -> str:
-    if found is None:
-        return "–"
-    return number(found["value"] if isinstance(found, Mapping) else found)
-
-
-def _estimate(found: Mapping[str, float] | None, signed: bool = False) -> str:
-    return "–" if found is None else " ".join(interval(found, signed)).strip()
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["".join(f" {cell} |" if cell else " |" for cell in line) for line in (heads, *rows)]
-    return "\n".join(f"|{line}" for line in (lines[0], "---|" * len(heads), *lines[1:]))
+    model = [estimate(found["accuracy"]), value(found["ceiling"])]
+    return [*policies, estimate(found["gain"], signed=True), value(sampled), *model]
 
 
 if __name__ == "__main__":

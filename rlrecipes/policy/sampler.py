@@ -87,12 +87,25 @@ class Sampler:
 
     def greedy(self, prompts: Sequence[Sequence[int]]) -> list[str]:
         """The policy's greedy answers, in the prompts' order; they use none of the training's random numbers."""
+        return self._plain_answers(prompts, 0.0)
+
+    def at_temperature_1(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """The policy's answers at temperature 1, in the prompts' order, from the same random numbers at each call.
+
+        They leave the training's random numbers where they were.
+        """
+        device = self.model.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            return self._plain_answers(prompts, 1.0)
+
+    def _plain_answers(self, prompts: Sequence[Sequence[int]], temperature: float) -> list[str]:
         answers = [""] * len(prompts)
         order, pad, last = self._by_length(prompts), self.tokenizer.pad_token_id, ends(self.tokenizer)
         for start in range(0, len(order), self.rollout_batch_size):
             places = order[start : start + self.rollout_batch_size]
             queries = pad_left([prompts[i] for i in places], pad).to(self.model.device)
-            rows = sample(self.model, queries, pad, last, self.response_length, 0.0).tokens
+            rows = sample(self.model, queries, pad, last, self.response_length, temperature).tokens
             for i, row in zip(places, rows, strict=True):
                 answers[i] = decode(self.tokenizer, row)
         return answers

@@ -390,7 +390,8 @@ class SharedBasePPOTrainer(PPOTrainer):
         if not self.watch or not self.watch.due(update, self.args.num_total_batches):
             return {}
         with phase("ppo rollout"):
-            return self.watch.measure(update, self.sampler.greedy(self.watch.prompts), self._trainable())
+            answers = [*self.sampler.greedy(self.watch.prompts), *self.sampler.at_temperature_1(self.watch.prompts)]
+            return self.watch.measure(update, answers, self._trainable())
 
     def _show_samples(self, update: int) -> None:
         if not self.samples or self.on_samples is None:

@@ -2,8 +2,9 @@
 
     {"slice/headline": 0.71, "slice/reward": 1.2}
 
-The slice comes from the training prompts, so that the held-out ones stay what nobody chose by. The best policy is kept, and
-the start counts: a policy that only got worse stays the SFT policy.
+Each prompt is answered greedily and at temperature 1, as the verdict asks for both: the greedy answers of a small model may
+all be one sentence, and then measure that one alone. The slice comes from the training prompts, so that the held-out ones
+stay what nobody chose by. The best policy is kept, and the start counts: a policy that only got worse stays the SFT policy.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class Watch:
         return update % self.settings.eval_every == 0 or update == last
 
     def measure(self, update: int, answers: Sequence[str], parameters: Sequence[nn.Parameter]) -> dict[str, float]:
-        """Scores greedy answers to the slice, and keeps the weights that gave them if they are the best so far."""
-        examples = [example for example, _ in self.slice]
+        """Scores answers to the whole slice, once or several times over; keeps the weights if they are the best so far."""
+        examples = [example for example, _ in self.slice] * (len(answers) // len(self.slice))
         measured = {
             "slice/headline": fmean(self.headline(a, e) for a, e in zip(answers, examples, strict=True)),
             "slice/reward": fmean(rewards(self.reward, self.scorer, answers, examples, self.term_seconds)),

@@ -189,10 +189,10 @@ class PPOSettings:
     reward_clip: ZeroOrMore = 10.0
     """Ours: the summed score is cut to plus or minus this; 0: not at all."""
     eval_every: CountOrZero = 4
-    """Ours: updates between two looks at the headline and the reward of greedy answers to at most 64 training prompts that
-    are set aside for it; fewer than 200 prompts have none to spare. 0: never."""
+    """Ours: updates between two looks at the headline and the reward of answers, greedy and at temperature 1, to at most 64
+    training prompts that are set aside for it; fewer than 200 prompts have none to spare. 0: never."""
     keep: Literal["best", "last"] = "best"
-    """Ours. `best`: the policy with the highest headline at these looks, the SFT policy among them."""
+    """Ours. `best`: the policy with the highest mean headline at these looks, the SFT policy among them."""
     patience: CountOrZero = 5
     """Ours: how many looks in a row may find nothing better before training stops; 0: any."""
     num_sample_generations: CountOrZero = 5

@@ -20,7 +20,11 @@ PROGRESS = (
 )
 
 LOOKS = (
-    ("slice/headline", "Headline while training", "greedy answers to training prompts set aside; dot: the policy kept"),
+    (
+        "slice/headline",
+        "Headline while training",
+        "answers to training prompts set aside; dot: the policy kept",
+    ),
     ("slice/reward", "Reward while training", "of the same answers"),
 )
 

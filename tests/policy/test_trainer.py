@@ -860,6 +860,17 @@ def end_of(trainer):
     return weights, logs, (optimizer, counters, scheduler, state["random"]["torch"].tolist())
 
 
+def test_answers_at_temperature_1_are_the_same_each_time_and_leave_the_random_numbers_of_training(make):
+    trainer = make()
+    prompts = [encode_prompt(trainer.processing_class, example.prompt) for example in PROMPTS]
+    before = torch.get_rng_state()
+    first = trainer.sampler.at_temperature_1(prompts)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert trainer.sampler.at_temperature_1(prompts) == first
+    assert trainer.sampler.greedy(prompts) != first
+
+
 def test_a_run_that_is_watched_keeps_its_best_policy_however_often_it_is_interrupted(make, tmp_path):
     def begun():
         trainer = make(total_episodes=48, eval_every=1, patience=0)

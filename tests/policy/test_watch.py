@@ -36,6 +36,13 @@ def test_a_look_measures_the_headline_and_the_whole_reward(watch):
     assert look(watch(), 0, right=2, words=4) == {"slice/headline": pytest.approx(2 / 3), "slice/reward": 4.0}
 
 
+def test_the_headline_is_the_mean_over_greedy_answers_and_those_at_temperature_1(watch):
+    seen = watch()
+    answers = ["yes", "yes", "yes", "no no", "no no", "yes yes"]
+    measured = seen.measure(0, answers, [nn.Parameter(torch.tensor(0.0))])
+    assert measured == {"slice/headline": pytest.approx(4 / 6), "slice/reward": 1.5}
+
+
 def test_the_policy_with_the_highest_headline_is_left_and_the_later_reward_decides_between_equals(watch):
     seen = watch()
     for update, right, words in ((0, 1, 1), (4, 2, 1), (8, 3, 1), (12, 3, 2), (16, 2, 9)):
