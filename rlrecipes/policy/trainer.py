@@ -64,8 +64,7 @@ class SharedBasePPOTrainer(PPOTrainer):
     """PPO for a policy that shares one base with its reference and its reward model.
 
     Args:
-        model: the base with adapters `policy` (trainable), `reference`, those of the `head`, and `value` (trainable), if
-            `settings.value` is `adapter`.
+        model: the base with adapters `policy`, `reference`, those of the `head`, and `value` where `settings.value` says so.
         prompts: examples and their prompt ids.
         reward, head: what to climb; `head` turns the reward adapters' hidden states into scores.
         settings: the profile's `[ppo]` table; `args` holds the part of it that TRL knows.
