@@ -29,8 +29,10 @@ MAGIC, USUAL = 0.75, 4
 task, 78% say 'smiled' (2.8 times as many as the references) and 61% 'beautiful' (4.7 times); a reward for 'old' came to
 100% (5.6 times)."""
 
-DISAGREE = 1.5
-"""How many times the disagreement of the reward models on SFT's answers is clearly more."""
+DISAGREE = 1.25
+"""How many times the disagreement of the reward models on SFT's answers is clearly more. Better answers are also newer ones:
+translation with three members, chrF from 0.77 to 0.97, came to 1.14 times (beyond chance in pairs); the same with a learning
+rate that broke the policy while the reward rose, chrF to 0.34, to 1.31 times."""
 
 APART: Symptom = "The reward goes up and the task goes down"
 MEND = "Give the reward a term against it, raise ppo.kl_coef, or stop earlier."

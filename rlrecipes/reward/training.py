@@ -16,8 +16,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from transformers import set_seed
-
 from rlrecipes.job import Job
 from rlrecipes.model.adapters import add_lora, check_runs, copy_lora, unmoved
 from rlrecipes.model.loading import load_scorer, window
@@ -86,7 +84,6 @@ def _several(job: Job, model_name: str, tokenizer: Any, rows: Rows, folder: Path
     for number in range(len(checkpoints.finished), count):
         say(f"  member {number} of {count}, from seed {seeds[number]}")
         own = dataclasses.replace(job, seed=seeds[number])
-        set_seed(own.seed)
         bar = progress(f"{stage} {number}", tracker, f"member{number}/" if number else "", checkpoints.start)
         model = _start(own, model_name, tokenizer)
         found = _fit(own, model, tokenizer, rows, folder, [bar], checkpoints)

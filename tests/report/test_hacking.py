@@ -116,7 +116,7 @@ def test_reward_models_that_clearly_disagree_more_on_ppos_answers_are_an_alarm()
     assert alarm.endswith(see("The reward goes up and the task goes down", "reward.combine=lcb or min."))
 
 
-@pytest.mark.parametrize("found", [disagreeing(0.2, 0.25), disagreeing(0.2, 0.5, half=0.4), disagreeing(0.5, 0.2)])
+@pytest.mark.parametrize("found", [disagreeing(0.28, 0.32), disagreeing(0.2, 0.5, half=0.4), disagreeing(0.5, 0.2)])
 def test_a_little_more_disagreement_or_one_within_chance_is_no_alarm(found):
     assert hacking(found, log(), []) == []
 
