@@ -136,28 +136,25 @@ def test_a_single_reward_model_has_no_disagreement(finished):
     assert "members" not in record(finished, "reward")
 
 
-@pytest.mark.parametrize("at", [1, 3, 4, 6, 8, 9])
-def test_an_interrupted_member_goes_on_and_those_before_it_are_not_trained_again(
-    several, home, monkeypatch, capsys, at
-):
+@pytest.mark.parametrize("at", [1, 3, 4, 6, 9])
+def test_an_interrupted_member_goes_on_and_those_before_it_are_not_trained_again(several, home, monkeypatch, at):
     """Two steps a member, and one more number for its end: member 1 has the checkpoints 4 to 6."""
     folder, _ = several
-    real = Checkpoints.save
+    real, saved, fatal = Checkpoints.save, [], [at]
 
     def save(self, step, state):
         real(self, step, state)
-        if self.folder.parent.name == ".reward" and step == at:
-            raise KeyboardInterrupt
+        if self.folder.parent.name == ".reward":
+            saved.append(step)
+            if step in fatal:
+                raise KeyboardInterrupt
 
+    monkeypatch.setattr(Checkpoints, "save", save)
     name = f"cut-member-{at}"
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save)
-        assert run(name, *SEVERAL, "checkpoint.seconds=0") == 75
-    capsys.readouterr()
-    assert run(name, *SEVERAL, command="reward") == 0
-    said = capsys.readouterr().out
-    finished = at // 3
-    assert [f"member {number} of 3" in said for number in range(3)] == [number >= finished for number in range(3)]
+    assert run(name, *SEVERAL, "checkpoint.seconds=0") == 75
+    fatal.clear()
+    assert run(name, *SEVERAL, "checkpoint.seconds=0", command="reward") == 0
+    assert saved == [*range(1, 10)]
     cut = home / "runs" / name / "translation" / "reward"
     assert record(cut.parent, "reward")["resumed"]["step"] == at
     names = record(folder, "reward")["files"].keys()
