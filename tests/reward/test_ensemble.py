@@ -104,15 +104,25 @@ def test_evaluation_scores_by_all_members_and_says_how_far_they_disagree(several
     rows = [json.loads(line) for line in (folder / "evaluate" / "samples.jsonl").read_text().splitlines()]
     pairs = [(tuple(Message(**turn) for turn in row["prompt"]), row["policies"]["ppo"]["answer"]) for row in rows]
     places = [folder / "reward", folder / "reward" / "member-1", folder / "reward" / "member-2"]
+    roles = ["reward", "reward1", "reward2"]
     each = torch.tensor(
         [
             score_answers(model, load_score_head(place), tokenizer, pairs, 4, [role])
-            for place, role in zip(places, ["reward", "reward1", "reward2"], strict=True)
+            for place, role in zip(places, roles, strict=True)
         ]
     )
     assert learned.score(pairs) == pytest.approx((each.mean(0) - each.std(0, correction=0)).tolist(), abs=1e-5)
     disagreement = each.std(0, correction=0).tolist()
     assert [row["policies"]["ppo"]["disagreement"] for row in rows] == pytest.approx(disagreement, abs=1e-5)
+    comparisons = prepare(
+        "translation", load_profile("tiny"), data="pairs.jsonl", run="several"
+    ).data.held_out.comparisons
+    sides = [[(pair.prompt, getattr(pair, side)) for pair in comparisons] for side in ("chosen", "rejected")]
+    for member, place, role in zip(record(folder, "reward")["members"], places, roles, strict=True):
+        head = load_score_head(place)
+        scores = [score_answers(model, head, tokenizer, side, 4, [role]) for side in sides]
+        wins = [chosen > rejected for chosen, rejected in zip(*scores, strict=True)]
+        assert member["accuracy"]["value"] == pytest.approx(sum(wins) / len(wins))
     done = record(folder, "evaluate")
     for policy in ("sft", "ppo"):
         assert done["metrics"][policy]["disagreement"]["low"] > 0
