@@ -168,7 +168,9 @@ def _run(arguments: argparse.Namespace) -> None:
     if stages[-1] == "report":
         from rlrecipes.report.page import short_table
 
-        say(f"\n{short_table([job.run])}\nreport: {job.run.stage('report') / 'index.html'}")
+        why = (job.run.done("evaluate") or {}).get("withheld")
+        first = f"PPO was not run: {why}\n" if why else ""
+        say(f"\n{first}{short_table([job.run])}\nreport: {job.run.stage('report') / 'index.html'}")
 
 
 def _run_seeds(arguments: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from rlrecipes.profile import Profile, check_profile, load_profile
 from rlrecipes.recipe import Recipe, unknown
 from rlrecipes.reward.judge import missing, own_judge
 from rlrecipes.reward.source import reach_reward_model
+from rlrecipes.reward.strength import too_weak, withheld
 from rlrecipes.run.circumstances import Stopwatch, git_commit, machine, require_trl, versions
 from rlrecipes.run.console import quiet, say, unbroken
 from rlrecipes.run.disk import disk_errors_told
@@ -60,7 +61,8 @@ def run_recipe(
         force: Makes the stages again, with all that stands on them.
 
     Returns:
-        The record of each stage, as its `done.json` has it, by the stage's name.
+        The record of each stage, as its `done.json` has it, by the stage's name; none of PPO where its reward model is too
+        weak to climb (`ppo.anyway`).
 
     Raises:
         UserError: something that you can mend; finished stages stay finished.
@@ -71,7 +73,7 @@ def run_recipe(
         job = prepare(recipe, profile, data=data, columns=columns, seed=seed, run=run)
         names = in_order((stages,) if isinstance(stages, str) else stages, job)
         run_stages(job, names, force)
-        return {stage: job.run.need(stage) for stage in names if needed(job, stage)}
+        return {stage: record for stage in names if (record := job.run.done(stage)) is not None}
 
 
 def in_order(stages: Sequence[str], job: Job) -> tuple[str, ...]:
@@ -122,7 +124,7 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False, source: str
 
     Raises:
         UserError: a stage cannot run, or was finished under other settings without `force`, which removes the stages and
-            all that stands on them first.
+            all that stands on them first; PPO alone is asked for, on a reward model that is too weak to climb.
     """
     if all(reasons := [unneeded(job, stage) for stage in stages]):
         raise UserError(f"{reasons[0]}; leave out the stage '{stages[0]}', and go on with ppo")
@@ -134,9 +136,11 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False, source: str
             stages = _without_taken(job, stages, Run(source, job.run.recipe, job.run.root))
         required = {lower for stage in stages for lower in below(stage)} - set(stages)
         for stage in STAGES:
-            if stage in required and needed(job, stage):
+            if stage in required and needed(job, stage) and not _withheld(job, stage):
                 job.run.need(stage)
                 job.run.is_finished(stage, job.settings(stage))
+        if [*stages] == ["ppo"] and (reason := too_weak(job)):
+            raise UserError(f"PPO is not run: {reason}")
         if pending := [stage for stage in stages if needed(job, stage)] if force else _pending(job, stages):
             job.run.check_removable(pending)
             _run_pending(job, pending, force)
@@ -164,10 +168,24 @@ def _check_reward_model(job: Job) -> None:
 
 def _pending(job: Job, stages: Sequence[str]) -> list[str]:
     """The stages that have to run, in order; refuses an interrupted one that cannot go on before anything is loaded."""
-    pending = [stage for stage in stages if needed(job, stage) and not _is_finished(job, stage)]
-    for stage in pending:
-        job.run.check_begun(stage, _conditions(job, stage))
+    pending: list[str] = []
+    for stage in stages:
+        if not needed(job, stage):
+            continue
+        if not set(below(stage)) & set(pending):  # what stands on a stage goes when that is made
+            if _is_finished(job, stage) or _withheld(job, stage):
+                continue
+            job.run.check_begun(stage, _conditions(job, stage))
+        pending.append(stage)
     return pending
+
+
+def _withheld(job: Job, stage: str) -> bool:
+    """Whether a stage is PPO, is not there, and is not run on this reward model, which the console then says."""
+    reason = withheld(job) if stage == "ppo" else None
+    if reason is not None:
+        say(f"{job.recipe.name} · ppo: not run: {reason}")
+    return reason is not None
 
 
 def _conditions(job: Job, stage: str) -> dict[str, Any]:
@@ -198,6 +216,8 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
         for stage in pending:
             job.run.remove(stage)
     for stage in pending:
+        if _withheld(job, stage):
+            continue
         try:
             _run_stage(job, name, stage)
         except UserError:  # a later command that says less must not take up what failed here

@@ -163,11 +163,12 @@ def _own_weights(own: Settings, recipe: str, given: list[str]) -> list[str]:
 
 
 def refuse_unlearned(arguments: argparse.Namespace, reward: Reward) -> None:
-    """Refuses settings of a reward model that the run does not use; without `terms.learned=0`, only `reward.model` itself."""
+    """Refuses settings of a reward model that the run does not use; without `terms.learned=0`, those of `[reward]` that a
+    profile may hold pass, but for `reward.model` itself."""
     if not reward.learned:
         idle = "reward." if any(s.startswith("terms.learned=") for s in arguments.overrides) else "reward.model="
         for setting in arguments.overrides:
-            if setting.startswith(idle):
+            if setting.startswith(idle) or setting.lower() == "ppo.anyway=true":
                 raise UserError(f"{setting} has no effect while terms.learned is 0; give that a weight or leave it out")
 
 
