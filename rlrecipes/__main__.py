@@ -17,14 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlrecipes.after.finished import FinishedRun, find_finished_run
+from rlrecipes.before.asked import PROFILE, refuse_unlearned
 from rlrecipes.before.plan import gib, gpu_profile, plan
 from rlrecipes.command.job import (
-    PROFILE,
     job_of,
     of_each_seed,
     profile_of,
     read_columns,
-    refuse_unlearned,
     source_of,
     usual_run,
 )
@@ -149,7 +148,7 @@ def _plan(arguments: argparse.Namespace) -> None:
         arguments.profile = gpu_profile(gib(arguments.card)) if arguments.card and arguments.model else PROFILE
     profile, weights = profile_of(arguments)
     reward = with_weights(load_recipe(arguments.recipe).reward, weights)
-    refuse_unlearned(arguments, reward)
+    refuse_unlearned(arguments.overrides, reward)
     say(plan(profile, bool(reward.learned), arguments.card))
 
 

@@ -114,7 +114,7 @@ def write_page(folder: Path, template: str, **values: Any) -> None:
 
 
 def _section(run: Run, notes: Sequence[str], sections: int = 1, shown: Pair | None = None) -> dict[str, Any]:
-    """The template's values for one recipe, on a page that has `sections` of them, whose table over all has the pair `shown`."""
+    """The template's values for one recipe, on a page that has `sections` of them; a table over all has the pair `shown`."""
     records = finished_records(run)
     updates, samples = json_lines(run.stage("ppo") / "log.jsonl"), json_lines(run.stage("evaluate") / "samples.jsonl")
     pair, evaluation = last_pair(records), records.get("evaluate", {})
