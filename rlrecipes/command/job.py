@@ -28,19 +28,29 @@ def job_of(arguments: argparse.Namespace, recipe: str) -> Job:
         UserError: for anything wrong in them.
     """
     columns = read_columns(arguments.columns)
-    kept = _kept(arguments, recipe)
-    profile, weights = profile_of(arguments, kept and kept[1])
+    own, profile, weights = settings_of(arguments, recipe)
     data, seed = arguments.data, arguments.seed
-    if kept:
-        path, own = kept
+    if own:
         columns = columns or (own.columns if data is None else {})
         data, seed = data or own.data, own.seed if seed is None else seed
-        say(_told(path, own, arguments))
-        weights = [*weights, *_own_weights(own, recipe, weights)]
     if PLUS not in recipe:
         refuse_unlearned(arguments.overrides, with_weights(load_recipe(recipe).reward, weights))
     job = prepare(recipe, profile, weights=weights, data=data, columns=columns, seed=seed or 0, run=arguments.run)
-    return job if kept else fitted(job, arguments.profile, arguments.overrides)
+    return job if own else fitted(job, arguments.profile, arguments.overrides)
+
+
+def settings_of(arguments: argparse.Namespace, recipe: str) -> tuple[Settings | None, Profile, list[str]]:
+    """What the run was begun with, which is said, or None; the profile and the overrides of reward weights that follow.
+
+    Raises:
+        UserError: for anything wrong in them.
+    """
+    found = kept(arguments, recipe)
+    profile, weights = profile_of(arguments, found and found[1])
+    if found is None:
+        return None, profile, weights
+    say(_told(*found, arguments))
+    return found[1], profile, [*weights, *_own_weights(found[1], recipe, weights)]
 
 
 def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tuple[Profile, list[str]]:
@@ -88,7 +98,7 @@ def source_of(arguments: argparse.Namespace) -> str | None:
     return source
 
 
-def _kept(arguments: argparse.Namespace, recipe: str) -> tuple[Path, Settings] | None:
+def kept(arguments: argparse.Namespace, recipe: str) -> tuple[Path, Settings] | None:
     """The file that a run was begun with, where the command line says nothing else, and what stands in it."""
     if arguments.settings is not None:
         for other, missing in (("profile", False), ("run", True)):
