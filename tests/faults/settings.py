@@ -49,6 +49,8 @@ OTHER = {
     "evaluate.judge": "none",
     "evaluate.judge_url": "http://127.0.0.1:9/v1",
     "evaluate.judge_model": "nothing",
+    "evaluate.bertscore": "nothing",
+    "evaluate.comet": "nothing",
     "track.project": "other",
     "memory.card": "24",
 }
@@ -59,8 +61,10 @@ BESIDE = {
     "evaluate.judge_url": ("evaluate.judge_", ("evaluate.judge_model=nothing",)),
     "sft.num_train_epochs": ("sft.max_steps=", ("sft.max_steps=-1",)),
     "reward.num_train_epochs": ("reward.max_steps=", ("reward.max_steps=-1",)),
+    "ppo.keep": ("ppo.learning_rate=", ("ppo.learning_rate=0.05",)),  # so that the last policy is not the best
 }
-"""What else a change needs: the settings of the road that go, by their start, and those that come."""
+"""What else a change needs: the settings of the road that go, by their start, and those that come. The road without the
+change has them too."""
 AS_AUTO = {"model.attention=sdpa", "reward.objective=pairwise"}
 """Choices that are what `auto` chooses on the road."""
 UNSEEN = {
@@ -104,11 +108,15 @@ def outcomes(folder: Path, done: set[str]) -> Iterator[Outcome]:
     import rlrecipes.stages.reward
     import rlrecipes.stages.sft  # noqa: F401  so that the children inherit them
 
-    plain = _contents(folder, "plain", ROAD)[1]
+    plains: dict[tuple[str, ...], dict[str, object]] = {}
     for change in changes():
         if change in done:
             continue
-        ended, found = _contents(folder, "changed", _with(ROAD, change))
+        road = _beside(change)
+        if road not in plains:
+            plains[road] = _contents(folder, "plain", road)[1]
+        plain = plains[road]
+        ended, found = _contents(folder, "changed", _with(road, change))
         differing = [name for name in sorted(plain.keys() | found.keys()) if plain.get(name) != found.get(name)]
         key = change.partition("=")[0]
         if ended.status == 2:
@@ -125,11 +133,16 @@ def outcomes(folder: Path, done: set[str]) -> Iterator[Outcome]:
         yield Outcome("settings", change, "fell" if fault else result, fault or detail, ended.seconds)
 
 
+def _beside(change: str) -> tuple[str, ...]:
+    """The road without a change, and with what the change needs beside it."""
+    gone, come = BESIDE.get(change.partition("=")[0], ("", ()))
+    return (*(word for word in ROAD if not (gone and word.startswith(gone))), *come)
+
+
 def _with(road: tuple[str, ...], change: str) -> tuple[str, ...]:
-    """The road with one setting changed, and what that needs; the same key's own value on the road goes."""
+    """The road with one setting changed; the same key's own value on the road goes."""
     key = change.partition("=")[0]
-    gone, come = BESIDE.get(key, (f"{key}=", ()))
-    return (*(word for word in road if not word.startswith((gone, f"{key}="))), *come, change)
+    return (*(word for word in road if not word.startswith(f"{key}=")), change)
 
 
 def _contents(folder: Path, name: str, argv: tuple[str, ...]) -> tuple[typing.Any, dict[str, object]]:
