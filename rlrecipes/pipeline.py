@@ -85,7 +85,8 @@ def run_recipe(
             check_source(job.recipe.name, from_run, run)
         names = in_order((stages,) if isinstance(stages, str) else stages, job)
         run_stages(job, names, force, from_run)
-        return {stage: record for stage in names if (record := job.run.done(stage)) is not None}
+        made = [stage for stage in names if needed(job, stage) and not (stage == "ppo" and withheld(job))]
+        return {stage: job.run.need(stage) for stage in made}
 
 
 def _asked(

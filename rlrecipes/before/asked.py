@@ -49,18 +49,17 @@ def asked_profile(
 
 
 def refuse_unlearned(overrides: Sequence[str], reward: Reward) -> None:
-    """Refuses overrides that only a learned reward reads, where it has no weight.
-
-    Of the table `[reward]` others than `reward.model` are refused where `terms.learned=0` stands beside them.
+    """Refuses overrides that only a learned reward reads, where `terms.learned=0` stands beside them; `reward.model` always.
 
     Raises:
         UserError: the sentence names the override.
     """
     if reward.learned:
         return
-    idle = "reward." if any(s.startswith("terms.learned=") for s in overrides) else "reward.model="
+    said = any(s.startswith("terms.learned=") for s in overrides)
+    idle = ("reward.", "ppo.anyway=") if said else ("reward.model=",)
     for setting in overrides:
-        if setting.startswith(idle) or setting.lower() == "ppo.anyway=true":
+        if setting.startswith(idle):
             raise UserError(f"{setting} has no effect while terms.learned is 0; give that a weight or leave it out")
 
 
