@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlrecipes.after.finished import FinishedRun, find_finished_run
+from rlrecipes.before.asked import PROFILE, refuse_unlearned
 from rlrecipes.before.plan import gib, gpu_profile, plan
 from rlrecipes.command.job import (
-    PROFILE,
     job_of,
+    kept,
     of_each_seed,
-    profile_of,
     read_columns,
-    refuse_unlearned,
+    settings_of,
     source_of,
     usual_run,
 )
@@ -57,7 +57,9 @@ def commands() -> dict[str, Command]:
     return {
         "list": Command("the recipes and profiles there are", _list, recipe=False, settings=False),
         "plan": Command(
-            "what each stage needs of a GPU's memory, and the largest batches that fit a card", _plan, (*size, "card")
+            "what each stage needs of a GPU's memory, and the largest batches that fit a card",
+            _plan,
+            (*size, "run", "card"),
         ),
         "show": Command(
             "a recipe's data, reward terms and metrics, without training anything", _show, (*size, *data, "run")
@@ -145,11 +147,11 @@ def _list(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> None:
     """Reads no data: the profile says how long rows may get. Without one, a model is planned for a GPU, not for this CPU."""
-    if arguments.profile is None:
+    if arguments.profile is None and kept(arguments, arguments.recipe) is None:
         arguments.profile = gpu_profile(gib(arguments.card)) if arguments.card and arguments.model else PROFILE
-    profile, weights = profile_of(arguments)
+    _, profile, weights = settings_of(arguments, arguments.recipe)
     reward = with_weights(load_recipe(arguments.recipe).reward, weights)
-    refuse_unlearned(arguments, reward)
+    refuse_unlearned(arguments.overrides, reward)
     say(plan(profile, bool(reward.learned), arguments.card))
 
 
@@ -168,7 +170,9 @@ def _run(arguments: argparse.Namespace) -> None:
     if stages[-1] == "report":
         from rlrecipes.report.page import short_table
 
-        say(f"\n{short_table([job.run])}\nreport: {job.run.stage('report') / 'index.html'}")
+        why = (job.run.done("evaluate") or {}).get("withheld")
+        first = f"PPO was not run: {why}\n" if why else ""
+        say(f"\n{first}{short_table([job.run])}\nreport: {job.run.stage('report') / 'index.html'}")
 
 
 def _run_seeds(arguments: argparse.Namespace) -> None:

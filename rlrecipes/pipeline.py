@@ -14,13 +14,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlrecipes.before.asked import asked_profile, fitted, refuse_unlearned
 from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import reach_model
-from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job
-from rlrecipes.profile import Profile, check_profile, load_profile
-from rlrecipes.recipe import Recipe, unknown
+from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job, with_weights
+from rlrecipes.profile import Profile, check_profile
+from rlrecipes.recipe import Recipe, load_recipe, unknown
+from rlrecipes.report.listing import find_runs
 from rlrecipes.reward.judge import missing, own_judge
 from rlrecipes.reward.source import reach_reward_model
+from rlrecipes.reward.strength import too_weak, withheld
 from rlrecipes.run.circumstances import Stopwatch, git_commit, machine, require_trl, versions
 from rlrecipes.run.console import quiet, say, unbroken
 from rlrecipes.run.disk import disk_errors_told
@@ -38,40 +41,80 @@ SUMMARY = ("metrics", "members", "comparisons", "examples", "kept", "stopped", "
 
 def run_recipe(
     recipe: str | Recipe,
-    profile: str | Profile = "tiny",
+    profile: str | Profile | None = None,
     stages: str | Sequence[str] = (),
     *,
+    model: str | None = None,
+    overrides: Sequence[str] = (),
     data: str | None = None,
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
     run: str | None = None,
+    from_run: str | None = None,
     force: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Runs a recipe as the command line does, into `runs/` of the working directory, and leaves finished stages out.
 
     Args:
         recipe: A recipe, its name, or the names of several joined by `+`, which share `sft` and `reward`.
-        profile: A profile or its name.
+        profile: A profile or its name; None takes `tiny`, or settings that fit a model of one's own.
         stages: One or some; none means all, as `rlrecipes run`.
+        model: The base model, a hub id or a local folder.
+        overrides: Settings of the profile to override, such as `sft.max_steps=50` or `terms.learned=0.5`.
         data: A data file or folder, `hub`, `hub:<id>` or `built-in`; None takes the profile's.
         columns: Which columns of the data to read as what, such as `{"target": "post_edit"}`.
         seed: The seed of everything random in training.
         run: The name of the run's folder; None takes the profile's.
+        from_run: Another run of the recipe, whose SFT and reward model are taken as they are.
         force: Makes the stages again, with all that stands on them.
 
     Returns:
-        The record of each stage, as its `done.json` has it, by the stage's name.
+        The record of each stage, as its `done.json` has it, by the stage's name; none of PPO where its reward model is too
+        weak to climb (`ppo.anyway`).
 
     Raises:
         UserError: something that you can mend; finished stages stay finished.
         Interrupted: a `KeyboardInterrupt`, after the current step was saved; the same call goes on from there.
     """
     with handled(), disk_errors_told():
-        profile = load_profile(profile) if isinstance(profile, str) else profile
-        job = prepare(recipe, profile, data=data, columns=columns, seed=seed, run=run)
+        named, weights = _asked(recipe, profile, overrides, model)
+        job = prepare(recipe, named, weights=weights, data=data, columns=columns, seed=seed, run=run)
+        if profile is None:
+            job = fitted(job, None, overrides)
+        if from_run is not None:
+            check_source(job.recipe.name, from_run, run)
         names = in_order((stages,) if isinstance(stages, str) else stages, job)
-        run_stages(job, names, force)
-        return {stage: job.run.need(stage) for stage in names if needed(job, stage)}
+        run_stages(job, names, force, from_run)
+        made = [stage for stage in names if needed(job, stage) and not (stage == "ppo" and withheld(job))]
+        return {stage: job.run.need(stage) for stage in made}
+
+
+def _asked(
+    recipe: str | Recipe, profile: str | Profile | None, overrides: Sequence[str], model: str | None
+) -> tuple[Profile, list[str]]:
+    """The profile that a call asks for, and its overrides of reward weights."""
+    if isinstance(profile, Profile):
+        if overrides or model is not None:
+            raise UserError("a profile that is loaded has its model and overrides; give them to load_profile instead")
+        return profile, []
+    named, weights = asked_profile(profile, overrides, model)
+    if not isinstance(recipe, str) or PLUS not in recipe:
+        reward = (load_recipe(recipe) if isinstance(recipe, str) else recipe).reward
+        refuse_unlearned(overrides, with_weights(reward, weights))
+    return named, weights
+
+
+def check_source(recipe: str, source: str, run: str | None) -> None:
+    """Refuses to take SFT and reward model from a run that is not there, or into one that is not named or is the same.
+
+    Raises:
+        UserError: the sentence says which.
+    """
+    there = [found.name for found in find_runs() if found.recipe == recipe]
+    if source not in there:
+        raise UserError(unknown("run", source, there, f"there are {', '.join(there) or 'none'} of {recipe}"))
+    if run in (None, source):
+        raise UserError(f"beside {option('from', source)} name a new run, as {option('run')}")
 
 
 def in_order(stages: Sequence[str], job: Job) -> tuple[str, ...]:
@@ -122,7 +165,7 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False, source: str
 
     Raises:
         UserError: a stage cannot run, or was finished under other settings without `force`, which removes the stages and
-            all that stands on them first.
+            all that stands on them first; PPO alone is asked for, on a reward model that is too weak to climb.
     """
     if all(reasons := [unneeded(job, stage) for stage in stages]):
         raise UserError(f"{reasons[0]}; leave out the stage '{stages[0]}', and go on with ppo")
@@ -134,9 +177,11 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False, source: str
             stages = _without_taken(job, stages, Run(source, job.run.recipe, job.run.root))
         required = {lower for stage in stages for lower in below(stage)} - set(stages)
         for stage in STAGES:
-            if stage in required and needed(job, stage):
+            if stage in required and needed(job, stage) and not _withheld(job, stage):
                 job.run.need(stage)
                 job.run.is_finished(stage, job.settings(stage))
+        if [*stages] == ["ppo"] and (reason := too_weak(job)):
+            raise UserError(f"PPO is not run: {reason}")
         if pending := [stage for stage in stages if needed(job, stage)] if force else _pending(job, stages):
             job.run.check_removable(pending)
             _run_pending(job, pending, force)
@@ -164,10 +209,24 @@ def _check_reward_model(job: Job) -> None:
 
 def _pending(job: Job, stages: Sequence[str]) -> list[str]:
     """The stages that have to run, in order; refuses an interrupted one that cannot go on before anything is loaded."""
-    pending = [stage for stage in stages if needed(job, stage) and not _is_finished(job, stage)]
-    for stage in pending:
-        job.run.check_begun(stage, _conditions(job, stage))
+    pending: list[str] = []
+    for stage in stages:
+        if not needed(job, stage):
+            continue
+        if not set(below(stage)) & set(pending):  # what stands on a stage goes when that is made
+            if _is_finished(job, stage) or _withheld(job, stage):
+                continue
+            job.run.check_begun(stage, _conditions(job, stage))
+        pending.append(stage)
     return pending
+
+
+def _withheld(job: Job, stage: str) -> bool:
+    """Whether a stage is PPO, is not there, and is not run on this reward model, which the console then says."""
+    reason = withheld(job) if stage == "ppo" else None
+    if reason is not None:
+        say(f"{job.recipe.name} · ppo: not run: {reason}")
+    return reason is not None
 
 
 def _conditions(job: Job, stage: str) -> dict[str, Any]:
@@ -198,6 +257,8 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
         for stage in pending:
             job.run.remove(stage)
     for stage in pending:
+        if _withheld(job, stage):
+            continue
         try:
             _run_stage(job, name, stage)
         except UserError:  # a later command that says less must not take up what failed here

@@ -47,7 +47,7 @@ SHORTEST = (
     "lora.lora_dropout=0.1",
     *("sft.max_steps=2", "sft.per_device_train_batch_size=4"),
     *("reward.max_steps=2", "reward.per_device_train_batch_size=4"),
-    *("ppo.total_episodes=16", "ppo.per_device_train_batch_size=8", "ppo.response_length=6"),
+    *("ppo.total_episodes=16", "ppo.per_device_train_batch_size=8", "ppo.response_length=6", "ppo.anyway=true"),
 )
 SMALLEST = (*SMALLEST_BASE, *SHORTEST)
 """Settings under which a whole road takes two seconds; it learns nothing, but every step of it is taken."""
@@ -69,8 +69,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def smallest(arguments: Sequence[str]) -> list[str]:
     """Those of `SMALLEST` that take effect beside a command's other arguments."""
-    idle = [table for given, table in (("--model", "base."), ("terms.learned=0", "reward.")) if given in arguments]
-    return [setting for setting in SMALLEST if not setting.startswith(tuple(idle))]
+    idle = [("--model", "base."), ("terms.learned=0", "reward."), ("terms.learned=0", "ppo.anyway")]
+    unused = tuple(start for given, start in idle if given in arguments)
+    return [setting for setting in SMALLEST if not setting.startswith(unused)]
 
 
 def write_rows(path: Path, rows: list[dict]) -> Path:

@@ -228,7 +228,7 @@ ALWAYS = {
         "ppo.gradient_checkpointing",
     ),
     *("ppo.kl_coef", "ppo.kl_stop", "ppo.vf_coef", "ppo.gamma", "ppo.lam", "ppo.whiten_rewards"),
-    *("ppo.eval_every", "ppo.missing_eos_penalty", "ppo.reward_clip", "ppo.num_sample_generations"),
+    *("ppo.anyway", "ppo.eval_every", "ppo.missing_eos_penalty", "ppo.reward_clip", "ppo.num_sample_generations"),
     *("evaluate.limit", "evaluate.batch_size", "evaluate.policies", "evaluate.judge_url"),
     *("evaluate.bertscore", "evaluate.comet"),
     *("track.wandb", "checkpoint.seconds", "limits.term_seconds"),
@@ -330,7 +330,7 @@ def test_only_what_a_configuration_of_trl_knows_is_handed_to_it(tmp_path):
     ppo = training_arguments(PPOConfig, profile.ppo, tmp_path, 0)
     assert {key for key in settings_of(profile, "ppo") if key.removeprefix("ppo.") not in ppo} == {
         *("ppo.kl_target", "ppo.kl_horizon", "ppo.kl_stop", "ppo.value", "ppo.reward_clip"),
-        *("ppo.eval_every", "ppo.keep", "ppo.patience"),
+        *("ppo.eval_every", "ppo.keep", "ppo.patience", "ppo.anyway"),
     }
     assert training_arguments(RewardConfig, profile.reward, tmp_path, 0)["center_rewards_coefficient"] == 0.5
     assert "center_rewards_coefficient" not in training_arguments(TrainingArguments, profile.reward, tmp_path, 0)

@@ -137,6 +137,37 @@ def test_the_guides_examples_run(home, tmp_path, monkeypatch, capsys):
     assert re.search(r"^ppo \d", out, re.M), "the figures of the first example"
     assert "there is no recipe 'translatoin'; did you mean 'translation'?" in out
     assert "dict_keys(['sft', 'ppo', 'evaluate', 'report'])" in out
-    assert {path.name for path in (tmp_path / "runs").glob("[!.]*")} == {"first", "short"}
+    assert {path.name for path in (tmp_path / "runs").glob("[!.]*")} == {"first", "slow", "short"}
     assert main(["report", "translation", "--run", "first", "--data", "pairs.jsonl", "sft.max_steps=50"]) == 0
     assert "done already" in capsys.readouterr().out
+
+
+def test_a_run_takes_sft_and_the_reward_model_of_another(finished, home, capsys):
+    changed = [setting for setting in SMALLEST if not setting.startswith("ppo.total_episodes")]
+    asked = {"data": "pairs.jsonl", "overrides": [*changed, "ppo.total_episodes=8"]}
+    records = run_recipe("translation", run="python-taking", from_run="t", **asked)
+    assert [records[stage]["taken"]["run"] for stage in ("sft", "reward")] == ["t", "t"]
+    assert records["ppo"]["settings"]["ppo.total_episodes"] == 8
+    assert "taken from runs/t/translation/sft" in capsys.readouterr().out
+    with pytest.raises(UserError, match="name a new run"):
+        run_recipe("translation", from_run="t", **asked)
+    with pytest.raises(UserError, match="there is no run 'nobody'"):
+        run_recipe("translation", run="python-taking", from_run="nobody", **asked)
+
+
+def test_a_model_of_ones_own_gets_settings_that_fit_it(checkpoint, home, capsys):
+    own = {"model": str(checkpoint.model), "data": "pairs.jsonl", "stages": "sft", "run": "python-own"}
+    record = run_recipe("translation", overrides=["sft.max_steps=2", "track.wandb=off"], **own)["sft"]
+    assert "translation: settings for 0.1" in capsys.readouterr().out
+    assert record["settings"]["model.name"] == str(checkpoint.model)
+    assert record["settings"]["sft.max_steps"] == 2
+    assert record["settings"]["sft.learning_rate"] == 0.002
+    assert main(["sft", "translation", "--run", "python-own"]) == 0
+    assert "done already" in capsys.readouterr().out
+
+
+def test_what_a_loaded_profile_has_is_not_said_twice(profile):
+    with pytest.raises(UserError, match="give them to load_profile"):
+        run_recipe("translation", profile, overrides=["sft.max_steps=3"], **OWN)
+    with pytest.raises(UserError, match=r"reward\.max_steps=3 has no effect while terms\.learned is 0"):
+        run_recipe("translation", overrides=["terms.learned=0", "reward.max_steps=3"], **OWN)

@@ -9,18 +9,16 @@ import argparse
 import re
 from pathlib import Path
 
+from rlrecipes.before.asked import PROFILE, asked_profile, fitted, refuse_unlearned, usual_profile
+from rlrecipes.before.fit import PROFILE as OWN
 from rlrecipes.errors import UserError, option
 from rlrecipes.job import PLUS, Job, check_seed, with_weights
-from rlrecipes.pipeline import prepare
-from rlrecipes.profile import Profile, check_once, load_profile, make_profile, outweighed, profile_names, read_tables
-from rlrecipes.recipe import Reward, load_recipe, unknown
-from rlrecipes.report.listing import find_runs
+from rlrecipes.pipeline import check_source, prepare
+from rlrecipes.profile import Profile, load_profile, profile_names
+from rlrecipes.recipe import load_recipe
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import Run
 from rlrecipes.run.settings import NAME, Settings, read_settings, tables_of
-
-PROFILE, OWN = "tiny", "own"
-"""The profile of a command that names none: for the embedded base, and for a model of one's own."""
 
 
 def job_of(arguments: argparse.Namespace, recipe: str) -> Job:
@@ -30,44 +28,34 @@ def job_of(arguments: argparse.Namespace, recipe: str) -> Job:
         UserError: for anything wrong in them.
     """
     columns = read_columns(arguments.columns)
-    kept = _kept(arguments, recipe)
-    profile, weights = profile_of(arguments, kept and kept[1])
+    own, profile, weights = settings_of(arguments, recipe)
     data, seed = arguments.data, arguments.seed
-    if kept:
-        path, own = kept
+    if own:
         columns = columns or (own.columns if data is None else {})
         data, seed = data or own.data, own.seed if seed is None else seed
-        say(_told(path, own, arguments))
-        weights = [*weights, *_own_weights(own, recipe, weights)]
     if PLUS not in recipe:
-        refuse_unlearned(arguments, with_weights(load_recipe(recipe).reward, weights))
+        refuse_unlearned(arguments.overrides, with_weights(load_recipe(recipe).reward, weights))
     job = prepare(recipe, profile, weights=weights, data=data, columns=columns, seed=seed or 0, run=arguments.run)
-    if kept or arguments.profile is not None or profile.name != OWN:
-        return job
-    from rlrecipes.before.fit import fit
+    return job if own else fitted(job, arguments.profile, arguments.overrides)
 
-    return fit(job, [override for override in arguments.overrides if not override.startswith("terms.")])
+
+def settings_of(arguments: argparse.Namespace, recipe: str) -> tuple[Settings | None, Profile, list[str]]:
+    """What the run was begun with, which is said, or None; the profile and the overrides of reward weights that follow.
+
+    Raises:
+        UserError: for anything wrong in them.
+    """
+    found = kept(arguments, recipe)
+    profile, weights = profile_of(arguments, found and found[1])
+    if found is None:
+        return None, profile, weights
+    say(_told(*found, arguments))
+    return found[1], profile, [*weights, *_own_weights(found[1], recipe, weights)]
 
 
 def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tuple[Profile, list[str]]:
     """The profile with the command line's overrides, and the overrides of reward weights, which belong to the recipe."""
-    check_once(arguments.overrides)
-    weights = [s for s in arguments.overrides if s.startswith("terms.")]
-    overrides = [s for s in arguments.overrides if s not in weights]
-    name, tables = (own.profile, own.tables) if own else (usual_profile(arguments), {})
-    origin = NAME if own else f"profile '{name}'"
-    tables = tables or read_tables(name)
-    profile = make_profile(tables, name, overrides, arguments.model, origin)
-    for table in outweighed(tables, overrides):
-        steps, epochs = getattr(profile, table).max_steps, tables[table]["num_train_epochs"]
-        say(f"{table}.max_steps={steps} takes the place of {table}.num_train_epochs={epochs} in {origin}")
-    return profile, weights
-
-
-def usual_profile(arguments: argparse.Namespace) -> str:
-    """The profile that a command line names, or else the one for its model."""
-    named: str | None = arguments.profile
-    return named or (OWN if arguments.model not in (None, "builtin") else PROFILE)
+    return asked_profile(arguments.profile, arguments.overrides, arguments.model, own)
 
 
 def usual_run(arguments: argparse.Namespace) -> str:
@@ -90,7 +78,7 @@ def of_each_seed(arguments: argparse.Namespace) -> list[argparse.Namespace]:
     for other in ("seed", "from"):
         if getattr(arguments, other) is not None:
             raise UserError(f"{option(other)} is for one seed; leave it or {option('seeds')} out")
-    name = arguments.run or usual_profile(arguments)
+    name = arguments.run or usual_profile(arguments.profile, arguments.model)
     seeds = dict.fromkeys(map(int, texts))
     for seed in seeds:
         check_seed(seed)
@@ -105,15 +93,12 @@ def source_of(arguments: argparse.Namespace) -> str | None:
         UserError: there is no such run, no new one is named, or the same one.
     """
     source: str | None = getattr(arguments, "from")
-    there = [run.name for run in find_runs() if run.recipe == arguments.recipe] if source is not None else []
-    if source is not None and source not in there:
-        raise UserError(unknown("run", source, there, f"there are {', '.join(there) or 'none'} of {arguments.recipe}"))
-    if source is not None and arguments.run in (None, source):
-        raise UserError(f"beside {option('from', source)} name a new run, as {option('run')}")
+    if source is not None:
+        check_source(arguments.recipe, source, arguments.run)
     return source
 
 
-def _kept(arguments: argparse.Namespace, recipe: str) -> tuple[Path, Settings] | None:
+def kept(arguments: argparse.Namespace, recipe: str) -> tuple[Path, Settings] | None:
     """The file that a run was begun with, where the command line says nothing else, and what stands in it."""
     if arguments.settings is not None:
         for other, missing in (("profile", False), ("run", True)):
@@ -160,15 +145,6 @@ def _own_weights(own: Settings, recipe: str, given: list[str]) -> list[str]:
     named = {weight.partition("=")[0] for weight in given}
     changed = {f"terms.{name}": weight for name, weight in own.terms.items() if usual.get(name) != weight}
     return [f"{name}={weight}" for name, weight in changed.items() if name not in named]
-
-
-def refuse_unlearned(arguments: argparse.Namespace, reward: Reward) -> None:
-    """Refuses settings of a reward model that the run does not use; without `terms.learned=0`, only `reward.model` itself."""
-    if not reward.learned:
-        idle = "reward." if any(s.startswith("terms.learned=") for s in arguments.overrides) else "reward.model="
-        for setting in arguments.overrides:
-            if setting.startswith(idle):
-                raise UserError(f"{setting} has no effect while terms.learned is 0; give that a weight or leave it out")
 
 
 def read_columns(texts: list[str]) -> dict[str, str]:

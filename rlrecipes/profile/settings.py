@@ -195,6 +195,8 @@ class PPOSettings:
     """Ours. `best`: the policy with the highest mean headline at these looks, the SFT policy among them."""
     patience: CountOrZero = 5
     """Ours: how many looks in a row may find nothing better before training stops; 0: any."""
+    anyway: Switch = False
+    """Ours: PPO runs even on a reward model that is not shown, on held-out rows, to beat guessing and the longer answer."""
     num_sample_generations: CountOrZero = 5
     """How often held-out samples are written to the log while training; 0: never."""
 

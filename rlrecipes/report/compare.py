@@ -24,7 +24,15 @@ from rlrecipes.report.listing import find_runs
 from rlrecipes.report.numbers import Cell, duration, estimate_cell
 from rlrecipes.report.page import write_page
 from rlrecipes.report.plots import PROGRESS, Plot, overlay
-from rlrecipes.report.records import Records, finished_records, headline_value, json_lines, last_pair
+from rlrecipes.report.records import (
+    Records,
+    common_pair,
+    finished_records,
+    headline_value,
+    json_lines,
+    last_pair,
+    measures_of,
+)
 from rlrecipes.report.verdict import FEWEST
 from rlrecipes.run.folder import Run
 from rlrecipes.run.stages import models
@@ -165,11 +173,11 @@ def over_seeds(sides: Sequence[Side]) -> list[list[str]]:
         if side.headline is not None:
             settings = {**side.records["evaluate"]["settings"], "seed": None}
             groups.setdefault(json.dumps(settings, sort_keys=True), []).append(side)
-    rows = []
+    rows, pair = [], common_pair(side.records for side in sides)
     for group in groups.values():
         if len(group) > 1:
             values = [[_value(headline_value(side.records, policy)) for side in group] for policy in models()]
-            gains = [_value(last_pair(side.records).measures.get("gain")) for side in group]
+            gains = [_value(measures_of(side.records, pair).get("gain")) for side in group]
             seeds = ", ".join(str(side.settings["seed"]) for side in group)
             rows.append([seeds, *(_mean(v) for v in values), _mean(gains, signed=True)])
     return rows
@@ -188,15 +196,15 @@ def _mean(values: Sequence[float | None], signed: bool = False) -> str:
 
 
 def _heads(sides: Sequence[Side]) -> list[str]:
-    pair = last_pair(next((side.records for side in sides if side.headline), {}))
+    pair = common_pair(side.records for side in sides)
     return [*(policy.title for policy in models().values()), f"{pair.policy.title} over {pair.over.title}"]
 
 
 def _results(sides: Sequence[Side]) -> list[tuple[str, list[Cell]]]:
     """Each run's name and cells: headline, every policy's value, gain, reward gain, time."""
-    rows = []
+    rows, shown = [], common_pair(side.records for side in sides)
     for side in sides:
-        pair = last_pair(side.records).measures
+        pair = measures_of(side.records, shown)
         cells = [
             Cell(side.headline or "–"),
             *(estimate_cell(headline_value(side.records, policy)) for policy in models()),

@@ -25,7 +25,16 @@ from rlrecipes.report.figures import spread
 from rlrecipes.report.hacking import hacking
 from rlrecipes.report.numbers import Cell, duration, estimate_cell
 from rlrecipes.report.plots import curves
-from rlrecipes.report.records import Pair, Records, finished_records, headline_value, json_lines, last_pair
+from rlrecipes.report.records import (
+    Pair,
+    Records,
+    common_pair,
+    finished_records,
+    headline_value,
+    json_lines,
+    last_pair,
+    measures_of,
+)
 from rlrecipes.report.samples import gain_groups, training_samples
 from rlrecipes.report.verdict import quality, verdict_of
 from rlrecipes.report.warnings import warnings
@@ -52,19 +61,20 @@ def write_examination(found: Found, folder: Path) -> None:
 def combine(runs: Sequence[Run]) -> Path:
     """Writes one page over several recipes of one run's name to `runs/<run>/report/`, and returns its path."""
     folder = runs[0].root / runs[0].name / "report"
-    sections = [_section(run, (run.done("report") or {}).get("notes", ()), len(runs)) for run in runs]
+    shown = common_pair(map(finished_records, runs))
+    sections = [_section(run, (run.done("report") or {}).get("notes", ()), len(runs), shown) for run in runs]
     _write(folder, f"Run {runs[0].name}", sections)
     return folder / "index.html"
 
 
 def short_table(runs: Sequence[Run]) -> str:
     """The headline numbers for a terminal, at most 100 columns wide."""
-    pair = last_pair(finished_records(runs[0]))
+    pair = common_pair(map(finished_records, runs))
     titles = ["recipe", "headline", *(policy.title for policy in models().values())]
-    titles += [f"{pair.policy.title} over {pair.over.title}, 95 %", "wins", "RM", "time"]
+    titles += [f"{_titled(pair)}, 95 %", "wins", "RM", "time"]
     rows = [titles]
     for run in runs:
-        recipe, headline, *policies, gain, wins, accuracy, time = _headline(run)
+        recipe, headline, *policies, gain, wins, accuracy, time = _headline(run, pair)
         values = [*(cell.value for cell in policies), " ".join(gain).strip(), wins.value, accuracy.value, time.value]
         rows.append([shortened(recipe.value, 18), shortened(headline.value, 11), *values])
     widths = [max(len(row[i]) for row in rows) for i in range(len(titles))]
@@ -103,8 +113,8 @@ def write_page(folder: Path, template: str, **values: Any) -> None:
 # the parts of the page
 
 
-def _section(run: Run, notes: Sequence[str], sections: int = 1) -> dict[str, Any]:
-    """The template's values for one recipe, on a page that has `sections` of them."""
+def _section(run: Run, notes: Sequence[str], sections: int = 1, shown: Pair | None = None) -> dict[str, Any]:
+    """The template's values for one recipe, on a page that has `sections` of them; a table over all has the pair `shown`."""
     records = finished_records(run)
     updates, samples = json_lines(run.stage("ppo") / "log.jsonl"), json_lines(run.stage("evaluate") / "samples.jsonl")
     pair, evaluation = last_pair(records), records.get("evaluate", {})
@@ -113,14 +123,15 @@ def _section(run: Run, notes: Sequence[str], sections: int = 1) -> dict[str, Any
         "recipe": run.recipe,
         "records": records,
         "notes": notes,
-        "row": _headline(run),
+        "row": _headline(run, shown or pair),
+        "shown": _titled(shown or pair),
         "facts": _facts(run, records),
         "judge": judge_sentence(evaluation.get("judge", {})),
         "pairs": pair_rows(evaluation) if evaluation.get("comparisons") else [],
         "kl": divergences(evaluation) if evaluation else [],
         "style": style_rows(evaluation, pair),
         "bought": bought(evaluation, updates),
-        "pair": f"{pair.policy.title} over {pair.over.title}",
+        "pair": _titled(pair),
         "verdict": verdict_of(records),
         "warnings": [*warnings(records, updates), *hacking(records, updates, samples)],
         "curves": curves(run, records, updates),
@@ -156,11 +167,15 @@ def _facts(run: Run, records: Records) -> dict[str, str]:
     return {name: str(fact) for name, fact in facts.items() if fact}
 
 
-def _headline(run: Run) -> list[Cell]:
+def _titled(pair: Pair) -> str:
+    return f"{pair.policy.title} over {pair.over.title}"
+
+
+def _headline(run: Run, shown: Pair) -> list[Cell]:
     """A row for all recipes: recipe, headline, each policy's value, gain, win rate, reward model, time."""
     records = finished_records(run)
     evaluation, reward = records.get("evaluate", {}), records.get("reward", {}).get("metrics", {})
-    name, pair = evaluation.get("headline", ""), last_pair(records).measures
+    name, pair = evaluation.get("headline", ""), measures_of(records, shown)
     return [
         Cell(run.recipe),
         Cell(name),

@@ -46,6 +46,19 @@ class Pair(NamedTuple):
     """The estimates of evaluation for the two, such as `gain`; empty before the evaluation."""
 
 
+def common_pair(runs: Iterable[Records]) -> Pair:
+    """The last pair of the table that any of several runs has evaluated: what a column over all of them is about."""
+    evaluated = [last_pair(records) for records in runs if "evaluate" in records] or [last_pair({})]
+    return max(evaluated, key=lambda pair: [*POLICIES].index(pair.name))
+
+
+def measures_of(records: Records, pair: Pair) -> Mapping[str, Mapping[str, float]]:
+    """A run's own estimates for a pair; empty where it has not evaluated both."""
+    comparisons = records.get("evaluate", {}).get("comparisons", {})
+    found: Mapping[str, Mapping[str, float]] = comparisons.get(f"{pair.name}_over_{pair.policy.over}", {})
+    return found
+
+
 def last_pair(records: Records) -> Pair:
     """The last policy of the table that has been evaluated in a pair; PPO over SFT before the evaluation."""
     comparisons = records.get("evaluate", {}).get("comparisons", {})

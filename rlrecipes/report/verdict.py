@@ -76,7 +76,12 @@ LENGTH = Shift("words", 0.1, "longer", "shorter")
 
 
 def verdict_of(records: Records) -> Verdict:
-    """The verdict on the last policy of a run; `open` where nothing is shown."""
+    """The verdict on the last policy of a run; `open` where nothing is shown, or PPO was not run, which then stands first."""
+    verdict, why = _verdict(records), records.get("evaluate", {}).get("withheld")
+    return Verdict(f"PPO was not run: {why}. {verdict.sentence}", "open", verdict.shifts) if why else verdict
+
+
+def _verdict(records: Records) -> Verdict:
     pair, evaluation = last_pair(records), records.get("evaluate", {})
     gain, title, other = pair.measures.get("gain"), pair.policy.title, pair.over.title
     if gain is None or not math.isfinite(gain["value"]):

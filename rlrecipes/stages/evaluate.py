@@ -38,6 +38,7 @@ from rlrecipes.recipe import Example
 from rlrecipes.report.verdict import verdict_of
 from rlrecipes.reward.head import Scorer
 from rlrecipes.reward.model import Learned, open_learned
+from rlrecipes.reward.strength import withheld
 from rlrecipes.reward.terms import rewards, shown, value_rows
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
@@ -51,7 +52,11 @@ SHOWN = 50
 
 
 def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
-    """Writes `folder/answers.jsonl` and `samples.jsonl`; returns each policy's metrics, and the paired differences."""
+    """Writes `folder/answers.jsonl` and `samples.jsonl`; returns each policy's metrics, and the paired differences.
+
+    Raises:
+        UserError: PPO alone is to be evaluated, and was not run.
+    """
     tokenizer = open_tokenizer(model_name)
     length = answer_length(tokenizer, job.data.train.demonstrations, job.profile.ppo.response_length)
     max_tokens = prompt_window(model_name, job.profile.model, length)
@@ -60,8 +65,13 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     dropped = record_drops("held-out prompts", len(held_out), len(prompts), max_tokens)
     examples, ids = [example for example, _ in prompts], [ids for _, ids in prompts]
 
-    policies = chosen(job.profile.evaluate.policies, job.run)
-    model = load_policies(load_causal(model_name, job.profile.model, tokenizer), job.run, POLICIES)
+    without = withheld(job)
+    own = [name for name, policy in POLICIES.items() if not (without and policy.stage == "ppo")]
+    asked = chosen(job.profile.evaluate.policies, job.run)
+    policies = {name: policy for name, policy in asked.items() if name in own or policy.place}
+    if not policies:
+        raise UserError(f"evaluate.policies names PPO alone, which is not run: {without}")
+    model = load_policies(load_causal(model_name, job.profile.model, tokenizer), job.run, own)
     for policy in policies.values():
         if policy.place and policy.role:
             model = load_adapter(model, Path(policy.place), policy.role)
@@ -103,7 +113,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "kl": {name: found for name, each in scored.items() if (found := divergence(policies[name], each))},
         "kl_bound": {name: bound for name in scored if (bound := divergence_bound(policies[name])) is not None},
         "examples": len(examples),
-        "adapters": {name: f"../{policy.stage}/adapter" for name, policy in POLICIES.items() if policy.stage},
+        "adapters": {name: f"../{POLICIES[name].stage}/adapter" for name in own if POLICIES[name].stage},
+        "withheld": without,
         "elsewhere": {name: policy.place for name, policy in policies.items() if policy.place},
         "too_long": dropped,
         "resumed": checkpoints.resumed,

@@ -170,3 +170,13 @@ def test_a_file_that_is_read_and_written_again_keeps_its_bytes(tmp_path):
 def test_a_missing_file_says_what_to_name(tmp_path):
     with pytest.raises(UserError, match=r"name a settings\.toml that a run has left"):
         read_settings(tmp_path / NAME)
+
+
+def test_a_plan_of_a_run_is_under_what_the_run_was_begun_with(kept, home, capsys):
+    assert main(["plan", "translation", "--run", "kept", "--card", "24"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("settings of runs/kept/translation/settings.toml: profile tiny with ")
+    assert "answers of at most 6" in said
+    assert "(now 8)" in said, "the batch of its PPO"
+    assert main(["plan", "translation", "--run", "kept", "--card", "24", "ppo.response_length=9"]) == 0
+    assert "answers of at most 9" in capsys.readouterr().out

@@ -1,0 +1,74 @@
+"""The settings that a command line or a call from Python asks for: the profile that it means, and what it changes in it.
+
+asked_profile(None, ["sft.max_steps=50", "terms.chrf=2"], "Qwen/Qwen2.5-0.5B")    -> Profile("own", …), ["terms.chrf=2"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlrecipes.before.fit import PROFILE as OWN
+from rlrecipes.before.fit import fit
+from rlrecipes.errors import UserError
+from rlrecipes.job import Job
+from rlrecipes.profile import Profile, check_once, make_profile, outweighed, read_tables
+from rlrecipes.recipe import Reward
+from rlrecipes.run.console import say
+from rlrecipes.run.settings import NAME, Settings
+
+PROFILE = "tiny"
+"""The profile where none is named, but for a model of one's own."""
+
+
+def usual_profile(named: str | None, model: str | None) -> str:
+    """The profile that is named, or else the one for the model."""
+    return named or (OWN if model not in (None, "builtin") else PROFILE)
+
+
+def asked_profile(
+    named: str | None, overrides: Sequence[str], model: str | None, own: Settings | None = None
+) -> tuple[Profile, list[str]]:
+    """The profile with the overrides, and the overrides of reward weights, which belong to the recipe.
+
+    `own` are the settings that a run has kept, which take the profile's place.
+
+    Raises:
+        UserError: for anything wrong in them.
+    """
+    check_once(overrides)
+    weights = [s for s in overrides if s.startswith("terms.")]
+    others = [s for s in overrides if s not in weights]
+    name, tables = (own.profile, own.tables) if own else (usual_profile(named, model), {})
+    origin = NAME if own else f"profile '{name}'"
+    tables = tables or read_tables(name)
+    profile = make_profile(tables, name, others, model, origin)
+    for table in outweighed(tables, others):
+        steps, epochs = getattr(profile, table).max_steps, tables[table]["num_train_epochs"]
+        say(f"{table}.max_steps={steps} takes the place of {table}.num_train_epochs={epochs} in {origin}")
+    return profile, weights
+
+
+def refuse_unlearned(overrides: Sequence[str], reward: Reward) -> None:
+    """Refuses overrides that only a learned reward reads, where `terms.learned=0` stands beside them; `reward.model` always.
+
+    Raises:
+        UserError: the sentence names the override.
+    """
+    if reward.learned:
+        return
+    said = any(s.startswith("terms.learned=") for s in overrides)
+    idle = ("reward.", "ppo.anyway=") if said else ("reward.model=",)
+    for setting in overrides:
+        if setting.startswith(idle):
+            raise UserError(f"{setting} has no effect while terms.learned is 0; give that a weight or leave it out")
+
+
+def fitted(job: Job, named: str | None, overrides: Sequence[str]) -> Job:
+    """The job, under settings that fit it where no profile is named for a model of one's own (`fit`).
+
+    Raises:
+        UserError: an override contradicts them.
+    """
+    if named is not None or job.profile.name != OWN:
+        return job
+    return fit(job, [override for override in overrides if not override.startswith("terms.")])

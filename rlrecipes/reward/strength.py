@@ -1,0 +1,44 @@
+"""Whether a reward model is worth climbing: PPO is not run on one that is not shown to beat guessing or answers' length.
+
+the reward model's held-out accuracy 0.560 [0.480, 0.640] is not shown to be above the 0.530 that preferring …
+"""
+
+from __future__ import annotations
+
+from rlrecipes.job import Job
+from rlrecipes.text import interval, number
+
+WAYS_OUT = "bring more comparisons, a better base or other terms, or say ppo.anyway=true"
+
+
+def too_weak(job: Job) -> str | None:
+    """Why PPO is not run on the reward model of a job, in a sentence without its stop; None where it is.
+
+    The lower end of the interval has to lie above the better of two judges that read nothing: chance, and the longer
+    answer; of a rank correlation with ratings, above 0. Nothing is asked where there is no reward model yet, none in the
+    reward, or no held-out row that it was measured on.
+
+    Raises:
+        UserError: the record of the reward stage is damaged.
+    """
+    if job.profile.ppo.anyway or not job.recipe.reward.learned:
+        return None
+    record = job.run.done("reward") or {}
+    metrics = record.get("metrics", {})
+    if "spearman" in metrics and (record.get("objective") == "regression" or "accuracy" not in metrics):
+        measure, name, bar, by = metrics["spearman"], "rank correlation", 0.0, "guessing has"
+    elif "accuracy" in metrics:
+        measure, name, longer = metrics["accuracy"], "accuracy", metrics["longer_wins"]["value"]
+        bar, by = (longer, "preferring the longer answer has") if longer > 0.5 else (0.5, "guessing has")
+    else:
+        return None
+    if measure["low"] > bar:
+        return None
+    found = " ".join(interval(measure))
+    rows = WAYS_OUT if name == "accuracy" else WAYS_OUT.replace("comparisons", "ratings")
+    return f"the reward model's held-out {name} {found} is not shown to be above the {number(bar)} that {by}; {rows}"
+
+
+def withheld(job: Job) -> str | None:
+    """Like `too_weak`; None where PPO is finished all the same."""
+    return too_weak(job) if job.run.done("ppo") is None else None
