@@ -15,7 +15,7 @@ from rlrecipes.model.adapters import add_in_place
 from rlrecipes.policy.trainer import SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward, Term, user
-from rlrecipes.reward.model import ScoreHead
+from rlrecipes.reward.head import ScoreHead
 
 
 def build(work: Work, tokenizer: Any, folder: Path, base: Any = None) -> SharedBasePPOTrainer:

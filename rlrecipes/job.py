@@ -230,7 +230,8 @@ def _joint_job(
 ) -> Job:
     """The job of several recipes that share a reward model."""
     recipes = recipes_of(name)
-    for value, setting in ((weights, "terms.…"), (columns, "--columns"), (profile.reward.model, "reward.model")):
+    own = ((weights, "terms.…"), (columns, "--columns"), (profile.reward.model, "reward.model"))
+    for value, setting in (*own, (profile.reward.seeds > 1, "reward.seeds")):
         if value:
             raise UserError(
                 f"{setting} is for one recipe, not for {name}; leave it out, and use it with each recipe alone"

@@ -35,7 +35,7 @@ from rlrecipes.run.settings import put_back, write_settings
 from rlrecipes.run.stages import STAGES, below
 from rlrecipes.run.taken import take
 
-SUMMARY = ("metrics", "comparisons", "examples", "kept", "stopped", "objective", "ceiling", "calibration")
+SUMMARY = ("metrics", "members", "comparisons", "examples", "kept", "stopped", "objective", "ceiling", "calibration")
 """What W&B's summary has of a stage's record; values keep their intervals."""
 
 

@@ -28,7 +28,12 @@ ROAD = tuple(
         (
             *("run", "translation", "--data", "pairs.jsonl", "--run", "road", *SMALLEST),
             *("base.max_steps=6", "sft.max_steps=9", "sft.logging_steps=2", "sft.gradient_accumulation_steps=2"),
-            *("reward.max_steps=14", "reward.logging_steps=3", "reward.per_device_train_batch_size=16"),
+            *(
+                "reward.max_steps=14",
+                "reward.logging_steps=3",
+                "reward.per_device_train_batch_size=16",
+                "reward.seeds=2",
+            ),
             *("ppo.total_episodes=72", "ppo.kl_target=1", "ppo.kl_horizon=100", "ppo.learning_rate=0.01"),
             *("evaluate.batch_size=2", "checkpoint.seconds=0"),
         )

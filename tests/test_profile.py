@@ -26,6 +26,7 @@ COMPANIONS = {
     "evaluate.judge_url": ["evaluate.judge_model=m"],
     "evaluate.judge_model": ["evaluate.judge_url=http://localhost/v1"],
     "ppo.num_mini_batches": ["ppo.per_device_train_batch_size=14"],
+    "reward.combine": ["reward.seeds=3"],
 }
 """What must be said beside a setting, so that it does not contradict the profile."""
 
@@ -195,6 +196,7 @@ IDLE = {
     | {
         "reward.warmup_steps": [["reward." + CONSTANT], ["reward.max_steps=7"], ["reward.model=some/model"]],
         "reward.patience": [["reward.keep=last"], ["reward.model=some/model"]],
+        "reward.combine": [["reward.seeds=1"], ["reward.model=some/model"]],
     },
 }
 """Settings, and those beside which nothing would read them."""

@@ -279,7 +279,8 @@ def _reward(finished: FinishedRun) -> str:
         return "none: programmed terms alone"
     if source := record.get("reward_model"):
         return f"`{public(source['name'])}`, taken as it was"
-    return f"trained here, {record['objective']}"
+    several = f", {len(record['members'])} that score together" if record.get("members") else ""
+    return f"trained here, {record['objective']}{several}"
 
 
 def _training(finished: FinishedRun, policy: str) -> list[str]:

@@ -31,7 +31,8 @@ from rlrecipes.model.loading import check_model, load_causal, window
 from rlrecipes.model.sampling import sample
 from rlrecipes.model.tokens import decode, encode_prompt, ends, open_tokenizer, pad_left
 from rlrecipes.recipe import Message, Prompt
-from rlrecipes.reward.model import Scorer, open_learned
+from rlrecipes.reward.head import Scorer
+from rlrecipes.reward.model import open_learned
 from rlrecipes.run.console import say, shown
 from rlrecipes.run.stages import POLICIES
 
@@ -133,7 +134,7 @@ def load_voice(finished: FinishedRun, temperature: float) -> Voice:
     check_model(base)
     tokenizer = open_tokenizer(base)
     model = load_policies(load_causal(base, finished.model, tokenizer), run, finished.policies)
-    scorer = open_learned(run.stage("reward"), model, tokenizer, finished.model, 1)[1] if finished.learned else None
+    scorer = open_learned(run.stage("reward"), model, tokenizer, finished.model, 1).score if finished.learned else None
     return Voice(finished, model.eval(), tokenizer, scorer, window(base, finished.model), temperature)
 
 

@@ -25,7 +25,8 @@ from rlrecipes.model.loading import check_model, model_config
 from rlrecipes.model.template import FIXED, space_before
 from rlrecipes.model.tokens import open_tokenizer
 from rlrecipes.recipe import Message, Prompt, user
-from rlrecipes.reward.model import Row, load_scale, load_sharing, shares_base
+from rlrecipes.reward.head import load_scale, members
+from rlrecipes.reward.model import Row, load_sharing, shares_base
 from rlrecipes.reward.source import find_reward_model
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import make, read_json, write_json
@@ -44,7 +45,7 @@ CARD = """\
 # {recipe}, reward model
 
 A sequence classifier with one output, the score of an answer to a prompt: higher is better. Scores compare answers to one
-prompt. {agreement}(score − {mean:.6g}) / {std:.6g} is the score that PPO climbed, with mean 0 and deviation 1 over the
+prompt. {agreement}(score − {mean:.6g}) / {std:.6g} is {climbed}, with mean 0 and deviation 1 over the
 demonstrations. Made by rlrecipes from {base}; {difference}
 
 ```python
@@ -103,7 +104,13 @@ def _write(finished: FinishedRun, base: str, draft: Path) -> None:
     say("  merging into the unquantized base")
     stage, tokenizer = finished.run.stage("reward"), open_tokenizer(base)
     settings = replace(finished.model, quantization="none", dtype="float32")
-    reward = load_sharing(find_reward_model(str(stage)), base, settings, tokenizer)
+    reward = load_sharing(find_reward_model(str(stage / "adapter")), base, settings, tokenizer)
+    record, count = finished.records["reward"], len(members(stage))
+    climbed = "the score that PPO climbed"
+    if count > 1:
+        how = record["settings"]["reward.combine"]
+        say(f"  the first of the run's {count} reward models; the others are in {stage}/member-…")
+        climbed = f"one of the {count} scores that PPO climbed together ({how}; this is the first)"
     answered = _answers(finished)
     rows = [reward.cut(reward.encode(*pair)) for pair in answered]
     before = reward.scores(rows, 1)
@@ -127,13 +134,21 @@ def _write(finished: FinishedRun, base: str, draft: Path) -> None:
     )
     say(f"  {told}")
     mean, std = load_scale(stage)
-    accuracy = finished.records["reward"]["metrics"].get("accuracy")
+    accuracy = record.get("members", [record["metrics"]])[0].get("accuracy")
     agreement = (
         f"On held-out comparisons it prefers the chosen answer on {' '.join(interval(accuracy))}. " if accuracy else ""
     )
     name = "an embedded base of about a million parameters" if finished.embedded else base
     (draft / "README.md").write_text(
-        CARD.format(recipe=finished.recipe.name, agreement=agreement, mean=mean, std=std, base=name, difference=told),
+        CARD.format(
+            recipe=finished.recipe.name,
+            agreement=agreement,
+            climbed=climbed,
+            mean=mean,
+            std=std,
+            base=name,
+            difference=told,
+        ),
         encoding="utf-8",
     )
 

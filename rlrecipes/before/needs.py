@@ -278,9 +278,9 @@ class _Sizes:
         }
 
     def rewarded(self, adapters: int) -> dict[str, float]:
-        """The base with `adapters` adapters, and the learned reward: one more adapter, or a model beside."""
+        """The base with `adapters` adapters, and the learned reward: an adapter for each member, or a model beside."""
         if self.shape.beside is None:
-            return self.static(adapters + self.learned)
+            return self.static(adapters + self.learned * self.profile.reward.seeds)
         return self.static(adapters) | {"beside": self.scorer.base(head=False)}
 
 

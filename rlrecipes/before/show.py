@@ -292,7 +292,9 @@ def _reward(job: Job) -> list[str]:
     examples, references = _references(job)
     lines = ["\nreward: weight × what it gives the references and silence, on average"]
     if job.recipe.reward.learned:
-        how = f"taken from {source}" if (source := job.profile.reward.model) else f"{job.objective}"
+        settings = job.profile.reward
+        several = f", the {settings.combine} of {settings.seeds} models" if settings.seeds > 1 else ""
+        how = f"taken from {source}" if (source := settings.model) else f"{job.objective}{several}"
         lines.append(f"  {job.recipe.reward.learned:g} × learned: the reward model's standardised score ({how})")
     for term in job.recipe.reward.terms:
         reference, silence = (

@@ -63,7 +63,7 @@ def _open(
     settings = job.profile
     scorer = open_learned(
         job.run.stage("judge"), model, tokenizer, settings.model, settings.evaluate.batch_size, "judge"
-    )[1]
+    ).score
 
     def score(given: Sequence[Answer]) -> list[float]:
         return scorer([(example.prompt, answer.text) for example, answer in zip(examples, given, strict=True)])

@@ -12,14 +12,23 @@ from statistics import fmean
 import torch
 
 from rlrecipes.policy.rollout import Rollout
+from rlrecipes.reward.head import Ensemble, Head
 from rlrecipes.run.console import say
 from rlrecipes.text import ngrams, repeated, see, words
 
 
 def measures(
-    rollout: Rollout, terms: Mapping[str, torch.Tensor], scores: torch.Tensor, penalty: torch.Tensor, kl_coef: float
+    rollout: Rollout,
+    terms: Mapping[str, torch.Tensor],
+    scores: torch.Tensor,
+    penalty: torch.Tensor,
+    kl_coef: float,
+    head: Head | None = None,
 ) -> dict[str, float]:
-    """Means over a batch of answers, from each term's values `[B]`, the scores `[B]` and the KL penalty `[B, T]`."""
+    """Means over a batch of answers, from each term's values `[B]`, the scores `[B]` and the KL penalty `[B, T]`.
+
+    A `head` of several reward models adds how far they disagree.
+    """
     non_score = penalty.masked_fill(rollout.padding, 0).sum(1).mean().item()
     return {
         "objective/kl": (rollout.logprobs - rollout.reference_logprobs).sum(1).mean().item(),
@@ -34,6 +43,11 @@ def measures(
         **diversity(rollout.answers),
         "answers/length_correlation": _correlation(scores, rollout.lengths.float()),
         **{f"terms/{name}": values.float().mean().item() for name, values in terms.items()},
+        **(
+            {"objective/disagreement": head.disagreement(rollout.last_states).mean().item()}
+            if isinstance(head, Ensemble)
+            else {}
+        ),
     }
 
 

@@ -58,8 +58,8 @@ class Sampler:
     """Values `[…]` of hidden states `[…, H]`."""
     value_adapter: bool
     """Values come from a pass under the adapter `value`, rather than from the policy's own states while it samples."""
-    scored: bool
-    """Whether the adapter `reward` reads the answers' last tokens."""
+    scored: Sequence[str]
+    """The adapters that read the answers' last tokens: those of the learned reward."""
 
     @torch.no_grad()
     def roll_out(self, examples: Sequence[Example], prompts: Sequence[Sequence[int]]) -> Rollout:
@@ -148,8 +148,11 @@ class Sampler:
             places = (prompt_lengths + lengths - 1)[:, None]
             # It was trained to read at EOS, whichever token ended the answer.
             read = torch.where(ended[:, None], ids.scatter(1, places, self.tokenizer.eos_token_id), ids)
-            with adapter(self.model, "reward"):
-                last_states = self._states(read, places).squeeze(1)
+            read_by = []
+            for role in self.scored:
+                with adapter(self.model, role):
+                    read_by.append(self._states(read, places).squeeze(1))
+            last_states = torch.cat(read_by, -1)
         return {
             "ids": ids,
             "prompt_lengths": prompt_lengths,

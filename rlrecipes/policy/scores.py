@@ -40,6 +40,8 @@ class Scored:
     """None where there is no judge."""
     style: Mapping[str, Sequence[float]]
     """NaN where an answer does not show it."""
+    disagreement: Sequence[float] | None = None
+    """The standard deviation of the reward models' scores; None where there is one."""
 
 
 def score_all(
@@ -49,6 +51,7 @@ def score_all(
     examples: Sequence[Example],
     reward: Score,
     judge: Score | None,
+    disagreement: Score | None = None,
 ) -> dict[str, Scored]:
     """The answers of `policies` to `examples` with their scores.
 
@@ -84,6 +87,7 @@ def score_all(
             reward(greedy),
             judge(greedy) if judge else None,
             {measure: [each[measure] for each in styles] for measure in styles[0]},
+            disagreement(greedy) if disagreement else None,
         )
     return with_languages(scored)
 
@@ -112,7 +116,7 @@ def _shares(code: str, told: Sequence[str | None]) -> list[float]:
 
 
 def metrics(job: Job, scored: Scored, examples: Sequence[Example]) -> dict[str, Estimate]:
-    """A policy's metrics, its reward and what the judge says of it."""
+    """A policy's metrics, its reward, what the judge says of it, and how far several reward models disagree on it."""
     greedy, sampled = ([answer.text for answer in given] for given in (scored.greedy, scored.sampled))
     headline = job.metrics[0]
     return {
@@ -120,6 +124,7 @@ def metrics(job: Job, scored: Scored, examples: Sequence[Example]) -> dict[str, 
         f"{headline.name}_sampled": estimate(headline, sampled, examples).as_json(),
         "reward": mean_interval(scored.reward).as_json(),
         **({"judge": mean_interval(scored.judge).as_json()} if scored.judge is not None else {}),
+        **({"disagreement": mean_interval(scored.disagreement).as_json()} if scored.disagreement is not None else {}),
     }
 
 
@@ -148,6 +153,8 @@ def compare(better: Scored, worse: Scored) -> dict[str, Estimate]:
     }
     if better.judge is not None and worse.judge is not None:
         found |= {"judge_gain": gain(better.judge, worse.judge), "judge_win_rate": wins(better.judge, worse.judge)}
+    if better.disagreement is not None and worse.disagreement is not None:
+        found["disagreement_gain"] = gain(better.disagreement, worse.disagreement)
     for name, values in better.style.items():
         shown = [(a, b) for a, b in zip(values, worse.style[name], strict=True) if not math.isnan(a + b)]
         if len(shown) == len(values) or len(shown) >= FEWEST:
@@ -191,5 +198,6 @@ def samples(scored: Mapping[str, Scored], examples: Sequence[Example]) -> list[d
 
 
 def _sample(scored: Scored, i: int) -> dict[str, Any]:
-    judged = {} if scored.judge is None else {"judge": scored.judge[i]}
-    return {"answer": scored.greedy[i].text, "headline": scored.headline[i], "reward": scored.reward[i], **judged}
+    others = {"judge": scored.judge, "disagreement": scored.disagreement}
+    told = {name: values[i] for name, values in others.items() if values is not None}
+    return {"answer": scored.greedy[i].text, "headline": scored.headline[i], "reward": scored.reward[i], **told}

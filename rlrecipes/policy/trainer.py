@@ -53,7 +53,7 @@ from rlrecipes.policy.sampler import Sampler, ValueHead
 from rlrecipes.policy.watch import Watch
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward
-from rlrecipes.reward.model import ScoreHead, Scorer
+from rlrecipes.reward.head import Head, Scorer
 from rlrecipes.reward.terms import set_term_states, term_states, term_values, weighted_sum
 from rlrecipes.run.checkpoint import Checkpoint, Checkpoints, random_states, set_random_states
 from rlrecipes.run.out_of_memory import phase
@@ -64,10 +64,9 @@ class SharedBasePPOTrainer(PPOTrainer):
     """PPO for a policy that shares one base with its reference and its reward model.
 
     Args:
-        model: the base with adapters `policy` (trainable), `reference` and, for a learned reward, `reward`; also `value`
-            (trainable), if `settings.value` is `adapter`.
+        model: the base with adapters `policy`, `reference`, those of the `head`, and `value` where `settings.value` says so.
         prompts: examples and their prompt ids.
-        reward, head: what to climb; `head` turns the reward adapter's hidden states into scores.
+        reward, head: what to climb; `head` turns the reward adapters' hidden states into scores.
         settings: the profile's `[ppo]` table; `args` holds the part of it that TRL knows.
         on_samples: called with greedy answers to `samples` as often as `num_sample_generations` says.
         scorer: the learned score of prompts with their answers, where there is no `head` to read it off hidden states.
@@ -84,7 +83,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         tokenizer: Any,
         prompts: Sequence[tuple[Example, list[int]]],
         reward: Reward,
-        head: ScoreHead | None,
+        head: Head | None,
         settings: PPOSettings,
         samples: Sequence[tuple[Example, list[int]]] = (),
         on_samples: Callable[[list[dict[str, Any]], int], None] | None = None,
@@ -123,7 +122,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             micro_batch_size=args.per_device_train_batch_size,
             value=self.model.value_model,
             value_adapter=settings.value == "adapter",
-            scored=head is not None,
+            scored=head.roles("reward") if head else (),
         )
 
     @property
@@ -150,7 +149,7 @@ class SharedBasePPOTrainer(PPOTrainer):
                 rollout = self.roll_out(next(batches))
             terms, scores = self.score(rollout)
             advantages, returns, penalty = self.estimate_advantages(rollout, scores)
-            metrics = measures(rollout, terms, scores, penalty, self.args.kl_coef)
+            metrics = measures(rollout, terms, scores, penalty, self.args.kl_coef, self.head)
             kl = metrics["objective/kl"]
             if update == 1:
                 warn_of_endless(rollout, self.args.response_length)

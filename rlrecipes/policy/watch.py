@@ -19,7 +19,7 @@ from torch import nn
 
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward
-from rlrecipes.reward.model import Scorer
+from rlrecipes.reward.head import Scorer
 from rlrecipes.reward.terms import rewards
 from rlrecipes.run.console import say
 from rlrecipes.text import see

@@ -60,6 +60,8 @@ def _without_effect(profile: Profile) -> Iterator[str]:
         for stage, settings in (("sft", profile.sft), ("reward", profile.reward))
     }
     rules = {
+        "reward.seeds": (profile.reward.model is not None, "beside reward.model, which trains nothing"),
+        "reward.combine": (profile.reward.seeds == 1, "while reward.seeds is 1"),
         "ppo.kl_horizon": (ppo.kl_target == 0, "while ppo.kl_target is 0"),
         "ppo.kl_target": (ppo.kl_coef == 0, "while ppo.kl_coef is 0, since it is multiplied"),
         "ppo.kl_estimator": (ppo.kl_coef == 0, "while ppo.kl_coef is 0"),

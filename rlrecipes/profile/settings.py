@@ -130,6 +130,11 @@ class RewardSettings(TrainingSettings):
     `per_device_train_batch_size`: twice as many texts are scored together."""
     center_rewards_coefficient: Annotated[Positive | None, _NONE] = None
     """Weight of the squared sum of the two scores (arXiv 2312.09244); the scores are standardised afterwards in any case."""
+    seeds: Annotated[Count, Field(le=32)] = 1
+    """Ours: how many reward models to train on the same rows, from the run's seed and those after it. All score together."""
+    combine: Literal["mean", "min", "lcb"] = "mean"
+    """Ours: what PPO climbs of the scores of several: the mean, the lowest (`min`), or the mean less the standard deviation
+    (`lcb`; arXiv 2310.02743)."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

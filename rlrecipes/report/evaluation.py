@@ -26,6 +26,7 @@ MEASURES = {
     "judge_win_rate": "win rate by the judge",
     "reward_gain": "gain in reward",
     "reward_win_rate": "win rate in reward",
+    "disagreement_gain": "more disagreement of the reward models",
 }
 """What a pair is compared by, with its name in the table; the headline's name goes into the brackets."""
 

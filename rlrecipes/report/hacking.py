@@ -29,6 +29,11 @@ MAGIC, USUAL = 0.75, 4
 task, 78% say 'smiled' (2.8 times as many as the references) and 61% 'beautiful' (4.7 times); a reward for 'old' came to
 100% (5.6 times)."""
 
+DISAGREE = 1.25
+"""How many times the disagreement of the reward models on SFT's answers is clearly more. Better answers are also newer ones:
+translation with three members, chrF from 0.77 to 0.97, came to 1.14 times (beyond chance in pairs); the same with a learning
+rate that broke the policy while the reward rose, chrF to 0.34, to 1.31 times."""
+
 APART: Symptom = "The reward goes up and the task goes down"
 MEND = "Give the reward a term against it, raise ppo.kl_coef, or stop earlier."
 
@@ -52,6 +57,7 @@ def hacking(
     pair = last_pair(records)
     alarms = [
         *_against(records, pair),
+        *_disagreement(records, pair),
         *_parted(records),
         *_word(samples, pair),
         *_length(updates),
@@ -99,6 +105,22 @@ def _against(records: Records, pair: Pair) -> list[str]:
             "or mend the reward."
         )
     return [see(APART, sentence) for sentence in sentences]
+
+
+def _disagreement(records: Records, pair: Pair) -> list[str]:
+    """Several reward models disagree clearly more on the policy's held-out answers than on the other's."""
+    found = records.get("evaluate", {}).get("metrics", {})
+    ours, theirs = (found.get(name, {}).get("disagreement") for name in (pair.name, str(pair.policy.over)))
+    more = pair.measures.get("disagreement_gain")
+    if not (ours and theirs and more) or not more["low"] > 0 or ours["value"] < DISAGREE * theirs["value"]:
+        return []
+    a, b = (number(each["value"], 2) for each in (ours, theirs))
+    sentence = (
+        f"The reward models disagree more on {pair.policy.title}'s answers ({a} standard deviations of their scores) than on "
+        f"{pair.over.title}'s ({b}; {' '.join(estimate_cell(more, signed=True))} in pairs), so they know less of what was "
+        "climbed. Raise ppo.kl_coef, or set reward.combine=lcb or min."
+    )
+    return [see(APART, sentence)]
 
 
 def _parted(records: Records) -> list[str]:

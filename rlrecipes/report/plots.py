@@ -16,6 +16,7 @@ PROGRESS = (
     ("answers/length", "Answer length", "tokens"),
     ("answers/ended", "Answers that end by themselves", "share"),
     ("policy/entropy_avg", "Entropy", "nats per token"),
+    ("objective/disagreement", "Disagreement", "standard deviation of the reward models' scores"),
 )
 
 LOOKS = (

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
 from rlrecipes.metrics import correlation, mean_interval
 from rlrecipes.recipe import Comparison, Data, Rating
 from rlrecipes.reward.baselines import win
-from rlrecipes.reward.model import RewardModel
+from rlrecipes.reward.head import combined
+from rlrecipes.reward.model import RewardModel, Row
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import Run, write_json
 from rlrecipes.run.resume import record_drops
@@ -88,7 +91,7 @@ def write_scale(job: Job, folder: Path, model: RewardModel) -> list[str]:
     rows = list(islice((row for row in encoded if len(row["input_ids"]) <= model.max_tokens), SCALED_ON))
     if not rows:
         record_drops("demonstrations", len(job.data.train.demonstrations), 0, model.max_tokens)
-    scores = model.scores(rows, _batch_size(job))
+    scores = model.scores(rows, batch_size(job))
     if not all(map(math.isfinite, scores)):
         raise UserError(
             "the reward model gives NaN or infinity on demonstrations; choose another model.dtype, or another reward.model"
@@ -117,8 +120,8 @@ def measure(job: Job, model: RewardModel, metrics: dict[str, Any]) -> dict[str, 
     that the recipes have of their own.
     """
     if len(job.tasks) == 1:
-        return {"metrics": {**metrics, **_agreement(model, job.data, _batch_size(job))}}
-    shared = {name: _agreement(model, data, _batch_size(job)) for name, data in job.tasks.items()}
+        return {"metrics": {**metrics, **_agreement(model, job.data, batch_size(job))}}
+    shared = {name: _agreement(model, data, batch_size(job)) for name, data in job.tasks.items()}
     single = {name: (Run(job.run.name, name, job.run.root).done("reward") or {}).get("metrics", {}) for name in shared}
     for name, agreement in shared.items():
         for measure in ("accuracy", "spearman"):
@@ -131,13 +134,53 @@ def measure(job: Job, model: RewardModel, metrics: dict[str, Any]) -> dict[str, 
     return {"metrics": metrics, "recipes": recipes}
 
 
-def _batch_size(job: Job) -> int:
+def batch_size(job: Job) -> int:
     """Texts that are scored together: as many as training reads together, two for each comparison."""
     return 2 * job.profile.reward.per_device_train_batch_size
 
 
-def _agreement(model: RewardModel, data: Data, batch_size: int) -> dict[str, Any]:
-    """The agreement with the held-out comparisons and ratings that are not too long."""
+def measure_together(
+    job: Job, model: RewardModel, each: Callable[[Sequence[Row]], list[list[float]]]
+) -> dict[str, Any]:
+    """What `done.json` records of several reward models that score together: the agreement of all, and that of each.
+
+    `each` gives the standardised scores of rows, one list a member.
+    """
+    kept: list[list[list[float]]] = []
+    how = job.profile.reward.combine
+
+    def together(rows: Sequence[Row]) -> list[float]:
+        kept.append(each(rows))
+        scores: list[float] = combined(torch.tensor(kept[-1]), how).tolist() if rows else []
+        return scores
+
+    metrics = _agreement(model, job.data, 0, together)
+    members = []
+    for number in range(job.profile.reward.seeds):
+        found = _agreement(model, job.data, 0, _replayed([scores[number] for scores in kept]))
+        members.append({name: value for name, value in found.items() if name in ("accuracy", "spearman", "pearson")})
+    measure = "accuracy" if "accuracy" in metrics else "spearman"
+    if measure in metrics:
+        for number, member in enumerate(members):
+            say(f"  member {number}: held-out {measure} {' '.join(interval(member[measure]))}")
+        say(f"  all together ({how}): {' '.join(interval(metrics[measure]))}")
+    return {"metrics": metrics, "members": members}
+
+
+def _replayed(lists: Sequence[list[float]]) -> Callable[[Sequence[Row]], list[float]]:
+    """Gives the lists of scores again, one a call."""
+    left = iter(lists)
+    return lambda _: next(left)
+
+
+def _agreement(
+    model: RewardModel,
+    data: Data,
+    batch_size: int,
+    scorer: Callable[[Sequence[Row]], Sequence[float]] | None = None,
+) -> dict[str, Any]:
+    """The agreement with the held-out comparisons and ratings that are not too long; `scorer` replaces the model's own."""
+    score = scorer or (lambda rows: model.scores(rows, batch_size))
     rows = [
         (pair, model.encode(pair.prompt, pair.chosen), model.encode(pair.prompt, pair.rejected))
         for pair in data.held_out.comparisons
@@ -148,9 +191,9 @@ def _agreement(model: RewardModel, data: Data, batch_size: int) -> dict[str, Any
     return {
         **accuracy(
             [pair for pair, _, _ in rows],
-            model.scores([chosen for _, chosen, _ in rows], batch_size),
-            model.scores([rejected for _, _, rejected in rows], batch_size),
+            score([chosen for _, chosen, _ in rows]),
+            score([rejected for _, _, rejected in rows]),
             [(len(chosen["input_ids"]), len(rejected["input_ids"])) for _, chosen, rejected in rows],
         ),
-        **correlations([rating for rating, _ in ratings], model.scores([row for _, row in ratings], batch_size)),
+        **correlations([rating for rating, _ in ratings], score([row for _, row in ratings])),
     }

@@ -39,7 +39,7 @@ def judge_job(job: Job) -> Job:
     data = dataclasses.replace(
         job.data, train=dataclasses.replace(train, demonstrations=job.data.train.demonstrations), held_out=held_out
     )
-    reward = dataclasses.replace(job.profile.reward, model=None)
+    reward = dataclasses.replace(job.profile.reward, model=None, seeds=1, combine="mean")
     profile = dataclasses.replace(job.profile, reward=reward)
     return dataclasses.replace(job, data=data, profile=profile, seed=(job.seed + SEED) % 2**32)
 

@@ -8,98 +8,62 @@ has one; as a pair of texts where its tokenizer separates pairs (encoders); else
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from safetensors.torch import load_file
-from torch import nn
 from transformers import AutoTokenizer
 
 from rlrecipes.errors import UserError, cannot, switch
 from rlrecipes.hub.reach import ADAPTER_WEIGHTS
-from rlrecipes.model.adapters import adapter, load_adapter, stage_file
+from rlrecipes.model.adapters import adapter, load_adapter
 from rlrecipes.model.forward import device, states_at
 from rlrecipes.model.loading import load_scorer, load_scorer_with_missing, model_config, window
 from rlrecipes.model.template import PLAIN_TEMPLATE, chat_text, fix_template, is_fixed
 from rlrecipes.model.tokens import encode, hidden, pad_right, read_row
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import Message, Prompt
+from rlrecipes.reward.head import Ensemble, Head, Scorer, load_head, load_scale, members
 from rlrecipes.reward.source import TOKENIZERS, RewardSource, find_reward_model
 from rlrecipes.run.folder import read_json
 from rlrecipes.text import quoted
 
 
-@dataclass(frozen=True)
-class ScoreHead:
-    """The reward model's head and the scale of its scores over the demonstrations."""
-
-    weight: torch.Tensor
-    """`[1, H]`"""
-    mean: float
-    std: float
-
-    def __call__(self, states: torch.Tensor) -> torch.Tensor:
-        """Standardised scores `[B]` of the last tokens' hidden states `[B, H]`."""
-        return (nn.functional.linear(states.float(), self.weight).squeeze(-1) - self.mean) / self.std
-
-
-def load_score_head(folder: Path) -> ScoreHead:
-    """The head beside a reward adapter, with its scale.
-
-    Raises:
-        UserError: the weights or the scale are damaged.
-    """
-    weights = folder / "adapter" / ADAPTER_WEIGHTS
-    with stage_file(weights, folder):
-        (weight,) = (tensor for key, tensor in load_file(weights).items() if key.endswith("score.weight"))
-    return ScoreHead(weight.float().to(device()), *load_scale(folder))
-
-
-def load_scale(folder: Path) -> tuple[float, float]:
-    """Mean and standard deviation of a reward model's scores over the demonstrations.
-
-    Raises:
-        UserError: the file that holds them is damaged.
-    """
-    path = folder / "scale.json"
-    with stage_file(path, folder):
-        scale = json.loads(path.read_text(encoding="utf-8"))
-        return float(scale["mean"]), float(scale["std"])
-
-
 @torch.no_grad()
 def score_answers(
     model: PeftModel,
-    head: ScoreHead,
+    read: Callable[[torch.Tensor], torch.Tensor],
     tokenizer: Any,
     pairs: Sequence[tuple[Prompt, str]],
     batch_size: int,
-    role: str = "reward",
+    roles: Sequence[str] = ("reward",),
 ) -> list[float]:
-    """The adapter `role`'s standardised score of each (prompt, answer), read at the answer's EOS, `batch_size` together."""
+    """What `read`, such as a head, makes of each (prompt, answer)'s hidden state at the answer's EOS, `batch_size` together.
+
+    `read` takes `[b, N·H]`: the states under the adapters `roles`, side by side.
+    """
     scores: list[float] = []
-    with adapter(model, role):
-        for start in range(0, len(pairs), batch_size):
-            ids = [encode(tokenizer, prompt, answer).ids for prompt, answer in pairs[start : start + batch_size]]
-            batch = pad_right(ids, tokenizer.pad_token_id).to(device())
-            last = torch.tensor([[len(row) - 1] for row in ids], device=batch.device)
-            scores += head(states_at(model, batch, last).squeeze(1)).tolist()
+    for start in range(0, len(pairs), batch_size):
+        ids = [encode(tokenizer, prompt, answer).ids for prompt, answer in pairs[start : start + batch_size]]
+        batch = pad_right(ids, tokenizer.pad_token_id).to(device())
+        last = torch.tensor([[len(row) - 1] for row in ids], device=batch.device)
+        states = []
+        for role in roles:
+            with adapter(model, role):
+                states.append(states_at(model, batch, last).squeeze(1))
+        scores += read(torch.cat(states, -1)).tolist()
     return scores
 
 
 Row = Mapping[str, Sequence[int]]
 """What a model reads of one text: `input_ids`, and whatever else its tokenizer makes, all of one length."""
-Scorer = Callable[[Sequence[tuple[Prompt, str]]], list[float]]
-"""Standardised scores of prompts with their answers."""
 
 
 @dataclass(frozen=True)
@@ -236,21 +200,37 @@ def _padding_is_harmless(model: RewardModel, rows: Sequence[Row]) -> bool:
     return error <= max(1e-3, 8 * torch.finfo(model.model.dtype).eps) * max(map(abs, alone))
 
 
+class Learned(NamedTuple):
+    """The learned part of a reward, opened."""
+
+    head: Head | None
+    """Reads scores off hidden states that a caller may have already; None for a model beside the base."""
+    score: Scorer
+    disagreement: Scorer | None = None
+    """The standard deviation of the members' scores; None where there is one reward model."""
+
+
 def open_learned(
     folder: Path, model: PeftModel, tokenizer: Any, settings: ModelSettings, batch_size: int, role: str = "reward"
-) -> tuple[ScoreHead | None, Scorer]:
+) -> Learned:
     """The learned reward that the finished reward stage in `folder` left, opened beside the roles on `model`.
 
-    An adapter of the base becomes the role `role`; its head is returned too, since a caller may have the hidden states
-    already. Otherwise this loads a second model, as `settings` say, and returns no head.
+    Adapters of the base become the roles that the head names, the first of them `role`. Otherwise this loads a second
+    model, as `settings` say.
 
     Raises:
         UserError: a file is damaged, or the model beside cannot be loaded; from the scorer: a score is NaN or infinite.
     """
     if shares_base(folder):
-        load_adapter(model, folder / "adapter", role)
-        head = load_score_head(folder)
-        return head, lambda pairs: _finite(pairs, score_answers(model, head, tokenizer, pairs, batch_size, role))
+        head = load_head(folder)
+        roles = head.roles(role)
+        for place, name in zip(members(folder), roles, strict=True):
+            load_adapter(model, place / "adapter", name)
+
+        def reading(read: Callable[[torch.Tensor], torch.Tensor]) -> Scorer:
+            return lambda pairs: _finite(pairs, score_answers(model, read, tokenizer, pairs, batch_size, roles))
+
+        return Learned(head, reading(head), reading(head.disagreement) if isinstance(head, Ensemble) else None)
     source = find_reward_model(read_json(folder / "done.json").get("settings", {})["reward.model"])
     beside, (mean, std) = load_beside(source, settings), load_scale(folder)
 
@@ -258,7 +238,7 @@ def open_learned(
         rows = [beside.cut(beside.encode(prompt, answer)) for prompt, answer in pairs]
         return _finite(pairs, [(score - mean) / std for score in beside.scores(rows, batch_size)])
 
-    return None, score
+    return Learned(None, score)
 
 
 def _finite(pairs: Sequence[tuple[Prompt, str]], scores: list[float]) -> list[float]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.errors import UserError, first_line
+from rlrecipes.errors import UserError, first_line, option
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS, is_hub_id, is_local, reach_model
 from rlrecipes.model.embedded import check_base
 from rlrecipes.profile import Profile
@@ -102,7 +102,12 @@ def _in_folder(name: str) -> RewardSource:
     if not folder.is_dir():
         raise _none(name, "is not there")
     place = folder / "adapter" if (folder / "adapter").is_dir() else folder
-    for stage in {place, place.parent}:
+    if place != folder and (folder / "member-1").is_dir():
+        raise UserError(
+            f"reward.model={name} has several reward models, and a run takes one; name a member (put /adapter or /member-1 "
+            f"behind it), or take all of them with {option('from')}"
+        )
+    for stage in (place, *list(place.parents)[:2]):
         _check_stage(name, stage)
     names = (ADAPTER, ADAPTER_WEIGHTS, CHECKPOINT, *WEIGHTS, *TOKENIZERS, *VOCABULARIES)
     files = {file: place / file for file in names if (place / file).is_file()}

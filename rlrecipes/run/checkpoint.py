@@ -47,9 +47,9 @@ class Checkpoint:
 class Checkpoints:
     """One stage's checkpoints: when the next is due, and how long the stage's logs were at each."""
 
-    def __init__(self, draft: Path, seconds: float, tracker: Tracker | None = None) -> None:
+    def __init__(self, draft: Path, seconds: float, tracker: Tracker | None = None, parts: int = 1) -> None:
         self.folder = draft / CHECKPOINTS
-        self.seconds, self.tracker = seconds, tracker
+        self.seconds, self.tracker, self.parts = seconds, tracker, parts
         self.start = self.last_save = time.monotonic()
         self.resumed: dict[str, float] | None = None
         """For `done.json`: the step that this process went on from, and the seconds of training up to it."""
@@ -72,8 +72,9 @@ class Checkpoints:
             UserError: with what it writes and what is free, in bytes.
         """
         weights = sum(tensor.numel() * tensor.element_size() for tensor in trainable(model).values())
-        # Each checkpoint holds the weights, the best ones and Adam's two moments; one is written before the oldest goes.
-        needed = weights * (4 * (COPIES + 1) + 1)  # and then the adapter
+        # Each checkpoint holds the weights, the best ones and Adam's two moments, and the weights of finished parts; one is
+        # written before the oldest goes.
+        needed = weights * ((3 + self.parts) * (COPIES + 1) + self.parts)  # and then the adapters
         there = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
         free = shutil.disk_usage(self.folder.parent).free
         if free < needed - there:
@@ -103,6 +104,36 @@ class Checkpoints:
     def discard(self) -> None:
         """Removes the checkpoints, so that the stage starts from the beginning."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class PartsCheckpoints(Checkpoints):
+    """Checkpoints of a stage that trains several parts in turn: each holds what the finished ones left."""
+
+    def __init__(self, draft: Path, seconds: float, tracker: Tracker | None, parts: int) -> None:
+        super().__init__(draft, seconds, tracker, parts)
+        newest = super().newest()
+        self.finished: list[Any] = newest.state["finished"] if newest else []
+        self.start: int = newest.state["start"] if newest else 0
+        """The steps of the finished parts, with one more for the end of each."""
+        self._begun = newest.state["begun"] if newest else None
+
+    def newest(self) -> Checkpoint | None:
+        """The state of the part that was begun; None where the next part begins."""
+        begun, self._begun = self._begun, None
+        return Checkpoint(begun["step"], begun["state"]) if begun else None
+
+    def save(self, step: int, state: Any) -> None:
+        """Saves the state of the part that is training, after `step` of its own steps."""
+        self._save_all(self.start + step, {"step": step, "state": state})
+
+    def finish(self, left: Any, steps: int) -> None:
+        """Saves what the part that was training left after `steps` steps."""
+        self.finished.append(left)
+        self.start += steps + 1
+        self._save_all(self.start, None)
+
+    def _save_all(self, step: int, begun: Any) -> None:
+        super().save(step, {"finished": self.finished, "start": self.start, "begun": begun})
 
 
 def save(folder: Path, step: int, state: Any, logs: Mapping[str, int] | None = None) -> None:

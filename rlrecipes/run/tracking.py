@@ -37,7 +37,7 @@ _BAR_VALUES = {
 }
 """The logged values that a progress bar shows, and their short names there."""
 
-LEAVES = ("adapter", "value_adapter", "value_head.safetensors", "scale.json", "index.html")
+LEAVES = ("adapter", "member-*", "value_adapter", "value_head.safetensors", "scale.json", "index.html")
 """What an artifact holds of a stage's files, where the stage left them."""
 SECONDS = 5
 """The longest wait for W&B's server, once a run."""
@@ -93,7 +93,7 @@ class Tracker:
 
     def artifact(self, run: Run, stage: str, draft: Path) -> None:
         """Gives W&B what a stage leaves, and online which artifacts of the stages below it used; nothing where it is off."""
-        if self.wandb_run is None or not (paths := [draft / name for name in LEAVES if (draft / name).exists()]):
+        if self.wandb_run is None or not (paths := [path for name in LEAVES for path in sorted(draft.glob(name))]):
             return
         import wandb
 
@@ -236,9 +236,12 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def progress(name: str, tracker: Tracker | None = None) -> TrainerCallback:
-    """The callback that draws a trainer's progress bar and hands what it logs to the tracker."""
-    return _Progress(name, tracker)
+def progress(name: str, tracker: Tracker | None = None, prefix: str = "", start: int = 0) -> TrainerCallback:
+    """The callback that draws a trainer's progress bar and hands what it logs to the tracker.
+
+    Of a stage that trains several models in turn, each has a `prefix` before its names and `start`, the steps before it.
+    """
+    return _Progress(name, tracker, prefix, start)
 
 
 def remove_printer(trainer: Any) -> None:
@@ -247,8 +250,8 @@ def remove_printer(trainer: Any) -> None:
 
 
 class _Progress(TrainerCallback):
-    def __init__(self, name: str, tracker: Tracker | None) -> None:
-        self.name, self.tracker = name, tracker
+    def __init__(self, name: str, tracker: Tracker | None, prefix: str, start: int) -> None:
+        self.name, self.tracker, self.prefix, self.start = name, tracker, prefix, start
         self.bar: tqdm[Any] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -264,7 +267,8 @@ class _Progress(TrainerCallback):
             values = {short: numbers[key] for key, short in _BAR_VALUES.items() if key in numbers}
             self.bar.set_postfix({key: f"{value:.2f}" for key, value in values.items()}, refresh=False)
         if self.tracker is not None and "train_runtime" not in numbers:
-            self.tracker.log(numbers, state.global_step)
+            named = {f"{self.prefix}{key}": value for key, value in numbers.items()}
+            self.tracker.log(named, self.start + state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:

@@ -24,6 +24,7 @@ from rlrecipes.policy.judge import open_judge
 from rlrecipes.policy.neural import neural
 from rlrecipes.policy.perplexity import perplexity
 from rlrecipes.policy.scores import (
+    Score,
     Scored,
     divergence,
     divergence_bound,
@@ -35,7 +36,8 @@ from rlrecipes.policy.scores import (
 )
 from rlrecipes.recipe import Example
 from rlrecipes.report.verdict import verdict_of
-from rlrecipes.reward.model import Scorer, open_learned
+from rlrecipes.reward.head import Scorer
+from rlrecipes.reward.model import Learned, open_learned
 from rlrecipes.reward.strength import withheld
 from rlrecipes.reward.terms import rewards, shown, value_rows
 from rlrecipes.run.checkpoint import Checkpoints
@@ -73,7 +75,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     for policy in policies.values():
         if policy.place and policy.role:
             model = load_adapter(model, Path(policy.place), policy.role)
-    scorer = _scorer(job, model, tokenizer)
+    learned = _learned(job, model, tokenizer)
+    scorer = learned.score if learned else None
     model.eval()  # sampling switches dropout off too, but a resumed stage may have nothing left to sample
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
     voice = Voice(model, tokenizer, ids)
@@ -90,8 +93,12 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         found = perplexity(voice, each.greedy, examples, job.profile.evaluate.batch_size)
         return {"perplexity": found} if found else {}
 
+    def by(scorer: Scorer) -> Score:
+        return lambda given: scorer([(each.prompt, a.text) for each, a in zip(examples, given, strict=True)])
+
     judge, judge_record = open_judge(job, model, tokenizer, examples)
-    scored = score_all(job, policies, answers, examples, reward, judge)
+    disagreement = by(learned.disagreement) if learned and learned.disagreement else None
+    scored = score_all(job, policies, answers, examples, reward, judge, disagreement)
     rows = samples(scored, examples)
     (folder / "samples.jsonl").write_text(
         "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
@@ -161,12 +168,12 @@ def _whole_model(job: Job, policy: Policy, examples: Sequence[Example], length: 
     return Voice(load_causal(policy.place, job.profile.model, tokenizer), tokenizer, prompts)
 
 
-def _scorer(job: Job, model: PeftModel, tokenizer: Any) -> Scorer | None:
+def _learned(job: Job, model: PeftModel, tokenizer: Any) -> Learned | None:
     """The learned part of the reward; None where it has none."""
     if not job.recipe.reward.learned:
         return None
     settings = job.profile
-    return open_learned(job.run.stage("reward"), model, tokenizer, settings.model, settings.evaluate.batch_size)[1]
+    return open_learned(job.run.stage("reward"), model, tokenizer, settings.model, settings.evaluate.batch_size)
 
 
 def _shown(

@@ -52,7 +52,9 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     model = load_adapter(model, sft, "reference")
     head, scorer = None, None
     if job.recipe.reward.learned:
-        head, scorer = open_learned(reward, model, tokenizer, job.profile.model, settings.per_device_train_batch_size)
+        head, scorer, _ = open_learned(
+            reward, model, tokenizer, job.profile.model, settings.per_device_train_batch_size
+        )
     shared = head is not None
     if settings.value == "adapter":
         model = load_adapter(model, reward / "adapter" if shared else sft, "value")

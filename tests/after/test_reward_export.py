@@ -61,6 +61,20 @@ def test_a_batch_of_several_lengths_scores_as_alone(finished, home):
     shutil.rmtree(folder)
 
 
+def test_of_several_reward_models_the_first_is_exported_and_card_and_console_say_so(finished, home, capsys):
+    place = home / "runs" / "several_exported" / "translation"
+    shutil.copytree(finished, place)
+    shutil.copytree(place / "reward" / "adapter", place / "reward" / "member-1" / "adapter")
+    shutil.copyfile(place / "reward" / "scale.json", place / "reward" / "member-1" / "scale.json")
+    members = [{"accuracy": {"value": value, "low": value, "high": value}} for value in (0.625, 0.75)]
+    changed(place / "reward" / "done.json", members=members)
+    assert main(["export", "translation", "--run", "several_exported", "--policy", "reward"]) == 0
+    assert "the first of the run's 2 reward models" in capsys.readouterr().out
+    card = (place / "export-reward" / "README.md").read_text(encoding="utf-8")
+    assert "one of the 2 scores that PPO climbed together (mean; this is the first)" in card
+    assert "0.625" in card
+
+
 def test_what_cannot_be_exported_is_told(finished, home, capsys):
     place = home / "runs" / "no_reward" / "translation"
     shutil.rmtree(place.parent, ignore_errors=True)

@@ -296,6 +296,8 @@ def test_a_rollout_is_never_larger_than_a_batch(settings, planned):
         ("sft.gradient_checkpointing=false", "sft", "activations"),
         ("ppo.gradient_checkpointing=false", "ppo update", "activations"),
         ("ppo.value=adapter", "ppo update", "adapters"),
+        ("reward.seeds=3", "ppo rollout", "adapters"),
+        ("reward.seeds=3", "evaluate", "adapters"),
         ("model.max_length=2048", "ppo rollout", "KV cache"),
         ("ppo.local_rollout_forward_batch_size=4", "ppo rollout", "KV cache"),
         ("model.attention=eager", "sft", "activations"),

@@ -29,7 +29,8 @@ from rlrecipes.model.loading import check_model, load_causal, load_scorer, promp
 from rlrecipes.model.tokens import answer_length, encode, encode_prompt, load_tokenizer, open_tokenizer, pad_right
 from rlrecipes.profile import LoraSettings, ModelSettings
 from rlrecipes.recipe import Example, user
-from rlrecipes.reward.model import load_score_head, score_answers
+from rlrecipes.reward.head import load_score_head
+from rlrecipes.reward.model import score_answers
 
 PLAIN = ModelSettings(quantization="none")
 NF4 = ModelSettings(quantization="nf4")

@@ -22,7 +22,7 @@ from rlrecipes.policy.watch import Watch
 from rlrecipes.profile import ModelSettings, PPOSettings
 from rlrecipes.recipe import Example, Message, Reward, Term, user
 from rlrecipes.report.hacking import hacking
-from rlrecipes.reward.model import load_score_head
+from rlrecipes.reward.head import load_score_head
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.stages.ppo import _arguments
 

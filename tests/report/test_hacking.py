@@ -100,6 +100,27 @@ def test_a_collapse_to_one_length_does_not_hide_that_the_reward_paid_for_it():
     assert "(correlation −0.50)" in alarm
 
 
+def disagreeing(sft: float, ppo: float, half: float = 0.02) -> dict[str, Any]:
+    found = records(disagreement_gain=interval(ppo - sft, half))
+    values = {"sft": sft, "ppo": ppo}
+    found["evaluate"]["metrics"] = {name: {"disagreement": interval(value)} for name, value in values.items()}
+    return found
+
+
+def test_reward_models_that_clearly_disagree_more_on_ppos_answers_are_an_alarm():
+    (alarm,) = hacking(disagreeing(0.2, 0.5), log(), [])
+    assert alarm.startswith(
+        "The reward models disagree more on PPO's answers (0.50 standard deviations of their scores) than on SFT's "
+        "(0.20; +0.300 [0.280, 0.320] in pairs)"
+    )
+    assert alarm.endswith(see("The reward goes up and the task goes down", "reward.combine=lcb or min."))
+
+
+@pytest.mark.parametrize("found", [disagreeing(0.28, 0.32), disagreeing(0.2, 0.5, half=0.4), disagreeing(0.5, 0.2)])
+def test_a_little_more_disagreement_or_one_within_chance_is_no_alarm(found):
+    assert hacking(found, log(), []) == []
+
+
 def test_a_reward_that_rises_while_the_headline_falls_is_told_with_both_updates():
     looks = [(0, 0.4, 0.0), (4, 0.6, 1.0), (8, 0.5, 1.5), (12, 0.45, 2.8)]
     (alarm,) = hacking(records(looks), log(), [])

@@ -9,7 +9,8 @@ from families import gpt2
 
 from rlrecipes.profile import load_profile
 from rlrecipes.recipe import Message
-from rlrecipes.reward.model import RewardModel, load_beside, load_scale
+from rlrecipes.reward.head import load_scale
+from rlrecipes.reward.model import RewardModel, load_beside
 from rlrecipes.reward.source import find_reward_model
 from rlrecipes.run.checkpoint import Checkpoints
 
@@ -275,7 +276,7 @@ def test_scores_of_a_model_beside_are_standardised_over_the_demonstrations(home,
 
     profile = load_profile("tiny", [f"reward.model={model}"])
     data = make_job("translation", profile, Run("scaled", "translation"), source="pairs.jsonl").data
-    _, score = open_learned(home / "runs" / "scaled" / "translation" / "reward", None, None, profile.model, 8)
+    _, score, _ = open_learned(home / "runs" / "scaled" / "translation" / "reward", None, None, profile.model, 8)
     found = score([(example.prompt, example.answers[0]) for example in data.train.demonstrations])
     assert statistics.fmean(found) == pytest.approx(0, abs=1e-3)
     assert statistics.pstdev(found) == pytest.approx(1, abs=1e-3)

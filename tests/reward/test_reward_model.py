@@ -20,7 +20,8 @@ from rlrecipes.model.loading import load_causal, load_scorer
 from rlrecipes.model.tokens import encode, load_tokenizer
 from rlrecipes.profile import LoraSettings, ModelSettings
 from rlrecipes.recipe import Message, user
-from rlrecipes.reward.model import RewardModel, load_beside, load_score_head, load_sharing, score_answers
+from rlrecipes.reward.head import load_score_head
+from rlrecipes.reward.model import RewardModel, load_beside, load_sharing, score_answers
 from rlrecipes.reward.source import find_reward_model
 
 PLAIN = ModelSettings(quantization="none")

@@ -105,6 +105,16 @@ def test_a_stages_folder_stands_for_the_adapter_in_it(tmp_path):
     assert source == dataclasses.replace(find_reward_model(source.place), name=source.name)
 
 
+def test_a_stage_of_several_reward_models_is_refused_and_a_members_folder_is_taken(tmp_path):
+    stage = tmp_path / "reward"
+    adapter(stage / "adapter")
+    adapter(stage / "member-1" / "adapter")
+    with pytest.raises(UserError, match=r"name a member \(put /adapter or /member-1 behind it\), or take all of them"):
+        find_reward_model(str(stage))
+    assert find_reward_model(f"{stage}/adapter").place == f"{stage}/adapter"
+    assert find_reward_model(f"{stage}/member-1").place == f"{stage}/member-1/adapter"
+
+
 def test_a_plain_adapter_of_the_policys_base_brings_no_model_into_memory(tmp_path):
     place = adapter(tmp_path / "adapter")
     assert model_beside(profile_with(place)) is None

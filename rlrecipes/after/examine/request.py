@@ -114,7 +114,7 @@ def _of_run(run: Run, data: str | None, columns: Mapping[str, str]) -> Request:
         raise _without(finished)
     settings = record["settings"]
     own = record.get("reward_model")  # a model from elsewhere that stands beside the base
-    source = find_reward_model(own["name"] if own and own["beside"] else str(run.stage("reward")))
+    source = find_reward_model(own["name"] if own and own["beside"] else str(run.stage("reward") / "adapter"))
     base = finished.base_model()
     if not finished.embedded:
         reach_model(base, None)
@@ -132,6 +132,8 @@ def _of_run(run: Run, data: str | None, columns: Mapping[str, str]) -> Request:
     else:
         tasks = {name: _whole(part) for name, part in parts.items()}
         notes = [f"{found.source} is not what the run was made with, so all of its rows count as held out"]
+    if several := record.get("members"):
+        notes.append(f"the run has {len(several)} reward models, which score together; this examines the first")
     size = 2 * settings["reward.per_device_train_batch_size"]
     return _checked(Request(run, recipe, source, finished.model, size, tasks, found.source, finished, notes))
 

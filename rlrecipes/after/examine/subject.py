@@ -11,7 +11,8 @@ from rlrecipes.after.examine.request import Request
 from rlrecipes.errors import UserError
 from rlrecipes.model.tokens import open_tokenizer
 from rlrecipes.recipe import Comparison, Prompt, Rating
-from rlrecipes.reward.model import RewardModel, load_beside, load_scale, load_sharing
+from rlrecipes.reward.head import load_scale
+from rlrecipes.reward.model import RewardModel, load_beside, load_sharing
 from rlrecipes.text import quoted
 
 

@@ -51,6 +51,15 @@ def test_a_runs_model_is_examined_on_what_the_run_held_out(examined):
     assert found["baselines"]
 
 
+def test_of_several_reward_models_the_first_is_examined_and_the_console_says_so(finished, home, capsys):
+    place = copied(finished, "several_examined", "sft", "reward")
+    shutil.copytree(place / "reward" / "adapter", place / "reward" / "member-1" / "adapter")
+    changed(place / "reward" / "done.json", members=[{}, {}])
+    assert main(["examine", "translation", "--run", "several_examined"]) == 0
+    assert "the run has 2 reward models, which score together; this examines the first" in capsys.readouterr().out
+    assert found_in(place)["accuracy"]["overall"]["count"]
+
+
 def test_the_table_is_no_wider_than_a_terminal_and_tells_where_the_page_is(examined):
     _, said = examined
     assert "held-out accuracy" in said
