@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import regex
@@ -120,6 +121,32 @@ def bleu() -> Metric:
         return float(_bleu("13a")._aggregate_and_compute([list(map(int, sums))]).score)
 
     return Metric("bleu", statistics, finish)
+
+
+def ter() -> Metric:
+    """Corpus TER (Snover et al. 2006) by sacrebleu: edits in percent of the references' words. Lower is better."""
+
+    def statistics(answers: Sequence[str], examples: Sequence[Example]) -> Sequence[Sequence[float]]:
+        scorer = _ter(_tokenizer(examples) != "13a")
+        return [
+            scorer._extract_corpus_statistics([_nfc(answer)], [[_nfc(text)] for text in example.answers or ("",)])[0]
+            for answer, example in zip(answers, examples, strict=True)
+        ]
+
+    return Metric("ter", statistics, lambda sums: float(_ter(False)._aggregate_and_compute([list(sums)]).score))
+
+
+def rouge(kind: str) -> Callable[[str, Example], float]:
+    """ROUGE's F1 (Lin 2004), best against any reference, from 0 to 1, by rouge-score over our words; without stemming.
+
+    Args:
+        kind: as the library names it: `rouge1`, `rouge2`, …, or `rougeL` for the longest common subsequence.
+    """
+
+    def score(answer: str, example: Example) -> float:
+        return float(_rouge(kind).score_multi(example.answers, answer)[kind].fmeasure) if example.answers else 0.0
+
+    return score
 
 
 def distinct(n: int) -> Metric:
@@ -243,3 +270,17 @@ def _bleu(tokenize: str) -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
     return BLEU(tokenize=tokenize)
+
+
+@cache
+def _ter(unspaced: bool) -> Any:
+    from sacrebleu.metrics.ter import TER
+
+    return TER(normalized=unspaced, asian_support=unspaced)
+
+
+@cache
+def _rouge(kind: str) -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer([kind], tokenizer=SimpleNamespace(tokenize=words))

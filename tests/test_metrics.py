@@ -20,7 +20,9 @@ from rlrecipes.metrics import (
     mean_interval,
     mean_of,
     repetition,
+    rouge,
     same_words,
+    ter,
 )
 from rlrecipes.recipe import Example, user
 
@@ -59,6 +61,39 @@ def test_bleu_of_chinese_is_sacrebleus_with_its_chinese_tokenizer():
     assert expected > 20
     examples = [known(reference) for reference in references]
     assert estimate(bleu(), answers, examples).value == pytest.approx(expected)
+
+
+def test_ter_is_sacrebleus_corpus_score_and_0_for_what_equals_a_reference():
+    streams = [list(column) for column in zip(*REFERENCES, strict=True)]
+    expected = sacrebleu.corpus_ter(ANSWERS, streams).score
+    assert 20 < expected < 80
+    assert estimate(ter(), ANSWERS, EXAMPLES).value == pytest.approx(expected)
+    assert estimate(ter(), [references[1] for references in REFERENCES], EXAMPLES).value == 0
+    assert estimate(ter(), ["老师正在读一本旧书。"], [known("老师在读一本旧书。")]).value == pytest.approx(100 / 9)
+
+
+def test_rouge_is_the_best_f1_over_references_in_words_of_any_script():
+    answer, example = "The cat sat on the mat.", known("A dog.", "the cat on the mat")
+    assert rouge("rouge1")(answer, example) == pytest.approx(2 * 5 / (6 + 5))
+    assert rouge("rouge2")(answer, example) == pytest.approx(2 * 3 / (5 + 4))
+    assert rouge("rougeL")(answer, example) == pytest.approx(2 * 5 / (6 + 5))
+    assert rouge("rougeL")("今天天气好", known("今天天气很好")) == pytest.approx(2 * 5 / (5 + 6))
+    assert rouge("rougeL")("", example) == rouge("rougeL")(answer, known()) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "references", "exact", "overlap"),
+    [
+        ("The Eiffel Tower!", ("Eiffel tower",), 1, 1),
+        ("in the year 1066", ("1066", "year 1066"), 0, 0.8),
+        ("Paris", ("London", "Rome"), 0, 0),
+        ("a", ("the",), 1, 1),
+    ],
+)
+def test_a_short_answer_is_scored_as_squad_scores_it(answer, references, exact, overlap):
+    example = known(*references)
+    assert exact_match(answer, example) == exact
+    assert f1(answer, example) == pytest.approx(overlap)
 
 
 def test_chrf_is_sacrebleus_sentence_score():

@@ -230,6 +230,7 @@ ALWAYS = {
     *("ppo.kl_coef", "ppo.kl_stop", "ppo.vf_coef", "ppo.gamma", "ppo.lam", "ppo.whiten_rewards"),
     *("ppo.eval_every", "ppo.missing_eos_penalty", "ppo.reward_clip", "ppo.num_sample_generations"),
     *("evaluate.limit", "evaluate.batch_size", "evaluate.policies", "evaluate.judge_url"),
+    *("evaluate.bertscore", "evaluate.comet"),
     *("track.wandb", "checkpoint.seconds", "limits.term_seconds"),
     *("memory.card", "memory.halve_on_oom"),
 }

@@ -64,6 +64,8 @@ RECIPE = Recipe(
     evaluation=Evaluation((
         metrics.mean_of("facts", facts, needs="facts"),
         metrics.mean_of("overlap", metrics.f1),
+        metrics.mean_of("rouge_2", metrics.rouge("rouge2")),
+        metrics.mean_of("rouge_l", metrics.rouge("rougeL")),
         metrics.mean_of("length", metrics.length),
     )),
     builtin=lambda: builtin.generate(ask),

@@ -24,12 +24,15 @@ def chat(messages: Sequence[Mapping[str, str]]) -> Prompt:
 def whole_chats(row: Mapping[str, Any]) -> Comparison:
     """{"chosen": [user turn, assistant turn], "rejected": [the same user turn, another], "score_chosen": 8.5, …}
 
-    The margin is the difference of the scores, which go from 1 to 10.
+    The margin is the difference of the scores, which go from 1 to 10. Where it is not above 0, one judge's two opinions
+    contradict each other.
     """
     (*prompt, chosen), (*other, rejected) = chat(row["chosen"]), chat(row["rejected"])
     if prompt != other or {chosen.role, rejected.role} != {"assistant"}:
         raise ValueError("chosen and rejected differ in more than the last reply")
-    margin = max(0.0, row["score_chosen"] - row["score_rejected"])
+    margin = row["score_chosen"] - row["score_rejected"]
+    if margin <= 0:
+        raise ValueError("'score_chosen' is not above 'score_rejected'")
     return Comparison(tuple(prompt), chosen.content.strip(), rejected.content.strip(), margin=margin)
 
 

@@ -63,6 +63,7 @@ RECIPE = Recipe(
     evaluation=Evaluation((
         metrics.mean_of("chrf", metrics.chrf),
         metrics.bleu(),
+        metrics.ter(),
         metrics.mean_of("exact_match", metrics.same_words),
     )),
     builtin=lambda: builtin.generate(ask),

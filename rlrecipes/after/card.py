@@ -20,6 +20,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from rlrecipes.after.finished import FinishedRun
 from rlrecipes.hub.reach import is_hub_id, is_local
 from rlrecipes.recipe import BUILT_IN, is_hub
+from rlrecipes.report.languages import PREFIX, languages
 from rlrecipes.run.folder import make
 from rlrecipes.run.stages import POLICIES, below, models
 from rlrecipes.text import interval
@@ -39,6 +40,10 @@ model = PeftModel.from_pretrained(model, adapter).eval()
 model.generation_config = GenerationConfig.from_pretrained(adapter)
 
 
+def read(text, plain=False):
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
+
+
 def answer(messages):
     begun = messages[-1]["role"] == "assistant"  # an answer's beginning, which the model goes on with
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
@@ -49,12 +54,16 @@ def answer(messages):
     text = tokenizer.apply_chat_template(
         messages, add_generation_prompt=not begun, continue_final_message=begun, tokenize=False
     )
-    prompt = []
-    for i, part in enumerate(re.split("(" + "|".join(map(re.escape, special)) + ")", text)):
-        for token, mark in plain.items():
-            part = part.replace(mark, token)
-        template = i % 2 == 1  # between the pieces stand the template's own tokens
-        prompt += tokenizer(part, add_special_tokens=False, split_special_tokens=not template)["input_ids"]
+    prompt = read(text)
+    if any(mark in text for mark in plain.values()):
+        follows = read(special[0] + "x")[1:] != read("x")  # SentencePiece: a space before the first word alone
+        prompt = []
+        for i, part in enumerate(re.split("(" + "|".join(map(re.escape, special)) + ")", text)):
+            for token, mark in plain.items():
+                part = part.replace(mark, token)
+            before = "\\n" if follows and i else ""
+            template = i % 2 == 1  # between the pieces stand the template's own tokens
+            prompt += read(part) if template else read(before + part, True)[len(read(before)) :]
     ids = torch.tensor([prompt], device=model.device)
     ids = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids))[0, len(prompt) :]
     return tokenizer.decode(ids, skip_special_tokens=True).strip()
@@ -69,6 +78,10 @@ QUANTIZED = """
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.{dtype},
     ),"""
+
+
+SPOKEN = 0.1
+"""The share of a policy's answers that a language needs to be one of the card's."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +142,9 @@ def _front(finished: FinishedRun, policy: str) -> str:
     name = finished.model.name
     on_hub = not finished.embedded and public(name) == name
     results = _eval_results(finished, policy)
+    style = finished.records.get("evaluate", {}).get("style", {}).get(policy, {})
     front = ModelCardData(
+        language=[name.removeprefix(PREFIX) for name in languages(style) if style[name]["value"] >= SPOKEN] or None,
         library_name="peft",
         pipeline_tag="text-generation",
         license="apache-2.0" if finished.embedded and _source(finished) == BUILT_IN else None,
@@ -141,7 +156,7 @@ def _front(finished: FinishedRun, policy: str) -> str:
         model_name=f"{finished.recipe.name}, {POLICIES[policy].title}" if results else None,
         eval_results=results or None,
     )
-    return f"---\n{front.to_yaml(original_order=['library_name', 'pipeline_tag', 'license'])}\n---"
+    return f"---\n{front.to_yaml(original_order=['language', 'library_name', 'pipeline_tag', 'license'])}\n---"
 
 
 def _eval_results(finished: FinishedRun, policy: str) -> list[EvalResult]:

@@ -6,6 +6,9 @@ error: model.quantization=nf4 needs bitsandbytes, which is not installed; run: p
 from __future__ import annotations
 
 from collections.abc import Collection
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
 
 import torch
 from torch import nn
@@ -17,7 +20,7 @@ from rlrecipes.job import Job
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import DTYPES, check_score_head, model_config
 from rlrecipes.model.tokens import open_tokenizer, vocabulary
-from rlrecipes.profile import ModelSettings, Profile, profile_names
+from rlrecipes.profile import EvaluateSettings, ModelSettings, Profile, profile_names
 from rlrecipes.profile.load import read_tables
 from rlrecipes.recipe import unknown
 from rlrecipes.reward.source import find_reward_model
@@ -73,6 +76,7 @@ def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
     _check_attention(name, job.profile.model)
     if "evaluate" in pending:
         check_shared(chosen(job.profile.evaluate.policies, job.run), name)
+        check_encoders(job.profile.evaluate)
     learns = {"sft", "reward"} & set(pending) and job.recipe.reward.learned and job.profile.reward.model is None
     if ("judge" in pending or learns) and name == job.profile.model.name:
         check_score_head(name)
@@ -80,6 +84,34 @@ def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
         _check_template(job, name)
     if "reward" not in pending and {"ppo", "evaluate"} & set(pending):
         _check_vocabulary(job, name)
+
+
+def check_encoders(settings: EvaluateSettings) -> None:
+    """Refuses the metrics BERTScore and COMET where their program or their model is not on this machine.
+
+    Raises:
+        UserError: with the sentence.
+    """
+    if folder := settings.bertscore:
+        if find_spec("bert_score") is None:
+            raise UserError(
+                "evaluate.bertscore needs bert-score, which is not installed; run: pip install bert-score==0.3.13"
+            )
+        if not (Path(folder).expanduser() / "config.json").is_file():
+            raise UserError(
+                f"evaluate.bertscore={folder} is no folder of a model with its config.json; nothing is fetched for it"
+            )
+    if place := settings.comet:
+        path = Path(place).expanduser()
+        if which("comet-score") is None:
+            raise UserError(
+                "evaluate.comet needs the command comet-score, which is not found; install unbabel-comet in an environment "
+                "of its own, such as by pipx, and put its commands on the PATH"
+            )
+        if not (path.is_file() and path.suffix == ".ckpt") and not any(path.rglob("*.ckpt")):
+            raise UserError(
+                f"evaluate.comet={place} is no checkpoint and no folder with one (.ckpt); nothing is fetched for it"
+            )
 
 
 def _check_bfloat16() -> None:

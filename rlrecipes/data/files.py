@@ -7,6 +7,7 @@ A fault of a file is a `UserError` that names the file and, where possible, the 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -29,6 +30,8 @@ SWOLLEN, TOLERATED = 200, 1 << 26
 """A file that unpacks to so many times its size is refused once it has given so many bytes; text packs 3 to 20 times."""
 CHUNK, ROWS_AT_ONCE = 1 << 22, 64
 """Bytes of a gzip file and rows of a Parquet file that are unpacked before their size is looked at."""
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""How Excel's "Unicode text" begins."""
 DELIMITERS = (",", ";", "\t", "|")
 LONGEST_CELL = 2**31 - 1
 """Characters. The csv module's default, 128 Ki, is less than a long document; this is the most that any C long holds."""
@@ -202,8 +205,9 @@ def _text(path: Path) -> str:
         content = _unpacked(path) if path.suffix.lower() == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); check that the file is whole and yours to read") from error
+    encoding = "utf-16" if content.startswith(UTF_16) and not content.startswith(codecs.BOM_UTF32_LE) else "utf-8-sig"
     try:
-        return content.decode("utf-8-sig")
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}, line {line} is not UTF-8 text; save the file as UTF-8") from error
@@ -241,17 +245,29 @@ def _jsonl(path: Path) -> Numbered:
 
 
 def _json(path: Path) -> Numbered:
+    text = _text(path).strip() or "[]"
     try:
-        content = json.loads(_text(path).strip() or "[]")
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        hint = "mend it, or name it .jsonl if it holds one object a line"
-        raise UserError(f"{path} is not JSON ({_reason(error)}); {hint}") from error
+        if _of_lines(text):
+            yield from _jsonl(path)
+            return
+        raise UserError(f"{path} is not JSON ({_reason(error)}); mend it") from error
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         content = lists[0] if len(lists) == 1 else content
     if not isinstance(content, list):
         raise UserError(f"{path} is {kind_of(content)}; make it a list of objects, or an object that holds one list")
     yield from enumerate(content, start=1)
+
+
+def _of_lines(text: str) -> bool:
+    """Whether the first line is an object and another one begins behind it: JSON lines under another name."""
+    first, _, rest = text.partition("\n")
+    try:
+        return isinstance(json.loads(first), dict) and rest.lstrip().startswith("{")
+    except (ValueError, RecursionError):
+        return False
 
 
 def _reason(error: Exception) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from rlrecipes.data.files import Row, column_names, read, rename
-from rlrecipes.data.readers import LAYOUTS, Layout, Reader, Record, answer_of, graded, margin_of
+from rlrecipes.data.preferences import BESIDE_PAIR, CHOSEN, compared, sides_of
+from rlrecipes.data.readers import LAYOUTS, Layout, Reader, Record, answer_of, graded
 from rlrecipes.data.reasons import Drop, reason_of
 from rlrecipes.data.turns import CHATS, TOOLS, UNUSABLE, UNUSABLE_KEYS, is_empty, wrong
 from rlrecipes.data.unread import Looked, check_usable, unread, unread_in
@@ -40,7 +41,7 @@ Records = tuple[list[Record], list[Drop]]
 
 def _layouts(own: Columns) -> tuple[Layout, ...]:
     """The layouts of a recipe; its own stands first, and a file takes the first that fits."""
-    beside = (*own.optional, "margin") if "rejected" in own.optional else own.optional
+    beside = (*own.optional, *BESIDE_PAIR) if "rejected" in own.optional else own.optional
     return (Layout(own.required, partial(_own, own), beside), *LAYOUTS)
 
 
@@ -105,7 +106,7 @@ def _with(row: Row, column: str, value: Any) -> Row:
 def _without_prompts(rows: list[Row]) -> tuple[list[Row], list[str]]:
     """The rows of a file in which nearly all answers of a column, as texts, start with their prompt: without it."""
     notes: list[str] = []
-    for column in ("chosen", "rejected", "completion", "response"):
+    for column in ("chosen", "rejected", "completion", "response", "response_a", "response_b"):
         repeated = [_repeats(row.values.get("prompt"), row.values.get(column)) for row in rows]
         count, of = sum(repeated), sum(bool(row.values.get("prompt") and row.values.get(column)) for row in rows)
         if of > 1 and count >= NEARLY_ALL * of:
@@ -380,6 +381,5 @@ def _own(own: Columns, row: Row) -> Record:
     # A draft that was right already, as post-edited translations often are, is a demonstration and no comparison.
     if not example.answers or rejected.strip() in ("", *(answer.strip() for answer in example.answers)):
         return Record(example.prompt, example)
-    return Record(
-        example.prompt, example, Comparison(example.prompt, example.answers[0], rejected, margin=margin_of(row))
-    )
+    sides_of(row, CHOSEN)
+    return Record(example.prompt, example, compared(row, example.prompt, example.answers[0], rejected))

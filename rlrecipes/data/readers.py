@@ -15,6 +15,7 @@ from itertools import takewhile
 from typing import Any
 
 from rlrecipes.data.files import Row
+from rlrecipes.data.preferences import BESIDE_PAIR, CHOSEN, WINNER, Sides, compared, number_of, sides_of
 from rlrecipes.data.turns import CHATS, SAID, cell, is_empty, items, messages_of, parsed, turns_of_text, wrong
 from rlrecipes.recipe import UNLEARNED, Comparison, Example, Message, Prompt, Rating, truth_of, user
 
@@ -58,18 +59,19 @@ class Layout:
 # One reader for each layout.
 
 
-def pair(column: str, row: Row) -> Record:
+def pair(column: str, row: Row, sides: Sides = CHOSEN) -> Record:
     """A prompt, which is an instruction or stands in that column, and two answers, which may be whole chats."""
     prompt = _instructed(row) if column == "instruction" else prompt_of(row, column)
-    (prompt, chosen), (other, rejected) = answer_of(row, "chosen", prompt), answer_of(row, "rejected", prompt)
+    better, worse = sides_of(row, sides)
+    (prompt, chosen), (other, rejected) = answer_of(row, better, prompt), answer_of(row, worse, prompt)
     if prompt != other:
         raise ValueError("chosen and rejected differ in more than the last answer")
-    return Record(prompt, comparison=Comparison(prompt, chosen, rejected, margin=margin_of(row)))
+    return Record(prompt, comparison=compared(row, prompt, chosen, rejected))
 
 
-def _pair_of_chats(row: Row) -> Record:
+def _pair_of_chats(row: Row, sides: Sides = CHOSEN) -> Record:
     """Two chats that differ in their last answer; the messages before it are the prompt."""
-    chosen, rejected = messages_of(row, "chosen"), messages_of(row, "rejected")
+    chosen, rejected = (messages_of(row, side) for side in sides_of(row, sides))
     if chosen == rejected:
         raise ValueError("chosen equals rejected")
     shared = takewhile(lambda both: both[0] == both[1], zip(chosen, rejected, strict=False))
@@ -78,7 +80,7 @@ def _pair_of_chats(row: Row) -> Record:
     if len(chosen) != len(rejected) or [message.role for message in rest] != ["assistant", "assistant"]:
         raise ValueError("chosen and rejected differ in more than the last answer")
     prompt = _with_system(row, prompt)
-    return Record(prompt, comparison=Comparison(prompt, rest[0].content, rest[1].content, margin=margin_of(row)))
+    return Record(prompt, comparison=compared(row, prompt, rest[0].content, rest[1].content))
 
 
 def _chat(column: str, row: Row) -> Record:
@@ -148,7 +150,7 @@ def _graded(demonstration: Reader, grade: Callable[[Row], float], row: Row) -> R
 def _score(row: Row) -> float:
     if row.values.get("score") is None:
         raise ValueError("no score")
-    return _number(row, "score", -math.inf, "a finite number")
+    return number_of(row, "score", -math.inf, "a finite number")
 
 
 def _good(column: str, row: Row) -> float:
@@ -180,12 +182,19 @@ def graded(layout: Layout, header: Collection[str]) -> Layout:
 _demonstrations = partial(Layout, grades=tuple(GRADES))
 
 LAYOUTS = (
-    Layout(("prompt", "chosen", "rejected"), partial(pair, "prompt"), ("margin", "system")),
-    *(Layout((name, "chosen", "rejected"), partial(pair, name), ("margin", "system")) for name in CHATS),
-    Layout(
-        ("instruction", "chosen", "rejected"), partial(pair, "instruction"), (*BESIDE, "system", "history", "margin")
+    Layout(("prompt", *CHOSEN), partial(pair, "prompt"), (*BESIDE_PAIR, "system")),
+    *(Layout((name, *CHOSEN), partial(pair, name), (*BESIDE_PAIR, "system")) for name in CHATS),
+    Layout(("instruction", *CHOSEN), partial(pair, "instruction"), (*BESIDE, "system", "history", *BESIDE_PAIR)),
+    Layout(CHOSEN, _pair_of_chats, (*BESIDE_PAIR, "system")),
+    *(
+        Layout(("prompt", *sides, WINNER), partial(pair, "prompt", sides=sides), (*BESIDE_PAIR, "system"))
+        for sides in (("response_a", "response_b"), ("answer_a", "answer_b"))
     ),
-    Layout(("chosen", "rejected"), _pair_of_chats, ("margin", "system")),
+    Layout(
+        ("conversation_a", "conversation_b", WINNER),
+        partial(_pair_of_chats, sides=("conversation_a", "conversation_b")),
+        (*BESIDE_PAIR, "system"),
+    ),
     *(_demonstrations((name,), partial(_chat, name)) for name in CHATS),
     _demonstrations(("prompt", "completion"), partial(_demonstration, "completion")),
     _demonstrations(("prompt", "response"), partial(_demonstration, "response")),
@@ -246,19 +255,3 @@ def _with_system(row: Row, prompt: Prompt) -> Prompt:
             raise ValueError("the chat has another system turn than 'system'")
         return prompt
     return (first, *prompt)
-
-
-def margin_of(row: Row) -> float | None:
-    """TRL's name for how much better the chosen answer is; a row may go without."""
-    return None if row.values.get("margin") is None else _number(row, "margin", 0, "a finite number, 0 or more")
-
-
-def _number(row: Row, column: str, least: float, expected: str) -> float:
-    value = row.values[column]
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not (math.isfinite(number) and number >= least):
-        raise wrong(row, column, expected, value)
-    return number

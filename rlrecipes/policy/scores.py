@@ -6,13 +6,15 @@ compare(ppo, sft) -> {"gain": {"value": 0.31, "low": 0.28, "high": 0.34}, "win_r
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlrecipes.job import Job
 from rlrecipes.metrics import distinct, estimate, mean_interval
 from rlrecipes.policy.answers import Answer, Answers, best_of
+from rlrecipes.policy.language import language_of
 from rlrecipes.policy.style import style
 from rlrecipes.recipe import Example
 from rlrecipes.run.stages import Policy
@@ -37,6 +39,7 @@ class Scored:
     judge: Sequence[float] | None
     """None where there is no judge."""
     style: Mapping[str, Sequence[float]]
+    """NaN where an answer does not show it."""
     disagreement: Sequence[float] | None = None
     """The standard deviation of the reward models' scores; None where there is one."""
 
@@ -86,7 +89,30 @@ def score_all(
             {measure: [each[measure] for each in styles] for measure in styles[0]},
             disagreement(greedy) if disagreement else None,
         )
-    return scored
+    return with_languages(scored)
+
+
+FEWEST = 10
+"""Answers below which the share of a language says little."""
+
+
+def with_languages(scored: Mapping[str, Scored]) -> dict[str, Scored]:
+    """With whether each answer is in each language that a tenth of some policy's answers are in."""
+    spoken = {name: [language_of(answer.text) for answer in each.greedy] for name, each in scored.items()}
+    usual = {
+        code
+        for told in spoken.values()
+        for code, count in Counter(told).items()
+        if code and count >= max(FEWEST, 0.1 * sum(map(bool, told)))
+    }
+    return {
+        name: replace(each, style={**each.style, **{f"language_{c}": _shares(c, spoken[name]) for c in sorted(usual)}})
+        for name, each in scored.items()
+    }
+
+
+def _shares(code: str, told: Sequence[str | None]) -> list[float]:
+    return [math.nan if one is None else float(one == code) for one in told]
 
 
 def metrics(job: Job, scored: Scored, examples: Sequence[Example]) -> dict[str, Estimate]:
@@ -104,7 +130,8 @@ def metrics(job: Job, scored: Scored, examples: Sequence[Example]) -> dict[str, 
 
 def styles(scored: Scored, examples: Sequence[Example]) -> dict[str, Estimate]:
     """How a policy's greedy answers look; `distinct_2` is of all of them together."""
-    means = {name: mean_interval(values).as_json() for name, values in scored.style.items()}
+    shown = {name: [v for v in values if not math.isnan(v)] for name, values in scored.style.items()}
+    means = {name: mean_interval(values).as_json() for name, values in shown.items() if values}
     return means | {"distinct_2": estimate(distinct(2), [answer.text for answer in scored.greedy], examples).as_json()}
 
 
@@ -128,7 +155,11 @@ def compare(better: Scored, worse: Scored) -> dict[str, Estimate]:
         found |= {"judge_gain": gain(better.judge, worse.judge), "judge_win_rate": wins(better.judge, worse.judge)}
     if better.disagreement is not None and worse.disagreement is not None:
         found["disagreement_gain"] = gain(better.disagreement, worse.disagreement)
-    return found | {f"{name}_gain": gain(values, worse.style[name]) for name, values in better.style.items()}
+    for name, values in better.style.items():
+        shown = [(a, b) for a, b in zip(values, worse.style[name], strict=True) if not math.isnan(a + b)]
+        if len(shown) == len(values) or len(shown) >= FEWEST:
+            found[f"{name}_gain"] = gain(*zip(*shown, strict=True))
+    return found
 
 
 def pairs(scored: Mapping[str, Scored], policies: Mapping[str, Policy]) -> dict[str, dict[str, Estimate]]:

@@ -19,6 +19,15 @@ OPENING = 12
 REFUSALS = (
     *("i cannot help", "i can't help", "i cannot assist", "i can't assist", "i cannot provide", "i can't provide"),
     *("i'm sorry but", "i am sorry but", "i'm not able to", "i am not able to", "i'm unable to", "i am unable to"),
+    *(
+        "sorry i can't",
+        "sorry i cannot",
+        "i'm afraid i can't",
+        "i'm afraid i cannot",
+        "i can't comply",
+        "i cannot comply",
+    ),
+    *("i can't fulfill", "i cannot fulfill", "i can't do that", "i cannot do that"),
     *("i won't be able", "as an ai", "as a language model", "i must decline"),
     *("tut mir leid aber", "dabei kann ich nicht helfen", "kann ich dir nicht helfen", "kann ich ihnen nicht helfen"),
     *("als ki", "als sprachmodell", "je suis désolé mais", "je suis désolée mais", "je ne peux pas vous aider"),

@@ -219,6 +219,10 @@ class EvaluateSettings:
     answers is better, in place of `judge`; it gets the held-out prompts and answers. Empty: none."""
     judge_model: str = ""
     """The model that `judge_url` is asked for."""
+    bertscore: str = ""
+    """A folder that holds an encoder, such as RoBERTa, for BERTScore against the references; empty: none."""
+    comet: str = ""
+    """A checkpoint of COMET, or its folder, for the command `comet-score` to score answers with; empty: none."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

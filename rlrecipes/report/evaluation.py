@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from rlrecipes.report.figures import frontier
+from rlrecipes.report.languages import languages
 from rlrecipes.report.numbers import Cell, estimate_cell
 from rlrecipes.report.records import Pair
 from rlrecipes.run.stages import POLICIES
@@ -39,6 +40,7 @@ STYLES = {
     "copied": "copied: share of words in a run from the prompt",
     "refusals": "refusals: share",
     "distinct_2": "distinct_2: different word pairs among all",
+    "perplexity": "perplexity under the bare base",
 }
 
 
@@ -83,6 +85,8 @@ def divergences(evaluation: Mapping[str, Any]) -> list[Cell]:
 def style_rows(evaluation: Mapping[str, Any], pair: Pair) -> list[tuple[str, list[Cell]]]:
     """A row for each measure of style: each policy's mean, then the paired difference of the last pair."""
     styles = evaluation.get("style", {})
+    told = languages(dict.fromkeys(name for style in styles.values() for name in style))
+    titles = STYLES | {name: f"in {title}: share of answers whose language is clear" for name, title in told.items()}
     return [
         (
             title,
@@ -91,7 +95,7 @@ def style_rows(evaluation: Mapping[str, Any], pair: Pair) -> list[tuple[str, lis
                 estimate_cell(pair.measures.get(f"{name}_gain"), signed=True),
             ],
         )
-        for name, title in STYLES.items()
+        for name, title in titles.items()
         if any(name in style for style in styles.values())
     ]
 

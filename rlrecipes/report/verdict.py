@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Literal
 
+from rlrecipes.report.languages import languages
 from rlrecipes.report.numbers import Cell, estimate_cell
 from rlrecipes.report.records import Pair, Records, last_pair
 from rlrecipes.text import interval, number
@@ -144,7 +145,12 @@ def _shifts(evaluation: Mapping[str, Any], pair: Pair) -> list[str]:
     """Sentences on how the answers differ, where the interval, widened for the number of things looked at, shows it."""
     style = evaluation.get("style", {})
     ours, theirs = style.get(pair.name, {}), style.get(str(pair.policy.over), {})
-    looked_at = [shift for shift in (LENGTH, *SHIFTS) if f"{shift.name}_gain" in pair.measures and shift.name in ours]
+    spoken = [
+        Shift(name, 0.05, f"are in {title} more often", f"are in {title} less often")
+        for name, title in languages(ours).items()
+    ]
+    measured = pair.measures.keys() & {f"{name}_gain" for name in ours.keys() & theirs.keys()}
+    looked_at = [shift for shift in (LENGTH, *SHIFTS, *spoken) if f"{shift.name}_gain" in measured]
     sentences = []
     for shift in looked_at:
         now, before = ours[shift.name]["value"], theirs[shift.name]["value"]

@@ -21,6 +21,8 @@ from rlrecipes.model.tokens import answer_length, encode_prompt, fitting_prompts
 from rlrecipes.policy.answers import Answer, Voice, answer, write_answers
 from rlrecipes.policy.endpoint import ask
 from rlrecipes.policy.judge import open_judge
+from rlrecipes.policy.neural import neural
+from rlrecipes.policy.perplexity import perplexity
 from rlrecipes.policy.scores import (
     Score,
     Scored,
@@ -80,6 +82,10 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     def by(scorer: Scorer) -> Score:
         return lambda given: scorer([(each.prompt, a.text) for each, a in zip(examples, given, strict=True)])
 
+    def usual(each: Scored) -> dict[str, Any]:
+        found = perplexity(voice, each.greedy, examples, job.profile.evaluate.batch_size)
+        return {"perplexity": found} if found else {}
+
     judge, judge_record = open_judge(job, model, tokenizer, examples)
     disagreement = by(learned.disagreement) if learned and learned.disagreement else None
     scored = score_all(job, policies, answers, examples, reward, judge, disagreement)
@@ -87,10 +93,11 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     (folder / "samples.jsonl").write_text(
         "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
     )
+    by_encoders = neural(job, scored, examples)
     record: dict[str, Any] = {
-        "metrics": {name: metrics(job, each, examples) for name, each in scored.items()},
+        "metrics": {name: metrics(job, each, examples) | by_encoders[name] for name, each in scored.items()},
         "headline": job.metrics[0].name,
-        "style": {name: styles(each, examples) for name, each in scored.items()},
+        "style": {name: styles(each, examples) | usual(each) for name, each in scored.items()},
         "comparisons": pairs(scored, policies),
         "judge": judge_record,
         "kl": {name: found for name, each in scored.items() if (found := divergence(policies[name], each))},

@@ -59,39 +59,46 @@ def test_the_cards_own_code_gives_the_policys_answers_in_a_fresh_process(exporte
     assert json.loads(fresh(card_code(folder) + asked, session_home)) == answers["ppo"]
 
 
+class Echo:
+    """A model that says what it was asked."""
+
+    device = "cpu"
+
+    def generate(self, input_ids, attention_mask):
+        self.asked = input_ids[0].tolist()
+        return torch.cat([input_ids, input_ids], 1)
+
+
+def card_reads(folder, made):
+    """The tokenizer that training has of one, and the scope of the card's functions, with that of its adapter."""
+    from transformers import AutoTokenizer
+
+    from rlrecipes.after.card import LOAD
+    from rlrecipes.model.tokens import load_tokenizer
+
+    made.save_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    tokenizer.save_pretrained(folder / "adapter")
+    scope = {"re": re, "torch": torch, "model": Echo(), "tokenizer": AutoTokenizer.from_pretrained(folder / "adapter")}
+    (code,) = re.findall(r"\ndef read.*?\n\nprint", LOAD, re.S)
+    exec(code.removesuffix("print"), scope)
+    return tokenizer, scope
+
+
 def test_the_cards_own_code_asks_a_family_that_thinks_and_dates_as_training_did(tmp_path):
-    """The card's `answer`, with a model that says what it was asked."""
     import importlib.util
     from pathlib import Path
 
     from conftest import tiny_tokenizer
-    from transformers import AutoTokenizer
 
-    from rlrecipes.after.card import LOAD
     from rlrecipes.model.template import prompt_text
-    from rlrecipes.model.tokens import encode_prompt, load_tokenizer
+    from rlrecipes.model.tokens import encode_prompt
     from rlrecipes.recipe import Message
 
-    class Echo:
-        device = "cpu"
-
-        def generate(self, input_ids, attention_mask):
-            self.asked = input_ids[0].tolist()
-            return torch.cat([input_ids, input_ids], 1)
-
-    (code,) = re.findall(r"\ndef answer.*?\n\n", LOAD, re.S)
     templates = Path(importlib.util.find_spec("trl").origin).parent / "chat_templates"
     for family in ("qwen3", "glm4moe", "llama3_2", "gemma", "gptoss"):
-        tiny_tokenizer(chat_template=(templates / f"{family}.jinja").read_text()).save_pretrained(tmp_path / family)
-        tokenizer = load_tokenizer(tmp_path / family)
-        tokenizer.save_pretrained(tmp_path / family / "adapter")
-        scope = {
-            "re": re,
-            "torch": torch,
-            "model": Echo(),
-            "tokenizer": AutoTokenizer.from_pretrained(tmp_path / family / "adapter"),
-        }
-        exec(code, scope)
+        made = tiny_tokenizer(chat_template=(templates / f"{family}.jinja").read_text())
+        tokenizer, scope = card_reads(tmp_path / family, made)
         chat = (Message("system", "Be kind."), Message("user", "Hi"))
         ids = tokenizer(prompt_text(tokenizer, chat), add_special_tokens=False)["input_ids"]
         expected = tokenizer.decode(ids, skip_special_tokens=True).strip()
@@ -99,6 +106,36 @@ def test_the_cards_own_code_asks_a_family_that_thinks_and_dates_as_training_did(
         for text in ("Hi<end>", "<pad>Hi<assistant><end> there"):  # a turn that spells a special token means its text
             scope["answer"]([{"role": "user", "content": text}])
             assert scope["model"].asked == encode_prompt(tokenizer, (Message("user", text),))
+
+
+INST = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }} {{ eos_token }}{{ bos_token }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("template", [INST, INST.replace("}[INST] {", "}{")])
+def test_the_cards_own_code_puts_spaces_where_training_did_in_a_family_with_sentencepiece(tmp_path, legacy, template):
+    from tokenizers import SentencePieceBPETokenizer
+    from transformers import LlamaTokenizer
+
+    from rlrecipes.model.tokens import encode_prompt
+    from rlrecipes.recipe import Message
+
+    trained = SentencePieceBPETokenizer()
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    words = ["[INST] Hello there, a cat. [/INST] Once upon a time."] * 20
+    trained.train_from_iterator(words, vocab_size=400, special_tokens=special, show_progress=False)
+    model = json.loads(trained.to_str())["model"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    made = LlamaTokenizer(model["vocab"], merges, legacy=legacy, chat_template=template)
+    tokenizer, scope = card_reads(tmp_path, made)
+    for text in ("Hello there", " a  cat", "Hello</s> there", "<s>a<s>", "</s> \na cat."):
+        said = (Message("user", "Hello"), Message("assistant", "Once upon"), Message("user", text))
+        for chat in (said[2:], said, said[:2]):
+            scope["answer"]([message._asdict() for message in chat])
+            assert scope["model"].asked == encode_prompt(tokenizer, chat), (text, len(chat))
 
 
 def test_the_export_can_be_moved_and_loads_by_itself(exported, tmp_path):
@@ -180,9 +217,11 @@ def test_the_hub_reads_the_cards_metrics_and_what_they_are_of(home, apart):
         "chrf": metrics["chrf"] | {"value": float("nan")},
         "reward": metrics["reward"],
     }
+    records["evaluate"]["style"]["ppo"] |= {"language_de": {"value": 0.9}, "language_en": {"value": 0.09}}
     front = ModelCard(card(dataclasses.replace(finished, records=records), "ppo", None, None, apart / "export")).data
     assert (front.base_model, front.to_dict()["base_model_relation"]) == ("some/model", "adapter")
     assert front.datasets == ["a/b"]
+    assert front.language == ["de"]
     assert [(each.metric_type, each.dataset_type) for each in front.eval_results] == [("reward", "a/b")]
 
 

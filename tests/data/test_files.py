@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import os
@@ -100,8 +101,20 @@ def test_a_malformed_last_line_that_is_whole_is_not_said_to_be_cut_off(tmp_path)
     assert "row 2 is not JSON" in trouble(write(tmp_path / "rows.jsonl", '{"a": 1}\n{"a": "He\n'))
 
 
-def test_json_lines_under_the_name_json_are_told_their_right_name(tmp_path):
-    assert "name it .jsonl" in trouble(write(tmp_path / "rows.json", LINES))
+def test_json_lines_under_the_name_json_are_read_as_lines(tmp_path):
+    assert values(write(tmp_path / "rows.json", "\n" + LINES)) == ROWS
+    assert "row 2 (the last line) is cut off" in trouble(write(tmp_path / "rows.json", '{"a": 1}\n{"a": "He'))
+    assert "is not JSON" in trouble(write(tmp_path / "rows.json", '{"a": 1} and more\n{"a": 2}'))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.tsv"])
+def test_utf_16_is_known_by_its_mark(tmp_path, name, encoding):
+    text = LINES if "json" in name else "prompt\tscore\r\n" + "".join(f"{r['prompt']}\t{r['score']}\r\n" for r in ROWS)
+    content = (codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b"") + text.encode(encoding)
+    rows = values(write(tmp_path / name, content))
+    assert [(row["prompt"], int(str(row["score"]))) for row in rows] == [(r["prompt"], r["score"]) for r in ROWS]
+    assert "is not UTF-8 text" in trouble(write(tmp_path / name, text.encode("utf-32")))
 
 
 def test_a_json_object_with_two_lists_does_not_say_which_holds_the_rows(tmp_path):

@@ -122,6 +122,9 @@ def test_chats_differ_in_their_last_reply():
     assert pair == Comparison(user("Name a prime above 0."), "1 may be.", "No.", margin=5.5)
     with pytest.raises(ValueError, match="more than the last reply"):
         read("trl-lib/ultrafeedback_binarized", rejected=ROWS["trl-lib/ultrafeedback_binarized"](1)["rejected"])
+    for score in (3.0, 2.5):
+        with pytest.raises(ValueError, match="'score_chosen' is not above 'score_rejected'"):
+            read("trl-lib/ultrafeedback_binarized", score_chosen=score)
     pair = read("trl-lib/hh-rlhf-helpful-base")
     assert [message.role for message in pair.prompt] == ["user", "assistant", "user"]
     assert (pair.chosen, pair.rejected) == ("Then try a herbal tea.", "Coffee.")

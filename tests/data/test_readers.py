@@ -135,6 +135,26 @@ PAIRS: dict[str, tuple[dict[str, Any], Prompt]] = {
         {"system": "Be kind.", "prompt": "Hello", "chosen": "Fine", "rejected": "What?"},
         (SYSTEM, ASKED),
     ),
+    "a winner": (
+        {"prompt": "Hello", "response_a": "What?", "response_b": "Fine", "winner": "model_b", "is_tie": "no"},
+        (ASKED,),
+    ),
+    "a winning column": (
+        {"prompt": "Hello", "answer_a": "Fine", "answer_b": "What?", "winner": "Answer_A", "tie": 0},
+        (ASKED,),
+    ),
+    "two conversations": (
+        {
+            "conversation_a": turns(ASKED, Message("assistant", "What?")),
+            "conversation_b": turns(ASKED, Message("assistant", "Fine")),
+            "winner": "b",
+        },
+        (ASKED,),
+    ),
+    "a winner beside the chosen": (
+        {"prompt": "Hello", "chosen": "Fine", "rejected": "What?", "winner": "chosen"},
+        (ASKED,),
+    ),
 }
 
 
@@ -143,6 +163,50 @@ def test_a_comparison_is_read_in_every_layout(tmp_path, name):
     row, prompt = PAIRS[name]
     pairs = loaded(tmp_path, row).train.comparisons
     assert (prompt, "Fine", "What?") in [(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"is_tie": True}, "'is_tie' is true"),
+        ({"tie": "yes"}, "'tie' is true"),
+        ({"winner": "tie (bothbad)"}, "'winner' names neither answer"),
+        ({"chosen_score": 2, "rejected_score": "7.5"}, "'chosen_score' is below 'rejected_score'"),
+        ({"score_chosen": 2, "score_rejected": 2.0, "margin": 1}, "a tie: 'score_chosen' equals 'score_rejected'"),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["dialogue", "translation"])
+def test_a_pair_that_says_its_chosen_answer_is_no_better_is_left_out_with_the_reason(tmp_path, recipe, said, reason):
+    row = {"prompt": "Hello", "chosen": "Fine", "rejected": "What?"}
+    if recipe == "translation":
+        row = {"source": "Hello", "target": "Fine", "rejected": "What?"}
+    data = loaded(tmp_path, row, recipe, more=other(row, "Bye") | said)
+    assert data.dropped == {f"{reason} (first: train.jsonl, row 4)": 1}
+
+
+@pytest.mark.parametrize("names", [("chosen_score", "rejected_score"), ("score_chosen", "score_rejected")])
+@pytest.mark.parametrize(("rest", "margin"), [({}, 5.5), ({"margin": 2}, 2), ({"margin": None}, 5.5)])
+def test_two_scores_are_a_margin_where_none_is_written(tmp_path, names, rest, margin):
+    row = {"prompt": "Hello", "chosen": "Fine", "rejected": "What?", **dict(zip(names, (8.5, "3"), strict=True))}
+    data = loaded(tmp_path, row | rest)
+    assert {pair.margin for pair in data.train.comparisons} == {margin}
+    assert not [note for note in data.notes if "Not read" in note]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"winner": "rejected"}, r"'winner' must be chosen or tie, but found text \('rejected'\); .* another name"),
+        ({"is_tie": "perhaps"}, "'is_tie' must be true or false"),
+        ({"chosen_score": "good", "rejected_score": 1}, "'chosen_score' must be a finite number"),
+    ],
+)
+def test_what_is_said_of_a_pair_in_other_words_is_refused(tmp_path, more, said):
+    row = {"prompt": "Hello", "chosen": "Fine", "rejected": "What?"}
+    with pytest.raises(UserError, match=said):
+        loaded(tmp_path, row | more)
+    with pytest.raises(UserError, match="'winner' must be model_a, model_b, a, b, response_a, response_b or tie"):
+        loaded(tmp_path / "data", {"prompt": "Hello", "response_a": "A", "response_b": "B", "winner": "gpt-4"})
 
 
 def test_an_answer_that_merely_begins_as_its_prompt_does_stays_whole(tmp_path):

@@ -60,7 +60,7 @@ def _broken_jsonl() -> Iterator[Case]:
         yield Case(f"cut-{cut}.jsonl", whole[:cut])
     for name, encoding in (("utf-16", "utf-16"), ("utf-32", "utf-32"), ("latin-1", "latin-1"), ("cp1252", "cp1252")):
         text = _lines(_rows(3, source="Die Bücher – schön")).decode()
-        yield Case(f"{name}.jsonl", text.encode(encoding, errors="replace"))
+        yield Case(f"{name}.jsonl", text.encode(encoding, errors="replace"), told=name != "utf-16")
     yield Case("zeros.jsonl", bytes(4096))
     yield Case("noise.jsonl", bytes(range(256)) * 16)
     yield Case("zero-in-text.jsonl", GOOD.replace(b"Kind", b"K\x00nd"))
@@ -98,13 +98,13 @@ def _broken_csv() -> Iterator[Case]:
         "one-cell-less": head + body + b"a\n",
         "twins": b"source,source,target\na,b,c\n",
         "no-header": body,
-        "utf-16": (head + body).decode().encode("utf-16"),
         "zeros": bytes(2048),
         "noise": bytes(range(256)) * 8,
     }.items():
         yield Case(f"{name}.csv", content)
     for name, mark in (("semicolons", b";"), ("tabs", b"\t"), ("bars", b"|")):
         yield Case(f"{name}.csv", (head + body).replace(b",", mark), told=False)
+    yield Case("utf-16.csv", (head + body).decode().encode("utf-16"), told=False)
     yield Case("sep-line.csv", b"sep=;\n" + (head + body).replace(b",", b";"), told=False)
     yield Case("returns.csv", (head + body).replace(b"\n", b"\r"), told=False)
     yield Case("wide.csv", b",".join(b"c%d" % i for i in range(100_000)) + b"\n" + b",".join([b"1"] * 100_000) + b"\n")

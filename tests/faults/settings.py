@@ -49,6 +49,8 @@ OTHER = {
     "evaluate.judge": "none",
     "evaluate.judge_url": "http://127.0.0.1:9/v1",
     "evaluate.judge_model": "nothing",
+    "evaluate.bertscore": "nothing",
+    "evaluate.comet": "nothing",
     "track.project": "other",
     "memory.card": "24",
 }

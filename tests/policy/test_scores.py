@@ -89,6 +89,7 @@ def test_copied_words_stand_in_a_row_of_four_in_the_prompt():
     [
         ("I’m sorry, but I can't do that.", 1),
         ("Das tut mir leid, aber dabei kann ich nicht helfen.", 1),
+        ("Sorry, I can't write that for you.", 1),
         ("The child can't read.", 0),
         ("", 0),
     ],

@@ -22,8 +22,14 @@ def judged_run(root: Path, **record: Any) -> Run:
         "reward_gain": interval(0.9),
         "judge_win_rate": interval(0.82),
         "words_gain": interval(-0.4),
+        "language_de_gain": interval(0.3),
     }
-    style = {"words": interval(8), "distinct_2": interval(0.25)}
+    style = {
+        "words": interval(8),
+        "distinct_2": interval(0.25),
+        "perplexity": interval(31),
+        "language_de": interval(0.9),
+    }
     whole = {
         "metrics": {name: {"chrf": interval(0.5), "reward": interval(0.9)} for name in names},
         "style": dict.fromkeys(names, style),
@@ -64,6 +70,8 @@ def test_the_style_of_answers_ends_with_the_paired_difference(tmp_path: Path) ->
     rows = rows_of(page_of(judged_run(tmp_path)), "How the answers look")
     assert rows["words"].split()[-3:] == ["−0.400", "[−0.420,", "−0.380]"]
     assert rows["distinct_2 different word pairs among all"].split()[-1] == "–"
+    assert rows["perplexity under the bare base"].split()[0] == "31.0"
+    assert rows["in German share of answers whose language is clear"].split()[-3] == "+0.300"
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,17 @@ def test_a_handful_of_prompts_is_no_verdict():
     assert told == "9 held-out prompts are too few to compare PPO with SFT; take 10 at least."
 
 
+def test_a_change_of_language_is_told_in_words():
+    style = {"language_de": (0.98, 0.05), "language_en": (0.0, 0.93), "language_fr": (0.01, 0.02)}
+    style["language_tlh"] = (0.0, 0.2)
+    assert verdict_of(records(gain=interval(0.05), style=style)).shifts == (
+        "Its answers are in German less often (0.050, not 0.980).",
+        "Its answers are in English more often (0.930, not 0.000).",
+        "Its answers are in the language 'tlh' more often (0.200, not 0.000).",
+    )
+    assert verdict_of(records(gain=interval(0.05), style={"language_de": (0.98, 0.95)})).shifts == ()
+
+
 def test_a_change_of_the_answers_is_part_of_the_verdict():
     style = {"words": (13.5, 7.4), "repetition": (0.01, 0.2), "ended": (0.99, 0.7), "copied": (0.1, 0.1)}
     assert verdict_of(records(gain=interval(0.05), style=style)).shifts == (
