@@ -377,6 +377,11 @@ def test_a_stage_that_was_closed_but_not_yet_in_its_place_is_not_made_again(home
     assert times(folder).keys() == {"sft"}
 
 
+def half_sealed(folder):
+    (folder / "manifest.json.part").write_text("{")
+    raise KeyboardInterrupt
+
+
 def test_the_embedded_base_goes_on_as_well_and_leaves_nothing_but_itself(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("rlrecipes.model.embedded.recipe_names", lambda: ["dialogue"])
     settings = load_profile("tiny", [s for s in SMALLEST if s.startswith("base.")]).base
@@ -392,6 +397,10 @@ def test_the_embedded_base_goes_on_as_well_and_leaves_nothing_but_itself(tmp_pat
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 embedded_base(settings, tmp_path / "cut", seconds=0)
+    with monkeypatch.context() as patch:  # killed while it wrote the last file
+        patch.setattr("rlrecipes.model.pretrain.seal_base", half_sealed)
+        with pytest.raises(KeyboardInterrupt):
+            embedded_base(settings, tmp_path / "cut", seconds=0)
     base = embedded_base(settings, tmp_path / "cut", seconds=1e9)
     assert "going on after step 2" in capsys.readouterr().out
     assert list((tmp_path / "cut" / ".base").iterdir()) == [base]

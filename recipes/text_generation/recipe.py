@@ -92,7 +92,7 @@ RECIPE = Recipe(
     name="text_generation",
     summary="continue a review or a story so that it is fluent and positive; English and Chinese",
     columns=Columns(required=("text",), example=read, optional=("label",), values={"label": LABELS}),
-    reward=Reward(terms=(Term("fluent", fluent, weight=0.3), Term("form", form, weight=1.0, needs="form"))),
+    reward=Reward(terms=(Term("fluent", fluent, weight=3.0), Term("form", form, weight=1.0, needs="form"))),
     evaluation=Evaluation((
         metrics.mean_of("well_formed", lambda answer, example: float(form((), answer, example) == 1), needs="form"),
         metrics.mean_of("positive", lambda answer, example: float(judge.is_positive(answer)), applies=readable),

@@ -144,6 +144,7 @@ def _train(settings: BaseSettings, documents: Sequence[Example], folder: Path, s
     remove_printer(trainer)
     trainer.train_from(Checkpoints(folder, seconds), "base")
     target = folder / "model"
+    shutil.rmtree(target, ignore_errors=True)  # of a process that was killed while it wrote here
     model.save_pretrained(target)
     check_weights("base", folder)
     tokenizer.save_pretrained(target)

@@ -101,7 +101,8 @@ def tried(folder: Path, done: set[str], flips: int) -> Iterator[Outcome]:
             different = [key for key in different if "/other/" not in key and key != "output"]
         last = (ended.errors.strip().splitlines() or [""])[-1]
         if ended.status:
-            wrong = fault_of(ended) or ("" if "damaged" in last else f"it is not called damaged: {last}")
+            called = "damaged" in last or "no longer what was written" in last
+            wrong = fault_of(ended) or ("" if called else f"it is not called damaged: {last}")
         else:
             wrong = f"byte {place}, bit {bit}: other bytes in {different[:3]}" if different else ""
         result = "fell" if wrong else "told" if ended.status else "same"
