@@ -131,6 +131,7 @@ examine: $(READY) ## RECIPE=…: what a run's reward model has learnt, as a page
 sweep: $(READY) ## RECIPE=… FROM=…: W&B's trials of PPO's settings (recipes/<recipe>/sweep.yaml) over that run's SFT and reward model
 	$(if $(and $(value RECIPE),$(value FROM)),,$(error sweep needs RECIPE=… and FROM=…, a finished run))
 	@FROM=$(call one,FROM) PYTHON=$(VENV)/bin/python $(VENV)/bin/python -c 'import sys, wandb, yaml; \
+	wandb.login(prompt=False) or sys.exit("error: a sweep needs the server of Weights & Biases; log in with `$(VENV)/bin/wandb login`"); \
 	wandb.agent(wandb.sweep(yaml.safe_load(open(sys.argv[1])), project="rlrecipes"), project="rlrecipes")' recipes/$(RECIPE)/sweep.yaml
 
 list: $(READY) ## the recipes and profiles there are

@@ -1,7 +1,9 @@
 """A sweep's trial takes SFT and reward model from a run, and trains PPO alone. No server: an agent's part is played here."""
 
 import os
+import shutil
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -43,3 +45,13 @@ def test_a_trial_takes_what_the_run_has_and_trains_ppo_alone(finished, home, tmp
     assert "translation · ppo\n" in out
     assert "sft: taken from runs/t/translation/sft" in out
     assert "reward: taken from runs/t/translation/reward" in out
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_a_sweep_without_a_login_says_how_to_log_in(tmp_path):
+    words = ["make", "sweep", "RECIPE=translation", "FROM=t", f"VENV={sys.prefix}", "READY=Makefile", "-oMakefile"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "NETRC"))}
+    done = subprocess.run(words, cwd=ROOT, env=kept | {"HOME": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"log in with `{sys.prefix}/bin/wandb login`" in done.stderr
+    assert "Traceback" not in done.stderr
