@@ -1,6 +1,7 @@
 """The profiles for a GPU, at toy size on the CPU: every key is taken up by the stages, and does what it says."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ TOY = (
         "reward.per_device_train_batch_size=2",
     ),
     *("ppo.total_episodes=16", "ppo.per_device_train_batch_size=4", "ppo.gradient_accumulation_steps=2"),
-    *("ppo.response_length=8", "ppo.local_rollout_forward_batch_size=8"),
+    *("ppo.response_length=8", "ppo.local_rollout_forward_batch_size=8", "ppo.anyway=true"),
 )
 """What makes a profile small; precision, quantization, attention, optimizers, checkpointing and the rest stay its own."""
 
@@ -48,8 +49,8 @@ def test_a_gpu_profile_is_what_it_says_it_is(name):
 
 
 def test_the_data_of_the_profile_are_read_where_none_are_named(home, monkeypatch, capsys):
-    seen = []
-    monkeypatch.setattr("rlrecipes.pipeline.make_job", lambda *arguments, source, **rest: seen.append(source))
+    seen, made = [], SimpleNamespace(profile=load_profile("tiny"))
+    monkeypatch.setattr("rlrecipes.pipeline.make_job", lambda *arguments, source, **rest: seen.append(source) or made)
     monkeypatch.setattr("rlrecipes.before.show.show", lambda job: "")
     for more in ([], ["--data", "built-in"], ["--data", "pairs.jsonl"]):
         main(["show", "translation", "--profile", GPU_PROFILES[0], *more])

@@ -33,7 +33,7 @@ DOORS: dict[str, Sequence[str]] = {
     "ppo": ("ppo", *OPTIONS, "--force"),
     "evaluate": ("evaluate", *OPTIONS, "--force"),
     "report": ("report", *OPTIONS, "--force"),
-    "reward.model": ("reward", *OTHER, "reward.model=runs/road/translation/reward"),
+    "reward.model": ("reward", *OTHER, "reward.model=runs/road/translation/reward/adapter"),
     "chat": ("chat", "translation", "--run", "road"),
     "export": ("export", "translation", "--run", "road"),
 }
@@ -64,7 +64,7 @@ def tried(folder: Path, done: set[str], flips: int) -> Iterator[Outcome]:
     for place in (here, whole, killed):
         shutil.rmtree(place, ignore_errors=True)
     changes = kills.counted(lambda: kills.road(kills.made(folder, here.name)))
-    sft = ("sft", *OTHER, "reward.model=runs/road/translation/reward")
+    sft = ("sft", *OTHER, "reward.model=runs/road/translation/reward/adapter")
     assert forked(command(sft, here), folder / "output", SECONDS).status == 0
     here.rename(whole)  # and back for each flip: adapters name their base by its whole path
     assert (
