@@ -74,7 +74,7 @@ def bertscore(
 
     layers = {name.rpartition("/")[2]: layer for name, layer in model2layers.items()}
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         layer = layers.get(folder.name) or config.num_hidden_layers
         scorer = BERTScorer(str(folder), layer, device=str(device()), use_fast_tokenizer=True)
         # The library cuts texts where the tokenizer says, which may say nothing; RoBERTa's places start at 2. The space that
@@ -82,7 +82,7 @@ def bertscore(
         limits = {"model_max_length": min(scorer._tokenizer.model_max_length, config.max_position_embeddings - 2)}
         spaced = isinstance(scorer._tokenizer, GPT2Tokenizer | RobertaTokenizer)
         options = limits | ({"add_prefix_space": True} if spaced else {})
-        scorer._tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        scorer._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
     except Exception as error:  # whatever a library says of a stranger's files
         raise UserError(f"evaluate.bertscore={folder} cannot be opened: {shortened(str(error), 120)}") from error
     found = {}
