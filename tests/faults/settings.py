@@ -61,6 +61,7 @@ BESIDE = {
     "evaluate.judge_url": ("evaluate.judge_", ("evaluate.judge_model=nothing",)),
     "sft.num_train_epochs": ("sft.max_steps=", ("sft.max_steps=-1",)),
     "reward.num_train_epochs": ("reward.max_steps=", ("reward.max_steps=-1",)),
+    "ppo.anyway": ("reward.learning_rate=", ("reward.learning_rate=1e-9",)),  # of a reward model at chance
     "ppo.keep": ("ppo.learning_rate=", ("ppo.learning_rate=0.05",)),  # so that the last policy is not the best
 }
 """What else a change needs: the settings of the road that go, by their start, and those that come. The road without the
