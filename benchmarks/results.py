@@ -60,23 +60,33 @@ class Trial:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Makes the runs and keeps their rows; returns the exit status, 1 where a run failed."""
+    """Makes the runs and keeps their rows; returns the exit status: 1 where a run failed, 2 for a user's error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", choices=("worlds", "variants", "real"), nargs="+", help="these tables alone")
     parser.add_argument("--real", type=Path, metavar="FOLDER", help="real data and models: see docs/results.md")
     parser.add_argument("--seeds", type=int, choices=range(len(RUNS)), nargs="+", default=list(range(len(RUNS))))
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each (default: 2)")
+    parser.add_argument("--workers", type=int, choices=range(1, 65), default=2, metavar="N", help="runs at a time (2)")
     given = parser.parse_args(argv)
-    tables = {"worlds": worlds(), "variants": variants(), "real": real(given.real) if given.real else []}
-    failed = []
-    for name in given.only or tables:
-        trials = [trial for trial in tables[name] if trial.seed in given.seeds]
-        with ThreadPoolExecutor(given.workers) as pool:
-            failed += [trial.key for trial, status in zip(trials, pool.map(make, trials), strict=True) if status]
-        keep(name, trials)
+    try:
+        tables = {"worlds": worlds(), "variants": variants()} | ({"real": real(given.real)} if given.real else {})
+        if missing := {*(given.only or ())} - {*tables}:
+            raise UserError(f"--only {missing.pop()} needs --real FOLDER with its data and models, see docs/results.md")
+        failed = [key for name in given.only or tables for key in _made(name, tables[name], given)]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if failed:
-        print(f"error: {len(failed)} runs failed, see runs/results/: {'; '.join(failed)}", file=sys.stderr)
+        print(f"error: these failed, see their logs in runs/results/: {'; '.join(failed)}", file=sys.stderr)
     return int(bool(failed))
+
+
+def _made(name: str, trials: Sequence[Trial], given: argparse.Namespace) -> list[str]:
+    """Makes a table's runs and keeps their rows; the keys of those that failed."""
+    trials = [trial for trial in trials if trial.seed in given.seeds]
+    with ThreadPoolExecutor(given.workers) as pool:
+        failed = [trial.key for trial, status in zip(trials, pool.map(make, trials), strict=True) if status]
+    keep(name, trials)
+    return failed
 
 
 def worlds() -> list[Trial]:
@@ -132,8 +142,12 @@ COLUMNS = {"translation.jsonl": ("--columns", "target=post_edit", "rejected=mach
 
 
 def real(folder: Path) -> list[Trial]:
-    """The trials whose data and model lie in a folder."""
-    return [
+    """The trials whose data and model lie in a folder.
+
+    Raises:
+        UserError: it has nothing that is known here.
+    """
+    found = [
         Trial(
             "real",
             name,
@@ -150,6 +164,9 @@ def real(folder: Path) -> list[Trial]:
         if (folder / data).exists() and (not model or (folder / model).exists())
         for seed in range(len(RUNS))
     ]
+    if not found:
+        raise UserError(f"--real {folder}: none of the data that docs/results.md names lie there; give their folder")
+    return found
 
 
 def make(trial: Trial) -> int:

@@ -98,8 +98,21 @@ def test_a_run_that_fails_is_named_and_the_others_are_made(home, monkeypatch, ca
     assert main(["--only", "worlds", "--seeds", "1"]) == 1
     assert {trial.recipe for trial in made} == set(SHARING)
     assert {trial.seed for trial in made} == {1}
-    assert "1 runs failed, see runs/results/: dialogue · default · 1" in capsys.readouterr().err
+    assert "these failed, see their logs in runs/results/: dialogue · default · 1" in capsys.readouterr().err
     assert not list(home.glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--only", "real"], "--only real needs --real FOLDER"),
+        (["--real", "nowhere"], "--real nowhere: none of the data"),
+    ],
+)
+def test_what_would_make_no_run_is_refused(home, monkeypatch, capsys, given, said):
+    monkeypatch.setattr(results, "make", lambda trial: pytest.fail("a run was made"))
+    assert main(given) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_the_log_of_a_run_holds_what_it_said(home, monkeypatch):

@@ -1,7 +1,7 @@
 """Settings for a model of one's own where no profile is named: from its size, the data and the machine.
 
     0.26M parameters of width 64, 2,380 demonstrations of up to 57 tokens
-    -> {"sft": {"learning_rate": 0.002, "max_steps": 223, …}, "reward": {…}, "ppo": {…}}
+    -> {"sft": {"learning_rate": 0.002, "max_steps": 743, …}, "reward": {…}, "ppo": {…}}
 
 On a GPU, the published profile of its memory is taken as it is; the rules below are for CPUs.
 """
@@ -39,7 +39,7 @@ SHARES = {"sft": 1.0, "reward": 1 / 3, "ppo": 1 / 4}
 """Of that rate. TRL's and ms-swift's examples train a reward model at half to a third of SFT's rate, PPO at less."""
 EPOCHS = {"sft": 10, "reward": 3}
 """The most, since the best step is kept: SFT of a model of 0.26M parameters on 2,000 reviews went on getting better up to its
-ninth epoch, the reward model's best step lay in the second."""
+tenth epoch; the reward model's best step lay between the second epoch and the fourth."""
 UPDATES = 48
 """The most, of PPO."""
 BATCH, FEWEST_STEPS = 32, 50

@@ -66,7 +66,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     examples, ids = [example for example, _ in prompts], [ids for _, ids in prompts]
 
     without = withheld(job)
-    own = [name for name, policy in POLICIES.items() if not (without and policy.stage == "ppo")]
+    own = [name for name, policy in POLICIES.items() if policy.stage is None or job.run.done(policy.stage)]
     asked = chosen(job.profile.evaluate.policies, job.run)
     policies = {name: policy for name, policy in asked.items() if name in own or policy.place}
     if not policies:
