@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrecipes.data.files import Row, column_names, read, rename
-from rlrecipes.data.preferences import BESIDE_PAIR, CHOSEN, compared, sides_of
+from rlrecipes.data.preferences import BESIDE_PAIR, CHOSEN, compared, lone_scores, sides_of
 from rlrecipes.data.readers import LAYOUTS, Layout, Reader, Record, answer_of, graded
 from rlrecipes.data.reasons import Drop, reason_of
 from rlrecipes.data.turns import CHATS, TOOLS, UNUSABLE, UNUSABLE_KEYS, is_empty, wrong
@@ -156,7 +156,7 @@ def _watched(recipe: Recipe, layout: Layout, row: Row) -> Record:
     record = layout.read(row)
     marking = {*layout.grades, *recipe.columns.values} & columns
     marks = tuple((name, spelled(row.values[name])) for name in marking if not is_empty(row.values.get(name)))
-    return dataclasses.replace(record, unread=tuple(unread(row, columns)), marks=marks)
+    return dataclasses.replace(record, unread=tuple(unread(row, columns - lone_scores(row))), marks=marks)
 
 
 SIDES = {

@@ -18,7 +18,7 @@ SCORES = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected")
 WINNER = "winner"
 BESIDE_PAIR = ("margin", *TIES, WINNER, *(name for pair in SCORES for name in pair))
 """The columns that are read beside two answers."""
-NO_WINNER = ("tie", "draw", "tie (bothbad)", "both_bad", "bothbad", "both", "neither", "none")
+NO_WINNER = ("tie", "draw", "tie (bothbad)", "both_bad", "both bad", "bothbad", "both", "neither", "none")
 """What a winner may be called that is neither answer; the third is LMSYS's."""
 OTHER_NAME = "mend the row, or give the column another name to do without it"
 
@@ -69,6 +69,12 @@ def _margin(row: Row) -> float | None:
     if row.values.get("margin") is not None:
         return number_of(row, "margin", 0, "a finite number, 0 or more")
     return gaps[0] if gaps else None
+
+
+def lone_scores(row: Row) -> set[str]:
+    """The columns of scores that a row has for one of its answers alone: nothing is read of them."""
+    pairs = ({name for name in names if not is_empty(row.values.get(name))} for names in SCORES)
+    return {name for there in pairs if len(there) == 1 for name in there}
 
 
 def _gap(row: Row, chosen: str, rejected: str) -> float:

@@ -193,6 +193,13 @@ def test_two_scores_are_a_margin_where_none_is_written(tmp_path, names, rest, ma
     assert not [note for note in data.notes if "Not read" in note]
 
 
+@pytest.mark.parametrize("name", ["chosen_score", "rejected_score", "score_chosen", "score_rejected"])
+def test_a_score_of_one_answer_alone_is_named_as_unread(tmp_path, name):
+    data = loaded(tmp_path, {"prompt": "Hello", "chosen": "Fine", "rejected": "What?", name: 3})
+    assert {pair.margin for pair in data.train.comparisons} == {None}
+    assert any(note.startswith("Not read: ") and f"'{name}'" in note for note in data.notes)
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
