@@ -46,7 +46,7 @@ class Shape:
     """What is measured: a phase of a stage, on a work."""
 
     phase: str
-    """`sft`, `reward`, `ppo rollout`, `ppo update` or `evaluate`."""
+    """`sft`, `reward`, `ppo rollout`, `ppo update` or `answers`."""
     work: Work
 
 
@@ -113,7 +113,7 @@ SHAPES = (
         "ppo update",
         _work("wide, value adapter, checkpointed", WIDE, 192, 64, 64, 32, value="adapter", gradient_checkpointing=True),
     ),
-    Shape("evaluate", _work("wide, QLoRA, lengths differ", _qlora(WIDE), 192, 64, 64, 32, shortest=64, updates=1)),
+    Shape("answers", _work("wide, QLoRA, lengths differ", _qlora(WIDE), 192, 64, 64, 32, shortest=64, updates=1)),
 )
 
 
@@ -257,7 +257,7 @@ def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
         return _watched(
             ours.build(work, tokenizer, folder, base), {"ppo rollout": "roll_out", "ppo update": "update"}[phase]
         )
-    if phase == "evaluate":
+    if phase == "answers":
         base = out_of_file(load_causal(str(folder), settings.model, tokenizer))
         return lambda: _evaluated(work, ours.adapters(work, base), tokenizer)
 

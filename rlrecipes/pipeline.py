@@ -7,8 +7,6 @@ Heavy libraries load only when a stage has to run: a run that is finished says s
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,11 +30,8 @@ from rlrecipes.run.folder import Run
 from rlrecipes.run.interrupts import handled
 from rlrecipes.run.lock import locked
 from rlrecipes.run.settings import put_back, write_settings
-from rlrecipes.run.stages import STAGES, below
+from rlrecipes.run.stages import STAGES, below, with_brought
 from rlrecipes.run.taken import take
-
-SUMMARY = ("metrics", "members", "comparisons", "examples", "kept", "stopped", "objective", "ceiling", "calibration")
-"""What W&B's summary has of a stage's record; values keep their intervals."""
 
 
 def run_recipe(
@@ -169,6 +164,7 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False, source: str
     """
     if all(reasons := [unneeded(job, stage) for stage in stages]):
         raise UserError(f"{reasons[0]}; leave out the stage '{stages[0]}', and go on with ppo")
+    forced, stages = stages if force else (), with_brought(stages)
     _check_reward_model(job)
     check_environment()
     with unbroken(), locked(job.run.folder):
@@ -182,7 +178,7 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False, source: str
                 job.run.is_finished(stage, job.settings(stage))
         if [*stages] == ["ppo"] and (reason := too_weak(job)):
             raise UserError(f"PPO is not run: {reason}")
-        if pending := [stage for stage in stages if needed(job, stage)] if force else _pending(job, stages):
+        if pending := _pending(job, stages, forced):
             job.run.check_removable(pending)
             _run_pending(job, pending, force)
 
@@ -207,13 +203,17 @@ def _check_reward_model(job: Job) -> None:
         )
 
 
-def _pending(job: Job, stages: Sequence[str]) -> list[str]:
-    """The stages that have to run, in order; refuses an interrupted one that cannot go on before anything is loaded."""
+def _pending(job: Job, stages: Sequence[str], forced: Sequence[str]) -> list[str]:
+    """The stages that have to run, in order; refuses an interrupted one that cannot go on before anything is loaded.
+
+    Those that are `forced` run again, and what they brought along where it has other settings.
+    """
     pending: list[str] = []
     for stage in stages:
         if not needed(job, stage):
             continue
-        if not set(below(stage)) & set(pending):  # what stands on a stage goes when that is made
+        again = stage in forced or (forced and job.run.differs(stage, job.settings(stage)))
+        if not again and not set(below(stage)) & set(pending):  # what stands on a stage goes when that is made
             if _is_finished(job, stage) or _withheld(job, stage):
                 continue
             job.run.check_begun(stage, _conditions(job, stage))
@@ -303,75 +303,14 @@ def _base(job: Job) -> str:
     return job.profile.model.name
 
 
-def _make_stage(job: Job, model_name: str, stage: str) -> dict[str, Any]:
-    """Makes a stage in its draft and returns its record; `halve_on_oom` gives it one more attempt with half the micro-batch.
-
-    Raises:
-        UserError: memory ran out; the sentence says in which phase, and what to lower.
-    """
-    from rlrecipes.before.out_of_memory import halved, out_of_memory
-    from rlrecipes.run.out_of_memory import OutOfMemoryError, release
-
-    learned = bool(job.recipe.reward.learned)
-    try:
-        return _attempt(job, job.profile, model_name, stage)
-    except OutOfMemoryError as error:
-        phase = error.phase
-    release()  # here, since the error holds tensors up to the end of its block
-    smaller = halved(job.profile, phase) if job.profile.memory.halve_on_oom else None
-    if smaller is None:
-        raise out_of_memory(job.profile, phase, learned)
-    profile, changes = smaller
-    settings = ", ".join(f"{name}={now} instead of {before}" for name, (before, now) in changes.items())
-    say(f"  out of memory in the phase '{phase}'; once more with {settings} (memory.halve_on_oom)")
-    try:
-        return {**_attempt(job, profile, model_name, stage), "halved": changes}
-    except OutOfMemoryError as error:
-        phase = error.phase
-    raise out_of_memory(profile, phase, learned)
-
-
-def _attempt(job: Job, profile: Profile, model_name: str, stage: str) -> dict[str, Any]:
-    """Runs a stage once under `profile`, which may be smaller than the job's; the record has the job's settings."""
-    from transformers import set_seed
-
-    from rlrecipes.run.out_of_memory import phase
-    from rlrecipes.run.resume import check_weights
-    from rlrecipes.run.tracking import tracked
-
-    module = importlib.import_module(f"rlrecipes.stages.{stage}")
-    draft = job.run.open(stage, _conditions(job, stage))
-    set_seed(job.seed)  # adapters draw their weights before a trainer sets it; a stage then depends on none before it
-    with (
-        tracked(job.run, profile.track, stage, draft, _described(job, stage)) as tracker,
-        phase([stage, *STAGES[stage].phases][-1]),
-    ):
-        record: dict[str, Any] = module.run(dataclasses.replace(job, profile=profile), model_name, draft, tracker)
-        check_weights(stage, draft)
-        if profile.track.artifacts:
-            tracker.artifact(job.run, stage, draft)
-        tracker.summary({key: record[key] for key in SUMMARY if record.get(key) is not None})
-        return {"warnings": [], **record, "wandb": tracker.link}
-
-
-def _described(job: Job, stage: str) -> dict[str, Any]:
-    """What W&B lists of a stage: its settings, seed and data, and how it came about."""
-    return {
-        **job.settings(stage),
-        "recipe": job.recipe.name,
-        "profile": job.profile.name,
-        "git_commit": git_commit(),
-        "versions": versions(),
-        "machine": machine(),
-    }
-
-
 def _run_stage(job: Job, model_name: str, stage: str) -> None:
     say(f"{job.recipe.name} · {stage}")
+    from rlrecipes.stages.attempt import make_stage
+
     stopwatch = Stopwatch()
     settings = job.settings(stage)
     try:
-        record = _make_stage(job, model_name, stage)
+        record = make_stage(job, model_name, stage, _conditions(job, stage))
     except BaseException:
         job.run.abandon(stage)
         raise

@@ -155,6 +155,8 @@ def load() -> None:
     """Imports all that the children shall inherit."""
     import rlrecipes.model.embedded
     import rlrecipes.model.pretrain
+    import rlrecipes.stages.answers
+    import rlrecipes.stages.attempt
     import rlrecipes.stages.evaluate
     import rlrecipes.stages.ppo
     import rlrecipes.stages.reward

@@ -43,10 +43,10 @@ def test_every_name_that_the_package_offers_is_there():
 def test_what_the_command_line_finished_is_finished_for_python_too(finished, profile, capsys):
     before = times(finished)
     records = run_recipe("translation", profile, **OWN)
-    assert list(records) == ["sft", "reward", "ppo", "evaluate", "report"]
+    assert list(records) == ["sft", "reward", "ppo", "answers", "evaluate", "report"]
     for stage, record in records.items():
         assert record == json.loads((finished / stage / "done.json").read_text(encoding="utf-8"))
-    assert capsys.readouterr().out.count("done already") == 5
+    assert capsys.readouterr().out.count("done already") == 6
     assert times(finished) == before
 
 
@@ -136,7 +136,7 @@ def test_the_guides_examples_run(home, tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert re.search(r"^ppo \d", out, re.M), "the figures of the first example"
     assert "there is no recipe 'translatoin'; did you mean 'translation'?" in out
-    assert "dict_keys(['sft', 'ppo', 'evaluate', 'report'])" in out
+    assert "dict_keys(['sft', 'ppo', 'answers', 'evaluate', 'report'])" in out
     assert {path.name for path in (tmp_path / "runs").glob("[!.]*")} == {"first", "slow", "short"}
     assert main(["report", "translation", "--run", "first", "--data", "pairs.jsonl", "sft.max_steps=50"]) == 0
     assert "done already" in capsys.readouterr().out

@@ -258,7 +258,7 @@ def cut(home, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("stage", "step"), [("sft", 1), ("sft", 2), ("reward", 1), ("ppo", 1), ("evaluate", 1), ("evaluate", 3)]
+    ("stage", "step"), [("sft", 1), ("sft", 2), ("reward", 1), ("ppo", 1), ("answers", 1), ("answers", 3)]
 )
 def test_an_interrupted_stage_goes_on_and_ends_with_the_same_bytes(cut, finished, capsys, stage, step):
     folder, status = cut(f"{stage}-{step}", stage, step=step)
@@ -478,7 +478,7 @@ def test_tracking_offline_leaves_a_run_to_upload_for_each_stage_that_measures(ho
     assert all(columns <= {*table["columns"]} for table in sampled)
     assert columns | {"policy", "headline"} <= {*evaluated["columns"]}
     assert len(evaluated["data"]) == 6 * 4, "a row for each policy's answer"
-    assert len((folder / "evaluate" / "answers.jsonl").read_text().splitlines()) == 6, (
+    assert len((folder / "answers" / "answers.jsonl").read_text().splitlines()) == 6, (
         "a row for each prompt, and no other"
     )
     assert "wandb sync" in capsys.readouterr().out

@@ -74,8 +74,9 @@ def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
         UserError: the sentence says which and what to do.
     """
     _check_attention(name, job.profile.model)
-    if "evaluate" in pending:
+    if "answers" in pending:
         check_shared(chosen(job.profile.evaluate.policies, job.run), name)
+    if "evaluate" in pending:
         check_encoders(job.profile.evaluate)
     learns = {"sft", "reward"} & set(pending) and job.recipe.reward.learned and job.profile.reward.model is None
     if ("judge" in pending or learns) and name == job.profile.model.name:

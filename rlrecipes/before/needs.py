@@ -71,6 +71,7 @@ def moments(
         "judge": _judge,
         "ppo rollout": _rollout,
         "ppo update": _update,
+        "answers": _answers,
         "evaluate": _evaluate,
     }
     there = {"reward": learned, "judge": sizes.judged}
@@ -377,9 +378,10 @@ def _update(sizes: _Sizes) -> Iterator[Need]:
         yield Need("ppo update", "scoring", fixed | {"activations": sizes.scoring(rows)})
 
 
+def _answers(sizes: _Sizes) -> Iterator[Need]:
+    yield from _generation(sizes, "answers", sizes.static(2), sizes.profile.evaluate.batch_size)
+
+
 def _evaluate(sizes: _Sizes) -> Iterator[Need]:
-    rows = sizes.profile.evaluate.batch_size
-    fixed = sizes.rewarded(2 + sizes.judged)
-    yield from _generation(sizes, "evaluate", fixed, rows)
-    if sizes.learned or sizes.judged:
-        yield Need("evaluate", "scoring", fixed | {"activations": sizes.scoring(rows)})
+    fixed = sizes.rewarded(1 + sizes.judged)
+    yield Need("evaluate", "scoring", fixed | {"activations": sizes.scoring(sizes.profile.evaluate.batch_size)})

@@ -43,6 +43,8 @@ class Answer(NamedTuple):
     were trained on from SFT."""
 
 
+FILE = "answers.jsonl"
+
 Answers = Mapping[str, Mapping[str, Sequence[Answer]]]
 """Answers to all prompts, by policy and by kind: `greedy`, `sampled`, `1`, `2`, …"""
 
@@ -110,7 +112,7 @@ def answer(
         else {name: {kind: [None] * len(order) for kind in wanted[name]} for name in wanted}
     )
     speaking, speaker = "", voice
-    with finishing_first(), bar("evaluate", len(batches), done) as progress:
+    with finishing_first(), bar("answers", len(batches), done) as progress:
         for number, batch in enumerate(batches[done:], done + 1):
             draw = int(batch.kind) if batch.kind.isdigit() else 0
             torch.manual_seed((job.seed + batch.start + draw * len(order)) % 2**64)
@@ -138,6 +140,14 @@ def write_answers(path: Path, examples: Sequence[Example], answers: Answers) -> 
             prompt = [message._asdict() for message in example.prompt]
             row = {"prompt": prompt, "references": list(example.answers), "answers": given}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_answers(path: Path) -> Answers:
+    """The answers that `write_answers` wrote."""
+    with path.open(encoding="utf-8") as lines:  # a text may hold characters at which `splitlines` would part it
+        rows = [json.loads(line)["answers"] for line in lines]
+    kinds = {name: list(by) for name, by in rows[0].items()}
+    return {name: {kind: [Answer(**row[name][kind]) for row in rows] for kind in kinds[name]} for name in kinds}
 
 
 def best_of(drawn: Sequence[Sequence[Answer]], scores: Sequence[Sequence[float]]) -> list[Answer]:

@@ -167,9 +167,15 @@ def _known() -> list[str]:
     return [f"{table}.{key}" for table, kind in _TABLES.items() for key in _names(kind)]
 
 
-def settings_of(profile: Profile, *tables: str) -> dict[str, Any]:
-    """The named tables as one flat dictionary `{"sft.max_steps": 100, …}`, as `done.json` records them."""
-    return {f"{table}.{key}": value for table in tables for key, value in asdict(getattr(profile, table)).items()}
+def settings_of(profile: Profile, *names: str) -> dict[str, Any]:
+    """The named tables, and single settings such as `evaluate.limit`, as one flat dictionary `{"sft.max_steps": 100, …}`."""
+    parts = [name.partition(".") for name in names]
+    return {
+        f"{table}.{key}": value
+        for table, _, one in parts
+        for key, value in asdict(getattr(profile, table)).items()
+        if one in ("", key)
+    }
 
 
 def _names(kind: Any) -> list[str]:

@@ -102,6 +102,11 @@ class Run:
             )
         return True
 
+    def differs(self, stage: str, settings: Mapping[str, Any]) -> bool:
+        """Whether `stage` is finished, under other settings than these."""
+        record = self.done(stage)
+        return record is not None and bool(differences(record["settings"], settings))
+
     def draft(self, stage: str) -> Path:
         """The folder of an unfinished stage."""
         return self.folder / f".{stage}"

@@ -8,7 +8,7 @@ A new stage is a row here and `stages/<name>.py`; a new policy is a row here and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -49,8 +49,11 @@ class Stage:
     help: str
     stands_on: tuple[str, ...] = ()
     """The stages whose folders it reads."""
+    brings: tuple[str, ...] = ()
+    """The stages below that a command which asks for this one makes too, where they are not there."""
     tables: tuple[str, ...] = ()
-    """The profile's tables that decide its output, beside those of the stages below; `terms` are the reward's weights."""
+    """The profile's tables, or single settings of one, that decide its output, beside those of the stages below; `terms` are
+    the reward's weights."""
     phases: Mapping[str, Phase] = field(default_factory=dict)
     """By name, as `plan` lists them; work outside the named phases counts as the last of them."""
     for_learned_reward: bool = False
@@ -103,15 +106,28 @@ STAGES: dict[str, Stage] = {
             "ppo update": Phase("ppo.per_device_train_batch_size", _SAMPLING),
         },
     ),
+    "answers": Stage(
+        help="every policy's answers to the held-out prompts",
+        stands_on=tuple(policy.stage for policy in POLICIES.values() if policy.stage),
+        tables=("evaluate.limit", "evaluate.batch_size", "evaluate.policies"),
+        phases={"answers": Phase("evaluate.batch_size", _SAMPLING)},
+    ),
     "evaluate": Stage(
-        help="every policy on the held-out split",
-        stands_on=("judge", *(policy.stage for policy in POLICIES.values() if policy.stage)),
+        help="their scores, and the policies compared",
+        stands_on=("judge", "answers"),
+        brings=("answers",),
         tables=("evaluate",),
         phases={"evaluate": Phase("evaluate.batch_size", _SAMPLING)},
     ),
     "report": Stage(help="one page on what came out", stands_on=("evaluate",)),
 }
 """In the order in which they run."""
+
+
+def with_brought(stages: Sequence[str]) -> tuple[str, ...]:
+    """The stages with those that they bring, in the order in which they run."""
+    brought = {name for stage in stages for name in STAGES[stage].brings}
+    return tuple(stage for stage in STAGES if stage in stages or stage in brought)
 
 
 def below(stage: str) -> list[str]:

@@ -285,10 +285,11 @@ def sync_command(run: Run) -> str | None:
 def _start_wandb(run: Run, settings: TrackSettings, stage: str, config: Mapping[str, Any], note: Path) -> Any | None:
     """A stage's W&B run; None where tracking is off or W&B cannot start. The WANDB_ variables count where we set nothing."""
     mode = _mode(settings)
-    # A report trains nothing and measures nothing.
+    # Answers and a report train nothing and measure nothing.
     # A trial of a sweep is one W&B run, named by the agent, and its measure is the evaluation's.
     trial = "WANDB_SWEEP_ID" in os.environ
-    if mode == "off" or (stage == "report" and not settings.artifacts) or (trial and stage != "evaluate"):
+    silent = stage == "answers" or (stage == "report" and not settings.artifacts)
+    if mode == "off" or silent or (trial and stage != "evaluate"):
         return None
     import wandb
 

@@ -1,1 +1,1 @@
-"""The stages of a recipe: sft, reward, ppo, evaluate, report. They never import each other; they meet on disk."""
+"""The stages of a recipe, a module each: they never import each other; they meet on disk."""

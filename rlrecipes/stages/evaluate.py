@@ -1,4 +1,4 @@
-"""Evaluation: all policies answer the same held-out prompts; then their answers are scored, and pairs of them compared.
+"""Evaluation: the answers of all policies to the same held-out prompts are scored, and pairs of policies compared.
 
 {"prompt": "Translate: …", "references": ["…"], "policies": {"ppo": {"answer": "…", "headline": 0.93, "reward": 1.7}}}
 """
@@ -12,13 +12,12 @@ from typing import Any
 
 from peft import PeftModel
 
-from rlrecipes.data.split import sample_by_hash
-from rlrecipes.errors import UserError
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import load_adapter, load_policies
-from rlrecipes.model.loading import check_model, load_causal, prompt_window
-from rlrecipes.model.tokens import answer_length, encode_prompt, fitting_prompts, open_tokenizer
-from rlrecipes.policy.answers import Answer, Voice, answer, write_answers
+from rlrecipes.model.adapters import load_policies
+from rlrecipes.model.loading import load_causal
+from rlrecipes.model.tokens import open_tokenizer
+from rlrecipes.policy.answers import FILE, Answer, Voice, read_answers
+from rlrecipes.policy.asked import answering, asked
 from rlrecipes.policy.endpoint import ask
 from rlrecipes.policy.judge import open_judge
 from rlrecipes.policy.neural import neural
@@ -40,11 +39,8 @@ from rlrecipes.reward.head import Scorer
 from rlrecipes.reward.model import Learned, open_learned
 from rlrecipes.reward.strength import withheld
 from rlrecipes.reward.terms import rewards, shown, value_rows
-from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
-from rlrecipes.run.policies import chosen
-from rlrecipes.run.resume import record_drops
-from rlrecipes.run.stages import POLICIES, Policy
+from rlrecipes.run.stages import Policy
 from rlrecipes.run.tracking import Tracker
 
 SHOWN = 50
@@ -52,38 +48,15 @@ SHOWN = 50
 
 
 def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
-    """Writes `folder/answers.jsonl` and `samples.jsonl`; returns each policy's metrics, and the paired differences.
-
-    Raises:
-        UserError: PPO alone is to be evaluated, and was not run.
-    """
+    """Writes `folder/samples.jsonl`; returns each policy's metrics, and the paired differences. No policy answers here."""
     tokenizer = open_tokenizer(model_name)
-    length = answer_length(tokenizer, job.data.train.demonstrations, job.profile.ppo.response_length)
-    max_tokens = prompt_window(model_name, job.profile.model, length)
-    held_out = sample_by_hash(job.profile.evaluate.limit or len(job.data.held_out.prompts), job.data.held_out.prompts)
-    prompts = fitting_prompts(tokenizer, held_out, max_tokens)
-    dropped = record_drops("held-out prompts", len(held_out), len(prompts), max_tokens)
-    examples, ids = [example for example, _ in prompts], [ids for _, ids in prompts]
-
-    without = withheld(job)
-    own = [name for name, policy in POLICIES.items() if policy.stage is None or job.run.done(policy.stage)]
-    asked = chosen(job.profile.evaluate.policies, job.run)
-    policies = {name: policy for name, policy in asked.items() if name in own or policy.place}
-    if not policies:
-        raise UserError(f"evaluate.policies names PPO alone, which is not run: {without}")
-    model = load_policies(load_causal(model_name, job.profile.model, tokenizer), job.run, own)
-    for policy in policies.values():
-        if policy.place and policy.role:
-            model = load_adapter(model, Path(policy.place), policy.role)
+    prompts, policies, answered = asked(job, model_name, tokenizer), answering(job), job.run.need("answers")
+    examples, answers = prompts.examples, read_answers(job.run.stage("answers") / FILE)
+    model = load_policies(load_causal(model_name, job.profile.model, tokenizer), job.run, ["sft"])
     learned = _learned(job, model, tokenizer)
     scorer = learned.score if learned else None
-    model.eval()  # sampling switches dropout off too, but a resumed stage may have nothing left to sample
-    checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
-    voice = Voice(model, tokenizer, ids)
-    answers = answer(
-        job, voice, length, policies, checkpoints, lambda policy: _whole_model(job, policy, examples, length)
-    )
-    write_answers(folder / "answers.jsonl", examples, answers)
+    model.eval()
+    voice = Voice(model, tokenizer, prompts.ids)
 
     def reward(given: Sequence[Answer]) -> list[float]:
         texts, limit = [answer.text for answer in given], job.profile.limits.term_seconds
@@ -113,11 +86,10 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "kl": {name: found for name, each in scored.items() if (found := divergence(policies[name], each))},
         "kl_bound": {name: bound for name in scored if (bound := divergence_bound(policies[name])) is not None},
         "examples": len(examples),
-        "adapters": {name: f"../{POLICIES[name].stage}/adapter" for name in own if POLICIES[name].stage},
-        "withheld": without,
+        "adapters": answered["adapters"],
+        "withheld": withheld(job),
         "elsewhere": {name: policy.place for name, policy in policies.items() if policy.place},
-        "too_long": dropped,
-        "resumed": checkpoints.resumed,
+        "too_long": answered["too_long"],
     }
     if job.profile.evaluate.judge_url:
         record |= _asked(job, record, scored, policies, examples)
@@ -147,25 +119,6 @@ def _asked(
     pair = f"{name}_over_{policies[name].over}"
     comparisons = {**record["comparisons"], pair: record["comparisons"][pair] | {"judge_win_rate": wins}}
     return {"judge": judge | {"pair": pair}, "comparisons": comparisons}
-
-
-def _whole_model(job: Job, policy: Policy, examples: Sequence[Example], length: int) -> Voice:
-    """A whole model from elsewhere, loaded beside the base as the profile holds that, with its own tokenizer.
-
-    Raises:
-        UserError: it cannot be loaded, or a prompt is too long for it.
-    """
-    check_model(policy.place)
-    tokenizer = open_tokenizer(policy.place)
-    prompts = [encode_prompt(tokenizer, example.prompt) for example in examples]
-    longest, room = max(map(len, prompts)), prompt_window(policy.place, job.profile.model, length)
-    if longest > room:
-        raise UserError(
-            f"evaluate.policies: a prompt has {longest} tokens for {policy.title}, which has room for {room}; raise "
-            "model.max_length, or leave it out"
-        )
-    say(f"  {policy.title}: a whole model, loaded beside the base")
-    return Voice(load_causal(policy.place, job.profile.model, tokenizer), tokenizer, prompts)
 
 
 def _learned(job: Job, model: PeftModel, tokenizer: Any) -> Learned | None:

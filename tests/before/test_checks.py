@@ -152,7 +152,7 @@ def test_a_reward_model_of_another_vocabulary(finished, home, capsys):
     folder = home / "runs" / "words"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(finished, folder / "translation")
-    for stage in ("ppo", "evaluate", "report"):
+    for stage in ("ppo", "answers", "evaluate", "report"):
         shutil.rmtree(folder / "translation" / stage)
     path = folder / "translation" / "reward" / "done.json"
     done = json.loads(path.read_text())
@@ -206,7 +206,7 @@ def test_an_adapter_of_another_chat_template_carries_no_later_stage(finished, ho
     folder = home / "runs" / "templates"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(finished, folder / "translation")
-    for stage in ("ppo", "evaluate", "report"):
+    for stage in ("ppo", "answers", "evaluate", "report"):
         shutil.rmtree(folder / "translation" / stage)
     path = folder / "translation" / "sft" / "adapter" / "chat_template.jinja"
     path.write_text(path.read_text() + " ")

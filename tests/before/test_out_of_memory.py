@@ -13,6 +13,7 @@ from rlrecipes.policy import answers
 from rlrecipes.policy.trainer import SharedBasePPOTrainer
 from rlrecipes.profile import load_profile
 from rlrecipes.reward.trainers import ResumableRewardTrainer
+from rlrecipes.stages import evaluate
 from rlrecipes.stages.sft import ResumableSFTTrainer
 
 STEPS = {
@@ -20,13 +21,15 @@ STEPS = {
     "reward": (ResumableRewardTrainer, "training_step"),
     "ppo rollout": (SharedBasePPOTrainer, "roll_out"),
     "ppo update": (SharedBasePPOTrainer, "update"),
-    "evaluate": (answers, "sample"),
+    "answers": (answers, "sample"),
+    "evaluate": (evaluate, "score_all"),
 }
 BATCH = {
     "sft": "sft.per_device_train_batch_size=4",
     "reward": "reward.per_device_train_batch_size=4",
     "ppo rollout": "ppo.local_rollout_forward_batch_size=64",
     "ppo update": "ppo.per_device_train_batch_size=8",
+    "answers": "evaluate.batch_size=100",
     "evaluate": "evaluate.batch_size=100",
 }
 
@@ -64,9 +67,8 @@ def copied(finished, home):
         folder = home / "runs" / name
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(finished, folder / "translation")
-        for later in ("sft", "reward", "ppo", "evaluate", "report")[
-            ("sft", "reward", "ppo", "evaluate").index(stage) :
-        ]:
+        stages = ["sft", "reward", "ppo", "answers", "evaluate", "report"]
+        for later in stages[stages.index(stage) :]:
             shutil.rmtree(folder / "translation" / later)
         return main([stage, "translation", "--run", name, "--data", "pairs.jsonl", *SMALLEST, *settings])
 

@@ -263,12 +263,11 @@ def planned(settings):
     return read_shape(settings)
 
 
-@pytest.mark.parametrize("phase", ["sft", "reward", "ppo update", "evaluate"])
+@pytest.mark.parametrize("phase", ["sft", "reward", "ppo update", "answers", "evaluate"])
 def test_the_largest_batch_is_the_largest_that_fits(phase, settings, planned):
     found = largest_batch(planned, settings, phase, 24 * GIB)
-    table, key = {"ppo update": ("ppo", "per_device_train_batch_size"), "evaluate": ("evaluate", "batch_size")}.get(
-        phase, (phase, "per_device_train_batch_size")
-    )
+    rows, answers = "per_device_train_batch_size", ("evaluate", "batch_size")
+    table, key = {"ppo update": ("ppo", rows), "answers": answers, "evaluate": answers}.get(phase, (phase, rows))
 
     def need(batch):
         changed = dataclasses.replace(getattr(settings, table), **{key: batch})

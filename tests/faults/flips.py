@@ -31,6 +31,7 @@ OTHER[OTHER.index("road")] = "other"
 DOORS: dict[str, Sequence[str]] = {
     "again": kills.ROAD,
     "ppo": ("ppo", *OPTIONS, "--force"),
+    "answers": ("answers", *OPTIONS, "--force"),
     "evaluate": ("evaluate", *OPTIONS, "--force"),
     "report": ("report", *OPTIONS, "--force"),
     "reward.model": ("reward", *OTHER, "reward.model=runs/road/translation/reward/adapter"),

@@ -26,7 +26,7 @@ def _words() -> Iterator[tuple[str, ...]]:
     yield ()
     for word in ("", " ", "train", "tset", "SFT", "sft.max_steps=1", "translation", "-x", "--sft", "run,sft", "../run"):
         yield (word,)
-    for stage in ("sft", "reward", "ppo", "evaluate", "report", "run", "show", "plan", "chat", "export"):
+    for stage in ("sft", "reward", "ppo", "answers", "evaluate", "report", "run", "show", "plan", "chat", "export"):
         yield (stage,)
         yield stage, "transaltion"
         yield stage, ""

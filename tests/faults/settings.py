@@ -104,6 +104,8 @@ def _others(hint: object, value: object) -> list[str]:
 
 def outcomes(folder: Path, done: set[str]) -> Iterator[Outcome]:
     """Runs the road once as it is and once for each change."""
+    import rlrecipes.stages.answers
+    import rlrecipes.stages.attempt
     import rlrecipes.stages.evaluate
     import rlrecipes.stages.ppo
     import rlrecipes.stages.reward

@@ -351,10 +351,10 @@ def test_a_kill_at_any_moment_of_closing_leaves_the_old_stage_or_the_new_one_and
         run.recover()
         content = (run.stage("reward") / "adapter").read_text()
         contents.append(content)
-        above = [stage for stage in ("ppo", "evaluate", "report") if run.done(stage)]
+        above = [stage for stage in ("ppo", "answers", "evaluate", "report") if run.done(stage)]
         assert run.done("sft")
         assert run.done("reward")
-        assert above == (["ppo", "evaluate", "report"] if content == "old" else [])
+        assert above == (["ppo", "answers", "evaluate", "report"] if content == "old" else [])
         if content == "new":
             assert sorted(path.name for path in run.stage("reward").iterdir()) == ["adapter", "done.json"]
     assert contents == sorted(contents, reverse=True), "first the old one, then the new one"

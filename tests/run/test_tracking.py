@@ -159,7 +159,7 @@ def test_a_stage_is_one_run_in_the_group_of_its_recipe(tmp_path, started):
 def test_a_trial_of_a_sweep_is_the_run_that_the_agent_names_and_only_its_evaluation(tmp_path, started, monkeypatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "s")
     monkeypatch.setenv("WANDB_RUN_ID", "abc")
-    for stage in ("ppo", "evaluate", "report"):
+    for stage in ("ppo", "answers", "evaluate", "report"):
         with tracked(*translation(tmp_path, "offline"), stage, tmp_path, {}):
             pass
     assert [(call["job_type"], call["id"]) for call in started.calls] == [("evaluate", "abc")]

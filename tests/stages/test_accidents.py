@@ -22,7 +22,7 @@ def test_no_stage_closes_with_a_weight_that_is_no_number(stage, finished, home, 
     folder = home / "runs" / "broken" / "translation"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(finished, folder)
-    for later in ("sft", "reward", "ppo", "evaluate", "report")[("sft", "reward", "ppo").index(stage) :]:
+    for later in ("sft", "reward", "ppo", "answers", "evaluate", "report")[("sft", "reward", "ppo").index(stage) :]:
         shutil.rmtree(folder / later)
 
     def run(job, model_name, draft, tracker):
@@ -41,7 +41,7 @@ def test_what_a_stage_warns_of_is_on_the_console_in_its_record_and_on_the_report
     folder = home / "runs" / "warned" / "translation"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(finished, folder)
-    for stage in ("ppo", "evaluate", "report"):
+    for stage in ("ppo", "answers", "evaluate", "report"):
         shutil.rmtree(folder / stage)
     monkeypatch.setattr("rlrecipes.stages.ppo.faults", lambda rows: [f"PPO broke after {len(rows)} rows"])
     assert main(["run", "translation", "--run", "warned", "--data", "pairs.jsonl", *SMALLEST]) == 0

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -22,10 +23,10 @@ def toy(monkeypatch):
 
     stages, policies = dict(STAGES), dict(POLICIES)
     POLICIES["toy"] = Policy("Toy", "toy", "toy", over="sft", training="by hand")
-    report, evaluate = STAGES.pop("report"), STAGES.pop("evaluate")
+    later = {name: STAGES.pop(name) for name in ("answers", "evaluate", "report")}
     STAGES["toy"] = Stage("a copy of SFT", stands_on=("sft",))
-    STAGES["evaluate"] = Stage(evaluate.help, (*evaluate.stands_on, "toy"), evaluate.tables, evaluate.phases)
-    STAGES["report"] = report
+    later["answers"] = replace(later["answers"], stands_on=(*later["answers"].stands_on, "toy"))
+    STAGES.update(later)
     monkeypatch.setitem(sys.modules, "rlrecipes.stages.toy", SimpleNamespace(run=run))
     yield
     for table, rows in ((STAGES, stages), (POLICIES, policies)):
@@ -34,9 +35,10 @@ def toy(monkeypatch):
 
 
 def test_a_stage_stands_on_what_its_stages_stand_on():
-    assert below("evaluate") == ["sft", "reward", "judge", "ppo"]
+    assert below("evaluate") == ["sft", "reward", "judge", "ppo", "answers"]
+    assert below("answers") == ["sft", "reward", "ppo"]
     assert below("sft") == []
-    assert above("reward") == ["ppo", "evaluate", "report"]
+    assert above("reward") == ["ppo", "answers", "evaluate", "report"]
 
 
 def test_a_new_stage_and_its_policy_run_and_are_judged_shown_talked_to_and_exported(toy, home, capsys, monkeypatch):
