@@ -128,11 +128,13 @@ POEMS = (
     *("sft.per_device_train_batch_size=8", "sft.max_steps=800", "sft.learning_rate=2e-3", "ppo.temperature=0.4"),
     *("ppo.response_length=75", "ppo.total_episodes=1536", "ppo.kl_coef=0.005", "ppo.num_mini_batches=2"),
 )
+RATINGS = ("base.vocab_size=768", "base.max_steps=400", "sft.max_steps=50", "reward.max_steps=50")
 """The settings of docs/reward-models.md, chosen on training rows."""
 REAL: Mapping[str, tuple[str, str, str | None, tuple[str, ...]]] = {
     "sentiment, stories260k": ("text_generation", SENTIMENT, "stories260k", ()),
     "sentiment, SmolLM2-135M-Instruct": ("text_generation", SENTIMENT, "SmolLM2-135M-Instruct", ()),
     "poems": ("text_generation", "poems.jsonl", None, POEMS),
+    "ratings": ("translation", "ratings.jsonl", None, RATINGS),
     "translation, stories260k": ("translation", "translation.jsonl", "stories260k", ()),
     "question answering, stories260k": ("question_answering", "qa.jsonl", "stories260k", ()),
     "dialogue, stories260k": ("dialogue", "dialogue.jsonl", "stories260k", ()),
