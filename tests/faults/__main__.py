@@ -2,8 +2,8 @@
 
     PYTHONPATH=.:tests python -m faults --folder runs/faults --kinds files,options
 
-It may be stopped at any moment: what has been tried stands in `<folder>/outcomes.jsonl`, and the same command goes on.
-Exit status 0: nothing fell.
+Kinds run side by side, one on a core. It may be stopped at any moment: what has been tried stands in `<folder>/<kind>.jsonl`,
+and the same command goes on. Exit status 0: nothing fell.
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from faults import files, flips, killed, options, settings, writes
 from faults.attempt import Outcome
 
 KINDS: dict[str, Callable[[Path, set[str]], Iterator[Outcome]]] = {
-    "files": files.outcomes,
-    "options": options.outcomes,
+    "writes": writes.outcomes,
     "settings": settings.outcomes,
     "kills": killed.outcomes,
     "flips": flips.outcomes,
-    "writes": writes.outcomes,
+    "options": options.outcomes,
+    "files": files.outcomes,
 }
-"""What tries the cases of a kind, but for those with the names given; its folder is its own."""
+"""What tries the cases of a kind, but for those with the names given; its folder is its own. The longest are first."""
 RESULTS = {"told": "told", "same": "same bytes", "changed": "other bytes", "fell": "fell"}
 
 
@@ -35,21 +38,36 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("runs/faults"))
     parser.add_argument("--kinds", default=",".join(KINDS))
     arguments = parser.parse_args()
-    record = arguments.folder.resolve() / "outcomes.jsonl"
-    record.parent.mkdir(parents=True, exist_ok=True)
-    outcomes = tried(record)
-    for kind in arguments.kinds.split(","):
-        folder = record.parent / kind
-        folder.mkdir(exist_ok=True)
-        done = {outcome.case for outcome in outcomes if outcome.kind == kind}
-        for outcome in KINDS[kind](folder, done):
-            outcomes.append(outcome)
-            with record.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
-            if outcome.result == "fell":
-                print(f"{kind}: {outcome.case}: {outcome.detail}", flush=True)
+    folder, kinds = arguments.folder.resolve(), arguments.kinds.split(",")
+    folder.mkdir(parents=True, exist_ok=True)
+    if whole := len(kinds) == 1:
+        try_all(kinds[0], folder)
+    else:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            whole = all([*pool.map(lambda kind: try_apart(kind, folder), kinds)])
+    outcomes = [outcome for kind in kinds for outcome in tried(folder / f"{kind}.jsonl")]
     print(table(outcomes))
-    return 1 if any(outcome.result == "fell" for outcome in outcomes) else 0
+    return 0 if whole and not any(outcome.result == "fell" for outcome in outcomes) else 1
+
+
+def try_apart(kind: str, folder: Path) -> bool:
+    """Tries a kind in a process of its own, with one thread; whether that came to its end without a fall."""
+    command = [sys.executable, "-m", "faults", "--folder", str(folder), "--kinds", kind]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    print("".join(f"{line}\n" for line in ended.stdout.splitlines() if not line.startswith("|")), end="", flush=True)
+    return ended.returncode == 0
+
+
+def try_all(kind: str, folder: Path) -> None:
+    """Tries all of a kind that was not tried yet."""
+    record, place = folder / f"{kind}.jsonl", folder / kind
+    place.mkdir(exist_ok=True)
+    for outcome in KINDS[kind](place, {outcome.case for outcome in tried(record)}):
+        with record.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+        if outcome.result == "fell":
+            print(f"{kind}: {outcome.case}: {outcome.detail}", flush=True)
 
 
 def tried(record: Path) -> list[Outcome]:
