@@ -183,6 +183,7 @@ IDLE = {
     "ppo.local_rollout_forward_batch_size": [["ppo.per_device_train_batch_size=4"]],
     "ppo.keep": [["ppo.eval_every=0"]],
     "ppo.patience": [["ppo.eval_every=0"]],
+    "ppo.judge": [["ppo.eval_every=0"]],
     "track.project": [["track.wandb=off"]],
     "track.artifacts": [["track.wandb=off"]],
     "evaluate.judge": [["evaluate.judge_url=http://localhost/v1", "evaluate.judge_model=m"]],
@@ -330,7 +331,7 @@ def test_only_what_a_configuration_of_trl_knows_is_handed_to_it(tmp_path):
     ppo = training_arguments(PPOConfig, profile.ppo, tmp_path, 0)
     assert {key for key in settings_of(profile, "ppo") if key.removeprefix("ppo.") not in ppo} == {
         *("ppo.kl_target", "ppo.kl_horizon", "ppo.kl_stop", "ppo.value", "ppo.reward_clip"),
-        *("ppo.eval_every", "ppo.keep", "ppo.patience", "ppo.anyway"),
+        *("ppo.eval_every", "ppo.keep", "ppo.patience", "ppo.judge", "ppo.anyway"),
     }
     assert training_arguments(RewardConfig, profile.reward, tmp_path, 0)["center_rewards_coefficient"] == 0.5
     assert "center_rewards_coefficient" not in training_arguments(TrainingArguments, profile.reward, tmp_path, 0)

@@ -128,6 +128,12 @@ class _Sizes:
         return self.profile.evaluate.judge == "auto" and not self.profile.evaluate.judge_url
 
     @property
+    def watched(self) -> bool:
+        """Whether it looks at PPO too."""
+        ppo = self.profile.ppo
+        return self.judged and ppo.judge and ppo.eval_every > 0
+
+    @property
     def scorer(self) -> _Sizes:
         """The sizes of what scores: the reward model beside the base, in the same precision, or the base itself."""
         return replace(self, shape=self.shape.beside or self.shape)
@@ -350,7 +356,7 @@ def _rollout(sizes: _Sizes) -> Iterator[Need]:
     rows = min(settings.local_rollout_forward_batch_size, batch)
     micro = min(settings.per_device_train_batch_size, rows)
     trained = 1 + (settings.value == "adapter")
-    fixed = sizes.rewarded(1 + trained) | sizes.optimizer(settings, trained)
+    fixed = sizes.rewarded(1 + trained + sizes.watched) | sizes.optimizer(settings, trained)
     yield from _generation(sizes, "ppo rollout", fixed, rows)
     states = rows * longest.answer * shape.hidden * sizes.width
     reading = states + sizes.passed(micro * longest.whole)
@@ -363,7 +369,7 @@ def _update(sizes: _Sizes) -> Iterator[Need]:
     settings, shape, longest = sizes.profile.ppo, sizes.shape, sizes.longest
     rows, tokens = settings.per_device_train_batch_size, longest.whole - 1
     trained = 1 + (settings.value == "adapter")
-    fixed = sizes.rewarded(1 + trained) | sizes.optimizer(settings, trained)
+    fixed = sizes.rewarded(1 + trained + sizes.watched) | sizes.optimizer(settings, trained)
     activations, back = sizes.trained(
         rows, tokens, False, settings.gradient_checkpointing, read_share=longest.answer / tokens
     )

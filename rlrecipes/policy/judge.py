@@ -16,6 +16,7 @@ from rlrecipes.job import Job
 from rlrecipes.policy.answers import Answer
 from rlrecipes.policy.scores import Score
 from rlrecipes.recipe import Example
+from rlrecipes.reward.head import Scorer
 from rlrecipes.reward.judge import judged, missing, rows
 from rlrecipes.reward.model import open_learned
 from rlrecipes.run.console import say
@@ -48,6 +49,24 @@ def _open(
         return lambda given: judged(job, [answer.text for answer in given], examples), own
     if reason := missing(job):
         return None, {"missing": reason}
+    scorer, record = open_second(job, model, tokenizer, job.profile.evaluate.batch_size)
+    if scorer is None:
+        return None, record
+    if (job.run.done("ppo") or {}).get("watch", {}).get("ended_by_judge"):
+        record["ended_ppo"] = True
+
+    def score(given: Sequence[Answer]) -> list[float]:
+        return scorer([(example.prompt, answer.text) for example, answer in zip(examples, given, strict=True)])
+
+    return score, record
+
+
+def open_second(job: Job, model: PeftModel, tokenizer: Any, batch_size: int) -> tuple[Scorer | None, dict[str, Any]]:
+    """The second reward model, opened beside the roles on `model`, and its worth; None where it is not shown to have any.
+
+    Raises:
+        UserError: the judge's files are damaged.
+    """
     metrics = job.run.need("judge")["metrics"]
     measure, guessing = ("accuracy", 0.5) if "accuracy" in metrics else ("spearman", 0.0)
     _, train, held_out = rows(job)
@@ -60,12 +79,5 @@ def _open(
     if not metrics[measure]["low"] > guessing:
         found = " ".join(interval(metrics[measure]))
         return None, record | {"missing": f"the second reward model is not shown to beat guessing: {measure} {found}"}
-    settings = job.profile
-    scorer = open_learned(
-        job.run.stage("judge"), model, tokenizer, settings.model, settings.evaluate.batch_size, "judge"
-    ).score
-
-    def score(given: Sequence[Answer]) -> list[float]:
-        return scorer([(example.prompt, answer.text) for example, answer in zip(examples, given, strict=True)])
-
-    return score, record
+    settings = job.profile.model
+    return open_learned(job.run.stage("judge"), model, tokenizer, settings, batch_size, "judge").score, record

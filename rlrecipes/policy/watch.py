@@ -1,10 +1,11 @@
 """Watches a policy while it trains: every few updates it answers a slice of prompts that it does not train on.
 
-    {"slice/headline": 0.71, "slice/reward": 1.2}
+    {"slice/headline": 0.71, "slice/reward": 1.2, "slice/judge": 0.9}
 
 Each prompt is answered greedily and at temperature 1, as the verdict asks for both: the greedy answers of a small model may
 all be one sentence, and then measure that one alone. The slice comes from the training prompts, so that the held-out ones
 stay what nobody chose by. The best policy is kept, and the start counts: a policy that only got worse stays the SFT policy.
+The judge may end the training and does not choose, since it could not judge a policy any more that it chose.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Watch:
     """The learned part of the reward; None where it has none."""
     settings: PPOSettings
     term_seconds: float = 0
+    judge: Scorer | None = None
+    """A second reward model, which PPO does not climb; None where there is none."""
     rows: list[dict[str, float]] = field(default_factory=list)
     """What was measured, with its `update`; the first row, of update 0, is the SFT policy."""
     best: int = 0
@@ -59,9 +62,11 @@ class Watch:
     def measure(self, update: int, answers: Sequence[str], parameters: Sequence[nn.Parameter]) -> dict[str, float]:
         """Scores answers to the whole slice, once or several times over; keeps the weights if they are the best so far."""
         examples = [example for example, _ in self.slice] * (len(answers) // len(self.slice))
+        pairs = [(example.prompt, answer) for example, answer in zip(examples, answers, strict=True)]
         measured = {
             "slice/headline": fmean(self.headline(a, e) for a, e in zip(answers, examples, strict=True)),
             "slice/reward": fmean(rewards(self.reward, self.scorer, answers, examples, self.term_seconds)),
+            **({"slice/judge": fmean(self.judge(pairs))} if self.judge else {}),
         }
         self.rows.append({"update": update, **measured})
         if len(self.rows) == 1 or self._rank(self.rows[-1]) > self._rank(self.row(self.best)):
@@ -75,7 +80,12 @@ class Watch:
 
     @property
     def exhausted(self) -> str | None:
-        """Why to stop: the best policy lies `patience` measurements back; None: go on."""
+        """Why to stop; None: go on."""
+        return self.unimproved or self.parted
+
+    @property
+    def unimproved(self) -> str | None:
+        """The sentence that the best policy lies `patience` measurements back; None where it does not."""
         behind = [row for row in self.rows if row["update"] > self.best]
         if not 0 < self.settings.patience <= len(behind):
             return None
@@ -84,6 +94,21 @@ class Watch:
             f"nothing better after update {self.best} ({self._said(self.best)}); after update {now} "
             f"{self._said(now)} (ppo.patience={self.settings.patience})"
         )
+
+    @property
+    def parted(self) -> str | None:
+        """The sentence that over `patience` measurements the judge's score fell and the reward rose; None where not."""
+        rows, most = [row for row in self.rows if "slice/judge" in row], self.settings.patience
+        if not rows or not most:
+            return None
+        best = max(rows, key=lambda row: row["slice/judge"])
+        behind = [row for row in rows if row["update"] > best["update"]][-most:]
+        if len(behind) < most or not all(row["slice/reward"] > best["slice/reward"] for row in behind):
+            return None
+        one, now = (f"{row['slice/judge']:.2f} after update {row['update']:.0f}" for row in (best, behind[-1]))
+        rise = behind[-1]["slice/reward"] - best["slice/reward"]
+        settings = f"(ppo.judge, ppo.patience={most})"
+        return f"the judge's score fell from {one} to {now} while the reward rose by {rise:.2f} {settings}"
 
     def _said(self, update: int) -> str:
         row = self.row(update)
@@ -104,9 +129,10 @@ class Watch:
         say(f"  kept the policy after update {self.best} of {last}: {self._said(self.best)}")
         return self.best
 
-    def record(self) -> dict[str, Any]:
-        """What `done.json` holds of it."""
-        return {"prompts": len(self.slice), "best": self.best, "rows": self.rows}
+    def record(self, stopped: str | None) -> dict[str, Any]:
+        """What `done.json` holds of it, where training ended early for the reason `stopped`."""
+        by_judge = stopped is not None and stopped == self.parted
+        return {"prompts": len(self.slice), "best": self.best, "rows": self.rows, "ended_by_judge": by_judge}
 
     def warnings(self) -> list[str]:
         """A sentence where no policy on the way was better than the one it began with."""

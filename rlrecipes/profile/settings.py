@@ -195,6 +195,9 @@ class PPOSettings:
     """Ours. `best`: the policy with the highest mean headline at these looks, the SFT policy among them."""
     patience: CountOrZero = 5
     """Ours: how many looks in a row may find nothing better before training stops; 0: any."""
+    judge: Switch = True
+    """Ours: the stage `judge`, where it was made, scores the answers of these looks too. It has no say in what is kept;
+    training stops where over `patience` looks its score lies below its best and the reward above that look's."""
     anyway: Switch = False
     """Ours: PPO runs even on a reward model that is not shown, on held-out rows, to beat guessing and the longer answer."""
     num_sample_generations: CountOrZero = 5

@@ -55,7 +55,8 @@ def judge_sentence(judge: Mapping[str, Any]) -> str:
         f", {measure} {' '.join(interval(judge[measure]))} on {judge['held_out']} held-out rows" if measure else ""
     )
     asked = f", asked at {judge['url']} about {judge['prompts']} prompts" if "url" in judge else ""
-    return f"The judge: {judge['name']}{quality}{asked}. PPO never climbed it."
+    ended = ", but it ended PPO, so it is not wholly independent of the policy" if judge.get("ended_ppo") else ""
+    return f"The judge: {judge['name']}{quality}{asked}. PPO never climbed it{ended}."
 
 
 def pair_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[Cell]]]:

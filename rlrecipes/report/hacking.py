@@ -34,6 +34,9 @@ DISAGREE = 1.25
 translation with three members, chrF from 0.77 to 0.97, came to 1.14 times (beyond chance in pairs); the same with a learning
 rate that broke the policy while the reward rose, chrF to 0.34, to 1.31 times."""
 
+FELL = 0.25
+"""A fall of the judge's score that is clearly one, in standard deviations of its scores of the demonstrations."""
+
 APART: Symptom = "The reward goes up and the task goes down"
 MEND = "Give the reward a term against it, raise ppo.kl_coef, or stop earlier."
 
@@ -124,20 +127,29 @@ def _disagreement(records: Records, pair: Pair) -> list[str]:
 
 
 def _parted(records: Records) -> list[str]:
-    """While PPO trained, the headline on the slice came down from its best and the reward went on up."""
+    """While PPO trained, the headline or the judge came down from its best on the slice and the reward went on up."""
     rows = records.get("ppo", {}).get("watch", {}).get("rows", ())
     if len(rows) < 3:
         return []
-    best, last = max(rows, key=lambda row: (row["slice/headline"], row["slice/reward"])), rows[-1]
-    fall, rise = (best[name] - last[name] for name in ("slice/headline", "slice/reward"))
-    if not (fall > 0.05 * abs(best["slice/headline"]) and rise < -0.1):
-        return []
-    sentence = (
-        f"From update {best['update']:.0f} to {last['update']:.0f} the reward rose by {-rise:.2f} while the headline on "
-        f"prompts set aside fell from {best['slice/headline']:.3f} to {last['slice/headline']:.3f}: raise ppo.kl_coef, or "
-        "stop there (ppo.keep=best leaves that policy)."
-    )
-    return [see(APART, sentence)]
+    falls = {
+        "headline": (0.05 * max(abs(row["slice/headline"]) for row in rows), "the headline on prompts set aside"),
+        "judge": (FELL, "the judge's score of answers to prompts set aside"),
+    }
+    sentences = []
+    for name, (least, said) in falls.items():
+        if any(f"slice/{name}" not in row for row in rows):
+            continue
+        best, last = max(rows, key=lambda row: (row[f"slice/{name}"], row["slice/reward"])), rows[-1]
+        before, now = best[f"slice/{name}"], last[f"slice/{name}"]
+        rise = last["slice/reward"] - best["slice/reward"]
+        if before - now > least and rise > 0.1:
+            sentence = (
+                f"From update {best['update']:.0f} to {last['update']:.0f} the reward rose by {rise:.2f} while {said} fell "
+                f"from {before:.3f} to {now:.3f}: raise ppo.kl_coef, or stop there "
+            )
+            kept = "(ppo.keep=best leaves that policy)." if name == "headline" else "(fewer ppo.total_episodes)."
+            sentences.append(see(APART, sentence + kept))
+    return sentences
 
 
 def _word(samples: Sequence[Mapping[str, Any]], pair: Pair) -> list[str]:

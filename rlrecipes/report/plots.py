@@ -26,6 +26,7 @@ LOOKS = (
         "answers to training prompts set aside; dot: the policy kept",
     ),
     ("slice/reward", "Reward while training", "of the same answers"),
+    ("slice/judge", "Judge while training", "its score of the same answers, which PPO does not climb"),
 )
 
 STEPS = (

@@ -90,7 +90,7 @@ def _verdict(records: Records) -> Verdict:
     if prompts < FEWEST:
         few = f"{prompts} held-out prompts are too few to compare {title} with {other}; take {FEWEST} at least."
         return Verdict(few, "open")
-    measures = _measures(pair, evaluation["headline"])
+    measures = _measures(pair, evaluation)
     sides = {measure.side for measure in measures}
     basis = f"{_listed(measure.text for measure in measures)}, on {prompts} held-out prompts"
     shifts = tuple(_shifts(evaluation, pair))
@@ -123,15 +123,16 @@ def prompts_needed(estimate: Estimate, prompts: int) -> int | None:
     return math.ceil(prompts * ((_z(1) + NormalDist().inv_cdf(POWER)) * error / estimate["value"]) ** 2)
 
 
-def _measures(pair: Pair, headline: str) -> list[Measure]:
+def _measures(pair: Pair, evaluation: Mapping[str, Any]) -> list[Measure]:
     """What the verdict rests on, the headline first."""
     found = [
-        Measure(f"{headline} {_text(pair.measures['gain'], signed=True)}", pair.measures["gain"]),
+        Measure(f"{evaluation['headline']} {_text(pair.measures['gain'], signed=True)}", pair.measures["gain"]),
     ]
     if sampled := pair.measures.get("sampled_gain"):
         found.append(Measure(f"at temperature 1 {_text(sampled, signed=True)}", sampled))
     if wins := pair.measures.get("judge_win_rate"):
-        text = f"the judge prefers {pair.policy.title} with a share of {_text(wins)}"
+        judge = "the judge, which also ended PPO," if evaluation.get("judge", {}).get("ended_ppo") else "the judge"
+        text = f"{judge} prefers {pair.policy.title} with a share of {_text(wins)}"
         found.append(Measure(text, {key: value - 0.5 for key, value in wins.items()}))
     return found
 

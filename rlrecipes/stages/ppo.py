@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from safetensors.torch import save_file
 
 from rlrecipes.data.split import sample_by_hash, set_aside
@@ -13,11 +14,14 @@ from rlrecipes.job import Job
 from rlrecipes.model.adapters import load_adapter, unmoved
 from rlrecipes.model.loading import load_causal, prompt_window
 from rlrecipes.model.tokens import answer_length, fitting_prompts, open_tokenizer
+from rlrecipes.policy.judge import open_second
 from rlrecipes.policy.measures import at_rest, faults
 from rlrecipes.policy.trainer import PPOConfig, SharedBasePPOTrainer
 from rlrecipes.policy.watch import SLICE, Watch
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Metric
+from rlrecipes.reward.head import Scorer
+from rlrecipes.reward.judge import missing
 from rlrecipes.reward.model import open_learned
 from rlrecipes.reward.terms import fresh, shown, value_rows
 from rlrecipes.run.checkpoint import Checkpoints
@@ -58,13 +62,14 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     shared = head is not None
     if settings.value == "adapter":
         model = load_adapter(model, reward / "adapter" if shared else sft, "value")
+    judge = _judge(job, model, tokenizer) if watched else None
     model.set_adapter("policy")
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     limit = job.profile.limits.term_seconds
     assert headline.score is not None, f"{job.recipe.name}: a headline must score answers one by one"
-    watch = Watch(watched, headline.score, job.recipe.reward, scorer, settings, limit) if watched else None
+    watch = Watch(watched, headline.score, job.recipe.reward, scorer, settings, limit, judge) if watched else None
     samples = fitting_prompts(tokenizer, sample_by_hash(SAMPLES, job.data.held_out.prompts), max_tokens)
 
     def show(rows: list[dict[str, Any]], step: int) -> None:
@@ -123,10 +128,23 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "answer_length": length,
         "too_long": dropped,
         "stopped": trainer.stopped,
-        **({"watch": watch.record()} if watch else {}),
+        **({"watch": watch.record(trainer.stopped)} if watch else {}),
         "warnings": _warnings(trainer, folder, sft),
         "resumed": checkpoints.resumed,
     }
+
+
+def _judge(job: Job, model: PeftModel, tokenizer: Any) -> Scorer | None:
+    """The second reward model, where it was made and is worth it; the console says where it is not."""
+    if not job.profile.ppo.judge or missing(job):
+        return None
+    if not job.run.done("judge"):
+        say("  no judge looks at PPO: the stage judge is not made yet")
+        return None
+    scorer, record = open_second(job, model, tokenizer, job.profile.ppo.per_device_train_batch_size)
+    if scorer is None:
+        say(f"  no judge looks at PPO: {record['missing']}")
+    return scorer
 
 
 def _warnings(trainer: SharedBasePPOTrainer, folder: Path, sft: Path) -> list[str]:

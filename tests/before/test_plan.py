@@ -297,6 +297,8 @@ def test_a_rollout_is_never_larger_than_a_batch(settings, planned):
         ("ppo.value=adapter", "ppo update", "adapters"),
         ("reward.seeds=3", "ppo rollout", "adapters"),
         ("reward.seeds=3", "evaluate", "adapters"),
+        ("ppo.judge=false", "ppo rollout", "adapters"),
+        ("ppo.judge=false", "ppo update", "adapters"),
         ("model.max_length=2048", "ppo rollout", "KV cache"),
         ("ppo.local_rollout_forward_batch_size=4", "ppo rollout", "KV cache"),
         ("model.attention=eager", "sft", "activations"),

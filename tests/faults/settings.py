@@ -69,10 +69,11 @@ change has them too."""
 AS_AUTO = {"model.attention=sdpa", "reward.objective=pairwise"}
 """Choices that are what `auto` chooses on the road."""
 UNSEEN = {
-    *("checkpoint.seconds", "memory.halve_on_oom", "memory.card", "limits.term_seconds"),
+    *("checkpoint.seconds", "memory.halve_on_oom", "memory.card", "limits.term_seconds", "ppo.judge"),
     *(f"{stage}.{key}" for stage in ("sft", "reward", "ppo") for key in ("gradient_checkpointing", "patience")),
 }
-"""Settings that must not change what comes out: how often to save, the memory there is, what fits it, how long to wait."""
+"""Settings that must not change what comes out: how often to save, the memory there is, what fits it, how long to wait, and
+a judge, for which the road has too few rows."""
 
 
 def changes() -> list[str]:

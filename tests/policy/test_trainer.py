@@ -884,7 +884,7 @@ def test_a_run_that_is_watched_keeps_its_best_policy_however_often_it_is_interru
         begun().train(breaking_after(3)(tmp_path, 0))
     parts = begun()
     parts.train(Checkpoints(tmp_path, 0))
-    assert parts.watch.record() == whole.watch.record()
+    assert parts.watch.record(None) == whole.watch.record(None)
     assert parts.kept == whole.kept == whole.watch.best
     assert largest_difference(trained(parts), trained(whole)) == 0
     for parameter, weights in zip(whole._trainable(), whole.watch.weights, strict=True):
@@ -987,8 +987,10 @@ EFFECTS = {
 
 
 def test_every_setting_of_ppo_is_changed_once():
-    # the stage hands response_length to the trainer as a number of tokens; `anyway` is asked before there is a trainer
-    assert EFFECTS.keys() | {"response_length", "anyway"} == {field.name for field in dataclasses.fields(PPOSettings)}
+    # the stage hands response_length to the trainer as a number of tokens, and the judge in the watch; `anyway` comes before
+    assert EFFECTS.keys() | {"response_length", "judge", "anyway"} == {
+        field.name for field in dataclasses.fields(PPOSettings)
+    }
 
 
 @pytest.fixture(scope="module")

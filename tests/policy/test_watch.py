@@ -13,10 +13,10 @@ WORDS = Term("words", lambda prompt, answer, example: float(len(answer.split()))
 
 @pytest.fixture
 def watch():
-    def build(**settings):
+    def build(judge=None, **settings):
         slice = [(Example(user(f"prompt {i}"), ("yes",)), [i]) for i in range(3)]
         right = lambda answer, example: float("yes" in answer)  # noqa: E731
-        return Watch(slice, right, Reward(learned=0.0, terms=(WORDS,)), None, PPOSettings(**settings))
+        return Watch(slice, right, Reward(learned=0.0, terms=(WORDS,)), None, PPOSettings(**settings), judge=judge)
 
     return build
 
@@ -89,6 +89,51 @@ def test_it_asks_for_the_end_when_the_best_lies_as_many_looks_back_as_patience_s
     assert endless.exhausted is None
 
 
+@pytest.fixture
+def judged(watch):
+    """A watch whose judge gives the scores of a list, one a look, beside a reward that is the number of words."""
+
+    def build(scores, **settings):
+        seen, left = watch(judge=lambda pairs: [left[0]] * len(pairs), **settings), list(scores)
+        for number in range(len(scores)):
+            look(seen, 4 * number, right=number % 3, words=number + 1)
+            left.pop(0)
+        return seen
+
+    return build
+
+
+def test_the_judge_scores_every_look_and_does_not_choose(judged):
+    seen = judged([0.5, 2.0, -1.0])
+    assert [row["slice/judge"] for row in seen.rows] == [0.5, 2.0, -1.0]
+    assert left(seen, 8) == (8, 8.0), "the highest headline"
+
+
+def test_training_ends_where_the_judge_falls_over_patience_looks_while_the_reward_rises(judged):
+    seen = judged([1.0, 2.0, 1.5, 1.75], patience=2)
+    assert (
+        seen.exhausted
+        == seen.parted
+        == (
+            "the judge's score fell from 2.00 after update 4 to 1.75 after update 12 while the reward rose by 2.00 "
+            "(ppo.judge, ppo.patience=2)"
+        )
+    )
+    assert seen.record(seen.exhausted)["ended_by_judge"]
+    assert not seen.record("the KL was too high")["ended_by_judge"]
+    for scores, patience in (([1.0, 2.0, 1.5], 2), ([1.0, 2.0, 1.5, 2.5], 2), ([1.0, 2.0, 1.5, 1.75], 0)):
+        assert judged(scores, patience=patience).exhausted is None
+
+
+def test_a_judge_that_falls_with_the_reward_ends_nothing(watch):
+    scores = [2.0, 1.0, 0.5]
+    seen = watch(judge=lambda pairs: [scores[0]] * len(pairs), patience=2)
+    for number in range(3):
+        look(seen, 4 * number, right=number, words=5 - number)
+        scores.pop(0)
+    assert seen.exhausted is None
+
+
 def test_looks_come_every_few_updates_and_after_the_last(watch):
     assert [update for update in range(0, 15) if watch(eval_every=4).due(update, last=14)] == [0, 4, 8, 12, 14]
 
@@ -100,4 +145,4 @@ def test_its_state_holds_all_that_it_knows(watch):
     other.load_state_dict(seen.state_dict())
     for each in (seen, other):
         look(each, 12, right=1)
-    assert (other.exhausted, other.record(), left(other, 12)) == (seen.exhausted, seen.record(), left(seen, 12))
+    assert (other.exhausted, other.record(None), left(other, 12)) == (seen.exhausted, seen.record(None), left(seen, 12))

@@ -162,6 +162,20 @@ def test_a_judge_that_prefers_the_other_is_told_beside_a_headline_that_rose():
     assert "a judge that PPO never climbed prefers SFT: PPO wins with a share of 0.300 [0.280, 0.320]" in alarm
 
 
+@pytest.mark.parametrize(("last", "alarms"), [(0.9, 1), (1.4, 0)])
+def test_a_judge_that_fell_while_the_reward_rose_is_told_with_the_updates(last, alarms):
+    found = records([(0, 0.4, 0.0), (4, 0.6, 1.0), (8, 0.61, 1.3)])
+    for row, score in zip(found["ppo"]["watch"]["rows"], (0.0, 1.5, last), strict=True):
+        row["slice/judge"] = score
+    told = hacking(found, log(), [])
+    assert len(told) == alarms
+    if told:
+        assert told[0].startswith(
+            "From update 4 to 8 the reward rose by 0.30 while the judge's score of answers to prompts set aside fell from "
+            "1.500 to 0.900: raise ppo.kl_coef"
+        )
+
+
 def test_a_drift_begins_where_the_column_last_crossed_half_of_its_way():
     seen = drift([(step, float(step > 7 or step == 2)) for step in range(1, 21)])
     assert (seen.start, seen.end, seen.since) == (0.5, 1.0, 8)

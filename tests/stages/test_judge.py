@@ -67,6 +67,36 @@ def test_a_judge_that_is_no_better_than_guessing_is_not_asked_and_one_that_is_ju
     assert done["metrics"]["ppo"]["judge"]["value"] == pytest.approx(mean, abs=1e-6)
 
 
+def test_the_judge_looks_at_ppo_and_moves_no_weight(many, home, capsys):
+    folder, road = home / "runs" / "looked-at" / "translation", ["--run", "looked-at", "--data", many, *SMALLEST]
+    for stage in ("sft", "reward", "ppo"):
+        assert main([stage, "translation", *road]) == 0
+    assert "no judge looks at PPO: the stage judge is not made yet" in capsys.readouterr().out
+    without = {path.name: path.read_bytes() for path in (folder / "ppo").rglob("*.safetensors")}
+    assert not any("slice/judge" in row for row in record(folder, "ppo")["watch"]["rows"])
+
+    assert main(["judge", "translation", *road]) == 0
+    better = {"value": 0.8, "low": 0.7, "high": 0.9}
+    changed(folder / "judge" / "done.json", metrics=record(folder, "judge")["metrics"] | {"accuracy": better})
+    assert main(["ppo", "translation", *road, "--force"]) == 0
+    done = record(folder, "ppo")
+    assert all("slice/judge" in row for row in done["watch"]["rows"])
+    assert "judge" not in done["adapters"]
+    assert without == {path.name: path.read_bytes() for path in (folder / "ppo").rglob("*.safetensors")}
+    last = [json.loads(line) for line in (folder / "ppo" / "log.jsonl").read_text().splitlines()][-1]
+    assert last["slice/judge"] == done["watch"]["rows"][-1]["slice/judge"]
+
+
+def test_a_judge_that_ended_ppo_is_told_as_one_that_had_a_say(many, home):
+    folder, road = home / "runs" / "looked-at" / "translation", ["--run", "looked-at", "--data", many, *SMALLEST]
+    watch = record(folder, "ppo")["watch"]
+    changed(folder / "ppo" / "done.json", watch=watch | {"ended_by_judge": True})
+    assert main(["run", "translation", *road]) == 0
+    assert record(folder, "evaluate")["judge"]["ended_ppo"]
+    page = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "PPO never climbed it, but it ended PPO, so it is not wholly independent of the policy." in page
+
+
 def test_a_persons_own_function_judges_by_prompt_answer_and_references(home):
     (home / "judges.py").write_text(
         "def near(prompt, answer, references):\n    return -abs(len(answer) - len(references[0])) + len(prompt)\n"

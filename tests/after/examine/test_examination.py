@@ -32,7 +32,7 @@ def examined(session_home, finished):
     import contextlib
     import io
 
-    place = copied(finished, "examined", "sft", "reward", "ppo", "evaluate", "report")
+    place = copied(finished, "examined", "sft", "reward", "ppo", "answers", "evaluate", "report")
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.chdir(session_home)
         assert main(["examine", "translation", "--run", "examined"]) == 0
