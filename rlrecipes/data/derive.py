@@ -13,7 +13,7 @@ from statistics import mean, median
 from typing import NamedTuple
 
 from rlrecipes.data.readers import Record
-from rlrecipes.data.split import canonical
+from rlrecipes.data.split import canonical, halves
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import Comparison, Example, Prompt, Rating, Recipe, Service, Split
 from rlrecipes.text import quoted, shortened
@@ -46,10 +46,14 @@ def grading_of(parts: Sequence[Part]) -> Grading | None:
     return Grading(several, above_lowest if several else max(above_lowest, middle))
 
 
-def derive(recipe: Recipe, parts: Sequence[Part], grading: Grading | None) -> tuple[Split, Counts]:
+def derive(
+    recipe: Recipe, parts: Sequence[Part], grading: Grading | None, held_out: bool = False
+) -> tuple[Split, Counts]:
     """One split of all sources, and the counts of what it lacked and what was derived within it.
 
-    The training rows and the held-out rows go through here apart: nothing but the grading passes from one to the other.
+    The training rows and the held-out rows go through here apart: nothing but the grading passes from one to the other. Of
+    held-out comparisons one half trains the judge and the other measures it, so an answer that the recipe takes from another
+    example stays in its half: a judge that knew it by heart would look good.
     """
     counts: Counts = {}
     examples = _examples(parts, "demonstrations", "held out")
@@ -77,7 +81,8 @@ def derive(recipe: Recipe, parts: Sequence[Part], grading: Grading | None) -> tu
     prompts = _merge(examples)
     if recipe.compare and not comparisons and not ratings:
         rng = Random(0)
-        comparisons = [pair for example in prompts if (pair := recipe.compare(example, prompts, rng))]
+        pools = halves(prompts) if held_out else [prompts]
+        comparisons = [pair for pool in pools for each in pool if (pair := recipe.compare(each, pool, rng))]
         counts[f"The data bring no preferences: {recipe.compared.rstrip('.')}"] = len(comparisons)
     return Split(examples, _merge(_examples(parts, "prompts", "held out")) or prompts, comparisons, ratings), counts
 

@@ -104,7 +104,7 @@ def _data(recipe: Recipe, name: str, sources: Sequence[Source], columns: Mapping
     held_out_parts = [(source.serves, source.held_out) for source, _ in limited]
     grading = grading_of(train_parts) or grading_of(held_out_parts)
     train, counts = derive(recipe, train_parts, grading)
-    held_out, held_out_counts = derive(recipe, held_out_parts, grading)
+    held_out, held_out_counts = derive(recipe, held_out_parts, grading, held_out=True)
     others = unread_clause(sources)
     column, uniform = uniform_mark(train_parts, columns)
     check_derived(name, train, held_out, grading, column, uniform + others)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rlrecipes.data.load import fingerprint, lists, load
-from rlrecipes.data.split import HELD_OUT, canonical, draw, sample_by_hash
+from rlrecipes.data.split import HELD_OUT, canonical, draw, halves, sample_by_hash
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import exact_match, mean_of
 from rlrecipes.recipe import Columns, Comparison, Data, Evaluation, Example, Rating, Recipe, Reward, Split, user
@@ -279,6 +279,15 @@ def test_each_split_derives_its_comparisons_from_its_own_examples(tmp_path):
     assert note in data.notes
 
 
+def test_no_answer_is_in_both_halves_of_the_held_out_comparisons_of_which_one_trains_the_judge(tmp_path):
+    write(tmp_path / "train.jsonl", demonstrations(0, 20))
+    write(tmp_path / "test.jsonl", demonstrations(20, 220))
+    parts = halves(loaded(RECIPE, str(tmp_path)).held_out.comparisons)
+    assert sum(map(len, parts)) == 200
+    first, second = ({text for row in part for text in (row.chosen, row.rejected)} for part in parts)
+    assert not first & second
+
+
 def test_prompts_are_distinct_with_all_their_references_unless_their_truth_differs(tmp_path):
     rows = [{"source": f"Sage {i}", "target": f"It is {i}", "level": 1} for i in range(50)]
     rows += [{"source": f"Sage {i}", "target": f"That is {i}", "level": 1} for i in range(50)]
@@ -458,7 +467,7 @@ def test_prompts_that_differ_are_drawn_as_in_finished_runs(tmp_path):
     data = loaded(RECIPE, write(tmp_path / "rows.jsonl", demonstrations(0, 60)))
     assert prompts_of(data.held_out.prompts) == {user(f"Say {i}") for i in range(60) if draw(user(f"Say {i}")) % 5 == 0}
     assert draw(user("Say 0")) % 10**8 == 15169497
-    assert fingerprint(data) == "1b9a492c475bbf26"
+    assert fingerprint(data) == "31882173922d2b21"
 
 
 def test_the_draw_treats_nearly_equal_prompts_as_one_and_moves_no_other(tmp_path):
