@@ -38,7 +38,9 @@ def mute(monkeypatch):
 
 
 def evaluated(name, *arguments):
-    return main(["evaluate", "translation", "--run", name, "--data", "pairs.jsonl", *last_of_each([*SMALLEST, *arguments])])
+    return main(
+        ["evaluate", "translation", "--run", name, "--data", "pairs.jsonl", *last_of_each([*SMALLEST, *arguments])]
+    )
 
 
 def test_another_judge_scores_the_answers_that_are_there(copy, home, mute, capsys):
