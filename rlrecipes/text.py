@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 import re
 import string
@@ -82,6 +84,36 @@ def overlap_f1(answer: Sequence[str], reference: Sequence[str]) -> float:
         return float(answer == reference)
     common = sum((Counter(answer) & Counter(reference)).values())
     return 2 * common / (len(answer) + len(reference))
+
+
+_STRING = r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\""""
+_NUMPY = re.compile(
+    rf"(?s)(?P<string>{_STRING})|array\((?P<open>\[)|\](?P<close>(?:,\s*dtype=\w+)?\))|\}}(?P<next>\s*\n\s*)\{{"
+)
+"""What NumPy writes otherwise than Python: `array([…], dtype=object)`, and no comma between objects."""
+
+
+def written(text: str) -> Any:
+    """The value that a text writes as JSON, as Python or as NumPy does; the texts within it stay as they are.
+
+    >>> written("{'text': array(['Ada Holm'], dtype=object)}")
+    {'text': ['Ada Holm']}
+
+    Raises:
+        ValueError: it writes none.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        plain = _NUMPY.sub(_as_python, text.strip())
+    try:
+        return ast.literal_eval(plain)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise ValueError("a text that cannot be read") from None
+
+
+def _as_python(match: re.Match[str]) -> str:
+    return match["string"] or ("[" if match["open"] else "]" if match["close"] else "},{")
 
 
 def shortened(text: str, length: int = 60) -> str:

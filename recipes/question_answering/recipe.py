@@ -7,7 +7,6 @@ Question: Who took the cup, and where to?
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping, Sequence
 from random import Random
@@ -16,7 +15,7 @@ from typing import Any
 from recipes.question_answering import builtin, hub
 from rlrecipes import metrics
 from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Prompt, Recipe, Reward, Term, truth_of, user
-from rlrecipes.text import characters, is_spaced, normalize_answer, words
+from rlrecipes.text import characters, is_spaced, normalize_answer, words, written
 
 
 def ask(context: str, question: str) -> Prompt:
@@ -52,9 +51,9 @@ def _parsed(cell: str) -> Any:
         return cell
     if re.search(r"""["']\s+["']""", cell):  # an array's: NumPy puts no comma between texts, and Python would join them
         raise ValueError("'answers' holds a list without commas")
-    try:  # pandas writes NumPy's arrays as `array(['attic'], dtype=object)`
-        return ast.literal_eval(re.sub(r"array\((\[.*?\])(?:,\s*dtype=\w+)?\)", r"\1", cell.strip(), flags=re.DOTALL))
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    try:
+        return written(cell)
+    except ValueError:
         raise ValueError("'answers' holds an object that cannot be read") from None
 
 

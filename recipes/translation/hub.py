@@ -88,9 +88,10 @@ SETS = (
     HubSet(
         "google/wmt24pp",
         serves=("held out",),
-        columns=("is_bad_source", "source", "target"),
+        columns=("lp", "is_bad_source", "source", "target"),
         read=post_edited,
         truths=("is_bad_source",),
+        where={"lp": "en-de_DE"},
         licence="Apache-2.0",
         config="en-de_DE",
     ),

@@ -8,23 +8,18 @@ A fault of a file is a `UserError` that names the file and, where possible, the 
 from __future__ import annotations
 
 import codecs
-import csv
 import gzip
-import io
 import json
 import re
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlrecipes.data.cells import BOM, Numbered, refuse_twins, table
 from rlrecipes.errors import UserError, check_text
 from rlrecipes.recipe import unknown
 from rlrecipes.text import shortened
-
-Numbered = Iterator[tuple[int, Any]]
-"""Rows as they stand in a file, each with its number from 1; not yet checked."""
 
 SWOLLEN, TOLERATED = 200, 1 << 26
 """A file that unpacks to so many times its size is refused once it has given so many bytes; text packs 3 to 20 times."""
@@ -32,11 +27,8 @@ CHUNK, ROWS_AT_ONCE = 1 << 22, 64
 """Bytes of a gzip file and rows of a Parquet file that are unpacked before their size is looked at."""
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 """How Excel's "Unicode text" begins."""
-DELIMITERS = (",", ";", "\t", "|")
-LONGEST_CELL = 2**31 - 1
-"""Characters. The csv module's default, 128 Ki, is less than a long document; this is the most that any C long holds."""
 
-TEST = re.compile(r"(?<![a-z])(test|eval)(set|s|uation)?(?![a-z])")
+TEST = re.compile(r"(?<![a-z])((test|eval)(set|s|uation)?|(held|hold)[ _-]?out)(?![a-z])")
 """Marks the name of a file as held out: `test.csv`, `my-testset.csv`, `eval.csv`, but not `latest.csv`."""
 VALIDATION = re.compile(r"(?<![a-z])(val|valid|validation|dev)(set)?(?![a-z])")
 """Marks it as held out where no name matches `TEST`."""
@@ -98,7 +90,8 @@ def find_splits(source: str) -> tuple[list[Path], list[Path], list[str]]:
     tests = [path for path in paths if TEST.search(names[path])]
     validations = [path for path in paths if path not in tests and VALIDATION.search(names[path])]
     train = [path for path in paths if path not in tests and path not in validations]
-    notes = [f"{path.name} is not used, since the folder has a test split." for path in validations if tests]
+    notes = [] if saved else _unread_in(folder, paths)
+    notes += [f"{path.name} is not used, since the folder has a test split." for path in validations if tests]
     held_out = tests or validations
     if held_out:
         held_out_names = dict.fromkeys((path.parent if saved else path).name for path in held_out)
@@ -167,6 +160,14 @@ def _in_folder(folder: Path) -> list[Path]:
     return files
 
 
+def _unread_in(folder: Path, paths: Sequence[Path]) -> list[str]:
+    """A sentence on what else the folder holds: another kind of file or a folder of files is easily taken for read."""
+    others = [path.name for path in sorted(folder.iterdir()) if path not in paths and not path.name.startswith(".")]
+    if not others or paths[0].suffix == ".arrow":  # beside its rows, a saved data set keeps files of its own
+        return []
+    return [f"The folder's {shortened(', '.join(others), 120)} is not read: of other kinds, or a folder within it."]
+
+
 def _kind(path: Path) -> str:
     """The suffix that names the reader: `.csv` of `rows.csv.gz`."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
@@ -205,9 +206,11 @@ def _text(path: Path) -> str:
         content = _unpacked(path) if path.suffix.lower() == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); check that the file is whole and yours to read") from error
+    if b"\0" in content[:2]:
+        raise UserError(f"{path} begins with a null byte, as UTF-16 without its mark does; save the file as UTF-8")
     encoding = "utf-16" if content.startswith(UTF_16) and not content.startswith(codecs.BOM_UTF32_LE) else "utf-8-sig"
     try:
-        return content.decode(encoding)
+        return content.decode(encoding).lstrip(BOM)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}, line {line} is not UTF-8 text; save the file as UTF-8") from error
@@ -232,22 +235,33 @@ def _refuse_swollen(path: Path, size: int) -> None:
 
 def _jsonl(path: Path) -> Numbered:
     text = _text(path)
+    if rows := _list_in(text):
+        yield from enumerate(rows, start=1)
+        return
     # Not splitlines(): it also splits at characters such as U+2028, which may stand inside a JSON string.
     lines = text.rstrip().split("\n")
     for number, line in enumerate(lines, start=1):
         try:
             if line.strip():
-                yield number, json.loads(line)
+                yield number, _parsed(line.lstrip(BOM))  # files that were put together keep their marks
         except (ValueError, RecursionError) as error:
             cut_off = number == len(lines) and not text.endswith("\n") and not line.endswith("}")
             what = "(the last line) is cut off" if cut_off else f"is not JSON ({_reason(error)})"
             raise UserError(f"{path}, row {number} {what}; mend the line or delete it") from error
 
 
+def _list_in(text: str) -> list[Any]:
+    """The objects of a JSON list under the name of JSON lines; none of other texts."""
+    try:
+        return _parsed(text) if re.match(r"\s*\[\s*\{", text) else []
+    except (ValueError, RecursionError):
+        return []
+
+
 def _json(path: Path) -> Numbered:
     text = _text(path).strip() or "[]"
     try:
-        content = json.loads(text)
+        content = _parsed(text)
     except (ValueError, RecursionError) as error:
         if _of_lines(text):
             yield from _jsonl(path)
@@ -259,6 +273,19 @@ def _json(path: Path) -> Numbered:
     if not isinstance(content, list):
         raise UserError(f"{path} is {kind_of(content)}; make it a list of objects, or an object that holds one list")
     yield from enumerate(content, start=1)
+
+
+def _parsed(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; Python's would keep the last of two values of one name and pass over the other in silence."""
+    values = dict(pairs)
+    for name, value in pairs if len(values) < len(pairs) else ():
+        if values[name] != value:
+            raise ValueError(f"an object has '{shortened(name)}' twice")
+    return values
 
 
 def _of_lines(text: str) -> bool:
@@ -277,49 +304,20 @@ def _reason(error: Exception) -> str:
 
 
 def _csv(path: Path) -> Numbered:
-    csv.field_size_limit(LONGEST_CELL)
-    text, delimiter = _dialect(_text(path), tabs=".tsv" in path.suffixes)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
-    try:
-        lines = [cells for cells in reader if cells]
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num} is not CSV ({error}); check its quotes") from error
-    header = [name.strip() for name in lines[0]] if lines else []
-    _refuse_twins(path, header)
-    for number, cells in enumerate(lines[1:], start=1):
-        if len(cells) != len(header):
-            counts = f"{len(cells)} cells under a header of {len(header)}"
-            raise UserError(f"{path}, row {number} has {counts}; put quotes around text that holds {delimiter!r}")
-        yield number, {name: cell or None for name, cell in zip(header, cells, strict=True)}
-
-
-def _dialect(text: str, tabs: bool) -> tuple[str, str]:
-    """A CSV without the line `sep=;` that some programs put first, and what stands between its cells.
-
-    It is what that line says, else a tab where the file's name says so, else a comma, else what gives the header most names.
-    """
-    if said := re.match(r"sep=(.)\r?\n", text):
-        return text[said.end() :], said[1]
-    header = re.match(r"[^\r\n]*", text)
-    if tabs and header and "\t" in header[0]:
-        return text, "\t"
-    counts = {delimiter: header[0].count(delimiter) if header else 0 for delimiter in DELIMITERS}
-    return text, "," if counts[","] else max(DELIMITERS, key=counts.__getitem__)
-
-
-def _refuse_twins(path: Path, names: Sequence[str]) -> None:
-    for name, count in Counter(names).items():
-        if name and count > 1:
-            raise UserError(f"{path} has the column '{name}' {count} times; rename all but one")
+    yield from table(path, _text(path))
 
 
 def _arrow(path: Path) -> Numbered:
-    """What `datasets` writes with `save_to_disk`."""
+    """What `datasets` writes with `save_to_disk`, a stream, or what Polars and pyarrow call a file."""
     import pyarrow
 
     try:
         with pyarrow.memory_map(str(path)) as source:
-            rows = pyarrow.ipc.open_stream(source).read_all().to_pylist()
+            is_file = source.read(6) == b"ARROW1"
+            source.seek(0)
+            content = (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(source).read_all()
+            refuse_twins(path, content.column_names)
+            rows = content.to_pylist()
     except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} cannot be read as Arrow ({reason}); save the data set again") from error
@@ -332,7 +330,7 @@ def _parquet(path: Path) -> Numbered:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            _refuse_twins(path, file.schema_arrow.names)
+            refuse_twins(path, file.schema_arrow.names)
             rows, size = [], 0
             for batch in file.iter_batches(ROWS_AT_ONCE):
                 size += batch.nbytes + sum(map(_unshared, batch.columns))

@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import permutations
 from pathlib import Path
@@ -51,10 +50,23 @@ def rows_of(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> tuple[lis
     Raises:
         UserError: the file cannot be read, or has none of the columns that `columns` maps.
     """
-    rows, pair = _with_language_pair(recipe.columns, rename(read(path), columns))
+    rows = read(path)
+    hidden = _hidden(rows, columns)
+    rows, pair = _with_language_pair(recipe.columns, rename(rows, columns))
     rows, blank = _without_placeholders(_layout(recipe, rows), rows)
     rows, repeated = _without_prompts(rows)
-    return rows, [*pair, *blank, *repeated]
+    return rows, [*hidden, *pair, *blank, *repeated]
+
+
+def _hidden(rows: list[Row], columns: Mapping[str, str]) -> list[str]:
+    """A sentence on the file's own columns whose name stands for another one, and on what is left of them."""
+    read_as = set(columns.values())
+    own = [
+        {name: value for name, value in row.values.items() if name in columns and name not in read_as} for row in rows
+    ]
+    counts = unread_in([row._replace(values=values) for row, values in zip(rows, own, strict=True)], ())
+    named = [f"{name} ({count:,} rows)" for name, count in counts.items() if name[1:-1] not in read_as]
+    return [f"Not read, since another column is read under that name: {', '.join(named)}."] if named else []
 
 
 def _with_language_pair(own: Columns, rows: list[Row]) -> tuple[list[Row], list[str]]:
@@ -159,43 +171,6 @@ def _watched(recipe: Recipe, layout: Layout, row: Row) -> Record:
     return dataclasses.replace(record, unread=tuple(unread(row, columns - lone_scores(row))), marks=marks)
 
 
-SIDES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "eval", "evaluation", "held_out", "heldout", "held-out"), "test"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-}
-"""What a column `split` may say, and the side that it means."""
-
-
-def by_split(files: Sequence[list[Row]]) -> tuple[list[list[Row]], list[list[Row]], list[str]]:
-    """The training rows of files and the held-out ones, as a column 'split' says, and sentences on it.
-
-    A file without the column is for training. Where the column says something else anywhere, it is no such column.
-    """
-    sides = [
-        [SIDES.get(str(row.values["split"]).strip().lower()) for row in rows if row.values.get("split")]
-        for rows in files
-    ]
-    told = Counter(side for file in sides for side in file)
-    if None in told or not told.keys() & {"test", "validation"}:
-        return list(files), [], []
-    held_out = "test" if told["test"] else "validation"
-    notes = [f"The column 'split' holds out {told[held_out]:,} rows."]
-    if held_out == "test" and told["validation"]:
-        notes.append(f"{told['validation']:,} rows of the validation split are not used, since there is a test split.")
-    train = [[_without_split(row) for row in rows if _side(row) == "train"] for rows in files]
-    other = [[_without_split(row) for row in rows if _side(row) == held_out] for rows in files]
-    return [rows for rows in train if rows], [rows for rows in other if rows], notes
-
-
-def _side(row: Row) -> str:
-    return SIDES[str(row.values.get("split") or "train").strip().lower()]
-
-
-def _without_split(row: Row) -> Row:
-    return row._replace(values={name: value for name, value in row.values.items() if name != "split"})
-
-
 def read_rows(reader: Reader, rows: Iterable[Row], names: Collection[str]) -> Records:
     """The records that can be trained on, and the others with their reasons; `names` may stand in a reason."""
     usable: list[Record] = []
@@ -220,11 +195,12 @@ def check_names(recipe: Recipe, columns: Mapping[str, str]) -> None:
     Raises:
         UserError: with the nearest name that is known.
     """
-    known = known_names(recipe)
+    known = [*known_names(recipe), "split"]
     for name in columns:
         if name not in known:
-            names = ", ".join(dict.fromkeys(known))
-            raise UserError(f"--columns {name}={columns[name]}: {unknown('field', name, known, f'known are {names}')}")
+            names = shortened(", ".join(dict.fromkeys(known)), 150)
+            what = f"--columns {shortened(f'{name}={columns[name]}')}"
+            raise UserError(f"{what}: {unknown('field', shortened(name), known, f'known are {names}')}")
 
 
 def known_names(recipe: Recipe) -> list[str]:
@@ -235,7 +211,8 @@ def known_names(recipe: Recipe) -> list[str]:
 def _layout(recipe: Recipe, rows: list[Row]) -> Layout:
     header = column_names(rows)
     for hub_set in recipe.hub:  # first: columns that only a public set has leave no doubt
-        if not set(hub_set.columns) <= set(known_names(recipe)) and not missing_column(hub_set, rows[0].values):
+        its_own = not set(hub_set.columns) <= set(known_names(recipe)) and not missing_column(hub_set, rows[0].values)
+        if its_own and any(not _elsewhere(hub_set, row) for row in rows):
             return Layout(_outer(hub_set.columns), partial(hub_record, hub_set), _outer(hub_set.where))
     for layout in _layouts(recipe.columns):
         if set(layout.needs) <= set(header):
@@ -255,6 +232,12 @@ def _offered(recipe: Recipe) -> list[Layout]:
     return [known[needs] for needs in (recipe.columns.required, *names, ("prompt", "completion"))]
 
 
+ALIASES = {
+    "prompt": ("question", "instruction", "input", "user", "query"),
+    "completion": ("answer", "response", "output", "reply", "assistant"),
+    "answers": ("answer",),
+}
+"""How a refusal takes other names to be meant."""
 TRIED, TRIED_COLUMNS = 10, 6
 """Rows that a mapping has to read, and columns that are tried, before a refusal names it."""
 
@@ -268,17 +251,25 @@ def _mapping(recipe: Recipe, rows: list[Row]) -> str | None:
         if begun.isdisjoint(layout.needs) and begun:
             continue
         lacking = [name for name in layout.needs if name not in header]
-        if layout.needs == ("prompt", "completion") and len(lacking) < len(
-            header
+        pair = layout.needs == ("prompt", "completion")
+        if pair and (
+            len(lacking) < len(header) or {"role", "from"} & set(header)
         ):  # any two texts would do, also wrong ones
             continue
-        for columns in permutations(spare, len(lacking)):
-            mapped = dict(zip(lacking, columns, strict=True))
+        ways = [dict(zip(lacking, columns, strict=True)) for columns in permutations(spare, len(lacking))]
+        for mapped in sorted(ways, key=_likeness, reverse=True):
             if _reads(layout, rows[:TRIED], mapped):
                 pairs = [f"{name}={column}" for name, column in mapped.items()]
                 plainly = has_make() and not any(" " in pair for pair in pairs)
                 return f"COLUMNS={' '.join(pairs)!r}" if plainly else f"--columns {shlex.join(pairs)}"
     return None
+
+
+def _likeness(columns: Mapping[str, str]) -> int:
+    """How many columns are called nearly as what they are to be read as."""
+    return sum(
+        any(word in spelled(column) for word in (name, *ALIASES.get(name, ()))) for name, column in columns.items()
+    )
 
 
 def _reads(layout: Layout, rows: list[Row], columns: Mapping[str, str]) -> bool:
@@ -346,7 +337,7 @@ def _encodable(text: str) -> bool:
 
 def hub_record(hub_set: HubSet, row: Row) -> Record:
     """The record of a public set's row; raises `ValueError` with the reason to leave the row out."""
-    if other := next((name for name, value in hub_set.where.items() if row.values.get(name) != value), None):
+    if other := _elsewhere(hub_set, row):
         raise ValueError(f"'{other}' is not {hub_set.where[other]}")
     values = dict(row.values)
     for name in hub_set.truths:
@@ -362,6 +353,11 @@ def hub_record(hub_set: HubSet, row: Row) -> Record:
     if isinstance(item, Comparison):
         return Record(item.prompt, comparison=item)
     return Record(item.prompt, rating=item)
+
+
+def _elsewhere(hub_set: HubSet, row: Row) -> str | None:
+    """The column that keeps a row from being one of those that a public set is read for."""
+    return next((name for name, value in hub_set.where.items() if row.values.get(name) != value), None)
 
 
 def said_of(hub_set: HubSet) -> list[str]:

@@ -18,8 +18,9 @@ from typing import Any
 from rlrecipes.data.derive import check_derived, derivation_notes, derive, grading_of, uniform_mark
 from rlrecipes.data.files import Row, find_splits
 from rlrecipes.data.hub_sets import read_sets
-from rlrecipes.data.layouts import Records, by_split, check_names, records, rows_of
+from rlrecipes.data.layouts import Records, check_names, records, rows_of
 from rlrecipes.data.reasons import counted
+from rlrecipes.data.sides import by_split
 from rlrecipes.data.split import (
     HELD_OUT,
     Source,

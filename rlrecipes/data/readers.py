@@ -16,8 +16,10 @@ from typing import Any
 
 from rlrecipes.data.files import Row
 from rlrecipes.data.preferences import BESIDE_PAIR, CHOSEN, WINNER, Sides, compared, number_of, sides_of
-from rlrecipes.data.turns import CHATS, SAID, cell, is_empty, items, messages_of, parsed, turns_of_text, wrong
+from rlrecipes.data.turns import CHATS, SAID, cell, is_empty, items, messages_of, turns_of_text, wrong
+from rlrecipes.errors import option
 from rlrecipes.recipe import UNLEARNED, Comparison, Example, Message, Prompt, Rating, truth_of, user
+from rlrecipes.text import written
 
 BESIDE = ("input", "context")
 """Alpaca's and Dolly's names for what an instruction is about."""
@@ -132,7 +134,7 @@ def _instructed(row: Row) -> Prompt:
 def _history(row: Row) -> Iterator[Message]:
     rounds = row.values.get("history") or []
     if isinstance(rounds, str) and rounds.lstrip().startswith("["):  # a CSV's cell
-        rounds = parsed(rounds)
+        rounds = written(rounds)
     for said in rounds if isinstance(rounds, list) else [rounds]:
         if not isinstance(said, list) or len(said) != 2 or not all(isinstance(text, str) for text in said):
             raise wrong(row, "history", "a list of [instruction, output]", said)
@@ -159,8 +161,12 @@ def _good(column: str, row: Row) -> float:
     if label is None:
         raise ValueError(f"no {column}")
     if truth_of(label) is None:
-        raise wrong(row, column, "true or false", label, "mend the row, or rename the column to do without it")
+        raise wrong(row, column, "true or false", label, _other_grade(column))
     return float(truth_of(label) or 0)
+
+
+def _other_grade(column: str) -> str:
+    return f"mend the row, read it as a score with {option('columns', f'score={column}')}, or rename the column"
 
 
 GRADES: dict[str, Callable[[Row], float]] = {

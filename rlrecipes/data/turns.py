@@ -7,8 +7,6 @@ is `(Message("user", "Hello"), Message("assistant", "Hi"))`.
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 from rlrecipes.data.files import Row, kind_of
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import Message, Prompt, spelled
+from rlrecipes.text import shortened, written
 
 ROLES = {
     "system": "system",
@@ -24,7 +23,10 @@ ROLES = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "ai", "bot", "model"), "assistant"),
 }
 """The names of the roles, in lower case: ours, ShareGPT's, OpenAssistant's, LangChain's, Gemma's."""
-TOOLS = ("tool", "function", "function_call", "observation", "ipython")
+TOOLS = (
+    *("tool", "tool_call", "tool_response", "tool_result", "function", "function_call", "function_response"),
+    *("observation", "ipython"),
+)
 """Roles of turns that no person and no model wrote as text."""
 UNUSABLE = (
     *("tools", "functions", "tool_calls", "function_call", "reasoning_content"),
@@ -66,7 +68,7 @@ def cell(row: Row, column: str) -> Any:
     if not isinstance(value, str) or not _WRITTEN.match(value.strip()):
         return value
     try:
-        chat = parsed(value)
+        chat = written(value)
     except ValueError:
         if value.strip().startswith("{"):
             return value
@@ -74,29 +76,13 @@ def cell(row: Row, column: str) -> Any:
     return chat if isinstance(chat, list) or _is_turn(chat) or isinstance(items(chat), list) else value
 
 
-def parsed(text: str) -> Any:
-    """The value that a text writes as JSON, as Python or as NumPy does.
-
-    Raises:
-        ValueError: it writes none.
-    """
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        listed = re.sub(r"\}\s*\n\s*\{", "},{", text.strip())  # NumPy puts no comma between objects
-        listed = re.sub(r"array\((\[.*?\])(?:,\s*dtype=\w+)?\)", r"\1", listed, flags=re.DOTALL)
-    try:
-        return ast.literal_eval(listed)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise ValueError("a text that cannot be read") from None
-
-
 def items(value: Any) -> Any:
     """A chat as a list of turns: of an object of lists, as `datasets` keeps a sequence of objects, or of one turn."""
     if _is_turn(value):
         return [value]
-    if isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
-        return [dict(zip(value, parts, strict=False)) for parts in zip(*value.values(), strict=False)]
+    columns = list(value.values()) if isinstance(value, dict) else [None]
+    if all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        return [dict(zip(value, parts, strict=True)) for parts in zip(*columns, strict=True)]
     return value
 
 
@@ -114,7 +100,7 @@ def _is_turn(value: Any) -> bool:
     return isinstance(value, dict) and spelled(value.get("role", value.get("from"))) in (*ROLES, *TOOLS)
 
 
-SAID = re.compile(r"\n\n(Human|Assistant):")
+SAID = re.compile(r"\r?\n\r?\n(Human|Assistant):")
 
 
 def turns_of_text(text: str) -> Prompt | None:
@@ -139,7 +125,7 @@ def _message(row: Row, column: str, item: Any) -> Message:
         raise ValueError("a turn of the assistant without text")
     if role not in ROLES.values() or not isinstance(content, str):
         shape = 'a list of {"role": …, "content": text} with the roles system, user, assistant'
-        raise wrong(row, column, shape, item)
+        raise wrong(row, column, shape, named if isinstance(named, str) and role not in ROLES.values() else item)
     return Message(role, content)
 
 
@@ -149,13 +135,18 @@ def _content(item: Any) -> Any:
     So join the chat templates that take parts: those of GLM, Idefics, LFM2, Qwen2.5-VL and Qwen3.5. Servers of models that
     take texts alone, such as vLLM, put line ends between.
     """
-    content = item.get("content", item.get("value")) if isinstance(item, Mapping) else None
+    content = item.get(_content_key(item)) if isinstance(item, Mapping) else None
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         return content
     texts = [part.get("text", 0) for part in content if part.get("type") in TEXT_PARTS]
     if len(texts) < len(content) or not all(isinstance(text, str | None) for text in texts):
         raise ValueError("a turn that holds more than text")
     return "".join(text or "" for text in texts)
+
+
+def _content_key(turn: Mapping[str, Any]) -> str:
+    """Where a turn's text stands; Parquet gives every turn the keys that any turn has, and null where it has none."""
+    return "value" if turn.get("content") is None and "value" in turn else "content"
 
 
 # What of a chat nobody reads.
@@ -191,13 +182,13 @@ def unread_of_chat(name: str, value: Any, demonstrates: bool) -> Iterator[str]:
 
 
 def _parts(turn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    content = turn.get("content", turn.get("value"))
+    content = turn.get(_content_key(turn))
     return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
 def _read_keys(turn: Mapping[str, Any], demonstrates: bool) -> set[str]:
     """The keys of a turn that are read, or leave out its row."""
-    names = {"role" if turn.get("role") else "from", "content" if "content" in turn else "value"}
+    names = {"role" if turn.get("role") else "from", _content_key(turn)}
     return {*names, *UNUSABLE_KEYS, *(("weight", "train") if demonstrates else ())}
 
 
@@ -209,7 +200,19 @@ def is_empty(value: Any) -> bool:
     )
 
 
+LONGEST_SHOWN = 24
+"""Characters of a value that an error shows: a label or a number, no sentence."""
+
+
 def wrong(row: Row, column: str, expected: str, value: Any, todo: str = "mend the row") -> UserError:
     """A sentence about a value of the wrong type."""
     where = f"{row.file}, row {row.number}: field '{column}'"
-    return UserError(f"{where} must be {expected}, but found {kind_of(value)} ({repr(value)[:60]}); {todo}")
+    return UserError(f"{where} must be {expected}, but found {kind_of(value)}{_excerpt(value)}; {todo}")
+
+
+def _excerpt(value: Any) -> str:
+    """What a sentence may show of a value: a number or a word, an object's keys, and nothing of what people wrote."""
+    if isinstance(value, dict):
+        return f" of {shortened(', '.join(map(repr, value)), 60)}" if value else ""
+    shown = repr(value)
+    return f" ({shown})" if not isinstance(value, list | tuple) and len(shown) <= LONGEST_SHOWN else ""

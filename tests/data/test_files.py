@@ -297,3 +297,48 @@ def test_a_name_that_is_no_text_is_refused_before_anything_is_read(tmp_path, mon
     with pytest.raises(UserError, match="a name that is no UTF-8 text; rename it") as error:
         find(source)
     str(error.value).encode()
+
+
+def test_a_list_of_objects_is_read_also_under_the_name_of_lines(tmp_path):
+    for text in (json.dumps(ROWS), json.dumps(ROWS, indent=1)):
+        assert values(write(tmp_path / "rows.jsonl", text)) == ROWS
+    assert "row 1 is not JSON" in trouble(write(tmp_path / "rows.jsonl", json.dumps(ROWS, indent=1)[:-1]))
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_an_object_that_says_two_things_under_one_name_is_refused(tmp_path, name):
+    twice = '{"prompt": "Hello", "told": {"by": "Ann", "by": "%s"}}'
+    text = f"[{twice}]" if name == "rows.json" else f"{twice}\n"
+    assert "an object has 'by' twice" in trouble(write(tmp_path / name, text % "Ben"))
+    assert values(write(tmp_path / name, text % "Ann")) == [{"prompt": "Hello", "told": {"by": "Ann"}}]
+
+
+def test_arrow_is_read_as_a_stream_and_as_a_file_and_no_column_of_it_hides_another(tmp_path):
+    table, path = pyarrow.Table.from_pylist(ROWS), tmp_path / "rows.arrow"
+    for opened in (pyarrow.ipc.new_file, pyarrow.ipc.new_stream):
+        with pyarrow.OSFile(str(path), "wb") as sink, opened(sink, table.schema) as writer:
+            writer.write_table(table)
+        assert values(path) == ROWS
+    twins = table.rename_columns(["prompt", "prompt"])
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, twins.schema) as writer:
+        writer.write_table(twins)
+    assert "has the column 'prompt' 2 times" in trouble(path)
+
+
+@pytest.mark.parametrize("name", ["held_out.jsonl", "my-holdout.csv", "Held out.jsonl"])
+def test_a_file_that_is_called_held_out_is(tmp_path, name):
+    write(tmp_path / "train.jsonl", LINES)
+    write(tmp_path / name, LINES if name.endswith("jsonl") else "prompt,score\nHello,1\n")
+    train, held_out, _ = find_splits(str(tmp_path))
+    assert ([path.name for path in train], [path.name for path in held_out]) == (["train.jsonl"], [name])
+
+
+def test_what_else_a_folder_holds_is_named(tmp_path):
+    write(tmp_path / "train.jsonl", LINES)
+    assert not find_splits(str(tmp_path))[2]
+    write(tmp_path / "test.ndjson", LINES)
+    (tmp_path / "more").mkdir()
+    write(tmp_path / ".notes", "x")
+    (note,) = find_splits(str(tmp_path))[2]
+    assert "more, test.ndjson" in note
+    assert ".notes" not in note

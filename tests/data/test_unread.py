@@ -121,7 +121,8 @@ def test_what_people_wave_through_or_not_is_a_grade_in_every_spelling(tmp_path, 
 )
 def test_a_truth_written_as_text_means_what_it_says(tmp_path, said_of_it, kept):
     def row(i: int) -> dict[str, Any]:
-        return {"source": f"Tram {i}", "target": f"Bahn {i}", "is_bad_source": said_of_it if i == 7 else False}
+        told = {"lp": "en-de_DE", "is_bad_source": said_of_it if i == 7 else False}
+        return {"source": f"Tram {i}", "target": f"Bahn {i}", **told}
 
     data = read(tmp_path, "translation", row)
     assert bool(data.dropped) is not kept

@@ -1,0 +1,91 @@
+"""Rows from the text of a CSV, whatever stands between its cells.
+
+    source;target
+    "Ja; gern.";"Yes, please."
+
+is `(1, {"source": "Ja; gern.", "target": "Yes, please."})`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rlrecipes.errors import UserError
+
+Numbered = Iterator[tuple[int, Any]]
+"""Rows as they stand in a file, each with its number from 1; not yet checked."""
+
+BOM = "\ufeff"
+"""The byte-order mark as a character."""
+DELIMITERS = (",", ";", "\t", "|")
+BEGINNING, ROWS_LOOKED_AT = 1 << 20, 20
+"""Characters and rows of a CSV that tell what parts its cells."""
+LONGEST_CELL = 2**31 - 1
+"""Characters. The csv module's default, 128 Ki, is less than a long document; this is the most that any C long holds."""
+
+
+def table(path: Path, content: str) -> Numbered:
+    """The rows of a CSV by column, each with its number from 1; an empty cell is None.
+
+    Raises:
+        UserError: it is no CSV, or its rows do not fit its header.
+    """
+    csv.field_size_limit(LONGEST_CELL)
+    text, delimiter = _dialect(content, tabs=".tsv" in path.name.lower())
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    try:
+        lines = [cells for cells in reader if cells]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num} is not CSV ({error}); check its quotes") from error
+    header = [name.strip() for name in lines[0]] if lines else []
+    names = [name or f"column {place}" for place, name in enumerate(header, start=1)]
+    refuse_twins(path, names)
+    for number, cells in enumerate(lines[1:], start=1):
+        if header == [cell.strip(f'{BOM}"').strip() for cell in cells]:
+            raise UserError(f"{path}, row {number} is the header once more; delete the line")
+        if len(cells) != len(header):
+            counts = f"{len(cells)} cells under a header of {len(header)}"
+            raise UserError(f"{path}, row {number} has {counts}; put quotes around text that holds {delimiter!r}")
+        yield number, {name: cell or None for name, cell in zip(names, cells, strict=True)}
+
+
+def _dialect(text: str, tabs: bool) -> tuple[str, str]:
+    """A CSV without the line `sep=;` that some programs put first, and what stands between its cells.
+
+    It is what that line says, else a tab where the file's name says so, else the first that parts the first rows into as
+    many cells as the header, else a comma, else what gives the header most names.
+    """
+    if said := re.match(r'"?(?i:sep)=(.)"?\r?\n', text):
+        return text[said.end() :], said[1]
+    header = re.match(r"[^\r\n]*", text)
+    names = header[0] if header else ""
+    if tabs and "\t" in names:
+        return text, "\t"
+    start = text[:BEGINNING]
+    fitting = [delimiter for delimiter in DELIMITERS if delimiter in names and _is_even(start, delimiter)]
+    if fitting or "," in names:
+        return text, fitting[0] if fitting else ","
+    return text, max(DELIMITERS, key=names.count)
+
+
+def _is_even(text: str, delimiter: str) -> bool:
+    """Whether the first rows of a CSV have as many cells as its header."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    try:
+        return len({len(cells) for cells in islice(reader, ROWS_LOOKED_AT) if cells}) == 1
+    except csv.Error:
+        return False
+
+
+def refuse_twins(path: Path, names: Sequence[str]) -> None:
+    """Refuses columns of one name, of which a row could hold the last alone."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(f"{path} has the column '{name}' {count} times; rename all but one")
