@@ -12,7 +12,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,25 @@ def table(path: Path, content: str) -> Numbered:
         yield number, {name: cell or None for name, cell in zip(names, cells, strict=True)}
 
 
+def swallowed(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> list[str]:
+    """A sentence on cells that may be several rows: a quote that was meant as text opens a cell that ends at the next."""
+    numbers = [number for number, cells in rows if any(_holds_lines(cell) for cell in cells.values())]
+    found = f"{len(numbers):,} rows, the first of which is row {numbers[0]}, hold" if numbers else ""
+    advice = (
+        "if these are rows of their own, a quote before them opens a cell: double it, and put quotes around its cell"
+    )
+    return [f"{found} a tab and a line end within quotes; {advice}."] if numbers else []
+
+
+def _holds_lines(cell: Any) -> bool:
+    return isinstance(cell, str) and "\t" in cell and "\n" in cell
+
+
 def _dialect(text: str, tabs: bool) -> tuple[str, str]:
     """A CSV without the line `sep=;` that some programs put first, and what stands between its cells.
 
-    It is what that line says, else a tab where the file's name says so, else the first that parts the first rows into as
-    many cells as the header, else a comma, else what gives the header most names.
+    It is what that line says, else a tab where the file's name says so, else the one, with most names in the header, that
+    parts the first rows into as many cells, else a comma, else what gives the header most names.
     """
     if said := re.match(r'"?(?i:sep)=(.)"?\r?\n', text):
         return text[said.end() :], said[1]
@@ -71,7 +85,7 @@ def _dialect(text: str, tabs: bool) -> tuple[str, str]:
     start = text[:BEGINNING]
     fitting = [delimiter for delimiter in DELIMITERS if delimiter in names and _is_even(start, delimiter)]
     if fitting or "," in names:
-        return text, fitting[0] if fitting else ","
+        return text, max(fitting, key=names.count, default=",")
     return text, max(DELIMITERS, key=names.count)
 
 

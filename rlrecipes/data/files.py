@@ -25,6 +25,8 @@ SWOLLEN, TOLERATED = 200, 1 << 26
 """A file that unpacks to so many times its size is refused once it has given so many bytes; text packs 3 to 20 times."""
 CHUNK, ROWS_AT_ONCE = 1 << 22, 64
 """Bytes of a gzip file and rows of a Parquet file that are unpacked before their size is looked at."""
+GZIP = b"\x1f\x8b"
+"""How a gzip file begins."""
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 """How Excel's "Unicode text" begins."""
 
@@ -135,8 +137,9 @@ def column_names(rows: list[Row]) -> list[str]:
 
 def kind_of(value: Any) -> str:
     """A value's type in words for error messages: "text", "a number", "a list"."""
-    names = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
+    kinds = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    named = (name for kind, name in kinds.items() if isinstance(value, kind))
+    return "null" if value is None else next(named, type(value).__name__)
 
 
 def _is_file(path: Path) -> bool:
@@ -173,6 +176,11 @@ def _kind(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file's rows are cells of text."""
+    return READERS[_kind(path)] is _csv
+
+
 def _kinds() -> str:
     return ", ".join(READERS)
 
@@ -206,6 +214,8 @@ def _text(path: Path) -> str:
         content = _unpacked(path) if path.suffix.lower() == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); check that the file is whole and yours to read") from error
+    if content.startswith(GZIP) and path.suffix.lower() != ".gz":
+        raise UserError(f"{path} is packed with gzip; add .gz to its name")
     if b"\0" in content[:2]:
         raise UserError(f"{path} begins with a null byte, as UTF-16 without its mark does; save the file as UTF-8")
     encoding = "utf-16" if content.startswith(UTF_16) and not content.startswith(codecs.BOM_UTF32_LE) else "utf-8-sig"
@@ -300,7 +310,7 @@ def _of_lines(text: str) -> bool:
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at line {error.lineno} column {error.colno}".replace("line 1 ", "")
-    return str(error)
+    return str(error).partition("; use sys.")[0]  # Python's advice on numbers of more than 4,300 digits
 
 
 def _csv(path: Path) -> Numbered:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.data.files import Row, column_names, read, rename
+from rlrecipes.data.cells import swallowed
+from rlrecipes.data.files import Row, column_names, is_table, read, rename
 from rlrecipes.data.preferences import BESIDE_PAIR, CHOSEN, compared, lone_scores, sides_of
 from rlrecipes.data.readers import LAYOUTS, Layout, Reader, Record, answer_of, graded
 from rlrecipes.data.reasons import Drop, reason_of
@@ -51,11 +53,12 @@ def rows_of(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> tuple[lis
         UserError: the file cannot be read, or has none of the columns that `columns` maps.
     """
     rows = read(path)
+    cells = swallowed((row.number, row.values) for row in rows) if is_table(path) else []
     hidden = _hidden(rows, columns)
     rows, pair = _with_language_pair(recipe.columns, rename(rows, columns))
     rows, blank = _without_placeholders(_layout(recipe, rows), rows)
     rows, repeated = _without_prompts(rows)
-    return rows, [*hidden, *pair, *blank, *repeated]
+    return rows, [*cells, *hidden, *pair, *blank, *repeated]
 
 
 def _hidden(rows: list[Row], columns: Mapping[str, str]) -> list[str]:
@@ -71,12 +74,12 @@ def _hidden(rows: list[Row], columns: Mapping[str, str]) -> list[str]:
 
 def _with_language_pair(own: Columns, rows: list[Row]) -> tuple[list[Row], list[str]]:
     """Two texts in one column, as `{"translation": {"de": "Ja", "en": "Yes"}}`, as source and target in their order."""
-    pair = rows[0].values.get("translation")
-    if own.required != ("source", "target") or not isinstance(pair, dict) or len(pair) != 2:
+    found = [row.values.get("translation") for row in rows]
+    pairs = [tuple(pair) for pair in found if isinstance(pair, dict) and len(pair) == 2]
+    if not pairs or own.required != ("source", "target") or set(own.required) & set(column_names(rows)):
         return rows, []
-    if set(own.required) & set(column_names(rows)):
-        return rows, []
-    one, other = pair
+    (usual, _), *_ = Counter(map(frozenset, pairs)).most_common(1)
+    one, other = next(pair for pair in pairs if usual == set(pair))
     turned = f"source=translation.{other} target=translation.{one}"
     note = f"'translation' is read from {one} to {other}; {option('columns', repr(turned))} turns it."
     return rename(rows, {"source": f"translation.{one}", "target": f"translation.{other}"}), [note]
@@ -251,12 +254,11 @@ def _mapping(recipe: Recipe, rows: list[Row]) -> str | None:
         if begun.isdisjoint(layout.needs) and begun:
             continue
         lacking = [name for name in layout.needs if name not in header]
-        pair = layout.needs == ("prompt", "completion")
-        if pair and (
-            len(lacking) < len(header) or {"role", "from"} & set(header)
-        ):  # any two texts would do, also wrong ones
-            continue
         ways = [dict(zip(lacking, columns, strict=True)) for columns in permutations(spare, len(lacking))]
+        if layout.needs == ("prompt", "completion"):  # any two texts would do, also wrong ones
+            alike = [way for way in ways if _likeness(way) == len(lacking)]
+            others = [] if {"role", "from"} & set(header) or len(lacking) < len(header) else ways
+            ways = alike if len(alike) == 1 else others
         for mapped in sorted(ways, key=_likeness, reverse=True):
             if _reads(layout, rows[:TRIED], mapped):
                 pairs = [f"{name}={column}" for name, column in mapped.items()]

@@ -94,7 +94,7 @@ def number_of(row: Row, column: str, least: float, expected: str, todo: str = "m
     """
     value = row.values[column]
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)  # Python reads 1_2 as 12
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (math.isfinite(number) and number >= least):

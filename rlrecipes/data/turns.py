@@ -80,7 +80,7 @@ def items(value: Any) -> Any:
     """A chat as a list of turns: of an object of lists, as `datasets` keeps a sequence of objects, or of one turn."""
     if _is_turn(value):
         return [value]
-    columns = list(value.values()) if isinstance(value, dict) else [None]
+    columns: list[Any] = list(value.values()) if isinstance(value, dict) else [None]
     if all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
         return [dict(zip(value, parts, strict=True)) for parts in zip(*columns, strict=True)]
     return value
