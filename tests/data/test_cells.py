@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 from pathlib import Path
 
 import pytest
 
 from rlrecipes.data.files import read
+from rlrecipes.data.load import load
 from rlrecipes.errors import UserError
+from rlrecipes.recipe import load_recipe
 
 ROWS = [{"source": f"Kahn {i}, rot", "target": f"Boat {i}", "note (free, short)": "x; y"} for i in range(4)]
 
@@ -59,3 +62,20 @@ def test_utf_16_without_its_mark_is_refused_as_what_it_is(tmp_path, encoding, te
     assert values(tmp_path / "rows.csv", codecs.BOM_UTF16_LE + "a\n1\n".encode("utf-16-le")) == [{"a": "1"}]
     with pytest.raises(UserError, match=r"begins with a null byte, as UTF-16 .*; save the file as UTF-8"):
         values(tmp_path / ("rows.csv" if "," in text else "rows.jsonl"), text.encode(encoding))
+
+
+def test_a_quote_that_swallowed_rows_is_told_with_the_row(tmp_path):
+    lines = [f"Kahn {i}\tBoat {i}" for i in range(30)]
+    whole = "\n".join(["source\ttarget", *lines[:4], '"Kahn\tBoat', 'Fluss"\tRiver', *lines[7:], ""])
+    (tmp_path / "rows.tsv").write_text(whole)
+    notes = load(load_recipe("translation"), str(tmp_path / "rows.tsv"), {}, tmp_path).notes
+    assert any(
+        note.startswith("1 rows, the first of which is row 5, hold a tab and a line end within quotes")
+        for note in notes
+    )
+
+
+def test_a_packed_file_without_its_ending_is_told_as_one(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(gzip.compress(b'{"source": "Kahn", "target": "Boat"}\n'))
+    with pytest.raises(UserError, match=r"rows\.jsonl is packed with gzip; add \.gz to its name"):
+        read(tmp_path / "rows.jsonl")

@@ -194,3 +194,21 @@ def test_a_refusal_offers_a_column_for_what_it_is_called(tmp_path, recipe, names
     with pytest.raises(UserError) as error:
         read(tmp_path, recipe, lambda i: {name: f"{name} {i}" for name in names})
     assert (offered or "docs/own-data.md") in str(error.value)
+
+
+def test_a_score_with_an_underscore_is_no_number(tmp_path):
+    with pytest.raises(UserError, match="row 4: field 'score' must be"):
+        read(
+            tmp_path,
+            "dialogue",
+            lambda i: {"prompt": f"Boat {i}?", "completion": "Red.", "score": "1_2" if i == 3 else "2"},
+        )
+
+
+def test_a_pair_of_languages_that_the_first_row_lacks_is_the_one_that_most_rows_have(tmp_path):
+    pairs = {0: None, 1: {"fr": "Bateau", "en": "Boat"}}
+    data = read(
+        tmp_path, "translation", lambda i: {"translation": pairs.get(i, {"de": f"Kahn {i}", "en": f"Boat {i}"})}
+    )
+    assert answers(data) == {f"Boat {i}" for i in range(2, 40)}
+    assert sum(data.dropped.values()) == 2
