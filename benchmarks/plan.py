@@ -202,6 +202,7 @@ def profile(work: Work) -> Profile:
             response_length=work.answer,
             value=work.value,
             num_sample_generations=0,
+            judge=False,
         ),
         evaluate=EvaluateSettings(batch_size=work.batch),
     )

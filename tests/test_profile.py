@@ -183,7 +183,7 @@ IDLE = {
     "ppo.local_rollout_forward_batch_size": [["ppo.per_device_train_batch_size=4"]],
     "ppo.keep": [["ppo.eval_every=0"]],
     "ppo.patience": [["ppo.eval_every=0"]],
-    "ppo.judge": [["ppo.eval_every=0"]],
+    "ppo.judge": [["ppo.eval_every=0"], ["evaluate.judge=none"]],
     "track.project": [["track.wandb=off"]],
     "track.artifacts": [["track.wandb=off"]],
     "evaluate.judge": [["evaluate.judge_url=http://localhost/v1", "evaluate.judge_model=m"]],

@@ -363,6 +363,9 @@ def _rollout(sizes: _Sizes) -> Iterator[Need]:
     yield Need("ppo rollout", "reading answers", fixed | {"activations": reading})
     logits = 2 * 4 * min(AT_ONCE[sizes.device], rows * longest.answer * shape.vocabulary)
     yield Need("ppo rollout", "log-probabilities", fixed | {"activations": 2 * states, "logits": logits})
+    if sizes.watched:
+        scored = sizes.passed(settings.per_device_train_batch_size * longest.whole)
+        yield Need("ppo rollout", "judge", fixed | {"activations": scored})
 
 
 def _update(sizes: _Sizes) -> Iterator[Need]:

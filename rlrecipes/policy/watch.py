@@ -101,7 +101,7 @@ class Watch:
         rows, most = [row for row in self.rows if "slice/judge" in row], self.settings.patience
         if not rows or not most:
             return None
-        best = max(rows, key=lambda row: row["slice/judge"])
+        best = max(rows, key=lambda row: (row["slice/judge"], row["update"]))  # so that all after it lie below
         behind = [row for row in rows if row["update"] > best["update"]][-most:]
         if len(behind) < most or not all(row["slice/reward"] > best["slice/reward"] for row in behind):
             return None

@@ -75,7 +75,10 @@ def _without_effect(profile: Profile) -> Iterator[str]:
         ),
         "ppo.keep": (ppo.eval_every == 0, "while ppo.eval_every is 0"),
         "ppo.patience": (ppo.eval_every == 0, "while ppo.eval_every is 0"),
-        "ppo.judge": (ppo.eval_every == 0, "while ppo.eval_every is 0"),
+        "ppo.judge": (
+            ppo.eval_every == 0 or evaluate.judge != "auto" or bool(evaluate.judge_url),
+            "while ppo.eval_every is 0 or evaluation has another judge or none",
+        ),
         "evaluate.judge": (bool(evaluate.judge_url), "beside evaluate.judge_url, which judges in its place"),
         "evaluate.judge_model": (not evaluate.judge_url, "without evaluate.judge_url"),
         "track.artifacts": (profile.track.wandb == "off", "while track.wandb is off"),

@@ -316,6 +316,13 @@ def test_without_a_learned_reward_there_is_no_reward_stage(settings, planned):
     assert without["evaluate"][0].roles["adapters"] < with_one["evaluate"][0].roles["adapters"]
 
 
+def test_a_judge_that_watches_ppo_holds_an_adapter_and_scores_in_its_rollout(settings, planned):
+    watched = moments(planned, settings)["ppo rollout"]
+    without = moments(planned, load_profile("single_gpu_24gb", ["ppo.judge=false"]))["ppo rollout"]
+    assert [need.at for need in watched] == [*(need.at for need in without), "judge"]
+    assert watched[0].roles["adapters"] - without[0].roles["adapters"] == 4 * planned.adapter
+
+
 # What is said.
 
 

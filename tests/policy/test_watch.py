@@ -121,7 +121,12 @@ def test_training_ends_where_the_judge_falls_over_patience_looks_while_the_rewar
     )
     assert seen.record(seen.exhausted)["ended_by_judge"]
     assert not seen.record("the KL was too high")["ended_by_judge"]
-    for scores, patience in (([1.0, 2.0, 1.5], 2), ([1.0, 2.0, 1.5, 2.5], 2), ([1.0, 2.0, 1.5, 1.75], 0)):
+    for scores, patience in (
+        ([1.0, 2.0, 1.5], 2),
+        ([1.0, 2.0, 1.5, 2.5], 2),
+        ([1.0, 2.0, 1.5, 1.75], 0),
+        ([2.0, 2.0, 2.0], 2),
+    ):
         assert judged(scores, patience=patience).exhausted is None
 
 
