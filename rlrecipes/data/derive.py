@@ -13,7 +13,7 @@ from statistics import mean, median
 from typing import NamedTuple
 
 from rlrecipes.data.readers import Record
-from rlrecipes.data.split import canonical, halves
+from rlrecipes.data.split import canonical, halves, set_aside
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import Comparison, Example, Prompt, Rating, Recipe, Service, Split
 from rlrecipes.text import quoted, shortened
@@ -51,9 +51,10 @@ def derive(
 ) -> tuple[Split, Counts]:
     """One split of all sources, and the counts of what it lacked and what was derived within it.
 
-    The training rows and the held-out rows go through here apart: nothing but the grading passes from one to the other. Of
-    held-out comparisons one half trains the judge and the other measures it, so an answer that the recipe takes from another
-    example stays in its half: a judge that knew it by heart would look good.
+    The training rows and the held-out rows go through here apart: nothing but the grading passes from one to the other. An
+    answer that the recipe takes from another example stays where that is: among the training rows that choose the best step
+    or among the others, in the half of the held-out rows that trains the judge or in the one that measures it. A reward
+    model that knew it by heart would look good.
     """
     counts: Counts = {}
     examples = _examples(parts, "demonstrations", "held out")
@@ -81,7 +82,7 @@ def derive(
     prompts = _merge(examples)
     if recipe.compare and not comparisons and not ratings:
         rng = Random(0)
-        pools = halves(prompts) if held_out else [prompts]
+        pools = halves(prompts) if held_out else set_aside(prompts, [example.prompt for example in prompts])
         comparisons = [pair for pool in pools for each in pool if (pair := recipe.compare(each, pool, rng))]
         counts[f"The data bring no preferences: {recipe.compared.rstrip('.')}"] = len(comparisons)
     return Split(examples, _merge(_examples(parts, "prompts", "held out")) or prompts, comparisons, ratings), counts

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rlrecipes.data.load import fingerprint, lists, load
-from rlrecipes.data.split import HELD_OUT, canonical, draw, halves, sample_by_hash
+from rlrecipes.data.split import HELD_OUT, canonical, draw, halves, sample_by_hash, set_aside
 from rlrecipes.errors import UserError
 from rlrecipes.metrics import exact_match, mean_of
 from rlrecipes.recipe import Columns, Comparison, Data, Evaluation, Example, Rating, Recipe, Reward, Split, user
@@ -286,6 +286,17 @@ def test_no_answer_is_in_both_halves_of_the_held_out_comparisons_of_which_one_tr
     assert sum(map(len, parts)) == 200
     first, second = ({text for row in part for text in (row.chosen, row.rejected)} for part in parts)
     assert not first & second
+
+
+def test_hardly_an_answer_of_the_training_comparisons_set_aside_is_in_the_others(tmp_path):
+    write(tmp_path / "train.jsonl", demonstrations(0, 1200))
+    write(tmp_path / "test.jsonl", demonstrations(1200, 1220))
+    comparisons = loaded(RECIPE, str(tmp_path)).train.comparisons
+    others, aside = set_aside(comparisons, [pair.prompt for pair in comparisons])
+    known = {text for pair in others for text in (pair.chosen, pair.rejected)}
+    seen = [pair for pair in aside if {pair.chosen, pair.rejected} & known]
+    assert len(aside) >= 100
+    assert len(seen) <= len(aside) // 10
 
 
 def test_prompts_are_distinct_with_all_their_references_unless_their_truth_differs(tmp_path):
