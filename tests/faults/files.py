@@ -81,8 +81,8 @@ def _broken_jsonl() -> Iterator[Case]:
     }.items():
         yield Case(f"row-{name}.jsonl", GOOD + row + b"\n", told=name != "digits")
     yield Case("half-character.jsonl", GOOD + rb'{"source": "\ud83d", "target": "b"}' + b"\n", told=False)
-    yield Case("key-twice.jsonl", GOOD + b'{"source": "a", "source": "c", "target": "b"}\n', told=False)
-    yield Case("json-in-jsonl.jsonl", json.dumps(_rows(3), indent=2).encode())
+    yield Case("key-twice.jsonl", GOOD + b'{"source": "a", "source": "c", "target": "b"}\n')
+    yield Case("json-in-jsonl.jsonl", json.dumps(_rows(3), indent=2).encode(), told=False)
     yield Case("carriage-returns.jsonl", GOOD.replace(b"\n", b"\r"))
 
 
