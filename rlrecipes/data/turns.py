@@ -201,7 +201,7 @@ def is_empty(value: Any) -> bool:
 
 
 LONGEST_SHOWN = 24
-"""Characters of a value that an error shows: a label or a number, no sentence."""
+"""Characters of a value that an error shows: a label or a number, never words."""
 
 
 def wrong(row: Row, column: str, expected: str, value: Any, todo: str = "mend the row") -> UserError:
@@ -215,4 +215,5 @@ def _excerpt(value: Any) -> str:
     if isinstance(value, dict):
         return f" of {shortened(', '.join(map(repr, value)), 60)}" if value else ""
     shown = repr(value)
-    return f" ({shown})" if not isinstance(value, list | tuple) and len(shown) <= LONGEST_SHOWN else ""
+    several = isinstance(value, list | tuple) or (isinstance(value, str) and " " in value.strip())
+    return "" if several or len(shown) > LONGEST_SHOWN else f" ({shown})"

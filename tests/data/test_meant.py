@@ -148,6 +148,7 @@ def test_a_file_of_another_language_is_not_read_as_the_public_set_that_it_resemb
         {"messages": [{"role": "user", "content": {"text": SECRET}}]},
         {"prompt": [SECRET], "completion": SECRET},
         {"prompt": "Hello", "completion": "Hi", "score": SECRET},
+        {"prompt": "Hello", "completion": "Hi", "score": "Jane Roe"},
         {"prompt": "Hello", "completion": "Hi", "label": SECRET},
         {"prompt": "Hello", "response_a": "Hi", "response_b": "Ho", "winner": SECRET},
     ],
