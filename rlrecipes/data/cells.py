@@ -59,11 +59,12 @@ def table(path: Path, content: str) -> Numbered:
 def swallowed(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> list[str]:
     """A sentence on cells that may be several rows: a quote that was meant as text opens a cell that ends at the next."""
     numbers = [number for number, cells in rows if any(_holds_lines(cell) for cell in cells.values())]
-    found = f"{len(numbers):,} rows, the first of which is row {numbers[0]}, hold" if numbers else ""
-    advice = (
-        "if these are rows of their own, a quote before them opens a cell: double it, and put quotes around its cell"
-    )
-    return [f"{found} a tab and a line end within quotes; {advice}."] if numbers else []
+    if not numbers:
+        return []
+    many = f"{len(numbers):,} rows, the first of which is row {numbers[0]}, hold"
+    found = many if len(numbers) > 1 else f"Row {numbers[0]} holds"
+    advice = "a quote before them opens a cell: double it, and put quotes around its cell"
+    return [f"{found} a tab and a line end within quotes; if these are rows of their own, {advice}."]
 
 
 def _holds_lines(cell: Any) -> bool:

@@ -245,10 +245,10 @@ class Run:
         """The files in a stage's folder that the stage did not write; none where its record is from before it had a list."""
         place = self.stage(stage)
         record = read_json(place / DONE)
-        if (record and not isinstance(record.get("files"), dict)) or (not record and (place / DONE).exists()):
-            return []
-        if record and not is_whole(record):
+        if (place / DONE).exists() and not (record and is_whole(record)):
             raise UserError(f"{place / DONE} is damaged (it {CHANGED}); delete {place} and give the same command again")
+        if record and "files" not in record:
+            return []
         own = {DONE, *record.get("files", ())}
         return [name for path in files_in(place) if (name := path.relative_to(place).as_posix()) not in own]
 

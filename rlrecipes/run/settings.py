@@ -86,7 +86,7 @@ def write_settings(folder: Path, settings: Settings) -> str | None:
     for name, table in tables.items():
         body += f"\n[{name}]\n" + "".join(f"{_key(key)} = {_toml(value)}\n" for key, value in table.items())
     head = f"# How {folder.name} of the run {folder.parent.name} was begun. After a change, delete the next line.\n"
-    path, text = folder / NAME, f'{head}{_SUM}{_digest(body)}"\n{body}'
+    path, text = folder / NAME, f'{head}{_SUM}{_digest(head + body)}"\n{body}'
     before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
     if text != before:
         write_text(path, text)
@@ -120,7 +120,8 @@ def read_settings(path: Path) -> Settings:
         raise _damaged(path, f"'{place}': {error.errors()[0]['msg']}") from None
     except ValueError as error:
         raise _damaged(path, first_line(error)) from None
-    if written is not None and written != _digest(text.partition(_SUM)[2].partition("\n")[2]):
+    head, _, rest = text.partition(_SUM)
+    if written is not None and written != _digest(head + rest.partition("\n")[2]):
         raise UserError(
             f"{path} is no longer what was written; if you changed it on purpose, delete its line `sha256 = …`, else "
             "delete the file and give the run's options again"

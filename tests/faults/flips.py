@@ -2,7 +2,7 @@
 
     runs/road/translation/sft/adapter/adapter_model.safetensors is damaged (it has been changed: …); make its stage again …
 
-It is told, or it makes no difference to what comes out.
+It goes in by a door that reads the file, and is told: the command refuses it, or says that it goes on without it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import kills
@@ -39,6 +39,8 @@ DOORS: dict[str, Sequence[str]] = {
     "export": ("export", "translation", "--run", "road"),
 }
 """Who uses what a finished run has left."""
+CALLED = ("damaged", "no longer what was written", "is not used")
+"""What a line has that tells of damage: a refusal, or the console of a command that goes on with an older checkpoint."""
 KILLED = 0.7
 """The part of the road after which a second run is killed; the same command goes on with it."""
 
@@ -74,53 +76,56 @@ def tried(folder: Path, done: set[str], flips: int) -> Iterator[Outcome]:
     )
     here.rename(killed)
     expected = {door: _gone_in(folder, whole, door)[1] for door in DOORS}
+    ways = {whole: _ways(folder, whole, DOORS), killed: _ways(folder, killed, ["again"])}
     whole_road = {name: value for name, value in kills.results(whole).items() if "README.md" not in name}
     for seed in range(flips):
         draw = random.Random(seed)
         half = draw.random() < 0.2  # of what lies on the disk, this much is half done
         home = killed if half else whole
-        path = draw.choice(_files(home))
-        door = "again" if half else draw.choice(list(DOORS))
-        case = f"{seed}: {path.relative_to(home)}, {door}"
+        name = draw.choice(sorted(ways[home]))
+        door = draw.choice(ways[home][name])
+        case = f"{seed}: {name}, {door}"
         if case in done:
             continue
-        place, bit = draw.randrange(path.stat().st_size), 1 << draw.randrange(8)
+        offset, bit = draw.randrange((home / name).stat().st_size), 1 << draw.randrange(8)
         started = time.monotonic()
 
-        def flip(copy: Path, path: Path = path, place: int = place, bit: int = bit, home: Path = home) -> None:
-            with (copy / path.relative_to(home)).open("r+b") as file:
-                file.seek(place)
+        def flip(copy: Path, name: str = name, offset: int = offset, bit: int = bit) -> None:
+            with (copy / name).open("r+b") as file:
+                file.seek(offset)
                 byte = file.read(1)[0]
-                file.seek(place)
+                file.seek(offset)
                 file.write(bytes([byte ^ bit]))
 
-        name = str(path.relative_to(home))
-        ended, found = _gone_in(folder, home, door, flip, name)
+        ended, found, _ = _gone_in(folder, home, door, flip)
         wanted = whole_road if half else expected[door]
         different = [key for key in {*wanted, *found} - {name} if wanted.get(key) != found.get(key)]
         if half:  # the second run stands beside the whole one alone
             different = [key for key in different if "/other/" not in key and key != "output"]
-        last = (ended.errors.strip().splitlines() or [""])[-1]
+        said = (folder / "output").read_text(encoding="utf-8", errors="replace") if ended.status == 0 else ended.errors
+        called = [line for line in said.splitlines() if any(word in line for word in CALLED)]
+        last = (called or ended.errors.strip().splitlines() or [""])[-1].strip()
         if ended.status:
-            called = "damaged" in last or "no longer what was written" in last
             wrong = fault_of(ended) or ("" if called else f"it is not called damaged: {last}")
         else:
-            wrong = f"byte {place}, bit {bit}: other bytes in {different[:3]}" if different else ""
-        result = "fell" if wrong else "told" if ended.status else "same"
+            wrong = f"byte {offset}, bit {bit}: other bytes in {different[:3]}" if different else ""
+        result = "fell" if wrong else "told" if called else "same"
         yield Outcome("flips", case, result, wrong or last, round(time.monotonic() - started, 1))
 
 
-def _files(home: Path) -> list[Path]:
-    """Those with something in them, but for the other run's."""
-    found = (path for path in sorted((home / "runs").rglob("*")) if path.is_file() and path.stat().st_size)
-    return [path for path in found if "other" not in path.parts and "export" not in path.parts]
+def _ways(folder: Path, home: Path, doors: Iterable[str]) -> dict[str, list[str]]:
+    """Each file of a home with something in it, and the doors that open it to read where nothing is damaged."""
+    read = {door: _gone_in(folder, home, door)[2] for door in doors}
+    names = [str(path.relative_to(home)) for path in sorted((home / "runs").rglob("*")) if path.is_file()]
+    ways = {name: [door for door in read if name in read[door]] for name in names if (home / name).stat().st_size}
+    return {name: doors for name, doors in ways.items() if doors}
 
 
 def _gone_in(
-    folder: Path, home: Path, door: str, flip: Callable[[Path], None] = lambda copy: None, name: str = ""
-) -> tuple[Ended, dict[str, object]]:
-    """Goes in by a door of a copy, in which something is flipped; how that ended, and what lies there then."""
-    here, output = folder / "home", folder / "output"
+    folder: Path, home: Path, door: str, flip: Callable[[Path], None] = lambda copy: None
+) -> tuple[Ended, dict[str, object], set[str]]:
+    """Goes in by a door of a copy, in which something is flipped; how that ended, what lies there then, what was read."""
+    here, output, read = folder / "home", folder / "output", folder / "read.txt"
     shutil.rmtree(here, ignore_errors=True)
     shutil.copytree(home, here)
     flip(here)
@@ -131,16 +136,25 @@ def _gone_in(
             os.write(writer, b"Das Kind liest.\n")
             os.close(writer)
             os.dup2(reader, 0)
-        return command(DOORS[door], here)()
+        opened: set[str] = set()
+        sys.addaudithook(lambda event, given: _note(opened, event, given))
+        status = command(DOORS[door], here)()
+        read.write_text("\n".join(opened), encoding="utf-8")
+        return status
 
     ended = forked(work, output, SECONDS)
-    if name:
-        (here / name).unlink(missing_ok=True)  # nobody has read it
     found = kills.results(here) if ended.status == 0 else {}
     found = {name: value for name, value in found.items() if "README.md" not in name}  # which has the date
     if door == "chat":
         found["output"] = output.read_bytes()
-    return ended, found
+    paths = (Path(os.path.abspath(here / line)) for line in read.read_text(encoding="utf-8").splitlines())
+    return ended, found, {str(path.relative_to(here)) for path in paths if path.is_relative_to(here)}
+
+
+def _note(opened: set[str], event: str, given: tuple[object, ...]) -> None:
+    """Notes a file that Python opens to read; only to force it to the disk is something else (`os.open`, without a mode)."""
+    if event == "open" and isinstance(given[0], str | Path) and str(given[1]).startswith("r"):
+        opened.add(str(given[0]))
 
 
 def main() -> int:

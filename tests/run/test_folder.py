@@ -283,6 +283,13 @@ def somebodys(path):
             lambda stage, theirs: (shutil.rmtree(stage), somebodys(stage / "in"), None),
             r"sft holds in/done.json and 1 more",
         ),
+        (
+            lambda stage, theirs: (
+                (stage / "notes.txt").write_text("mine"),
+                (stage / "done.json").write_text('{"stage": "sft"'),  # so nobody knows what the stage wrote
+            ),
+            r"done\.json is damaged .* delete .*sft and give the same",
+        ),
         (lambda stage, theirs: stage.with_name(".sft").symlink_to(theirs), r"\.sft is a link where"),
     ],
 )
