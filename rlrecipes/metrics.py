@@ -27,6 +27,7 @@ from rlrecipes.text import (
     normal_words,
     normalize_answer,
     overlap_f1,
+    parted,
     quoted,
     repeated,
     shortened,
@@ -127,9 +128,11 @@ def ter() -> Metric:
     """Corpus TER (Snover et al. 2006) by sacrebleu: edits in percent of the references' words. Lower is better."""
 
     def statistics(answers: Sequence[str], examples: Sequence[Example]) -> Sequence[Sequence[float]]:
-        scorer = _ter(_tokenizer(examples) != "13a")
+        tokenizer = _tokenizer(examples)
+        scorer = _ter(tokenizer != "13a")
+        read = (lambda text: parted(_nfc(text))) if tokenizer == "char" else _nfc
         return [
-            scorer._extract_corpus_statistics([_nfc(answer)], [[_nfc(text)] for text in example.answers or ("",)])[0]
+            scorer._extract_corpus_statistics([read(answer)], [[read(text)] for text in example.answers or ("",)])[0]
             for answer, example in zip(answers, examples, strict=True)
         ]
 

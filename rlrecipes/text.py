@@ -16,10 +16,12 @@ import regex
 
 _LETTER = r"[\w\p{N}\p{M}\p{Join_Control}]"
 """What words are made of. Marks and joiners belong to the letter before them: a word without its vowel signs is another."""
-UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}ーｰ\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}ーｰ\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Javanese}\p{Tai_Tham}]"
 """Scripts that put no spaces between words."""
+CHARACTER = r"\X[\p{M}\p{Join_Control}]*"
+"""A character as people see it: a grapheme cluster (UAX 29) with its marks, of which some of Myanmar's stand outside."""
 _EMOJI = "[[\\p{Extended_Pictographic}\\p{RI}]--[©®™‼⁉]]"
-_ONE = rf"(?=[{UNSPACED}&&[\w\p{{N}}]--\p{{M}}]|{_EMOJI})\X"
+_ONE = rf"(?=[{UNSPACED}&&[\w\p{{N}}]--\p{{M}}]|{_EMOJI}){CHARACTER}"
 _RUN = rf"(?![\p{{M}}\p{{Join_Control}}])[{_LETTER}--{UNSPACED}]+"
 PART = regex.compile(f"{_ONE}|{_RUN}", regex.V1)
 """A character of an unspaced script with its marks, an emoji, or a run of other letters."""
@@ -46,9 +48,18 @@ def words(text: str) -> list[str]:
 
 
 def characters(text: str) -> list[str]:
-    """The characters as people see them, each with its marks (Unicode's extended grapheme clusters, UAX 29)."""
-    found: list[str] = regex.findall(r"\X", text)
+    """The characters as people see them, each with its marks."""
+    found: list[str] = regex.findall(CHARACTER, text)
     return found
+
+
+def parted(text: str) -> str:
+    """A text with spaces around each emoji and each character of a script without spaces.
+
+    >>> parted("ไป go")
+    ' ไ  ป  go'
+    """
+    return str(regex.sub(_ONE, r" \g<0> ", text, flags=regex.V1))
 
 
 def is_spaced(text: str) -> bool:

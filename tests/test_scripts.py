@@ -1,5 +1,6 @@
 """Every script is a language: words, metrics and what derives rejected answers, in twelve scripts and with emoji."""
 
+import re
 import unicodedata
 from random import Random
 
@@ -11,7 +12,7 @@ from recipes.text_generation.texts import cut, disordered
 from recipes.translation.recipe import garbled
 from rlrecipes import metrics
 from rlrecipes.recipe import Example, user
-from rlrecipes.text import normal_words, words
+from rlrecipes.text import characters, normal_words, words
 
 SENTENCES = {
     "latin": ("the girl is reading a long book at home today", "the girl is reading a long boot at home today"),
@@ -27,6 +28,9 @@ SENTENCES = {
     "chinese": ("女孩今天在家里读一本很长的新书", "男孩今天在家里读一本很长的新书"),
     "japanese": ("少女は今日家でとても長い本を読んでいる", "少年は今日家でとても長い本を読んでいる"),
     "khmer": ("ក្មេងស្រីកំពុងអានសៀវភៅវែងនៅផ្ទះ", "ក្មេងប្រុសកំពុងអានសៀវភៅវែងនៅផ្ទះ"),
+    "lao": ("ເດັກຍິງກຳລັງອ່ານປຶ້ມຍາວຢູ່ເຮືອນ", "ເດັກຊາຍກຳລັງອ່ານປຶ້ມຍາວຢູ່ເຮືອນ"),
+    "burmese": ("မိန်းကလေးသည်အိမ်တွင်စာအုပ်ရှည်ကိုဖတ်နေသည်", "မိန်းကလေးသည်အိမ်တွင်စားအုပ်ရှည်ကိုဖတ်နေသည်"),
+    "tibetan": ("བུ་མོ་ཁྱིམ་དུ་དེབ་རིང་པོ་ཀློག་གི་འདུག", "བུ་ཚ་ཁྱིམ་དུ་དེབ་རིང་པོ་ཀློག་གི་འདུག"),
     "emoji": (
         "well done 🎉 my friend 👩‍👩‍👧 see you 👍🏽 soon 🇩🇪",
         "well done 🎉 my friend 👩‍👩‍👦 see you 👍🏽 soon 🇩🇪",
@@ -75,12 +79,24 @@ def test_bleu_of_the_same_sentences_is_100_and_falls_with_a_word(script):
 
 
 @scripts
+def test_ter_of_the_same_sentences_is_0_and_rises_with_a_word(script):
+    sentence, near = SENTENCES[script]
+
+    def ter(answer: str) -> float:
+        return metrics.estimate(metrics.ter(), [answer] * 3, [against(sentence)] * 3).value
+
+    assert ter(sentence) == ter(unicodedata.normalize("NFD", sentence)) == 0
+    assert 0 < ter(near) < 40
+    assert ter(OTHER) > 50
+
+
+@scripts
 def test_words_keep_their_marks_and_differ_where_the_text_does(script):
     sentence, near = SENTENCES[script]
     said = words(sentence)
     assert len(said) >= 6
     assert said != words(near)
-    assert "".join(said) == unicodedata.normalize("NFC", sentence.lower().replace(" ", ""))
+    assert "".join(said) == unicodedata.normalize("NFC", re.sub("[ \u0f0b]", "", sentence.lower()))
     assert not any(orphans(word) for word in said)
     assert said == words(unicodedata.normalize("NFD", sentence))
     assert len(normal_words(sentence)) >= 6
@@ -102,8 +118,8 @@ def test_spoiled_answers_are_whole_characters_of_the_answer(script, spoil):
     sentence, _ = SENTENCES[script]
     worse = [spoil(sentence, Random(seed)) for seed in range(20)]
     assert any(text != sentence for text in worse)
-    known = set(regex.findall(r"\X", sentence))
-    assert not {part for text in worse for part in regex.findall(r"\X", text)} - known - {" "}
+    known = set(characters(sentence))
+    assert not {part for text in worse for part in characters(text)} - known - {" "}
     assert not any(orphans(text) for text in worse)
 
 
@@ -113,21 +129,21 @@ def test_an_opening_is_cut_between_characters(script):
     opening, rest = cut(text)
     assert opening
     assert rest
-    assert regex.findall(r"\X", opening) == regex.findall(r"\X", text)[: len(regex.findall(r"\X", opening))]
+    assert characters(opening) == characters(text)[: len(characters(opening))]
     assert not orphans(rest)
 
 
 @pytest.mark.parametrize("script", ["latin", "devanagari", "chinese", "japanese", "thai"])
 def test_a_rejected_span_is_about_as_long_as_the_answer(script):
     sentence = SENTENCES[script][0]
-    letters = sentence.split() if " " in sentence else regex.findall(r"\X", sentence)
+    letters = sentence.split() if " " in sentence else characters(sentence)
     answer = (" " if " " in sentence else "").join(letters[:2])
     example = Example(user(f"{sentence}\nQuestion: ?"), (answer,))
     spans = [pair.rejected for seed in range(10) if (pair := another_span(example, [], Random(seed)))]
     assert spans
-    size = len(str.split(answer) if " " in sentence else regex.findall(r"\X", answer))
+    size = len(str.split(answer) if " " in sentence else characters(answer))
     assert all(span in sentence for span in spans)
-    assert all(len(span.split() if " " in sentence else regex.findall(r"\X", span)) == size for span in spans)
+    assert all(len(span.split() if " " in sentence else characters(span)) == size for span in spans)
 
 
 def test_a_hindi_girl_is_no_boy_and_punctuation_of_every_script_is_none():

@@ -14,7 +14,7 @@ from typing import Any
 import regex
 
 from rlrecipes.recipe import spelled
-from rlrecipes.text import PART, words
+from rlrecipes.text import CHARACTER, PART, words
 
 LABELS = {"1": 1, "1.0": 1, "true": 1, "pos": 1, "positive": 1, "0": 0, "0.0": 0, "false": 0, "neg": 0, "negative": 0}
 
@@ -35,7 +35,8 @@ def cut(text: Any) -> tuple[str, str]:
     if count < 8:
         raise ValueError("'text' has fewer than 8 words, too few to cut into an opening and its continuation")
     spaced = len(text.split()) >= max(6, count / 2)
-    pattern = r"(?:\S+\s+){4}\S+" if spaced else r"(?:\w\p{M}*){3,11}\p{Terminal_Punctuation}(?=\W*\w)|\X{6}"
+    clause = rf"(?:\w\p{{M}}*){{3,11}}\p{{Terminal_Punctuation}}(?=\W*\w)|(?:{CHARACTER}){{6}}"
+    pattern = r"(?:\S+\s+){4}\S+" if spaced else clause
     end = regex.match(pattern, text, regex.DOTALL)
     assert end  # six runs without a space, or the characters of eight words
     return text[: end.end()], text[end.end() :].strip()

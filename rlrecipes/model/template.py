@@ -8,14 +8,15 @@ space: most tokenizers join it to the word behind it, and a model never saw a wo
 
 from __future__ import annotations
 
-import unicodedata
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+import regex
+
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.recipe import Message, Prompt
-from rlrecipes.text import quoted
+from rlrecipes.text import UNSPACED, quoted
 
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n{% endfor %}"
@@ -47,8 +48,6 @@ NO_SPACE = (
 """Stand around a template whose prompts end in a space, and take it off."""
 CHAT = Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Hello")
 """Turns to try a template with."""
-UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-"""Starts of the Unicode names of letters of scripts that put no space between words."""
 
 
 def fix_template(tokenizer: Any) -> None:
@@ -143,7 +142,7 @@ def _space_behind(text: str) -> str:
     if begun != text:
         return text.removeprefix(begun)
     is_word = last.isalnum() or last in (*",.:;!?)",)
-    return " " if is_word and not unicodedata.name(last, "").startswith(UNSPACED) else ""
+    return " " if is_word and not regex.match(UNSPACED, last) else ""
 
 
 @lru_cache(maxsize=8)
