@@ -118,17 +118,23 @@ def _with(row: Row, column: str, value: Any) -> Row:
     return row._replace(values={**row.values, column: value})
 
 
+ANSWERS = ("chosen", "rejected", "completion", "response", "output", "answer_a", "answer_b", "response_a", "response_b")
+"""Columns of one answer, which some files begin with the prompt."""
+
+
 def _without_prompts(rows: list[Row]) -> tuple[list[Row], list[str]]:
     """The rows of a file in which nearly all answers of a column, as texts, start with their prompt: without it."""
     notes: list[str] = []
-    for column in ("chosen", "rejected", "completion", "response", "response_a", "response_b"):
-        repeated = [_repeats(row.values.get("prompt"), row.values.get(column)) for row in rows]
-        count, of = sum(repeated), sum(bool(row.values.get("prompt") and row.values.get(column)) for row in rows)
+    names = column_names(rows)
+    asks = next((name for name in ("prompt", "instruction") if name in names), "prompt")
+    for column in ANSWERS:
+        repeated = [_repeats(row.values.get(asks), row.values.get(column)) for row in rows]
+        count, of = sum(repeated), sum(bool(row.values.get(asks) and row.values.get(column)) for row in rows)
         if of > 1 and count >= NEARLY_ALL * of:
-            rows = [_behind(row, column) if again else row for row, again in zip(rows, repeated, strict=True)]
-            notes.append(f"The prompt is taken off the start of '{column}', which repeats it in {count:,} rows.")
+            rows = [_behind(row, asks, column) if again else row for row, again in zip(rows, repeated, strict=True)]
+            notes.append(f"The {asks} is taken off the start of '{column}', which repeats it in {count:,} rows.")
         elif count:
-            notes.append(f"'{column}' starts with the prompt in {count:,} of {of:,} rows, and stays as it is.")
+            notes.append(f"'{column}' starts with the {asks} in {count:,} of {of:,} rows, and stays as it is.")
     return rows, notes
 
 
@@ -137,8 +143,8 @@ def _repeats(prompt: Any, answer: Any) -> bool:
     return texts and bool(prompt.strip()) and len(answer) > len(prompt) and answer.startswith(prompt)
 
 
-def _behind(row: Row, column: str) -> Row:
-    return _with(row, column, row.values[column][len(row.values["prompt"]) :].lstrip())
+def _behind(row: Row, asks: str, column: str) -> Row:
+    return _with(row, column, row.values[column][len(row.values[asks]) :].lstrip())
 
 
 def records(recipe: Recipe, rows: list[Row]) -> Records:

@@ -439,6 +439,24 @@ def test_answers_that_nearly_all_repeat_their_prompts_are_freed_of_them_and_a_fe
 
 
 @pytest.mark.parametrize(
+    ("asks", "answers", "more"),
+    [
+        ("instruction", ("output",), {}),
+        ("instruction", ("chosen", "rejected"), {}),
+        ("prompt", ("answer_a", "answer_b"), {"winner": "a"}),
+    ],
+)
+def test_answers_of_every_layout_are_freed_of_their_prompts(tmp_path, asks, answers, more):
+    said = {name: f" Good {name}" for name in answers}
+    rows = [{asks: f"Say {i}.", **{name: f"Say {i}.{text}" for name, text in said.items()}, **more} for i in range(40)]
+    write_rows(tmp_path / "train.jsonl", rows)
+    data = load(load_recipe("dialogue"), str(tmp_path / "train.jsonl"), {}, tmp_path)
+    assert {example.answers for example in data.train.demonstrations} == {(f"Good {answers[0]}",)}
+    if len(answers) > 1:
+        assert {pair.rejected for pair in data.train.comparisons} == {f"Good {answers[1]}"}
+
+
+@pytest.mark.parametrize(
     ("row", "mapping"),
     [
         ({"id": 7, "German": "Das Kind {}", "English": "Child {}"}, "COLUMNS='source=German target=English'"),
