@@ -177,10 +177,20 @@ class Run:
         self._place(stage)
 
     def recover(self) -> None:
-        """Moves stages into place whose process was killed after it wrote `done.json`; ends removals that were cut off."""
+        """Moves stages into place whose process was killed after it wrote `done.json`; ends removals that were cut off.
+
+        Raises:
+            UserError: such a stage is damaged, and what it would take the place of stays.
+        """
         for stage in STAGES:
             _remove(self._gone(stage))
-            if (self.draft(stage) / DONE).exists():
+            draft = self.draft(stage)
+            if (draft / DONE).exists():
+                again = f"delete the folder {draft} and give the same command again"
+                record = read_json(draft / DONE)
+                if not record:
+                    raise UserError(f"{draft / DONE} is damaged; {again}")
+                check(record, draft, DONE, again)
                 self._place(stage)
 
     def _place(self, stage: str) -> None:

@@ -318,6 +318,20 @@ def test_what_came_into_a_stages_folder_while_it_was_made_anew_stays_and_the_new
     assert (run.stage("sft") / "adapter").read_text() == "new"
 
 
+@pytest.mark.parametrize("content", ["", "{}", '{"stage": "sft", "files": {"adapter": {"bytes": 9}}, "sha256": "0"}'])
+def test_a_damaged_stage_that_waits_beside_a_finished_one_does_not_take_its_place(run, content):
+    close(run, "sft", content="old")
+    close(run, "evaluate")
+    draft = run.open("sft", {})
+    (draft / "done.json").write_text(content)
+    with pytest.raises(UserError, match=r"\.sft/done\.json is damaged.*; delete the folder .*\.sft and give the same"):
+        run.recover()
+    assert (run.stage("sft") / "adapter").read_text() == "old"
+    assert run.done("evaluate")
+    shutil.rmtree(draft)
+    run.recover()
+
+
 def test_a_run_behind_a_link_works_as_one_that_is_not(tmp_path):
     (tmp_path / "big").mkdir()
     (tmp_path / "runs").symlink_to(tmp_path / "big")
