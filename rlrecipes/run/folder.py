@@ -68,7 +68,9 @@ class Run:
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             record["settings"] = dict(record["settings"])
         except (ValueError, TypeError, KeyError):
-            raise UserError(f"{path} is damaged; delete the folder {path.parent} and run the stage again") from None
+            record = {}
+        if not record or not is_whole(record):
+            raise UserError(f"{path} is damaged; delete the folder {path.parent} and run the stage again")
         check(record, path.parent, DONE, f"make its stage again with `{make(stage, self)} {switch('force')}`")
         return record
 
