@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from rlrecipes.before.asked import asked_profile, fitted, refuse_unlearned
-from rlrecipes.errors import UserError, option
+from rlrecipes.errors import UserError, option, switch
+from rlrecipes.hub.identity import identity
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job, with_weights
 from rlrecipes.profile import Profile, check_profile
 from rlrecipes.recipe import Recipe, load_recipe, unknown
 from rlrecipes.report.listing import find_runs
+from rlrecipes.reward.code import code_of
 from rlrecipes.reward.judge import missing, own_judge
 from rlrecipes.reward.source import reach_reward_model
 from rlrecipes.reward.strength import too_weak, withheld
@@ -231,7 +233,8 @@ def _withheld(job: Job, stage: str) -> bool:
 
 def _conditions(job: Job, stage: str) -> dict[str, Any]:
     """Everything that decides a stage's bytes on one machine; an interrupted stage goes on under no other."""
-    return job.settings(stage) | {f"library.{name}": version for name, version in versions().items()}
+    libraries = {f"library.{name}": version for name, version in versions().items()}
+    return job.settings(stage) | libraries | ({"reward code": code_of(job.recipe.reward)} if stage == "ppo" else {})
 
 
 def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
@@ -251,6 +254,7 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
     if job.profile.reward.model is not None and {"sft", "reward"} & set(pending) and needed(job, "reward"):
         check_taken(job.profile.reward.model)
     name = _base(job)
+    _check_base(job, name, pending)
     check_model_fits(job, name, pending)
     before = write_settings(job.run.folder, job.asked) if job.asked else None
     if force:  # a plain run from here on: interrupted, it goes on without FORCE
@@ -269,6 +273,18 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
         say(f"  tracked offline; upload with: {command}")
 
 
+def _check_base(job: Job, name: str, pending: Sequence[str]) -> None:
+    """Refuses to build on stages that were made on another base under the same name."""
+    base = identity(name)
+    for stage in STAGES:
+        record = None if stage in pending else job.run.done(stage)
+        if base and record and (record.get("base") or base) != base:
+            raise UserError(
+                f"{job.run.stage(stage)} was made on other weights or another config.json than {name} has now; put those "
+                f"back, name another run ({option('run')}), or make it again with {switch('force')}"
+            )
+
+
 def needed(job: Job, stage: str) -> bool:
     """Whether the job needs a stage."""
     return unneeded(job, stage) is None
@@ -282,9 +298,11 @@ def unneeded(job: Job, stage: str) -> str | None:
 
 
 def _is_finished(job: Job, stage: str) -> bool:
-    finished = job.run.is_finished(stage, job.settings(stage))
+    finished, ours = job.run.is_finished(stage, job.settings(stage)), code_of(job.recipe.reward)
     if finished:
-        say(f"{job.recipe.name} · {stage}: done already, in {job.run.stage(stage)}")
+        changed = stage == "ppo" and (job.run.need("ppo").get("reward_code") or ours) != ours
+        what = f"; the code of its reward has changed since, and {switch('force')} makes it again" if changed else ""
+        say(f"{job.recipe.name} · {stage}: done already, in {job.run.stage(stage)}{what}")
     return finished
 
 
@@ -322,6 +340,8 @@ def _run_stage(job: Job, model_name: str, stage: str) -> None:
             "settings": settings,
             "seed": job.seed,
             "data": job.described_data(),
+            "base": identity(model_name),
+            **({"reward_code": code_of(job.recipe.reward)} if stage == "ppo" else {}),
             "versions": versions(),
             "machine": machine(),
             "git_commit": git_commit(),

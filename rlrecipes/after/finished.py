@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrecipes.errors import UserError, option, switch
+from rlrecipes.hub.identity import identity
 from rlrecipes.model.embedded import check_base
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import BUILT_IN, Message, Prompt, Recipe, unknown
@@ -84,9 +85,10 @@ class FinishedRun:
         """The base's hub id or folder.
 
         Raises:
-            UserError: it is the embedded one, and it is gone or damaged.
+            UserError: it has changed, or it is the embedded one and is gone or damaged.
         """
         if not self.embedded:
+            self._check_same(self.model.name)
             return self.model.name
         # The adapter names its base. Recipes' documents may have changed since, and with them the base of today.
         path = self.run.stage("sft") / "adapter" / "adapter_config.json"
@@ -101,7 +103,16 @@ class FinishedRun:
                 f"with `{make(self.run.recipe, self.run)} {switch('force')}` and the run's options"
             )
         check_base(Path(base))
+        self._check_same(base)
         return str(base)
+
+    def _check_same(self, base: str) -> None:
+        made_on, now = self.records["sft"].get("base"), identity(base)
+        if made_on and now and made_on != now:
+            raise UserError(
+                f"{self.run.folder} was trained on other weights or another config.json than {base} has now; put those "
+                f"back, or make the run again with `{make(self.run.recipe, self.run)} {switch('force')}` and its options"
+            )
 
     @property
     def answer_length(self) -> int | None:

@@ -1,0 +1,56 @@
+"""A base that changes under the stages that stand on it is noticed."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import main, smallest
+from safetensors.torch import load_file, save_file
+
+from rlrecipes.hub.identity import identity
+
+
+@pytest.fixture
+def model(checkpoint, home):
+    yield shutil.copytree(checkpoint.model, home / "swapped")
+    shutil.rmtree(home / "swapped")
+    shutil.rmtree(home / "runs" / "swap", ignore_errors=True)
+
+
+def other_weights(model):
+    file = model / "model.safetensors"
+    save_file({name: torch.flip(tensor, [0]) for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+
+
+def other_config(model, **values):
+    file = model / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_a_copy_and_a_model_saved_by_another_version_are_the_same(model, checkpoint):
+    other_config(model, transformers_version="9.9", _name_or_path="elsewhere")
+    assert identity(str(model)) == identity(str(checkpoint.model))
+
+
+@pytest.mark.parametrize("change", [other_weights, lambda model: other_config(model, rope_theta=5.0)])
+def test_no_stage_stands_on_another_base_than_the_stages_below_it(model, capsys, change):
+    def command(*stages):
+        given = [*stages, "--data", "pairs.jsonl", "--model", str(model), "--run", "swap"]
+        return main([*given, *smallest(given)])
+
+    assert command("sft", "translation") == 0
+    whole = {path: path.read_bytes() for path in model.iterdir()}
+    change(model)
+    capsys.readouterr()
+    assert command("reward", "translation") == 2
+    assert "sft was made on other weights or another config.json than" in capsys.readouterr().err
+    assert main(["chat", "translation", "--run", "swap"]) == 2
+    assert "was trained on other weights or another config.json than" in capsys.readouterr().err
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert command("reward", "translation") == 0
+
+
+def test_a_model_that_is_not_there_has_no_identity():
+    assert identity("nobody/has-this") is None
