@@ -32,7 +32,7 @@ def run(name, *arguments, recipe="translation", command="run"):
 
 
 def interrupt(job, model_name, folder, tracker):
-    (folder / "half").write_text("written")
+    (folder / "scale.json").write_text("written")
     raise KeyboardInterrupt
 
 
@@ -371,7 +371,7 @@ def test_a_stage_that_was_closed_but_not_yet_in_its_place_is_not_made_again(home
         assert run("closed", *OWN, command="sft") == 75
     folder = home / "runs" / "closed" / "translation"
     assert times(folder).keys() == {".sft"}
-    (folder / ".sft" / "half").unlink()
+    (folder / ".sft" / "scale.json").unlink()
     monkeypatch.setattr("rlrecipes.stages.sft.run", interrupt)
     assert run("closed", *OWN, command="sft") == 0
     assert times(folder).keys() == {"sft"}

@@ -22,7 +22,7 @@ from typing import Any
 from rlrecipes.errors import UserError, has_make, option, program, switch
 from rlrecipes.profile import profile_names
 from rlrecipes.run.checksums import CHANGED, check, files_in, is_whole, sealed
-from rlrecipes.run.stages import STAGES, above
+from rlrecipes.run.stages import STAGES, WRITTEN, above
 from rlrecipes.text import shortened
 
 DONE, BEGUN, CHECKPOINTS = "done.json", "begun.json", "checkpoints"
@@ -144,7 +144,12 @@ class Run:
             )
 
     def open(self, stage: str, conditions: Mapping[str, Any]) -> Path:
-        """The stage's draft, to fill and then `close`: an interrupted one of the same conditions, or an empty one."""
+        """The stage's draft, to fill and then `close`: an interrupted one of the same conditions, or an empty one.
+
+        Raises:
+            UserError: as `check_removable`.
+        """
+        self.check_removable([stage])
         draft = self.draft(stage)
         if self.begun(stage) == json.loads(json.dumps(conditions)):
             for path in draft.iterdir():
@@ -158,8 +163,8 @@ class Run:
         return draft
 
     def abandon(self, stage: str) -> None:
-        """Removes the draft of a failed stage if it has no checkpoint to go on from."""
-        if not self._has_checkpoint(stage):
+        """Removes the draft of a failed stage if it has no checkpoint to go on from, and holds nothing of somebody's."""
+        if not self._has_checkpoint(stage) and not self._strangers(stage):
             _remove(self.draft(stage))
 
     def _has_checkpoint(self, stage: str) -> bool:
@@ -174,7 +179,11 @@ class Run:
         draft = self.draft(stage)
         for path in draft.rglob("*"):
             sync(path)
-        kept = [path for path in files_in(draft) if path.relative_to(draft).parts[0] not in (BEGUN, CHECKPOINTS, DONE)]
+        strangers, passing = self._strangers(stage), (BEGUN, CHECKPOINTS, DONE)
+        names = {path: path.relative_to(draft) for path in files_in(draft)}
+        kept = [
+            path for path, name in names.items() if name.parts[0] not in passing and name.as_posix() not in strangers
+        ]
         write_json(draft / DONE, sealed({"stage": stage, **record}, draft, kept))
         self._place(stage)
 
@@ -246,12 +255,16 @@ class Run:
                         f"{path} is a {'link' if path.is_symlink() else 'file'} where the {stage} stage has its folder; "
                         "move it away and give the same command again"
                     )
-            if others := self._others(stage):
-                more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-                raise UserError(
-                    f"{self.stage(stage)} holds {shortened(others[0])}{more}, which the stage did not write and which would "
-                    "be deleted with it; move it away and give the same command again"
-                )
+            for place, others in (
+                (self.stage(stage), self._others(stage)),
+                (self.draft(stage), self._strangers(stage)),
+            ):
+                if others:
+                    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+                    raise UserError(
+                        f"{place} holds {shortened(others[0])}{more}, which the stage did not write and which would be "
+                        "deleted with it; move it away and give the same command again"
+                    )
 
     def _others(self, stage: str) -> list[str]:
         """The files in a stage's folder that the stage did not write; none where its record is from before it had a list."""
@@ -263,6 +276,12 @@ class Run:
             return []
         own = {DONE, *record.get("files", ())}
         return [name for path in files_in(place) if (name := path.relative_to(place).as_posix()) not in own]
+
+    def _strangers(self, stage: str) -> list[str]:
+        """The files and links in a stage's draft that no stage writes, whenever it is killed."""
+        draft = self.draft(stage)
+        names = {path.relative_to(draft).as_posix(): path for path in files_in(draft)}
+        return [name for name, path in names.items() if path.is_symlink() or not WRITTEN.fullmatch(name)]
 
 
 def make(target: str, run: Run) -> str:

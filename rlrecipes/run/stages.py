@@ -3,11 +3,13 @@
     STAGES["ppo"].stands_on -> ("sft", "reward")
     POLICIES["ppo"].over -> "sft"
 
-A new stage is a row here and `stages/<name>.py`; a new policy is a row here and the stage that makes it.
+A new stage is a row here and `stages/<name>.py`, with the names of its files in `WRITTEN`; a new policy is a row here and the
+stage that makes it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -75,6 +77,14 @@ POLICIES: dict[str, Policy] = {
         training="by supervised fine-tuning (SFT) and then by PPO against the recipe's reward",
     ),
 }
+
+WRITTEN = re.compile(
+    r"(adapter|member-\d+|value_adapter|policy|value)(/.*)?"  # what is in them the libraries name
+    r"|((begun|done|scale)\.json|index\.html)(\.part)?|README\.md|value_head\.safetensors|(log|samples|answers)\.jsonl"
+    r"|checkpoints/(trainer_state\.json(\.part)?|\.?step-\d+/.*)"
+    r"|\.tmp\w{6}"  # safetensors writes aside so
+)
+"""The files of an unfinished stage that are the stage's own; any other is somebody's."""
 
 _SAMPLING = ("ppo.response_length", "model.max_length")
 

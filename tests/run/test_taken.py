@@ -67,11 +67,11 @@ def test_another_setting_an_unfinished_stage_and_one_of_its_own_are_refused_in_o
         take(other, "sft", mine, {**SETTINGS, "sft.max_steps": 3})
     with pytest.raises(UserError, match=r"no finished reward stage in .*mine"):
         take(other, "reward", mine, SETTINGS)
-    (other.open("sft", SETTINGS) / "weights").write_text("others")
+    (other.open("sft", SETTINGS) / "adapter").write_text("others")
     other.close("sft", {"settings": SETTINGS})
     with pytest.raises(UserError, match="has a sft stage of its own, which differs"):
         take(other, "sft", mine, SETTINGS)
-    assert (other.stage("sft") / "weights").read_text() == "others"
+    assert (other.stage("sft") / "adapter").read_text() == "others"
 
 
 def test_an_interrupted_stage_of_its_own_is_not_lost(runs):
