@@ -4,6 +4,7 @@ README.md     the model card
 adapter/      adapter_config.json, adapter_model.safetensors, generation_config.json, the tokenizer
 base/         the base model, if it is the embedded base, which nobody else has
 merged/       with `--merged`: whole weights, the adapter merged into the unquantized base
+manifest.json the names of these files: what else comes into the folder is not deleted with it
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from rlrecipes.model.forward import device
 from rlrecipes.model.loading import check_model, model_config
 from rlrecipes.model.tokens import decode, encode, encode_prompt, ends, open_tokenizer
 from rlrecipes.recipe import user
+from rlrecipes.run.checksums import MANIFEST, files_in
 from rlrecipes.run.console import say
-from rlrecipes.run.folder import make
+from rlrecipes.run.folder import make, read_json, refuse_others, write_json
 from rlrecipes.run.lock import locked
 from rlrecipes.run.stages import POLICIES
 
@@ -70,7 +72,7 @@ def replaced(folder: Path, name: str, elsewhere: Path | None, mark: str, write: 
     The place is `name` in the run's `folder`, or `elsewhere`; a file called `mark` tells an export there from anything else.
 
     Raises:
-        UserError: something else stands in the place, or nothing can be written there.
+        UserError: something else stands in the place or in the earlier export, or nothing can be written there.
     """
     place = elsewhere.expanduser().absolute() if elsewhere else folder / name
     tag = "-export" if elsewhere else ""  # beside a folder of one's own may stand another that is hidden
@@ -84,9 +86,12 @@ def replaced(folder: Path, name: str, elsewhere: Path | None, mark: str, write: 
     place.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         _put_back(previous, place)
+        refuse_others(place, _others(place, mark), "the export")
         shutil.rmtree(draft, ignore_errors=True)
         try:
             write(draft, place)
+            write_json(draft / MANIFEST, {"files": _names(draft)})
+            refuse_others(place, _others(place, mark), "the export")  # that came since
             if place.exists():
                 place.rename(previous)
             draft.rename(place)
@@ -94,6 +99,18 @@ def replaced(folder: Path, name: str, elsewhere: Path | None, mark: str, write: 
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return place
+
+
+def _others(place: Path, mark: str) -> list[str]:
+    """The files in an export's place that it did not write; none where the export is from before it had a list."""
+    own = read_json(place / MANIFEST).get("files")
+    if own is None and (place / mark).is_file():
+        return []
+    return [name for name in _names(place) if name not in (MANIFEST, *(own or ()))]
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in files_in(folder)]
 
 
 def _put_back(previous: Path, place: Path) -> None:

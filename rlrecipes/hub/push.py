@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlrecipes.errors import UserError, first_line, option
 from rlrecipes.hub.reach import within
+from rlrecipes.run.checksums import MANIFEST
 
 SECONDS = 1.5
 """The longest wait for the hub's answer; with the start of Python the check stays below two seconds."""
@@ -54,7 +55,8 @@ def push(folder: Path, name: str) -> str:
     """
     import huggingface_hub
 
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    # The export's own list is about its folder here.
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     try:
         api = huggingface_hub.HfApi()
         address = api.create_repo(name, private=True, exist_ok=True)

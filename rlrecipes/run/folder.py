@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -259,12 +259,7 @@ class Run:
                 (self.stage(stage), self._others(stage)),
                 (self.draft(stage), self._strangers(stage)),
             ):
-                if others:
-                    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-                    raise UserError(
-                        f"{place} holds {shortened(others[0])}{more}, which the stage did not write and which would be "
-                        "deleted with it; move it away and give the same command again"
-                    )
+                refuse_others(place, others, "the stage")
 
     def _others(self, stage: str) -> list[str]:
         """The files in a stage's folder that the stage did not write; none where its record is from before it had a list."""
@@ -282,6 +277,20 @@ class Run:
         draft = self.draft(stage)
         names = {path.relative_to(draft).as_posix(): path for path in files_in(draft)}
         return [name for name, path in names.items() if path.is_symlink() or not WRITTEN.fullmatch(name)]
+
+
+def refuse_others(place: Path, others: Sequence[str], writer: str) -> None:
+    """Refuses to delete a folder with `others` in it, files that its `writer` did not write.
+
+    Raises:
+        UserError: with the first of them, and how many more there are.
+    """
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise UserError(
+            f"{place} holds {shortened(others[0])}{more}, which {writer} did not write and which would be deleted with it; "
+            "move it away and give the same command again"
+        )
 
 
 def make(target: str, run: Run) -> str:

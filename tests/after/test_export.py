@@ -533,6 +533,43 @@ def test_a_run_that_can_only_be_read_is_exported_elsewhere(finished, session_hom
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
+@pytest.mark.parametrize("where", ["its own place", "elsewhere", "a first one"])
+def test_a_file_that_no_export_wrote_is_not_deleted_with_an_export(spoilt, tmp_path, monkeypatch, capsys, where):
+    place = tmp_path / "mine" if where == "elsewhere" else spoilt / "export"
+    command = ["export", "translation", "--run", "spoilt", "--policy", "sft"]
+    command += ["--to", str(place)] if where == "elsewhere" else []
+    shutil.rmtree(place, ignore_errors=True)
+    if where != "a first one":
+        assert main(command) == 0
+    (place / "adapter").mkdir(parents=True, exist_ok=True)
+    (place / "adapter" / "mine.txt").write_text("years of work")
+    with monkeypatch.context() as patch:
+        patch.setattr("rlrecipes.after.export._adapter", lambda *_: pytest.fail("it began"))
+        assert main(command) == 2
+    assert re.search(
+        r"holds adapter/mine\.txt, which the export did not write .*; move it away", capsys.readouterr().err
+    )
+    (place / "adapter" / "mine.txt").rename(tmp_path / "away")
+    assert main(command) == 0
+    assert main(command) == 0
+    (place / "manifest.json").unlink()  # an export of earlier days
+    assert main(command) == 0
+
+
+def test_a_file_that_comes_while_an_export_is_written_is_not_deleted(spoilt, monkeypatch, capsys):
+    from rlrecipes.after.export import replaced
+
+    def write(draft, place):
+        draft.mkdir()
+        (place / "mine.txt").write_text("mine")
+
+    shutil.rmtree(spoilt / "export", ignore_errors=True)
+    (spoilt / "export").mkdir()
+    with pytest.raises(UserError, match=r"export holds mine\.txt, which the export did not write"):
+        replaced(spoilt, "export", None, "a", write)
+    assert [path.name for path in (spoilt / "export").iterdir()] == ["mine.txt"]
+
+
 def test_an_export_replaces_nothing_but_an_export(finished, session_home, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(session_home)
     (tmp_path / "letters").write_text("dear")
