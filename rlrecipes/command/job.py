@@ -6,6 +6,7 @@ settings of runs/mine/translation/settings.toml: profile tiny, data pairs.jsonl,
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def kept(arguments: argparse.Namespace, recipe: str) -> tuple[Path, Settings] | 
             if (getattr(arguments, other) is None) == missing:
                 what = f"beside {option('settings')} name the new run, as" if missing else "name one of the two: "
                 raise UserError(f"{what} {option(other)}" + ("" if missing else f" or {option('settings')}"))
-        path = Path(arguments.settings)
+        path = Path(os.path.expanduser(arguments.settings))  # which leaves a home that nobody has as it is
     else:
         names = (arguments.run, arguments.like, source_of(arguments)) if arguments.profile is None else ()
         runs = [name for name in names if name]

@@ -87,6 +87,7 @@ def write_settings(folder: Path, settings: Settings) -> str | None:
         body += f"\n[{name}]\n" + "".join(f"{_key(key)} = {_toml(value)}\n" for key, value in table.items())
     head = f"# How {folder.name} of the run {folder.parent.name} was begun. After a change, delete the next line.\n"
     path, text = folder / NAME, f'{head}{_SUM}{_digest(head + body)}"\n{body}'
+    _check_regular(path)
     before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
     if text != before:
         write_text(path, text)
@@ -105,9 +106,10 @@ def read_settings(path: Path) -> Settings:
     """The settings in a file that a run has left.
 
     Raises:
-        UserError: it is not there, is not TOML, lacks something, or is no longer what was written.
+        UserError: it is not there, is no file, is not TOML, lacks something, or is no longer what was written.
     """
     try:
+        _check_regular(path)
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text)
         written = values.pop("sha256", None)
@@ -127,6 +129,12 @@ def read_settings(path: Path) -> Settings:
             "delete the file and give the run's options again"
         )
     return settings
+
+
+def _check_regular(path: Path) -> None:
+    """Refuses a pipe or a device, whose reading may never end."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no regular file; move it away, or name a settings.toml that a run has left")
 
 
 def _damaged(path: Path, reason: str) -> UserError:

@@ -2,10 +2,15 @@
 
 import dataclasses
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 import tomllib
 
 import pytest
-from conftest import SMALLEST, main, sentences, write_rows
+from conftest import ROOT, SMALLEST, main, sentences, write_rows
 
 from rlrecipes.errors import UserError
 from rlrecipes.profile import load_profile, make_profile
@@ -70,6 +75,35 @@ def test_a_named_profile_is_taken_whole(kept, home, monkeypatch, capsys):
 def test_a_finished_stage_under_changed_settings_is_still_refused(kept, home, capsys):
     assert main(["sft", "translation", "--run", "kept", "sft.max_steps=3"]) == 2
     assert "sft.max_steps = 2 where you now have 3" in capsys.readouterr().err
+
+
+def test_a_home_in_the_name_of_a_settings_file_is_found(kept, home, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(kept))
+    job = asked(monkeypatch, "sft", "translation", "--run", "like", "--settings", f"~/{NAME}")
+    assert (job.run.name, job.seed) == ("like", 3)
+    assert main(["sft", "translation", "--run", "like", "--settings", "~nobody-has-this/a.toml"]) == 2
+    assert "cannot read ~nobody-has-this/a.toml (No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+@pytest.mark.parametrize("where", ["named", "of the run", "in the way"])
+def test_a_pipe_or_a_device_in_the_place_of_settings_is_refused_and_not_waited_for(home, make, where):
+    path = home / "runs" / "piped" / "translation" / NAME
+    path.parent.mkdir(parents=True)
+    make(path)
+    options = {
+        "named": ["--run", "another", "--settings", str(path)],
+        "of the run": ["--run", "piped"],
+        "in the way": ["--run", "piped", "--profile", "tiny", *SMALLEST],
+    }[where]
+    limit = ["prlimit", f"--as={16 << 30}"] if shutil.which("prlimit") else []  # a device gives bytes without end
+    command = [*limit, sys.executable, "-m", "rlrecipes", "sft", "translation", "--data", "pairs.jsonl", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    shutil.rmtree(path.parent.parent)
+    *_, last = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert re.fullmatch(rf"error: .*{NAME} is no regular file; move it away, or name a settings\.toml .*", last)
 
 
 def test_another_run_begins_with_the_settings_of_a_file(kept, home, monkeypatch, capsys):
