@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, WITHOUT_TORCH, main, sentences, smallest, write_rows
+from conftest import ROOT, SMALLEST, WITHOUT_TORCH, main, sentences, smallest, write_rows
 
 import recipes.translation.recipe
 import rlrecipes
@@ -285,6 +285,14 @@ def test_a_launcher_of_one_process_that_changes_nothing_is_no_hindrance(monkeypa
     for name, value in {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "-1", "ACCELERATE_MIXED_PRECISION": "no"}.items():
         monkeypatch.setenv(name, value)
     check_environment()
+
+
+def test_what_a_launcher_left_empty_counts_as_not_set(home, monkeypatch):
+    names = ("WORLD_SIZE", "PMI_SIZE", "LOCAL_RANK", "ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION")
+    for name in names:
+        monkeypatch.setenv(name, "")
+    assert main(["sft", "translation", "--data", "pairs.jsonl", "--run", "emptied", *SMALLEST]) == 0
+    assert not {*names} & {*os.environ}
 
 
 def test_several_cards_are_refused_with_the_way_to_choose_one(stopped, monkeypatch):
