@@ -34,6 +34,8 @@ ADVICE = {
     errno.ELOOP: "mend the link and {again}",
 }
 """What to do about each error of the system that a person can mend."""
+_NO_TEMPORARY = re.compile(r"No usable temporary directory found in \[(.*)\]")
+"""What `tempfile` says where it can write nowhere; its number is that of a file that is not there."""
 _NAMES = ("filename", "file_path", "save_directory")
 """What the libraries call the file that they write."""
 _QUOTED = re.compile(r"os error (\d+)|" + "|".join(f"({os.strerror(number)})" for number in ADVICE), re.IGNORECASE)
@@ -62,6 +64,10 @@ def _sentence(error: BaseException, again: str) -> str | None:
     cause: BaseException | None = error
     while cause is not None and cause not in seen:
         seen.append(cause)
+        if match := _NO_TEMPORARY.search(str(cause)):
+            places = match[1].replace("'", "")
+            advice = f"free space in one of them, or name another folder as TMPDIR, and {again}"
+            return f"no temporary file can be written in any of {places}; {advice}"
         if (number := _number(cause)) is not None:
             place, what = next((name for each in seen if (name := _place(each))), None), os.strerror(number)
             return f"{f'{place}: ' if place else ''}{what[:1].lower()}{what[1:]}; {ADVICE[number].format(again=again)}"

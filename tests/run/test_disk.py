@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 
@@ -92,6 +93,22 @@ def test_a_full_disk_ends_a_stage_in_one_line_and_the_same_command_goes_on(home,
         with pytest.raises(UserError, match="no space left on device"):
             run_recipe("translation", profile, "sft", data="pairs.jsonl", run="disk-full")
     assert main(given) == 0
+
+
+def test_where_no_temporary_file_can_be_written_it_is_said_in_one_line(home):
+    def without_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    given = ["sft", "translation", "--run", "no-room", "--data", "pairs.jsonl", *SMALLEST]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(home)}
+    command = [sys.executable, "-B", "-m", "rlrecipes", *given]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, preexec_fn=without_room)
+    *_, last = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert last.startswith(f"error: no temporary file can be written in any of {home}, /tmp")
+    assert last.endswith("or name another folder as TMPDIR, and give the same command again")
+    assert "Traceback" not in done.stderr
+    assert not (home / "runs" / "no-room").exists()
 
 
 def test_a_full_standard_output_is_told():
