@@ -36,7 +36,7 @@ from rlrecipes.pipeline import in_order, run_stages
 from rlrecipes.profile import LOWEST_TEMPERATURE, check_once, profile_names
 from rlrecipes.recipe import BUILT_IN, load_recipe, recipe_names
 from rlrecipes.run.allocator import keep_freed_memory
-from rlrecipes.run.console import end_bars, open_streams, quiet, say, shown
+from rlrecipes.run.console import end_bars, open_streams, quiet, say, shown, unbroken
 from rlrecipes.run.disk import disk_errors_told
 from rlrecipes.run.folder import Run
 from rlrecipes.run.interrupts import Interrupted, handled, stop_requested
@@ -120,7 +120,8 @@ def _status(argv: list[str]) -> int:
                 sys.stdout.flush()  # here, where a full disk can still be told
     except UserError as error:
         end_bars()
-        print(f"error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
+        with unbroken():  # standard error may be on the full disk, too
+            print(f"error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -116,3 +116,11 @@ def test_a_full_standard_output_is_told():
         command = [sys.executable, "-m", "rlrecipes", "list"]
         done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, f"error: {FULL}\n")
+
+
+@pytest.mark.parametrize("given", [["list"], ["show", "nosuch"]])
+def test_where_standard_error_is_on_the_full_disk_too_the_status_still_tells(given):
+    with open("/dev/full", "w") as output:
+        command = [sys.executable, "-m", "rlrecipes", *given]
+        done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    assert done.returncode == 2
