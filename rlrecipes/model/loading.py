@@ -19,9 +19,10 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from rlrecipes.errors import UserError, cannot, option
 from rlrecipes.hub.reach import ADAPTER, cached_file, fetched_file, read_object
 from rlrecipes.model.forward import device
-from rlrecipes.model.tokens import written_tokens
+from rlrecipes.model.tokens import lacking
 from rlrecipes.model.trial import check_parts
 from rlrecipes.profile import ModelSettings
+from rlrecipes.text import quoted
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -216,13 +217,14 @@ def _check_embeddings(model: Any, tokenizer: Any) -> None:
     A new embedding would change the model's size: PEFT then saves all embeddings with each adapter.
 
     Raises:
-        UserError: another token that chats are made of has no embedding, so each stage would draw it anew.
+        UserError: a token that chats are made of has no embedding, so each stage would draw it anew, or one that a text
+            may become.
     """
     embeddings = model.get_input_embeddings()
     count, pad = embeddings.num_embeddings, tokenizer.pad_token_id
-    if lacking := [id for id in written_tokens(tokenizer) if id >= count]:
+    if found := lacking(tokenizer, count):
         raise UserError(
-            f"this model has no embedding for the token '{tokenizer.convert_ids_to_tokens(lacking[0])}' of its own chats; "
+            f"this model has no embedding for the token {quoted(found[0])} {found[1]}; "
             "add one with resize_token_embeddings, save the model and name that folder, or choose another model"
         )
     if pad is not None and pad >= count:

@@ -24,10 +24,12 @@ PRIVATE = range(0xF0000, 0xFFFFD)
 
 @lru_cache(maxsize=8)
 def special_tokens(tokenizer: Any, chat: str) -> re.Pattern[str]:
-    """Finds special tokens in text: those that the tokenizer marks as such, and its added tokens that stand in `chat`, a
-    chat through its template (DeepSeek marks no turn's token as special)."""
-    added = [token for token in tokenizer.added_tokens_decoder.values() if str(token).strip()]
-    names = {str(token) for token in added if token.special or str(token) in chat}
+    """Finds special tokens in text: those that the tokenizer marks as such, its added tokens that stand in `chat`, a chat
+    through its template (DeepSeek marks no turn's token as special), and those that its model has no embedding for."""
+    count = getattr(tokenizer, "embedded", None)
+    added = [(id, token) for id, token in tokenizer.added_tokens_decoder.items() if str(token).strip()]
+    unknown = {id for id, _ in added if count is not None and id >= count}
+    names = {str(token) for id, token in added if token.special or str(token) in chat or id in unknown}
     return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
 
 

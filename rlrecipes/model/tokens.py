@@ -98,7 +98,7 @@ def prepare(tokenizer: Any, name: str) -> None:
         tokenizer.chat_template = FIXED + PLAIN_TEMPLATE
     elif declared and (end := _written_end(tokenizer, declared)):
         tokenizer.eos_token = end
-    tokenizer.ends = declared
+    tokenizer.ends, tokenizer.embedded = declared, embedded(name)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id != tokenizer.eos_token_id:
             tokenizer.pad_token = tokenizer.unk_token
@@ -128,6 +128,29 @@ def written_tokens(tokenizer: Any) -> list[int]:
 def ends(tokenizer: Any) -> tuple[int, ...]:
     """The tokens that end an answer while it is sampled: EOS, and others by which its model says that it ends one."""
     return tuple(dict.fromkeys((tokenizer.eos_token_id, *getattr(tokenizer, "ends", ()))))
+
+
+def embedded(name: str) -> int | None:
+    """How many tokens a model has embeddings for, as its `config.json` has it; None where that does not say.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = fetched_file(name, "config.json")
+    config = read_object(path) if path else {}
+    text = config.get("text_config")
+    count = (text if isinstance(text, dict) else config).get("vocab_size")
+    return count if type(count) is int else None
+
+
+def lacking(tokenizer: Any, count: int) -> tuple[str, str] | None:
+    """A token without an embedding, where `count` have one, that chats or texts may become, and which of both; None: none."""
+    if chat := [id for id in written_tokens(tokenizer) if id >= count]:
+        return str(tokenizer.convert_ids_to_tokens(chat[0])), "of its own chats"
+    beyond = {id: token for token, id in tokenizer.get_vocab().items() if id >= count}
+    plain = special_tokens(tokenizer, chats(tokenizer, tokenizer.chat_template)[2]) if beyond else None
+    text = (token for _, token in sorted(beyond.items()) if plain and not plain.fullmatch(token))
+    return next(((token, "that a text may hold") for token in text), None)
 
 
 def _declared_ends(name: str) -> tuple[int, ...]:
@@ -229,7 +252,7 @@ def spelled(tokenizer: Any, data: Data) -> dict[str, int]:
 def spelled_note(counts: Mapping[str, int]) -> str:
     """`spelled` in words."""
     rows = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
-    return f"special tokens such as '<|im_end|>' that a text spells are read as plain text: {rows}"
+    return f"special tokens such as '<|im_end|>', or without an embedding, that a text spells are read as plain text: {rows}"
 
 
 def hidden(read: Reading, prompt: Prompt) -> Prompt:

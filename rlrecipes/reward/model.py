@@ -27,7 +27,7 @@ from rlrecipes.model.adapters import adapter, load_adapter
 from rlrecipes.model.forward import device, states_at
 from rlrecipes.model.loading import load_scorer, load_scorer_with_missing, model_config, window
 from rlrecipes.model.template import PLAIN_TEMPLATE, chat_text, fix_template, is_fixed
-from rlrecipes.model.tokens import encode, hidden, pad_right, read_row
+from rlrecipes.model.tokens import embedded, encode, hidden, pad_right, read_row
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import Message, Prompt
 from rlrecipes.reward.head import Ensemble, Head, Scorer, load_head, load_scale, members
@@ -269,7 +269,11 @@ def _with_adapter(model: Any, source: RewardSource) -> Any:
 def _tokenizer(source: RewardSource) -> Any:
     own = source.base is None or any((Path(source.place) / name).is_file() for name in TOKENIZERS)
     with _library_errors(source):
-        return AutoTokenizer.from_pretrained(source.place if own else str(source.base), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source.place if own else str(source.base), trust_remote_code=False)
+    tokenizer.embedded = (
+        embedded(source.place) if source.base is None else None
+    )  # an adapter's base grows to its tokens
+    return tokenizer
 
 
 def _reader(source: RewardSource, tokenizer: Any, model: Any) -> Callable[[Prompt, str], Row]:

@@ -208,6 +208,18 @@ def test_a_token_of_every_chat_without_an_embedding_is_refused(checkpoint, tmp_p
     load(str(checkpoint.model), PLAIN, load_tokenizer(tmp_path))
 
 
+@pytest.mark.parametrize("load", [load_causal, load_scorer])
+def test_a_token_of_text_without_an_embedding_is_refused_unless_it_is_read_as_plain_text(checkpoint, tmp_path, load):
+    """The first row that holds it would end in the model's IndexError."""
+    made = load_tokenizer(checkpoint.model)
+    made.add_tokens(["zzzz"])
+    made.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no embedding for the token 'zzzz' that a text may hold; add one with resize"):
+        load(str(checkpoint.model), PLAIN, load_tokenizer(tmp_path))
+    shutil.copy(checkpoint.model / "config.json", tmp_path)
+    load(str(checkpoint.model), PLAIN, load_tokenizer(tmp_path))
+
+
 def test_soft_capped_logits_are_those_of_the_model(tokenizer):
     torch.manual_seed(0)
     config = Gemma2Config(

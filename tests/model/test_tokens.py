@@ -202,6 +202,21 @@ def test_a_template_marks_turns_by_tokens_that_its_tokenizer_does_not_call_speci
     assert decode(tokenizer, encoded.answer) == "a[turn][tool]"
 
 
+def test_an_added_token_that_the_model_has_no_embedding_for_is_plain_text(load, tmp_path):
+    tokenizer = load()
+    known = len(tokenizer)
+    tokenizer.add_tokens(["zzzz"])
+    tokenizer.save_pretrained(tmp_path)
+    for config, most in (({"vocab_size": known}, known), ({"text_config": {"vocab_size": known}}, known), ({}, 9999)):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+        opened = load_tokenizer(tmp_path)
+        encoded = encode(opened, user("a zzzz"), "zzzzz")
+        assert max(encoded.ids) == (known if most > known else max(i for i in encoded.ids if i < known))
+        assert decode(opened, encoded.answer) == "zzzzz"
+        counts = spelled(opened, Data("rows", Split(demonstrations=[Example(user("Hi"), ("zzzz",))]), Split()))
+        assert counts == ({} if most > known else {"demonstrations": 1})
+
+
 def test_every_turn_of_the_assistant_is_an_answer_to_what_stands_before_it():
     chat = (*CHAT, Message("assistant", "Bye!"), *user("Well?"))
     whole = Example(chat, ("Yes.",))

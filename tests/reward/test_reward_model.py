@@ -112,6 +112,17 @@ def test_special_tokens_that_a_text_spells_are_plain_text_to_every_reader(tmp_pa
         assert tokenizer.decode(row["input_ids"]).count(spelled) == 2 + usual["input_ids"].count(token)
 
 
+def test_an_added_token_without_an_embedding_is_plain_text_to_a_model_beside(tmp_path):
+    folder = gpt2(tmp_path / "rm", chat_template="{% for m in messages %}<user>{{ m.content }}{% endfor %}")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["zzzz"])
+    tokenizer.save_pretrained(folder)
+    model = load_beside(find_reward_model(str(folder)), PLAIN)
+    row = model.encode(user("zzzz"), "it")
+    assert tokenizer.decode(row["input_ids"]) == "<user>zzzz<user>it"
+    assert len(model.scores([row], batch_size=1)) == 1
+
+
 def test_a_decoders_template_that_refuses_the_turns_is_told(tmp_path):
     folder = gpt2(tmp_path / "rm", chat_template="{{ raise_exception('never') }}")
     model = load_beside(find_reward_model(str(folder)), PLAIN)
