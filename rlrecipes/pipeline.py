@@ -252,7 +252,7 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
     if pending != ["report"]:
         check_device(job.profile)
     if job.profile.reward.model is not None and {"sft", "reward"} & set(pending) and needed(job, "reward"):
-        check_taken(job.profile.reward.model)
+        check_taken(job)
     name = _base(job)
     _check_base(job, name, pending)
     check_model_fits(job, name, pending)

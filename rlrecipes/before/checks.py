@@ -23,7 +23,9 @@ from rlrecipes.model.tokens import open_tokenizer, vocabulary
 from rlrecipes.profile import EvaluateSettings, ModelSettings, Profile, profile_names
 from rlrecipes.profile.load import read_tables
 from rlrecipes.recipe import unknown
-from rlrecipes.reward.source import find_reward_model
+from rlrecipes.reward.agreement import readable
+from rlrecipes.reward.model import reader_beside
+from rlrecipes.reward.source import find_reward_model, model_beside
 from rlrecipes.run.folder import make
 from rlrecipes.run.policies import check_shared, chosen
 from rlrecipes.text import shortened
@@ -51,17 +53,20 @@ def check_device(profile: Profile) -> None:
         _check_optimizer(f"{stage}.optim={optimizer}", optimizer, f"{stage}.optim=adamw_torch")
 
 
-def check_taken(name: str) -> None:
-    """Refuses a reward model from elsewhere of which nothing here can make a classifier, such as one with its own code.
+def check_taken(job: Job) -> None:
+    """Refuses a reward model from elsewhere of which nothing here can make a classifier, such as one with its own code, and
+    one beside the base that is too short for every demonstration.
 
     Raises:
         UserError: with the reason.
     """
-    source = find_reward_model(name)
+    source = find_reward_model(str(job.profile.reward.model))
     try:
         check_score_head(source.base or source.place)
     except UserError as error:
-        raise UserError(f"reward.model={name} cannot be used: {shortened(str(error), 200)}") from None
+        raise UserError(f"reward.model={source.name} cannot be used: {shortened(str(error), 200)}") from None
+    if model_beside(job.profile):
+        readable(job, reader_beside(source), 1)
 
 
 def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:

@@ -151,6 +151,14 @@ def scorer_class(config: Any) -> Any:
     return type(name, (GenericForSequenceClassification, family), {"base_model_prefix": decoder.base_model_prefix})
 
 
+def empty_scorer(config: Any) -> Any:
+    """The sequence classifier of a configuration with one output, and no weights; its errors pass through."""
+    config.num_labels = 1
+    kind = scorer_class(config)
+    with torch.device("meta"):
+        return (kind.from_config if hasattr(kind, "from_config") else kind._from_config)(config)
+
+
 def check_score_head(name: str) -> None:
     """Refuses a model that takes no score head before anything is trained; no weights are read.
 
@@ -158,11 +166,9 @@ def check_score_head(name: str) -> None:
         UserError: its family's classifier cannot be made, with the library's reason.
     """
     config = model_config(name)
-    config.num_labels = 1
-    kind = scorer_class(config)
     try:
+        scorer = empty_scorer(config)
         with torch.device("meta"):
-            scorer = (kind.from_config if hasattr(kind, "from_config") else kind._from_config)(config)
             trunk = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # each family fails in a way of its own
         raise cannot(f"'{name}' takes no score head", error, "choose another model, or terms.learned=0") from None

@@ -87,10 +87,7 @@ def write_scale(job: Job, folder: Path, model: RewardModel) -> list[str]:
     Raises:
         UserError: no demonstration is short enough, or a score is NaN or infinite.
     """
-    encoded = (model.encode(example.prompt, example.answers[0]) for example in job.data.train.demonstrations)
-    rows = list(islice((row for row in encoded if len(row["input_ids"]) <= model.max_tokens), SCALED_ON))
-    if not rows:
-        record_drops("demonstrations", len(job.data.train.demonstrations), 0, model.max_tokens)
+    rows = readable(job, model, SCALED_ON)
     scores = model.scores(rows, batch_size(job))
     if not all(map(math.isfinite, scores)):
         raise UserError(
@@ -106,6 +103,25 @@ def write_scale(job: Job, folder: Path, model: RewardModel) -> list[str]:
         "learns nothing from it; look at its accuracy, lower reward.learning_rate or bring more preferences"
     )
     return [see("The reward model is at chance", sentence)]
+
+
+def readable(job: Job, model: RewardModel, most: int) -> list[Row]:
+    """The first demonstrations that the model can read whole, `most` of them.
+
+    Raises:
+        UserError: it can read none.
+    """
+    demonstrations, limit = job.data.train.demonstrations, model.max_tokens
+    encoded = (model.encode(example.prompt, example.answers[0]) for example in demonstrations)
+    rows = list(islice((row for row in encoded if len(row["input_ids"]) <= limit), most))
+    if not rows and (name := job.profile.reward.model):
+        raise UserError(
+            f"reward.model={name} reads at most {limit} tokens, and all {len(demonstrations)} demonstrations are longer; "
+            "shorten the rows, or choose another model"
+        )
+    if not rows:
+        record_drops("demonstrations", len(demonstrations), 0, limit)
+    return rows
 
 
 def scale_of(scores: Sequence[float]) -> dict[str, float]:

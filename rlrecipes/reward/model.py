@@ -25,7 +25,7 @@ from rlrecipes.errors import UserError, cannot, switch
 from rlrecipes.hub.reach import ADAPTER_WEIGHTS
 from rlrecipes.model.adapters import adapter, load_adapter
 from rlrecipes.model.forward import device, states_at
-from rlrecipes.model.loading import load_scorer, load_scorer_with_missing, model_config, window
+from rlrecipes.model.loading import empty_scorer, load_scorer, load_scorer_with_missing, model_config, window
 from rlrecipes.model.template import PLAIN_TEMPLATE, chat_text, fix_template, is_fixed
 from rlrecipes.model.tokens import embedded, encode, hidden, pad_right, read_row
 from rlrecipes.profile import ModelSettings
@@ -134,6 +134,18 @@ def load_sharing(source: RewardSource, model_name: str, settings: ModelSettings,
     """
     model = _with_adapter(load_scorer(model_name, settings, tokenizer), source)
     return as_policy(model, tokenizer, window(model_name, settings))
+
+
+def reader_beside(source: RewardSource) -> RewardModel:
+    """A reward model beside the policy's base without its weights: it reads texts as the whole one does, and cannot score.
+
+    Raises:
+        UserError: its configuration or its tokenizer cannot be read, or it has no EOS token but needs one.
+    """
+    tokenizer = _tokenizer(source)
+    with _library_errors(source):
+        model = empty_scorer(model_config(source.base or source.place))
+    return RewardModel(model, _reader(source, tokenizer, model), None, _longest(model, tokenizer), tokenizer)
 
 
 def load_beside(source: RewardSource, settings: ModelSettings) -> RewardModel:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from conftest import SHORTEST, SMALLEST, main, resealed, tiny_tokenizer
-from transformers import Trainer, TrainingArguments
+from transformers import RobertaConfig, RobertaForSequenceClassification, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from rlrecipes.before import checks
@@ -200,6 +200,19 @@ def test_a_reward_model_with_code_of_its_own_is_refused_before_sft(checkpoint, r
     trained = [setting for setting in SMALLEST if setting.startswith("reward.max_steps")]
     said = refused(f"reward.model={tmp_path / 'own'}", without=trained)
     assert f"error: reward.model={tmp_path / 'own'} cannot be used: " in said
+
+
+def test_a_reward_model_too_short_for_every_row_is_refused_before_sft_whatever_counts_its_positions(refused, tmp_path):
+    """RoBERTa counts them from behind the padding's id: of 26 positions 24 are left."""
+    tokenizer = tiny_tokenizer(chat_template=None)
+    tokenizer.save_pretrained(tmp_path / "rm")
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=26, num_labels=1, pad_token_id=1, **sizes)
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path / "rm")
+    trained = [setting for setting in SMALLEST if setting.startswith("reward.max_steps")]
+    said = refused(f"reward.model={tmp_path / 'rm'}", without=trained)
+    name = f"reward.model={tmp_path / 'rm'}"
+    assert f"{name} reads at most 24 tokens, and all 50 demonstrations are longer; shorten the rows, or choose" in said
 
 
 def test_an_adapter_of_another_chat_template_carries_no_later_stage(finished, home, capsys):
