@@ -150,19 +150,22 @@ def copy_lora(model: PeftModel, folder: Path, name: str) -> None:
     model.load_state_dict(weights, strict=False)
 
 
+SHOWS = 1e-8
+"""The least change of an adapter's weight that shows. An adapter adds B·A·x to its layer's output W·x; A begins at the size
+of W, so that a smaller B, which begins at 0, is lost in float32's rounding of the sum (6e-8 of it)."""
+
+
 def unmoved(folder: Path, start: Path | None = None) -> list[str]:
-    """A sentence where training moved no weight of the adapter in `folder`, which began as that in `start`, or at zero."""
+    """A sentence where training moved no weight of the adapter in `folder`, which began as that in `start`, or at zero, by
+    more than `SHOWS`."""
     tensors, before = (load_file(path / ADAPTER_WEIGHTS) if path else {} for path in (folder, start))
     loras = {key: tensor for key, tensor in tensors.items() if "lora_" in key}
-    if start is None:
-        moved = any(tensor.any() for key, tensor in loras.items() if "lora_B" in key)
-    else:
-        moved = any(not torch.equal(tensor, before[key].to(tensor.dtype)) for key, tensor in loras.items())
-    if moved:
+    trained = (key for key in loras if start or "lora_B" in key)
+    if any((loras[key].float() - before.get(key, torch.zeros(())).float()).abs().max() > SHOWS for key in trained):
         return []
     place = f"{folder.parent.name.lstrip('.')}/{folder.name}"
-    why = "the learning rate is too low for their type, or no gradient reached them"
-    return [see("The policy did not move", f"training moved none of the {len(loras)} tensors of {place}: {why}")]
+    why = f"by more than {SHOWS}, which no output would show: the learning rate is too low, or no gradient reached them"
+    return [see("The policy did not move", f"training moved none of the {len(loras)} tensors of {place} {why}")]
 
 
 @contextmanager

@@ -52,20 +52,25 @@ def test_what_a_stage_warns_of_is_on_the_console_in_its_record_and_on_the_report
 
 @pytest.fixture
 def adapters(finished, tmp_path):
-    """A stage's adapter, a copy of it, and one whose weights are all those that training starts at."""
-    for name in ("one", "same", "fresh"):
+    """A stage's adapter, a copy of it, one whose weights are all those that training starts at, and one that moved by less
+    than its layers' outputs are rounded by."""
+    scales = {"one": 1, "same": 1, "fresh": 0, "rounded": 1e-30}
+    for name, scale in scales.items():
         shutil.copytree(finished / "sft" / "adapter", tmp_path / f".{name}" / "adapter")
-    path = tmp_path / ".fresh" / "adapter" / "adapter_model.safetensors"
-    save_file({k: v * 0 if "lora_B" in k else v for k, v in load_file(path).items()}, path, {"format": "pt"})
-    return {name: tmp_path / f".{name}" / "adapter" for name in ("one", "same", "fresh")}
+        path = tmp_path / f".{name}" / "adapter" / "adapter_model.safetensors"
+        save_file({k: v * scale if "lora_B" in k else v for k, v in load_file(path).items()}, path, {"format": "pt"})
+    return {name: tmp_path / f".{name}" / "adapter" for name in scales}
 
 
 def test_an_adapter_that_did_not_move_is_told(adapters):
     assert unmoved(adapters["one"]) == []
     assert unmoved(adapters["one"], adapters["fresh"]) == []
-    for (said,) in (unmoved(adapters["fresh"]), unmoved(adapters["same"], adapters["one"])):
+    assert unmoved(adapters["one"], adapters["rounded"]) == []
+    still = [unmoved(adapters[name]) for name in ("fresh", "rounded")]
+    still += [unmoved(adapters["same"], adapters["one"]), unmoved(adapters["rounded"], adapters["fresh"])]
+    for (said,) in still:
         assert said.startswith("training moved none of the ")
-        assert "/adapter: the learning rate is too low" in said
+        assert "/adapter by more than 1e-08, which no output would show: the learning rate is too low" in said
 
 
 class Fixed(RewardModel):
