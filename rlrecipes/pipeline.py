@@ -246,11 +246,12 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
     if job.profile.model.name != "builtin":
         reach_model(job.profile.model.name)
     quiet()
-    from rlrecipes.before.checks import check_device, check_model_fits, check_taken
+    from rlrecipes.before.checks import check_aside, check_device, check_model_fits, check_taken
     from rlrecipes.run.tracking import sync_command
 
     if pending != ["report"]:
         check_device(job.profile)
+        check_aside(job, pending)
     if job.profile.reward.model is not None and {"sft", "reward"} & set(pending) and needed(job, "reward"):
         check_taken(job)
     name = _base(job)

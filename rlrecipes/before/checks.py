@@ -5,7 +5,7 @@ error: model.quantization=nf4 needs bitsandbytes, which is not installed; run: p
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -15,14 +15,15 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from rlrecipes.data.split import LEAST_ASIDE, set_aside
 from rlrecipes.errors import UserError, first_line, switch
 from rlrecipes.job import Job
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import DTYPES, check_score_head, model_config
-from rlrecipes.model.tokens import open_tokenizer, vocabulary
-from rlrecipes.profile import EvaluateSettings, ModelSettings, Profile, profile_names
-from rlrecipes.profile.load import read_tables
-from rlrecipes.recipe import unknown
+from rlrecipes.model.tokens import learned_rows, open_tokenizer, vocabulary
+from rlrecipes.profile import EvaluateSettings, ModelSettings, Profile
+from rlrecipes.profile.load import by_hand
+from rlrecipes.recipe import Comparison, Example, Rating, unknown
 from rlrecipes.reward.agreement import readable
 from rlrecipes.reward.model import reader_beside
 from rlrecipes.reward.source import find_reward_model, model_beside
@@ -51,6 +52,43 @@ def check_device(profile: Profile) -> None:
                 f"{stage}.optim: " + unknown("optimizer", optimizer, known, f"there are {', '.join(known)}")
             )
         _check_optimizer(f"{stage}.optim={optimizer}", optimizer, f"{stage}.optim=adamw_torch")
+
+
+def check_aside(job: Job, pending: Collection[str]) -> None:
+    """Refuses settings of the rows that are set aside while a stage trains, where somebody chose them and none can be.
+
+    Raises:
+        UserError: the sentence says which.
+    """
+    for name in ("sft.patience", "reward.patience", "ppo.eval_every", "ppo.patience"):
+        stage, _, key = name.partition(".")
+        settings = getattr(job.profile, stage)
+        if stage not in pending or not by_hand(job.profile, name) or not _sets_aside(job, stage, pending):
+            continue
+        what, rows = _trained_on(job, stage)
+        if not set_aside(rows, [row.prompt for row in rows])[1]:
+            raise UserError(
+                f"{name}={getattr(settings, key)} would have no effect: of {len(rows)} {what} none can be set aside for it, "
+                f"which takes {10 * LEAST_ASIDE} at least; bring more, or leave it out"
+            )
+
+
+def _sets_aside(job: Job, stage: str, pending: Collection[str]) -> bool:
+    """Whether a stage sets rows aside where it has enough, and `_trained_on` is all that its settings are for."""
+    if stage == "ppo":
+        return job.profile.ppo.eval_every > 0
+    more = stage == "reward" and (job.parts or "judge" in pending)  # rows that repeat, and rows of the judge's own
+    return getattr(job.profile, stage).keep == "best" and not more
+
+
+def _trained_on(job: Job, stage: str) -> tuple[str, Sequence[Example | Comparison | Rating]]:
+    """What a stage's training rows are called, and these, some of which may be too long."""
+    train = job.data.train
+    if stage == "sft":
+        return "demonstrations", learned_rows(train.demonstrations, job.profile.sft.learn)
+    if stage == "ppo":
+        return "prompts", train.prompts
+    return ("comparisons", train.comparisons) if job.objective == "pairwise" else ("ratings", train.ratings)
 
 
 def check_taken(job: Job) -> None:
@@ -199,14 +237,14 @@ def _check_template(job: Job, name: str) -> None:
 
 def _check_memory(profile: Profile) -> None:
     """Refuses what only a GPU's memory needs, where it was asked for; the profiles of GPUs have it and may run on a CPU."""
-    asked = profile.memory.halve_on_oom and (
-        profile.name not in profile_names() or not read_tables(profile.name).get("memory", {}).get("halve_on_oom")
-    )
-    if asked and not torch.cuda.is_available():
-        raise UserError(
-            "memory.halve_on_oom=true would have no effect on a CPU, where the system ends what runs out of memory; "
-            "leave it out"
-        )
+    reasons = {
+        "card": "which has none, and `plan` alone reads it",
+        "halve_on_oom": "where the system ends what runs out of memory",
+    }
+    for key, reason in reasons.items():
+        value = getattr(profile.memory, key)
+        if value and by_hand(profile, f"memory.{key}") and not torch.cuda.is_available():
+            raise UserError(f"memory.{key}={str(value).lower()} would have no effect on a CPU, {reason}; leave it out")
 
 
 def _check_vocabulary(job: Job, name: str) -> None:

@@ -295,6 +295,11 @@ def every_turn(example: Example) -> list[Example]:
     return [*(Example(example.prompt[:place], (example.prompt[place].content,)) for place in learned), example]
 
 
+def learned_rows(demonstrations: Sequence[Example], learn: str) -> list[Example]:
+    """What SFT learns of demonstrations: their answers, or each turn of the assistant in them, as `sft.learn` says."""
+    return [row for example in demonstrations for row in (every_turn(example) if learn == "all" else [example])]
+
+
 def fitting_examples(tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> list[tuple[Example, Encoded]]:
     """The examples whose prompt and first answer have at most `max_tokens` tokens together."""
     encoded = [(example, encode(tokenizer, example.prompt, example.answers[0])) for example in examples]

@@ -167,6 +167,14 @@ def _known() -> list[str]:
     return [f"{table}.{key}" for table, kind in _TABLES.items() for key in _names(kind)]
 
 
+def by_hand(profile: Profile, name: str) -> bool:
+    """Whether a setting such as `sft.patience` has another value than the profile's file, or its default, gives it."""
+    table, _, key = name.partition(".")
+    file = read_tables(profile.name) if profile.name in _files() else {}
+    usual = file.get(table, {}).get(key, getattr(_TABLES[table], key))
+    return bool(getattr(getattr(profile, table), key) != usual)
+
+
 def settings_of(profile: Profile, *names: str) -> dict[str, Any]:
     """The named tables, and single settings such as `evaluate.limit`, as one flat dictionary `{"sft.max_steps": 100, …}`."""
     parts = [name.partition(".") for name in names]

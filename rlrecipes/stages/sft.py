@@ -19,7 +19,7 @@ from rlrecipes.model.adapters import add_lora, check_runs, unmoved
 from rlrecipes.model.forward import hidden_states, next_token_logits
 from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.loading import load_causal, window
-from rlrecipes.model.tokens import Encoded, every_turn, fitting_examples, open_tokenizer, spelled, spelled_note
+from rlrecipes.model.tokens import Encoded, fitting_examples, learned_rows, open_tokenizer, spelled, spelled_note
 from rlrecipes.recipe import Example
 from rlrecipes.run.best import Best, evaluation
 from rlrecipes.run.checkpoint import Checkpoints
@@ -50,9 +50,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     """
     tokenizer = open_tokenizer(model_name)
     max_tokens = window(model_name, job.profile.model)
-    demonstrations = job.data.train.demonstrations
-    if job.profile.sft.learn == "all":
-        demonstrations = [turn for example in demonstrations for turn in every_turn(example)]
+    demonstrations = learned_rows(job.data.train.demonstrations, job.profile.sft.learn)
     rows = fitting_examples(tokenizer, demonstrations, max_tokens)
     dropped = record_drops("demonstrations", len(demonstrations), len(rows), max_tokens)
     if plain := spelled(tokenizer, job.data):

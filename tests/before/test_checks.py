@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from conftest import SHORTEST, SMALLEST, main, resealed, tiny_tokenizer
+from conftest import SHORTEST, SMALLEST, main, resealed, sentences, tiny_tokenizer, write_rows
 from transformers import RobertaConfig, RobertaForSequenceClassification, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from rlrecipes.before import checks
 from rlrecipes.errors import UserError
 from rlrecipes.model.tokens import vocabulary
+from rlrecipes.pipeline import prepare
 from rlrecipes.profile import load_profile, profile_names
 from rlrecipes.run.checkpoint import load_newest, save
 from rlrecipes.run.circumstances import versions
@@ -186,9 +187,37 @@ def test_what_only_the_memory_of_a_gpu_needs_is_refused_on_a_cpu_unless_the_prof
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"memory\.halve_on_oom=true would have no effect on a CPU"):
         checks.check_device(load_profile("tiny", ["memory.halve_on_oom=true"]))
-    checks._check_memory(load_profile("single_gpu_24gb"))
+    with pytest.raises(UserError, match=r"memory\.card=24 would have no effect on a CPU, which has none"):
+        checks.check_device(load_profile("tiny", ["memory.card=24"]))
+    checks._check_memory(load_profile("single_gpu_24gb", ["memory.card=24"]))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    checks._check_memory(load_profile("tiny", ["memory.halve_on_oom=true"]))
+    checks._check_memory(load_profile("tiny", ["memory.halve_on_oom=true", "memory.card=24"]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "rows"),
+    [
+        ("sft.patience=5", "50 demonstrations"),
+        ("reward.patience=5", "50 comparisons"),
+        ("ppo.eval_every=2", "50 prompts"),
+        ("ppo.patience=2", "50 prompts"),
+    ],
+)
+def test_a_setting_of_rows_that_are_set_aside_is_refused_where_none_can_be(refused, setting, rows):
+    said = refused(setting)
+    assert f"error: {setting} would have no effect: of {rows} none can be set aside for it, which takes 200" in said
+
+
+def test_such_settings_pass_where_rows_are_set_aside_or_the_profile_has_them_or_their_stage_does_not_run(home):
+    write_rows(home / "many.jsonl", sentences(300))
+    chosen = ["sft.patience=5", "reward.patience=5", "ppo.patience=2", "ppo.eval_every=2"]
+    many = prepare("translation", load_profile("tiny", chosen), data="many.jsonl")
+    checks.check_aside(many, ["sft", "reward", "ppo"])
+    few = prepare("translation", load_profile("tiny", chosen), data="pairs.jsonl")
+    checks.check_aside(few, ["answers", "evaluate", "report"])
+    for profile, *overrides in (("tiny",), ("own",), ("tiny", "sft.keep=last"), ("tiny", "ppo.eval_every=0")):
+        job = prepare("translation", load_profile(profile, overrides), data="pairs.jsonl")
+        checks.check_aside(job, ["sft", "reward", "ppo"])
 
 
 def test_a_reward_model_with_code_of_its_own_is_refused_before_sft(checkpoint, refused, tmp_path):
