@@ -96,7 +96,8 @@ class Job:
         }
 
     def described_data(self) -> dict[str, Any]:
-        """The data's source and fingerprint, and how many rows loading kept and dropped, for `done.json`."""
+        """The data's source and fingerprint, how many rows loading kept and dropped, and what it tells of them, such as the
+        columns that nobody reads; for `done.json`."""
         counts = {name: len(rows) for name, rows in lists(self.data).items()}
         if not counts["ratings"] and not counts["held_out_ratings"]:
             del counts["ratings"], counts["held_out_ratings"]
@@ -104,6 +105,7 @@ class Job:
             "source": self.data.source,
             "kept": counts,
             "dropped": dict(self.data.dropped),
+            "notes": list(self.data.notes),
             "fingerprint": self.fingerprint,
             **({"hub": list(self.data.hub)} if self.data.hub else {}),
         }

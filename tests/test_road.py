@@ -40,6 +40,13 @@ MADE = [stage for stage in STAGES if stage != "judge"]
 """The stages of `finished`; its file holds out too few comparisons for a judge."""
 
 
+def test_the_first_stage_already_records_the_columns_that_nobody_reads(home):
+    write_rows(home / "noted.jsonl", [{**row, "editor": "Ada"} for row in sentences(60)])
+    assert main(["sft", "translation", "--run", "noted", "--data", "noted.jsonl", *SMALLEST]) == 0
+    done = record(home / "runs" / "noted" / "translation", "sft")
+    assert "Not read: 'editor' (60 rows)." in done["data"]["notes"]
+
+
 @pytest.mark.parametrize("stage", MADE)
 def test_every_stage_records_what_it_did_and_under_what(finished, stage):
     done = record(finished, stage)
@@ -52,6 +59,7 @@ def test_every_stage_records_what_it_did_and_under_what(finished, stage):
     assert kept["demonstrations"] + kept["held_out"] == 60
     assert kept["held_out_comparisons"]
     assert done["data"]["dropped"] == {}
+    assert done["data"]["notes"] == record(finished, "report")["notes"]
     assert set(done["versions"]) == set(LIBRARIES)
     assert done["machine"].keys() == {"cpu", "cores", "threads"}
     assert "git_commit" in done
