@@ -21,6 +21,7 @@ from rlrecipes.hub.reach import ADAPTER, cached_file, fetched_file, read_object
 from rlrecipes.model.forward import device
 from rlrecipes.model.tokens import lacking
 from rlrecipes.model.trial import check_parts
+from rlrecipes.model.whole import check_layers, check_whole
 from rlrecipes.profile import ModelSettings
 from rlrecipes.text import quoted
 
@@ -104,9 +105,11 @@ def load_causal(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
     """The frozen base as a causal language model, quantized as the profile says.
 
     Raises:
-        UserError: its weights cannot be read, or it fails `check_parts`.
+        UserError: its weights cannot be read, some are in no file, or it fails `check_parts`.
     """
-    model = _prepare(_load(AutoModelForCausalLM, name, **_load_options(settings)), tokenizer)
+    model, info = _load(AutoModelForCausalLM, name, **_load_options(settings))
+    check_whole(name, model, info)
+    model = _prepare(model, tokenizer)
     check_parts(model, name, window(name, settings))
     return model
 
@@ -117,7 +120,7 @@ def load_scorer(name: str, settings: ModelSettings, tokenizer: Any, grow: bool =
     With `grow` it gets embeddings for all of the tokenizer's tokens: an adapter from elsewhere may bring them.
 
     Raises:
-        UserError: its weights cannot be read.
+        UserError: its weights cannot be read, some of its trunk are in no file, or it fails `check_layers`.
     """
     model, missing = load_scorer_with_missing(name, settings, tokenizer, grow)
     if absent := [key for key in missing if not key.startswith(HEADS)]:
@@ -133,8 +136,8 @@ def load_scorer_with_missing(
     Raises:
         UserError: as `load_scorer`.
     """
-    options = _load_options(settings) | {"num_labels": 1, "output_loading_info": True}
-    model, info = _load(scorer_class(model_config(name)), name, **options)
+    model, info = _load(scorer_class(model_config(name)), name, **_load_options(settings), num_labels=1)
+    check_layers(name, model, info)
     # While it is trained the head is in float32, so hidden states are cast to the type of its weights.
     if hasattr(model, "score"):  # a decoder's head, the only one that is trained here
         model.score.register_forward_pre_hook(_to_weights_dtype)
@@ -188,8 +191,9 @@ def _no_score_head(name: str, config: Any, absent: str) -> UserError:
 
 
 def _load(kind: Any, name: str, **options: Any) -> Any:
+    """A model, and what Transformers tells of its loading."""
     try:
-        return kind.from_pretrained(name, trust_remote_code=False, **options)
+        return kind.from_pretrained(name, trust_remote_code=False, output_loading_info=True, **options)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # each way in which a file is damaged has an error of its own
