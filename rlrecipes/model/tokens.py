@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,10 +83,11 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def prepare(tokenizer: Any, name: str) -> None:
-    """Gives a tokenizer a chat template with `FIXED`, the EOS that ends a turn in it, and a pad token that is not EOS.
+    """Gives a tokenizer a chat template with `FIXED`, the EOS that ends a turn in it, and a pad token of its own.
 
-    PPO cannot learn when to stop if padding looks like EOS. A missing or shared pad token becomes the unknown token where
-    there is one, else a special token that is reserved for such things, else a new token, which needs no embedding.
+    PPO cannot learn when to stop if padding looks like EOS, and sampling would not see a prompt's first token if padding
+    looks like it. A missing or shared pad token becomes the unknown token where there is one, else a special token that is
+    reserved for such things, else a new token, which needs no embedding.
 
     Raises:
         UserError: the model's `generation_config.json` is damaged.
@@ -99,23 +100,20 @@ def prepare(tokenizer: Any, name: str) -> None:
     elif declared and (end := _written_end(tokenizer, declared)):
         tokenizer.eos_token = end
     tokenizer.ends, tokenizer.embedded = declared, embedded(name)
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id != tokenizer.eos_token_id:
+    taken = {None, tokenizer.bos_token_id, *written_tokens(tokenizer), *_of_system_turns(tokenizer)}
+    if tokenizer.pad_token_id in taken:
+        if tokenizer.unk_token_id not in taken:
             tokenizer.pad_token = tokenizer.unk_token
-        elif spare := _spare(tokenizer):
+        elif spare := _spare(tokenizer, taken):
             tokenizer.pad_token = spare
         else:
             tokenizer.add_special_tokens({"pad_token": PAD})
 
 
-def _spare(tokenizer: Any) -> str | None:
+def _spare(tokenizer: Any, taken: Set[int | None]) -> str | None:
     """A special token that the model's makers left for padding or later use, and no chat holds."""
     tokens = tokenizer.added_tokens_decoder
-    free = [
-        str(tokens[id])
-        for id in sorted({*tokens} - {*written_tokens(tokenizer), *ends(tokenizer)})
-        if tokens[id].special
-    ]
+    free = [str(tokens[id]) for id in sorted({*tokens} - taken - {*ends(tokenizer)}) if tokens[id].special]
     return next((token for word in SPARE for token in free if word in token.lower()), None)
 
 
@@ -123,6 +121,15 @@ def written_tokens(tokenizer: Any) -> list[int]:
     """The special tokens of every chat: those that the template writes, and EOS."""
     found = {id for chat in chats(tokenizer, tokenizer.chat_template) for id in tokenizer(chat)["input_ids"]}
     return sorted(found & {*tokenizer.added_tokens_decoder} | {tokenizer.eos_token_id} - {None})
+
+
+def _of_system_turns(tokenizer: Any) -> set[int]:
+    """The special tokens of a chat with a system turn."""
+    try:
+        chat = render(tokenizer, CHAT, True)
+    except Exception:  # a template is a program of its own, and may take no such turn
+        return set()
+    return {*tokenizer(chat)["input_ids"]} & {*tokenizer.added_tokens_decoder}
 
 
 def ends(tokenizer: Any) -> tuple[int, ...]:

@@ -256,11 +256,54 @@ def test_a_missing_or_shared_pad_token_becomes_one_of_its_own(load, special):
     assert len(tokenizer) == len(tiny_tokenizer()) + 1
 
 
-@pytest.mark.parametrize("unknown", ["<pad>", "<user>"])
-def test_the_unknown_token_pads_where_there_is_one(load, unknown):
-    tokenizer = load(pad_token=None, unk_token=unknown)
+@pytest.mark.parametrize("shared", [None, "<end>", "<user>"])
+def test_the_unknown_token_pads_where_there_is_one(load, shared):
+    tokenizer = load(pad_token=shared, unk_token="<pad>")
     assert tokenizer.pad_token_id == tokenizer.unk_token_id
     assert len(tokenizer) == len(tiny_tokenizer())
+
+
+SYSTEM = "{% for m in messages %}{% if m.role == 'system' %}<system>{% endif %}{{ m.content }}{% endfor %}<assistant>"
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        {"pad_token": "<user>"},
+        {"pad_token": "<assistant>"},
+        {"pad_token": "<user>", "bos_token": "<user>", "chat_template": None},
+        {"pad_token": "<user>", "bos_token": "<user>", "chat_template": "{{ messages[-1].content }}"},
+        {"pad_token": "<user>", "unk_token": "<user>"},
+        {"pad_token": "<system>", "chat_template": SYSTEM},
+    ],
+    ids=["user", "assistant", "bos", "bos that no chat holds", "unknown", "system"],
+)
+def test_a_token_that_chats_are_made_of_does_not_pad(load, special):
+    """Sampling would not see it at the start of a prompt, where SFT and scores do."""
+    tokenizer = load(**special)
+    assert tokenizer.pad_token == "<|pad|>"
+    for chat in (CHAT, CHAT[1:2]):
+        assert tokenizer.pad_token_id not in encode_prompt(tokenizer, chat)
+
+
+def test_sampling_sees_every_token_of_a_prompt_whatever_its_tokenizer_pads_with(checkpoint, tmp_path):
+    """The tokens have the probabilities that a whole pass gives them."""
+    import torch
+
+    from rlrecipes.model.loading import load_causal
+    from rlrecipes.model.sampling import sample
+    from rlrecipes.profile import ModelSettings
+
+    tiny_tokenizer(pad_token="<user>").save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    model = load_causal(str(checkpoint.model), ModelSettings(quantization="none"), tokenizer).eval()
+    prompts = [encode_prompt(tokenizer, user(text)) for text in ("Hi", "Hi there")]
+    pad = tokenizer.pad_token_id
+    drawn = sample(model, pad_left(prompts, pad), pad, [-1], 3, temperature=0)
+    for prompt, tokens, logprobs in zip(prompts, drawn.tokens.tolist(), drawn.logprobs, strict=True):
+        with torch.no_grad():
+            whole = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        assert logprobs.tolist() == pytest.approx([whole[i, token].item() for i, token in enumerate(tokens)], abs=1e-4)
 
 
 @pytest.mark.parametrize(
