@@ -41,6 +41,13 @@ SYSTEM_TO_USER = (
     "{% endif %}\n"
 )
 """Follows `FIXED` where a template takes no system turn: puts that turn's text at the start of the first user turn."""
+PARTS = (
+    "{% set parted = namespace(turns=[]) %}{% for turn in messages %}"
+    "{% set parts = [{'type': 'text', 'text': turn.content}] if turn.content is string else turn.content %}"
+    "{% set parted.turns = parted.turns + [dict(turn, content=parts)] %}{% endfor %}{% set messages = parted.turns %}\n"
+)
+"""Stands right before a template that takes a turn as a list of parts, as those of models that also see pictures: of a plain
+text such a template writes nothing."""
 NO_SPACE = (
     "{% set chat %}\n",
     "{% endset %}{{ chat.rstrip(' ') if add_generation_prompt else chat }}",
@@ -61,10 +68,12 @@ def fix_template(tokenizer: Any) -> None:
     if template is None or is_fixed(template):
         tokenizer.chat_template = template
         return
-    tokenizer.chat_template = FIXED + template
-    if not _accepts(tokenizer, CHAT[1:2]):
-        return
-    if not _accepts(tokenizer, CHAT[:2]):
+    if not _takes(tokenizer, template, CHAT[1:2]):
+        if not _takes(tokenizer, PARTS + template, CHAT[1:2]) or "'type'" in render(tokenizer, CHAT[1:2], True):
+            tokenizer.chat_template = FIXED + template  # it cuts or leaves out any text; `check_turns` tells
+            return
+        template = PARTS + template
+    if not _takes(tokenizer, template, CHAT[:2]):
         template = SYSTEM_TO_USER + template
     if render(tokenizer, CHAT[1:2], True).endswith(" "):
         template = template.removesuffix("\n").join(NO_SPACE)  # Jinja, too, drops a last newline
@@ -76,8 +85,9 @@ def is_fixed(template: str | None) -> bool:
     return template is not None and template.startswith(FIXED)
 
 
-def _accepts(tokenizer: Any, messages: Prompt) -> bool:
-    """Whether a template takes the turns and leaves none out."""
+def _takes(tokenizer: Any, template: str, messages: Prompt) -> bool:
+    """Gives a tokenizer a template behind `FIXED`, and says whether it takes the turns and leaves none out."""
+    tokenizer.chat_template = FIXED + template
     try:
         text = render(tokenizer, messages, True)
     except Exception:  # a template is a program of its own, and fails as one
@@ -102,12 +112,28 @@ def chat_text(tokenizer: Any, messages: Prompt, add_generation_prompt: bool = Fa
     """
     try:
         return render(tokenizer, messages, add_generation_prompt, **options)
-    except Exception as error:  # see `_accepts`
+    except Exception as error:  # see `_takes`
         roles = ", ".join(message.role for message in messages)
         raise UserError(
             f"the model's chat template refuses the prompt {quoted(messages[-1].content)} with the turns {roles}: "
             f"{first_line(error)}; mend or leave out such rows, or choose another model"
         ) from None
+
+
+def check_turns(text: str, prompt: Prompt) -> None:
+    """Refuses a prompt's text that lacks the text of one of its turns; neither spaces count nor thoughts before an answer.
+
+    Raises:
+        UserError: with the turn.
+    """
+    for place, (role, content) in enumerate(prompt):
+        said = content.rpartition("</think>")[2] if role == "assistant" else content
+        if said not in text and "".join(said.split()) not in "".join(text.split()):
+            turns = "1 turn" if len(prompt) == 1 else f"{len(prompt)} turns"
+            raise UserError(
+                f"the model's chat template writes a prompt of {turns} without the text of turn {place + 1} "
+                f"({role}), or with another; mend the template, leave out rows with such turns, or choose another model"
+            )
 
 
 def prompt_text(tokenizer: Any, prompt: Prompt) -> str:
@@ -152,5 +178,5 @@ def chats(tokenizer: Any, template: str | None) -> tuple[str, str, str]:
     try:
         prompt, chat = render(tokenizer, CHAT[1:2], True), render(tokenizer, CHAT[1:], False)
         return prompt, chat, render(tokenizer, (*CHAT[1:], CHAT[1]), False)
-    except Exception:  # see `_accepts`; the prompts themselves are refused then
+    except Exception:  # see `_takes`; the prompts themselves are refused then
         return "", "", ""

@@ -22,7 +22,17 @@ from rlrecipes.errors import UserError, cannot
 from rlrecipes.hub.reach import fetched_file, read_object
 from rlrecipes.model.eos import Find, use_producible_eos
 from rlrecipes.model.plain import Reading, reading, special_tokens
-from rlrecipes.model.template import CHAT, FIXED, PLAIN_TEMPLATE, chats, fix_template, prompt_text, render, space_before
+from rlrecipes.model.template import (
+    CHAT,
+    FIXED,
+    PLAIN_TEMPLATE,
+    chats,
+    check_turns,
+    fix_template,
+    prompt_text,
+    render,
+    space_before,
+)
 from rlrecipes.recipe import UNLEARNED, Comparison, Data, Example, Message, Prompt
 
 if TYPE_CHECKING:
@@ -209,23 +219,30 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """The prompt's ids, up to where the answer starts; a template puts BOS itself where its model needs one.
 
     Raises:
-        UserError: the template refuses the prompt, or is broken.
+        UserError: the template refuses the prompt, leaves out a turn, or is broken.
     """
     read = read_row(tokenizer, prompt)
-    return read.ids(prompt_text(tokenizer, hidden(read, prompt)))
+    return read.ids(_whole_text(tokenizer, hidden(read, prompt)))
 
 
 def encode(tokenizer: Any, prompt: Prompt, answer: str) -> Encoded:
     """The ids of a prompt, and those of its answer behind it, with EOS at the end; nothing is cut.
 
     Raises:
-        UserError: the template refuses the prompt, or is broken.
+        UserError: as `encode_prompt`.
     """
     read = read_row(tokenizer, prompt, answer)
-    text = prompt_text(tokenizer, hidden(read, prompt))
+    text = _whole_text(tokenizer, hidden(read, prompt))
     ids = read.ids(text)
     space = space_before(tokenizer, prompt, answer)
     return Encoded(ids, [*_behind(read, text, ids, space + read.hide(answer)), tokenizer.eos_token_id])
+
+
+def _whole_text(tokenizer: Any, prompt: Prompt) -> str:
+    """A prompt's text, which has the text of every turn."""
+    text = prompt_text(tokenizer, prompt)
+    check_turns(text, prompt)
+    return text
 
 
 def read_row(tokenizer: Any, prompt: Prompt, *answers: str) -> Reading:

@@ -272,7 +272,11 @@ SYSTEM = "{% for m in messages %}{% if m.role == 'system' %}<system>{% endif %}{
         {"pad_token": "<user>"},
         {"pad_token": "<assistant>"},
         {"pad_token": "<user>", "bos_token": "<user>", "chat_template": None},
-        {"pad_token": "<user>", "bos_token": "<user>", "chat_template": "{{ messages[-1].content }}"},
+        {
+            "pad_token": "<user>",
+            "bos_token": "<user>",
+            "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}",
+        },
         {"pad_token": "<user>", "unk_token": "<user>"},
         {"pad_token": "<system>", "chat_template": SYSTEM},
     ],
@@ -425,9 +429,15 @@ def template(name: str) -> str:
 CHATS = {"one turn": CHAT[1:2], "several": CHAT[1:], "system": CHAT}
 
 
-def rendered(tokenizer, chat, **variables):
-    """What Transformers makes of a chat."""
+OF_PARTS = {"idefics3", "llava_next"}
+"""Families that write nothing of a turn that is a text; they want its parts."""
+
+
+def rendered(tokenizer, chat, parts=False, **variables):
+    """What Transformers makes of a chat, whose turns are texts or lists of parts."""
     messages = [message._asdict() for message in chat]
+    if parts:
+        messages = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in messages]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
 
 
@@ -443,7 +453,8 @@ def test_a_template_says_what_it_says_without_thinking_on_that_day(load, family,
     given = tiny_tokenizer(chat_template=template(family), bos_token="<user>")
     monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", FixedDay)
     try:
-        expected = rendered(given, chat, enable_thinking=False, thinking=False)
+        parts = family.removesuffix("_training") in OF_PARTS
+        expected = rendered(given, chat, parts, enable_thinking=False, thinking=False)
     except Exception:
         pytest.skip("the template takes no system turn, or no plain text")
     monkeypatch.undo()
@@ -506,6 +517,64 @@ def test_a_template_that_asks_for_the_date_itself_is_told_the_same(load):
 def test_a_template_is_told_the_date_and_not_to_think_whatever_the_caller_says(load):
     tokenizer = load(chat_template=template("qwen3"))
     assert rendered(tokenizer, CHAT, enable_thinking=True) == prompt_text(tokenizer, CHAT)
+
+
+PICTURES = (
+    "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS)
+@pytest.mark.parametrize("end", ["", " "])
+def test_a_template_that_takes_turns_in_parts_gets_them_so(load, chat, end):
+    """As those of models that also see pictures: of a text they write nothing."""
+    tokenizer = load(chat_template=PICTURES.replace("<assistant>{% endif", f"<assistant>{end}{{% endif"))
+    text = "".join(f"<{message.role}>{message.content}" for message in chat)
+    assert tokenizer.decode(encode_prompt(tokenizer, chat)) == f"{text}<assistant>"
+    assert decode(tokenizer, encode(tokenizer, chat, "Bye!").answer) == "Bye!"
+    parts = [{"role": m.role, "content": [{"type": "text", "text": m.content}]} for m in chat]
+    given = tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
+    assert given == prompt_text(tokenizer, chat), "who gives parts gets the same"
+    begun = (*chat, Message("assistant", "Good")) if chat[-1].role == "user" else chat
+    assert tokenizer.decode(encode_prompt(tokenizer, begun)) == f"{text}<assistant>Good"
+
+
+@pytest.mark.parametrize(
+    ("given", "chat", "turn"),
+    [
+        ("Hello.<assistant>", "one turn", "1 turn without the text of turn 1 (user)"),
+        (
+            "{% for m in messages %}{{ m.content[:1] }}{% endfor %}",
+            "one turn",
+            "1 turn without the text of turn 1 (user)",
+        ),
+        ("{% for m in messages %}{{ m.text }}{% endfor %}", "one turn", "1 turn without the text of turn 1 (user)"),
+        ("{{ messages[0].content }}<assistant>", "several", "3 turns without the text of turn 2 (assistant)"),
+        ("{{ messages[-1].content }}<assistant>", "several", "3 turns without the text of turn 1 (user)"),
+        (
+            "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}",
+            "several",
+            "3 turns without the text of turn 2 (assistant)",
+        ),
+    ],
+)
+def test_a_template_that_leaves_out_a_turns_text_is_refused(load, given, chat, turn):
+    tokenizer = load(chat_template=given)
+    for call in (encode_prompt, lambda tokenizer, prompt: encode(tokenizer, prompt, "Yes.")):
+        with pytest.raises(UserError) as told:
+            call(tokenizer, CHATS[chat])
+        assert f"writes a prompt of {turn}" in str(told.value)
+        assert str(told.value).endswith("choose another model")
+
+
+def test_a_template_may_trim_turns_and_take_the_thoughts_from_earlier_answers(load):
+    trimming = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] | trim }}{% endfor %}<assistant>"
+    )
+    tokenizer = load(chat_template=trimming)
+    chat = (Message("user", " Hi\n"), Message("assistant", "<think>Who?</think>\n\nHello\n"), Message("user", "\nBye "))
+    assert tokenizer.decode(encode_prompt(tokenizer, chat)) == "<user>Hi<assistant>Hello<user>Bye<assistant>"
 
 
 @pytest.mark.parametrize("family", ["llama3_2", "gemma3"])
