@@ -25,6 +25,7 @@ from rlrecipes.model.tokens import (
     spelled,
     spelled_note,
 )
+from rlrecipes.model.unwritten import unwritten, unwritten_note
 from rlrecipes.recipe import Example, Prompt, user
 from rlrecipes.reward.terms import score_term
 from rlrecipes.run.folder import make
@@ -192,6 +193,8 @@ def _tokenized(job: Job, model: _Model) -> list[str]:
         lines.append("  note: whether the model was taught this EOS is seen once its weights are here")
     if plain := spelled(tokenizer, job.data):
         lines.append(f"  note: {spelled_note(plain)}")
+    if (lost := unwritten(tokenizer, job.data)).rows:
+        lines.append(f"  note: {unwritten_note(lost)}")
 
     def line(mark: str, prompt: Prompt, answer: str) -> str:
         ids = encode(tokenizer, prompt, answer)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,19 +257,24 @@ def read_row(tokenizer: Any, prompt: Prompt, *answers: str) -> Reading:
 def spelled(tokenizer: Any, data: Data) -> dict[str, int]:
     """How many rows of each kind, on both sides of the split, spell a special token, which is read as plain text."""
     special = special_tokens(tokenizer, chats(tokenizer, tokenizer.chat_template)[2])
-    texts: list[tuple[str, Prompt, Sequence[str]]] = []
-    for split in (data.train, data.held_out):
-        texts += [("demonstrations", row.prompt, row.answers[:1]) for row in split.demonstrations]
-        texts += [("prompts", row.prompt, ()) for row in split.prompts]
-        texts += [("comparisons", row.prompt, (row.chosen, row.rejected)) for row in split.comparisons]
-        texts += [("ratings", row.prompt, (row.answer,)) for row in split.ratings]
-    return dict(
-        Counter(
-            kind
-            for kind, prompt, answers in texts
-            if any(map(special.search, (*(message.content for message in prompt), *answers)))
+    counts = {
+        kind: sum(
+            any(map(special.search, (*(message.content for message in prompt), *answers))) for prompt, answers in rows
         )
-    )
+        for kind, rows in texts_of(data).items()
+    }
+    return {kind: count for kind, count in counts.items() if count}
+
+
+def texts_of(data: Data) -> dict[str, list[tuple[Prompt, Sequence[str]]]]:
+    """The prompts and answers that a model reads, of each kind, on both sides of the split."""
+    sides = (data.train, data.held_out)
+    return {
+        "demonstrations": [(row.prompt, row.answers[:1]) for side in sides for row in side.demonstrations],
+        "prompts": [(row.prompt, ()) for side in sides for row in side.prompts],
+        "comparisons": [(row.prompt, (row.chosen, row.rejected)) for side in sides for row in side.comparisons],
+        "ratings": [(row.prompt, (row.answer,)) for side in sides for row in side.ratings],
+    }
 
 
 def spelled_note(counts: Mapping[str, int]) -> str:

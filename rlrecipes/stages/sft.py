@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rlrecipes.model.forward import hidden_states, next_token_logits
 from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.loading import load_causal, window
 from rlrecipes.model.tokens import Encoded, fitting_examples, learned_rows, open_tokenizer, spelled, spelled_note
+from rlrecipes.model.unwritten import check_written, unwritten, unwritten_note
 from rlrecipes.recipe import Example
 from rlrecipes.run.best import Best, evaluation
 from rlrecipes.run.checkpoint import Checkpoints
@@ -55,6 +57,10 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     dropped = record_drops("demonstrations", len(demonstrations), len(rows), max_tokens)
     if plain := spelled(tokenizer, job.data):
         say(f"  {spelled_note(plain)}")
+    lost = unwritten(tokenizer, job.data)
+    check_written(lost)
+    if lost.rows:
+        say(f"  {unwritten_note(lost)}")
     settings = job.profile.sft
     train, aside = set_aside(rows, [example.prompt for example, _ in rows]) if settings.keep == "best" else (rows, [])
     check_rows("demonstrations", len(train), settings.per_device_train_batch_size, "sft.per_device_train_batch_size")
@@ -90,6 +96,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "too_long": dropped,
         **trainer.kept,
         **({"special_tokens_as_text": plain} if plain else {}),
+        **({"lost_characters": asdict(lost)} if lost.rows else {}),
         "warnings": [*trainer.warnings(loss, math.log(len(tokenizer)), trainer.start), *unmoved(folder / "adapter")],
         "resumed": checkpoints.resumed,
     }
