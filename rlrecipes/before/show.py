@@ -239,9 +239,10 @@ def _lengths(job: Job, model: _Model) -> list[str]:
     ):
         lines.append(f"  {sum(long):,} of {len(long):,} {what}: more than {max(room, 0):,} tokens")
     if window <= length:
-        lines.append(
-            "  answers this long leave no room for a prompt; lower ppo.response_length or raise model.max_length"
+        longer = (
+            "choose a model with a longer window" if window < profile.model.max_length else "raise model.max_length"
         )
+        lines.append(f"  answers this long leave no room for a prompt; lower ppo.response_length or {longer}")
     return lines
 
 

@@ -17,7 +17,7 @@ from transformers import (
 from transformers.modeling_layers import GenericForSequenceClassification
 
 from rlrecipes.errors import UserError, cannot, option
-from rlrecipes.hub.reach import ADAPTER, cached_file, fetched_file, read_object
+from rlrecipes.hub.reach import ADAPTER, cached_file, fetched_file, is_local, read_object
 from rlrecipes.model.forward import device
 from rlrecipes.model.tokens import lacking
 from rlrecipes.model.trial import check_parts
@@ -72,7 +72,8 @@ def model_config(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # each way in which a file is damaged has an error of its own
-        choice = f"give a local checkpoint folder as {option('model')}"
+        choice = "mend its config.json, fetch it anew," if is_local(name) else "give a local checkpoint folder"
+        choice += f" or choose another model ({option('model')})"
         raise cannot(f"cannot read the model '{name}'", error, choice) from None
 
 
@@ -93,10 +94,14 @@ def prompt_window(name: str, settings: ModelSettings, length: int) -> int:
     Raises:
         UserError: there is no room for any prompt, or the model's configuration cannot be read.
     """
-    room = window(name, settings) - length
+    most = window(name, settings)
+    room = most - length
     if room < 1:
+        own = most < settings.max_length
+        longer = "choose a model with a longer window" if own else "raise model.max_length"
         raise UserError(
-            f"answers of {length} tokens leave no room for a prompt; lower ppo.response_length or raise model.max_length"
+            f"answers of {length} tokens leave no room for a prompt in {most}{' of the model itself' * own}; "
+            f"lower ppo.response_length or {longer}"
         )
     return room
 

@@ -120,7 +120,7 @@ def readable(job: Job, model: RewardModel, most: int) -> list[Row]:
             "shorten the rows, or choose another model"
         )
     if not rows:
-        record_drops("demonstrations", len(demonstrations), 0, limit)
+        record_drops("demonstrations", len(demonstrations), 0, limit, job.profile.model.max_length)
     return rows
 
 

@@ -37,7 +37,7 @@ def comparison_rows(job: Job, tokenizer: Any, max_tokens: int) -> Rows:
     """
     tasks = [fitting_comparisons(tokenizer, data.train.comparisons, max_tokens) for data in job.tasks.values()]
     total = sum(len(data.train.comparisons) for data in job.tasks.values())
-    dropped = record_drops("comparisons", total, sum(map(len, tasks)), max_tokens)
+    dropped = record_drops("comparisons", total, sum(map(len, tasks)), max_tokens, job.profile.model.max_length)
     balanced = _balance(tasks)
     rows = [{"chosen_ids": chosen, "rejected_ids": rejected} for _, chosen, rejected in balanced]
     margins = [comparison.margin for comparison, _, _ in balanced]
@@ -60,7 +60,7 @@ def rating_rows(job: Job, tokenizer: Any, max_tokens: int) -> Rows:
     """
     tasks = [_fitting_ratings(tokenizer, data.train.ratings, max_tokens) for data in job.tasks.values()]
     total = sum(len(data.train.ratings) for data in job.tasks.values())
-    dropped = record_drops("ratings", total, sum(map(len, tasks)), max_tokens)
+    dropped = record_drops("ratings", total, sum(map(len, tasks)), max_tokens, job.profile.model.max_length)
     scales = [scale_of([rating.score for rating, _ in rows]) for rows in tasks]
     balanced = _balance(
         [

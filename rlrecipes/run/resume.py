@@ -63,16 +63,18 @@ def check_rows(what: str, rows: int, batch: int, setting: str) -> None:
         )
 
 
-def record_drops(what: str, before: int, after: int, max_tokens: int) -> int:
+def record_drops(what: str, before: int, after: int, max_tokens: int, asked: int) -> int:
     """Counts the rows that the window left out as too long, and says so.
+
+    `asked` is the number of tokens that `model.max_length` alone would allow; where it is more, the model's own window is it.
 
     Raises:
         UserError: it left out all of them.
     """
     if before and not after:
-        raise UserError(
-            f"all {before} {what} are longer than {max_tokens} tokens; raise model.max_length or shorten the rows"
-        )
+        own = ", all that the model's own window has room for" if max_tokens < asked else ""
+        longer = "name a model with a longer window" if own else "raise model.max_length"
+        raise UserError(f"all {before} {what} are longer than {max_tokens} tokens{own}; {longer} or shorten the rows")
     if after < before:
         say(f"  {before - after} of {before} {what} left out: longer than {max_tokens} tokens")
     return before - after

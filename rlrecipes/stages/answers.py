@@ -32,7 +32,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     """
     tokenizer = open_tokenizer(model_name)
     prompts = asked(job, model_name, tokenizer)
-    dropped = record_drops("held-out prompts", prompts.all, len(prompts.examples), prompts.max_tokens)
+    limit = job.profile.model.max_length - prompts.length
+    dropped = record_drops("held-out prompts", prompts.all, len(prompts.examples), prompts.max_tokens, limit)
     policies = answering(job)
     own = [name for name, policy in POLICIES.items() if policy.stage is None or job.run.done(policy.stage)]
     model = load_policies(load_causal(model_name, job.profile.model, tokenizer), job.run, own)

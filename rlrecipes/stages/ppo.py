@@ -45,7 +45,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     length = answer_length(tokenizer, job.data.train.demonstrations, settings.response_length)
     max_tokens = prompt_window(model_name, job.profile.model, length)
     prompts = fitting_prompts(tokenizer, job.data.train.prompts, max_tokens)
-    dropped = record_drops("prompts", len(job.data.train.prompts), len(prompts), max_tokens)
+    asked = job.profile.model.max_length - length
+    dropped = record_drops("prompts", len(job.data.train.prompts), len(prompts), max_tokens, asked)
     batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     headline = job.metrics[0]
     prompts, watched = _divided(prompts, headline, settings)

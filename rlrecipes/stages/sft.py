@@ -54,7 +54,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     max_tokens = window(model_name, job.profile.model)
     demonstrations = learned_rows(job.data.train.demonstrations, job.profile.sft.learn)
     rows = fitting_examples(tokenizer, demonstrations, max_tokens)
-    dropped = record_drops("demonstrations", len(demonstrations), len(rows), max_tokens)
+    dropped = record_drops("demonstrations", len(demonstrations), len(rows), max_tokens, job.profile.model.max_length)
     if plain := spelled(tokenizer, job.data):
         say(f"  {spelled_note(plain)}")
     lost = unwritten(tokenizer, job.data)

@@ -104,7 +104,11 @@ def test_it_says_which_stages_have_too_few_rows(shown, tmp_path):
 
 def test_a_window_without_room_for_a_prompt_is_told(shown, checkpoint):
     out = shown("--model", str(checkpoint.model), "--data", "pairs.jsonl", "model.max_length=10")
-    assert "answers this long leave no room for a prompt" in out
+    assert "answers this long leave no room for a prompt; lower ppo.response_length or raise model.max_length" in out
+    out = shown(
+        *("--model", str(checkpoint.model), "--data", "pairs.jsonl", "ppo.response_length=128", "model.max_length=512")
+    )
+    assert "lower ppo.response_length or choose a model with a longer window" in out
 
 
 def test_an_eos_that_was_never_taught_is_shown_as_what_stands_in_for_it(shown, checkpoint, tmp_path):

@@ -31,6 +31,7 @@ from rlrecipes.profile import LoraSettings, ModelSettings
 from rlrecipes.recipe import Example, user
 from rlrecipes.reward.head import load_score_head
 from rlrecipes.reward.model import score_answers
+from rlrecipes.run.resume import record_drops
 
 PLAIN = ModelSettings(quantization="none")
 NF4 = ModelSettings(quantization="nf4")
@@ -263,6 +264,21 @@ def test_a_prompt_has_the_room_that_the_answer_leaves_it(checkpoint):
     assert prompt_window(str(checkpoint.model), ModelSettings(max_length=100), 99) == 1
     with pytest.raises(UserError, match=r"answers of 100 tokens leave no room .*raise model\.max_length"):
         prompt_window(str(checkpoint.model), ModelSettings(max_length=100), 100)
+    with pytest.raises(
+        UserError, match=r"prompt in 128 of the model itself; .* or choose a model with a longer window"
+    ):
+        prompt_window(str(checkpoint.model), ModelSettings(max_length=4000), 128)
+
+
+@pytest.mark.parametrize(
+    ("most", "asked", "told"),
+    [
+        (128, 128, "longer than 128 tokens; raise model.max_length or shorten the rows"),
+        (128, 1024, "that the model's own window has room for; name a model with a longer window or shorten the rows"),
+    ],
+)
+def test_rows_that_are_all_too_long_are_told_with_what_would_make_room(most, asked, told):
+    assert sentence(record_drops, "demonstrations", 47, 0, most, asked).endswith(told)
 
 
 def test_an_encoder_decoder_is_refused_and_a_decoder_is_not(checkpoint, tmp_path):
@@ -313,6 +329,7 @@ def test_a_damaged_configuration_is_told(damaged, values):
     changed(damaged / "config.json", **values)
     for call in (lambda: check_model(str(damaged)), lambda: window(str(damaged), PLAIN)):
         assert sentence(call).startswith(f"cannot read the model '{damaged}': ")
+        assert "; mend its config.json, fetch it anew, or choose another model" in sentence(call)
 
 
 @pytest.mark.parametrize("file", ["{", "[" * 100_000])
