@@ -12,6 +12,7 @@ from typing import Any
 
 from rlrecipes.data.load import fingerprint, lists, load
 from rlrecipes.errors import UserError, option
+from rlrecipes.metrics import guarded
 from rlrecipes.profile import Profile, RewardSettings, settings_of, split_override
 from rlrecipes.recipe import (
     BUILT_IN,
@@ -75,10 +76,10 @@ class Job:
     def metrics(self) -> list[Metric]:
         """The metrics that apply to the data; the first is the headline."""
         held_out = self.data.held_out.prompts
-        served = [metric for metric in self.recipe.evaluation.metrics if _serves(held_out, metric.needs)]
+        served = [guarded(metric) for metric in self.recipe.evaluation.metrics if _serves(held_out, metric.needs)]
         own = [metric for metric in served if metric.applies is None or metric.applies(held_out)]
         names = {metric.name for metric in self.data.metrics}
-        return [*self.data.metrics, *(metric for metric in own if metric.name not in names)]
+        return [*map(guarded, self.data.metrics), *(metric for metric in own if metric.name not in names)]
 
     def settings(self, stage: str) -> dict[str, Any]:
         """Every setting that decides the output of `stage` and of the stages below it, as its `done.json` records them."""
@@ -169,7 +170,8 @@ def make_job(
 def _unread(recipe: Recipe, data: Data) -> list[str]:
     """Says where the headline would be a metric that cannot judge these texts, and so is left out."""
     held_out = data.held_out.prompts
-    first = next((metric for metric in recipe.evaluation.metrics if _serves(held_out, metric.needs)), None)
+    own = map(guarded, recipe.evaluation.metrics)
+    first = next((metric for metric in own if _serves(held_out, metric.needs)), None)
     if data.metrics or first is None or first.applies is None or first.applies(held_out):
         return []
     return [f"the metric '{first.name}' is left out: it does not know the language of these texts"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import regex
 
 from rlrecipes.errors import UserError, first_line
-from rlrecipes.recipe import Example, Metric
+from rlrecipes.recipe import Example, Metric, lent
 from rlrecipes.text import (
     UNSPACED,
     is_number,
@@ -71,6 +71,22 @@ def mean_of(
         needs=needs,
         applies=applies,
     )
+
+
+def guarded(metric: Metric) -> Metric:
+    """The metric as it judges a run's answers: each call gets copies of its examples, which others see unchanged."""
+
+    def statistics(answers: Sequence[str], examples: Sequence[Example]) -> Sequence[Sequence[float]]:
+        return metric.statistics(answers, [lent(example) for example in examples])
+
+    def score(answer: str, example: Example) -> float:
+        assert metric.score is not None
+        return metric.score(answer, lent(example))
+
+    def applies(examples: Sequence[Example]) -> bool:
+        return metric.applies is None or metric.applies([lent(example) for example in examples])
+
+    return replace(metric, statistics=statistics, score=metric.score and score, applies=applies)
 
 
 def exact_match(answer: str, example: Example) -> float:

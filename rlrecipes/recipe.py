@@ -8,10 +8,11 @@ A recipe is a value. It says what the task is (data, reward, evaluation) and not
 
 from __future__ import annotations
 
+import copy
 import importlib
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, NamedTuple
@@ -60,6 +61,11 @@ class Example:
     """SFT imitates the first; metrics count any of them as right."""
     truth: Mapping[str, Any] = field(default_factory=dict)
     """What rewards and metrics know of this prompt beside its answers, such as the slots of a booking."""
+
+
+def lent(example: Example) -> Example:
+    """The example for one call of a person's own function, which may change its copy of the truth and nobody else's."""
+    return replace(example, truth=copy.deepcopy(example.truth))
 
 
 @dataclass(frozen=True)

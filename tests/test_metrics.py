@@ -16,6 +16,7 @@ from rlrecipes.metrics import (
     estimate,
     exact_match,
     f1,
+    guarded,
     length,
     mean_interval,
     mean_of,
@@ -225,3 +226,15 @@ def test_a_metric_that_is_no_number_is_told_with_the_answer(score, said):
     with pytest.raises(UserError) as error:
         estimate(metric, ["good", "bad"], [Example(user("?"))] * 2)
     assert f"the metric 'odd' {said}" in str(error.value)
+
+
+def test_a_metric_that_changes_its_examples_changes_its_copies_alone():
+    def eats(answer, example):
+        return float(len([example.truth["slots"].pop() for _ in tuple(example.truth["slots"])]))
+
+    example = Example(user("?"), ("a",), {"slots": ["three", "at six"]})
+    metric = guarded(mean_of("eats", eats, applies=lambda examples: bool(examples[0].truth["slots"].pop())))
+    assert metric.applies([example])
+    assert metric.score("a", example) == 2
+    assert [estimate(metric, ["a"], [example]).value for _ in range(2)] == [2, 2]
+    assert example.truth == {"slots": ["three", "at six"]}

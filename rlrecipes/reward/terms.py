@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlrecipes.errors import UserError
-from rlrecipes.recipe import Example, Prompt, Reward, Term, TermFunction
+from rlrecipes.recipe import Example, Prompt, Reward, Term, TermFunction, lent
 from rlrecipes.run.interrupts import TooLongError, stop_requested, time_limit
 from rlrecipes.text import is_number, quoted, shortened
 
@@ -36,6 +36,8 @@ def score_each(
 ) -> list[float]:
     """What a person's own function gives each answer; `what` and `advice` are for the sentence of an error.
 
+    Each call gets a copy of its example: what one function takes out of it, the others still find.
+
     Raises:
         UserError: it raises, takes too long, or gives no number that float32 holds; true and false are 1 and 0. The
             sentence names the function, the value and the row.
@@ -44,7 +46,7 @@ def score_each(
     for row, (answer, example) in enumerate(zip(answers, examples, strict=True), 1):
         try:
             with time_limit(seconds):
-                given = score(example.prompt, answer, example)
+                given = score(example.prompt, answer, lent(example))
             wrong = "" if is_number(given) else f"gave {shortened(repr(given), 30)}, which is no number"
         except TooLongError:
             wrong = f"took more than limits.term_seconds={seconds:g}"

@@ -212,3 +212,13 @@ def test_a_fresh_reward_forgets_what_another_knew():
 def test_the_sum_is_weighted_and_the_learned_score_is_one_of_its_terms():
     reward = Reward(learned=2.0, terms=(Term("polite", lambda *_: 1.0, weight=0.5),))
     assert weighted_sum(reward, {"polite": 3.0, "learned": 10.0}) == 21.5
+
+
+def test_what_a_term_takes_out_of_its_example_the_others_still_find():
+    def eats(prompt, answer, example):
+        return len([example.truth["slots"].pop() for _ in tuple(example.truth["slots"])])
+
+    example = Example(user("Book it."), ("Done.",), {"slots": ["three", "at six"]})
+    reward = Reward(terms=(Term("eats", eats, 1.0), Term("counts", lambda p, a, e: len(e.truth["slots"]), 1.0)))
+    assert term_values(reward, ["a", "b"], [example] * 2) == {"eats": [2.0, 2.0], "counts": [2.0, 2.0]}
+    assert example.truth == {"slots": ["three", "at six"]}
