@@ -18,6 +18,7 @@ from random import Random
 from typing import Any, Literal, NamedTuple
 
 from rlrecipes.errors import UserError, first_line, program
+from rlrecipes.text import quoted, shortened
 
 BUILT_IN = "built-in"
 """The source of a recipe's built-in data."""
@@ -170,12 +171,43 @@ class Reward:
     terms: tuple[Term, ...] = ()
 
 
+EVALUATED = ("reward", "judge", "disagreement", "bertscore", "comet")
+"""What stands beside the metrics in a policy's numbers; the headline is there once more as `<name>_sampled`."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """How answers are judged."""
+    """How answers are judged.
+
+    Raises:
+        UserError: it holds anything but metrics, two have one name, or one has a name under which something else is told.
+    """
 
     metrics: tuple[Metric, ...]
     """The first that applies to the data is the headline; it must score answers one by one."""
+
+    def __post_init__(self) -> None:
+        _check_parts("Evaluation.metrics", self.metrics, Metric)
+        names = [metric.name for metric in self.metrics]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"two metrics are named {quoted(name)}; give one of them another name")
+            if name in EVALUATED or (name.endswith("_sampled") and name.removesuffix("_sampled") in names):
+                raise UserError(f"a metric is named {quoted(name)}, as evaluation's own is; give it another name")
+
+
+def _check_parts(what: str, parts: Any, kind: type) -> None:
+    """Refuses a field that is no tuple of named parts of a kind, such as one in brackets without its comma."""
+    given = list(parts) if isinstance(parts, tuple | list) else [parts]
+    odd = next((part for part in given if not isinstance(part, kind)), None)
+    if not isinstance(parts, tuple | list) or odd is not None:
+        found = type(parts if odd is None else odd).__name__
+        raise UserError(
+            f"{what} holds a {found} where a tuple of {kind.__name__}s belongs; write (one,) with its comma"
+        )
+    for part in given:
+        if not isinstance(part.name, str):
+            raise UserError(f"a {kind.__name__} is named {shortened(repr(part.name), 40)}; name it by a text")
 
 
 @dataclass(frozen=True)
@@ -300,6 +332,8 @@ def load_recipe(name: str) -> Recipe:
     importlib.import_module("recipes").__path__ = [str(root) for root in recipe_roots()]
     try:
         module = importlib.import_module(f"recipes.{name}.recipe")
+    except UserError as error:
+        raise UserError(f"{file}{_place(error, path.parent)}: {error}") from error
     except Exception as error:  # a person's own code may raise anything
         reason = f"{type(error).__name__}: {first_line(error)}{_place(error, path.parent)}"
         raise UserError(f"{file} cannot be imported: {reason}; mend it") from error

@@ -33,6 +33,7 @@ RECIPE = Recipe(
 )
 """
 """All that a recipe has to say."""
+METRIC = 'metrics.mean_of("f1", metrics.f1),'
 COMPARED = LIGHT.replace(
     "    reward=",
     "    compare=lambda example, *rest: Comparison(example.prompt, example.answers[0], 'No'),\n    reward=",
@@ -91,6 +92,16 @@ def said(capsys):
         ("raise ValueError('two\\nlines')", "cannot be imported: ValueError: two (recipe.py, line 1)"),
         ("recipe = 1", "has no RECIPE"),
         ("RECIPE = 1", "has no RECIPE"),
+        (
+            LIGHT.replace(METRIC, METRIC * 2),
+            "recipe.py (recipe.py, line 16): two metrics are named 'f1'; give one of them",
+        ),
+        (LIGHT.replace(METRIC, METRIC.replace('"f1"', '"reward"')), "named 'reward', as evaluation's own is; give it"),
+        (LIGHT.replace(METRIC, METRIC + METRIC.replace('"f1"', '"f1_sampled"')), "a metric is named 'f1_sampled'"),
+        (
+            LIGHT.replace(METRIC, METRIC[:-1]),
+            "Evaluation.metrics holds a Metric where a tuple of Metrics belongs; write",
+        ),
         (LIGHT.replace('"fifth"', '"another"'), "names its recipe 'another'; give it the name of its folder, 'fifth'"),
     ],
 )
