@@ -49,19 +49,40 @@ def user(content: str) -> Prompt:
     return (Message("user", content),)
 
 
+def _check_tuple(what: str, parts: Any, kind: type = object, write: str = "(text,) with its comma") -> None:
+    """Refuses a field that is no tuple of a kind: of a text, each letter would be taken for a part."""
+    if odd := [part for part in parts if not isinstance(part, kind)] if type(parts) is tuple else [parts]:
+        kinds = "texts" if kind is object else f"{kind.__name__}s"
+        raise UserError(f"{what} must be a tuple of {kinds}, and a {type(odd[0]).__name__} stands there; write {write}")
+
+
+def _check_prompt(prompt: Any) -> None:
+    _check_tuple("a prompt", prompt, Message, "user(text), or (Message('user', text),)")
+
+
 UNLEARNED = "unlearned"
 """The key of `Example.truth` under which stand the places of turns of the prompt that SFT must not imitate."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and its reference answers."""
+    """A prompt and its reference answers.
+
+    Raises:
+        UserError: the prompt is no tuple of messages, the answers are no tuple, or the truth is no mapping.
+    """
 
     prompt: Prompt
     answers: tuple[str, ...] = ()
     """SFT imitates the first; metrics count any of them as right."""
     truth: Mapping[str, Any] = field(default_factory=dict)
     """What rewards and metrics know of this prompt beside its answers, such as the slots of a booking."""
+
+    def __post_init__(self) -> None:
+        _check_prompt(self.prompt)
+        _check_tuple("the answers of an Example", self.answers)
+        if not isinstance(self.truth, Mapping):
+            raise UserError(f"the truth of an Example must be a dict, and a {type(self.truth).__name__} stands there")
 
 
 def lent(example: Example) -> Example:
@@ -81,6 +102,9 @@ class Comparison:
     margin: float | None = None
     """By how much the chosen answer's score should exceed the other's (arXiv 2307.09288, section 3.2.2); 0 or more."""
 
+    def __post_init__(self) -> None:
+        _check_prompt(self.prompt)
+
 
 @dataclass(frozen=True)
 class Rating:
@@ -89,6 +113,9 @@ class Rating:
     prompt: Prompt
     answer: str
     score: float
+
+    def __post_init__(self) -> None:
+        _check_prompt(self.prompt)
 
 
 @dataclass(frozen=True)
@@ -198,14 +225,8 @@ class Evaluation:
 
 def _check_parts(what: str, parts: Any, kind: type) -> None:
     """Refuses a field that is no tuple of named parts of a kind, such as one in brackets without its comma."""
-    given = list(parts) if isinstance(parts, tuple | list) else [parts]
-    odd = next((part for part in given if not isinstance(part, kind)), None)
-    if not isinstance(parts, tuple | list) or odd is not None:
-        found = type(parts if odd is None else odd).__name__
-        raise UserError(
-            f"{what} holds a {found} where a tuple of {kind.__name__}s belongs; write (one,) with its comma"
-        )
-    for part in given:
+    _check_tuple(what, tuple(parts) if isinstance(parts, list) else parts, kind, "(one,) with its comma")
+    for part in parts:
         if not isinstance(part.name, str):
             raise UserError(f"a {kind.__name__} is named {shortened(repr(part.name), 40)}; name it by a text")
 

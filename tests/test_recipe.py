@@ -10,8 +10,9 @@ import pytest
 from conftest import ROOT, SMALLEST, main, smallest, write_rows
 
 import recipes
+from rlrecipes.errors import UserError
 from rlrecipes.model import embedded
-from rlrecipes.recipe import load_recipe, recipe_names
+from rlrecipes.recipe import Comparison, Rating, load_recipe, recipe_names
 
 OTHERS = recipe_names()
 LIGHT = """
@@ -100,7 +101,7 @@ def said(capsys):
         (LIGHT.replace(METRIC, METRIC + METRIC.replace('"f1"', '"f1_sampled"')), "a metric is named 'f1_sampled'"),
         (
             LIGHT.replace(METRIC, METRIC[:-1]),
-            "Evaluation.metrics holds a Metric where a tuple of Metrics belongs; write",
+            "Evaluation.metrics must be a tuple of Metrics, and a Metric stands there; write",
         ),
         (LIGHT.replace('"fifth"', '"another"'), "names its recipe 'another'; give it the name of its folder, 'fifth'"),
     ],
@@ -281,3 +282,31 @@ def test_a_row_that_the_recipes_reader_cannot_read_is_left_out_with_its_reason(f
 def test_a_reader_that_fails_on_every_row_is_told_with_its_error(fifth, said):
     fifth(COMPARED.replace('row["say"]', 'row["sya"]'))
     assert "reader raised KeyError: no 'sya'" in said("show", "fifth", "--data", "rows.jsonl", refused=True)
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (
+            'user(row["ask"]), (row["say"])',
+            "the answers of an Example must be a tuple of texts, and a str stands there",
+        ),
+        ('user(row["ask"]), [row["say"]]', "must be a tuple of texts, and a list stands there; write (text,) with its"),
+        ('row["ask"], (row["say"],)', "a prompt must be a tuple of Messages, and a str stands there; write user(text)"),
+        ('user(row["ask"])[0], (row["say"],)', "a prompt must be a tuple of Messages, and a Message stands there"),
+        ('({"role": "user"},), (row["say"],)', "a prompt must be a tuple of Messages, and a dict stands there"),
+        ('(None,), (row["say"],)', "a prompt must be a tuple of Messages, and a NoneType stands there"),
+        ('user(row["ask"]), (row["say"],), [1]', "the truth of an Example must be a dict, and a list stands there"),
+    ],
+)
+def test_an_example_of_other_parts_is_refused_before_its_letters_are_learnt(fifth, said, made, sentence):
+    fifth(COMPARED.replace('user(row["ask"]), (row["say"],)', made))
+    refusal = said("run", "fifth", "--data", "rows.jsonl", refused=True)
+    assert sentence in refusal
+    assert "It is" not in refusal
+
+
+@pytest.mark.parametrize("kind", [lambda prompt: Comparison(prompt, "a", "b"), lambda prompt: Rating(prompt, "a", 1)])
+def test_a_comparison_and_a_rating_take_no_text_as_their_prompt_either(kind):
+    with pytest.raises(UserError, match="a prompt must be a tuple of Messages, and a str stands there"):
+        kind("Say it.")
