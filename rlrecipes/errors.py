@@ -46,7 +46,7 @@ def check_text(name: str) -> None:
         raise UserError(f"{readable}: a name that is no UTF-8 text; rename it")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of a library's error, to quote in a sentence; the error's class where it has no text."""
     message = f"no {error}" if isinstance(error, KeyError) else str(error)  # a KeyError's text is the key alone
     return (message.strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")

@@ -355,7 +355,7 @@ def load_recipe(name: str) -> Recipe:
         module = importlib.import_module(f"recipes.{name}.recipe")
     except UserError as error:
         raise UserError(f"{file}{_place(error, path.parent)}: {error}") from error
-    except Exception as error:  # a person's own code may raise anything
+    except (Exception, SystemExit) as error:  # a person's own code may raise anything
         reason = f"{type(error).__name__}: {first_line(error)}{_place(error, path.parent)}"
         raise UserError(f"{file} cannot be imported: {reason}; mend it") from error
     if Path(str(module.__file__)).resolve() != path.resolve():
@@ -371,7 +371,7 @@ def load_recipe(name: str) -> Recipe:
     return recipe
 
 
-def _place(error: Exception, folder: Path) -> str:
+def _place(error: BaseException, folder: Path) -> str:
     """The file and line of a folder's code that raised an error; empty for a syntax error, whose text has them."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == folder]
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

@@ -91,6 +91,7 @@ def said(capsys):
         ("RECIPE = (", "cannot be imported: SyntaxError: '(' was never closed (recipe.py, line 1)"),
         (LIGHT.replace("    evaluation=", "    # "), "missing 1 required positional argument: 'evaluation'"),
         ("raise ValueError('two\\nlines')", "cannot be imported: ValueError: two (recipe.py, line 1)"),
+        ("import sys\nsys.exit(0)", "cannot be imported: SystemExit: 0 (recipe.py, line 2); mend it"),
         ("recipe = 1", "has no RECIPE"),
         ("RECIPE = 1", "has no RECIPE"),
         (
