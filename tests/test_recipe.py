@@ -311,3 +311,62 @@ def test_an_example_of_other_parts_is_refused_before_its_letters_are_learnt(fift
 def test_a_comparison_and_a_rating_take_no_text_as_their_prompt_either(kind):
     with pytest.raises(UserError, match="a prompt must be a tuple of Messages, and a str stands there"):
         kind("Say it.")
+
+
+# What its own functions make.
+
+
+MADE = "lambda example, *rest: Comparison(example.prompt, example.answers[0], 'No')"
+
+
+@pytest.mark.parametrize(
+    ("compare", "reason"),
+    [
+        (MADE.replace("'No'", "example.answers[0]"), "chosen equals rejected"),
+        (MADE.replace("'No'", "' '"), "empty answer"),
+        (MADE.replace("'No'", "None"), "a value is no text"),
+    ],
+)
+def test_made_comparisons_that_teach_nothing_are_left_out_with_their_reason(fifth, said, compare, reason):
+    some = f"(lambda make: lambda one, *rest: (make if '7' in one.answers[0] else {MADE})(one))({compare})"
+    fifth(COMPARED.replace(MADE, some))
+    assert f"Made comparisons are left out: {reason} (" in said("show", "fifth", "--data", "rows.jsonl")
+
+
+def test_where_all_made_comparisons_teach_nothing_the_reward_model_is_refused(fifth, said):
+    fifth(COMPARED.replace("'No'", "example.answers[0]"))
+    assert "brings none: no rejected answer" in said("show", "fifth", "--data", "rows.jsonl", refused=True)
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        (
+            "compare=lambda example, *rest: example",
+            "`compare` of fifth gave a value of type Example and no Comparison; mend it",
+        ),
+        (
+            "compare=lambda example, *rest: (1, 2)",
+            "`compare` of fifth gave a value of type tuple and no Comparison; mend it",
+        ),
+        ("compare=lambda *rest: {}['It is']", "`compare` of fifth raised KeyError (recipe.py, line 15); mend it"),
+        ("judge=lambda rows: 3", "`judge` of fifth gave a value of type int and no Metric; mend it"),
+        ("judge=lambda rows: {}['It is']", "`judge` of fifth raised KeyError (recipe.py, line 15); mend it"),
+        ("caution=lambda rows: 3", "`caution` of fifth gave a value of type int and no str; mend it"),
+        ("caution=lambda rows: exit()", "`caution` of fifth raised SystemExit ("),
+    ],
+)
+def test_a_function_of_the_recipe_that_fails_is_named_with_its_line(fifth, said, function, sentence):
+    fifth(LIGHT.replace("    reward=", f"    {function},\n    reward="))
+    refusal = said("show", "fifth", "--data", "rows.jsonl", refused=True)
+    assert sentence in refusal
+    assert "It is" not in refusal
+
+
+@pytest.mark.parametrize(
+    ("builtin", "said_of_it"),
+    [("lambda: None", "gave a value of type NoneType and no Data"), ("lambda: 1 / 0", "raised ZeroDivi")],
+)
+def test_a_world_that_cannot_be_made_is_told(fifth, said, builtin, said_of_it):
+    fifth(LIGHT.replace("    reward=", f"    builtin={builtin},\n    reward="))
+    assert f"`builtin` of fifth {said_of_it}" in said("show", "fifth", refused=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from random import Random
 from statistics import mean, median
 from typing import NamedTuple
 
+from rlrecipes.data.made import compared
 from rlrecipes.data.readers import Record
 from rlrecipes.data.split import canonical, halves, set_aside
 from rlrecipes.errors import UserError
@@ -81,10 +81,10 @@ def derive(
         counts["Demonstrations are the chosen answers of the comparisons"] = len(examples)
     prompts = _merge(examples)
     if recipe.compare and not comparisons and not ratings:
-        rng = Random(0)
         pools = halves(prompts) if held_out else set_aside(prompts, [example.prompt for example in prompts])
-        comparisons = [pair for pool in pools for each in pool if (pair := recipe.compare(each, pool, rng))]
+        comparisons, left_out = compared(recipe, pools)
         counts[f"The data bring no preferences: {recipe.compared.rstrip('.')}"] = len(comparisons)
+        counts |= {f"Made comparisons are left out: {reason}": count for reason, count in left_out.items()}
     return Split(examples, _merge(_examples(parts, "prompts", "held out")) or prompts, comparisons, ratings), counts
 
 

@@ -189,7 +189,7 @@ def read_rows(reader: Reader, rows: Iterable[Row], names: Collection[str]) -> Re
         place = f"{Path(row.file).name}, row {row.number}"
         try:
             record = reader(row)
-            _check(record)
+            check(record)
             usable.append(dataclasses.replace(record, place=place))
         except (UserError, MemoryError):
             raise
@@ -312,7 +312,7 @@ def _check_values(recipe: Recipe, rows: list[Row]) -> None:
             )
 
 
-def _check(record: Record) -> None:
+def check(record: Record) -> None:
     """Raises `ValueError` with the reason where a record cannot be trained on. A blank reference would make silence right."""
     prompt, comparison = record.prompt, record.comparison
     answers = list(record.example.answers or [""]) if record.example else []

@@ -19,6 +19,7 @@ from rlrecipes.data.derive import check_derived, derivation_notes, derive, gradi
 from rlrecipes.data.files import Row, find_splits
 from rlrecipes.data.hub_sets import read_sets
 from rlrecipes.data.layouts import Records, check_names, records, rows_of
+from rlrecipes.data.made import builtin_of, caution_of, judge_of
 from rlrecipes.data.reasons import counted
 from rlrecipes.data.sides import by_split
 from rlrecipes.data.split import (
@@ -71,7 +72,7 @@ def _built_in(recipe: Recipe) -> Data:
             f"{', '.join(recipe.columns.required)} (docs/own-data.md has other layouts), "
             f"and with {option('profile', 'tiny')} a base model as {option('model')}"
         )
-    return recipe.builtin()
+    return builtin_of(recipe)
 
 
 def _read_files(recipe: Recipe, source: str, columns: Mapping[str, str]) -> Source:
@@ -110,9 +111,9 @@ def _data(recipe: Recipe, name: str, sources: Sequence[Source], columns: Mapping
     column, uniform = uniform_mark(train_parts, columns)
     check_derived(name, train, held_out, grading, column, uniform + others)
     uncompared = "no rejected answer can be made of its rows" if recipe.compare else "the recipe has no `compare`"
-    if recipe.caution and (caution := recipe.caution(train.demonstrations)):
+    if caution := caution_of(recipe, train.demonstrations):
         notes.append(caution)
-    judge = recipe.judge(held_out.prompts) if recipe.judge else None
+    judge = judge_of(recipe, held_out.prompts)
     if judge:
         notes.append(f"The metric {judge.name} is a judge fitted to the held-out rows alone.")
     return Data(
