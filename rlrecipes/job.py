@@ -31,7 +31,7 @@ from rlrecipes.run.folder import Run
 from rlrecipes.run.policies import chosen
 from rlrecipes.run.settings import Settings, asked_for
 from rlrecipes.run.stages import STAGES, below
-from rlrecipes.text import is_number, quoted, shortened
+from rlrecipes.text import is_number, plain_number, quoted, shortened
 
 PLUS = "+"
 SHARED_STAGES = ("sft", "reward")
@@ -270,7 +270,8 @@ def with_weights(reward: Reward, weights: Sequence[str]) -> Reward:
             terms = [dataclasses.replace(t, weight=weight) if t.name == name else t for t in reward.terms]
             reward = dataclasses.replace(reward, terms=tuple(terms))
     check_reward(reward)
-    return reward
+    plain = tuple(dataclasses.replace(term, weight=plain_number(term.weight)) for term in reward.terms)
+    return dataclasses.replace(reward, learned=plain_number(reward.learned), terms=plain)
 
 
 def check_reward(reward: Reward) -> None:

@@ -191,11 +191,17 @@ class Reward:
 
     The learned score has mean 0 and standard deviation 1 over the demonstrations, so weights compare across recipes.
     How the sum is shaped (KL penalty, clipping, missing-EOS penalty) depends on the budget and lives in the profile.
+
+    Raises:
+        UserError: `terms` holds anything but terms that a text names.
     """
 
     learned: float = 1.0
     """Weight of the reward model's score; 0 needs no reward model."""
     terms: tuple[Term, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_parts("Reward.terms", self.terms, Term)
 
 
 EVALUATED = ("reward", "judge", "disagreement", "bertscore", "comet")

@@ -196,6 +196,11 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def plain_number(value: Any) -> float:
+    """A number as JSON holds it, which NumPy's and decimals are not."""
+    return value if isinstance(value, int | float) else float(value)
+
+
 def number(value: float, places: int = 3, signed: bool = False) -> str:
     """A number as a person reads it, with a real minus sign; a dash for NaN and infinity.
 

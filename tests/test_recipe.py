@@ -104,6 +104,11 @@ def said(capsys):
             LIGHT.replace(METRIC, METRIC[:-1]),
             "Evaluation.metrics must be a tuple of Metrics, and a Metric stands there; write",
         ),
+        (
+            LIGHT.replace("0.5),)", "0.5))"),
+            "Reward.terms must be a tuple of Terms, and a Term stands there; write (one,)",
+        ),
+        (LIGHT.replace('Term("brief"', "Term(None"), "a Term is named None; name it by a text"),
         (LIGHT.replace('"fifth"', '"another"'), "names its recipe 'another'; give it the name of its folder, 'fifth'"),
     ],
 )

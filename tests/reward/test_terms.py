@@ -1,10 +1,12 @@
 """A reward term is called with what it asks for, and a broken one is named."""
 
 import dataclasses
+import json
 import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -187,6 +189,14 @@ def job(*weights):
 def test_weights_of_the_command_line_replace_the_recipes():
     reward = job("terms.learned=0.5", "terms.chrf=2").recipe.reward
     assert (reward.learned, [(term.name, term.weight) for term in reward.terms]) == (0.5, [("chrf", 2.0)])
+
+
+@pytest.mark.parametrize("weight", [np.float32(0.5), Decimal("0.5"), Fraction(1, 2)])
+def test_a_weight_of_another_kind_of_number_is_kept_as_a_plain_one(weight):
+    reward = Reward(learned=weight, terms=(Term("polite", lambda *_: 1.0, weight=weight),))
+    job = make_job(dataclasses.replace(load_recipe("translation"), reward=reward), load_profile("tiny"), Run("t", "t"))
+    settings = {name: value for name, value in job.settings("ppo").items() if name.startswith("terms.")}
+    assert json.loads(json.dumps(settings)) == {"terms.learned": 0.5, "terms.polite": 0.5}
 
 
 def test_a_term_of_weight_zero_is_never_called():
