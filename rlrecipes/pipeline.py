@@ -24,6 +24,7 @@ from rlrecipes.reward.code import code_of
 from rlrecipes.reward.judge import missing, own_judge
 from rlrecipes.reward.source import reach_reward_model
 from rlrecipes.reward.strength import too_weak, withheld
+from rlrecipes.reward.terms import fresh
 from rlrecipes.run.circumstances import Stopwatch, git_commit, machine, require_trl, versions
 from rlrecipes.run.console import quiet, say, unbroken
 from rlrecipes.run.disk import disk_errors_told
@@ -242,6 +243,7 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
         say(f"{job.recipe.name}: {note}")
     for reason, count in job.data.dropped.items():
         say(f"{job.recipe.name}: {count} rows left out: {reason}")
+    fresh(job.recipe.reward)  # what cannot be copied is told before the first hour
     require_trl()
     if job.profile.model.name != "builtin":
         reach_model(job.profile.model.name)

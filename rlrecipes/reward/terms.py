@@ -111,9 +111,22 @@ def shown(reward: Reward, values: Mapping[str, float]) -> dict[str, float]:
 
 
 def fresh(reward: Reward) -> Reward:
-    """A copy whose terms have a state of their own: evaluation never sees the states of training."""
-    terms = tuple(replace(term, score=copy.deepcopy(term.score)) for term in reward.terms)
-    return replace(reward, terms=terms)
+    """A copy whose terms have a state of their own: evaluation never sees the states of training.
+
+    Raises:
+        UserError: a term cannot be copied, such as one that holds a lock or an open file.
+    """
+    return replace(reward, terms=tuple(replace(term, score=_copied(term)) for term in reward.terms))
+
+
+def _copied(term: Term) -> TermFunction:
+    try:
+        return copy.deepcopy(term.score)
+    except Exception as error:  # each thing that cannot be copied has its own
+        raise UserError(
+            f"the reward term {quoted(term.name, 30)} cannot be copied ({shortened(str(error), 60)}), and evaluation begins "
+            "with a fresh one; open files, locks and connections within its call, or give it a __deepcopy__"
+        ) from error
 
 
 def term_states(reward: Reward) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -217,6 +218,15 @@ def test_a_fresh_reward_forgets_what_another_knew():
     reward = Reward(terms=(Term("calls", Counter(), weight=1.0),))
     for _ in range(2):
         assert term_values(fresh(reward), ["a", "b"], [Example(user("?"))] * 2) == {"calls": [1.0, 2.0]}
+
+
+def test_a_term_that_cannot_be_copied_is_told_by_its_name():
+    counter = Counter()
+    counter.lock = threading.Lock()
+    with pytest.raises(
+        UserError, match=r"the reward term 'calls' cannot be copied \(cannot pickle '_thread.lock' object\)"
+    ):
+        fresh(Reward(terms=(Term("calls", counter, weight=1.0),)))
 
 
 def test_the_sum_is_weighted_and_the_learned_score_is_one_of_its_terms():
