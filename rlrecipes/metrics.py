@@ -81,7 +81,13 @@ def guarded(metric: Metric) -> Metric:
 
     def score(answer: str, example: Example) -> float:
         assert metric.score is not None
-        return metric.score(answer, lent(example))
+        try:
+            return metric.score(answer, lent(example))
+        except (Exception, SystemExit) as error:  # a person's own code may raise anything
+            raise UserError(
+                f"the metric {quoted(metric.name, 30)} raised {type(error).__name__} ({shortened(first_line(error), 40)}) on "
+                f"the answer {quoted(answer, 40)} to {quoted(example.prompt[-1].content, 40)}; mend it"
+            ) from error
 
     def applies(examples: Sequence[Example]) -> bool:
         return metric.applies is None or metric.applies([lent(example) for example in examples])

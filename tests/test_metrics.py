@@ -228,6 +228,12 @@ def test_a_metric_that_is_no_number_is_told_with_the_answer(score, said):
     assert f"the metric 'odd' {said}" in str(error.value)
 
 
+def test_a_metric_that_raises_is_told_with_the_answer_and_its_prompt():
+    metric = guarded(mean_of("odd", lambda answer, example: {}["key"]))
+    with pytest.raises(UserError, match=r"'odd' raised KeyError \(no 'key'\) on the answer 'bad' to '\?'; mend it"):
+        metric.score("bad", known())
+
+
 def test_a_metric_that_changes_its_examples_changes_its_copies_alone():
     def eats(answer, example):
         return float(len([example.truth["slots"].pop() for _ in tuple(example.truth["slots"])]))
