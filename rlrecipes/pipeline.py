@@ -17,6 +17,7 @@ from rlrecipes.errors import UserError, option, switch
 from rlrecipes.hub.identity import identity
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job, with_weights
+from rlrecipes.metrics import estimate
 from rlrecipes.profile import Profile, check_profile
 from rlrecipes.recipe import Recipe, load_recipe, unknown
 from rlrecipes.report.listing import find_runs
@@ -243,6 +244,10 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
         say(f"{job.recipe.name}: {note}")
     for reason, count in job.data.dropped.items():
         say(f"{job.recipe.name}: {count} rows left out: {reason}")
+    if "evaluate" in pending and job.data.held_out.prompts:
+        example = job.data.held_out.prompts[0]
+        for metric in job.metrics:  # one that raises is told before the first hour
+            estimate(metric, [*example.answers, ""][:1], [example])
     fresh(job.recipe.reward)  # what cannot be copied is told before the first hour
     require_trl()
     if job.profile.model.name != "builtin":

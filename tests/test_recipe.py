@@ -375,3 +375,10 @@ def test_a_function_of_the_recipe_that_fails_is_named_with_its_line(fifth, said,
 def test_a_world_that_cannot_be_made_is_told(fifth, said, builtin, said_of_it):
     fifth(LIGHT.replace("    reward=", f"    builtin={builtin},\n    reward="))
     assert f"`builtin` of fifth {said_of_it}" in said("show", "fifth", refused=True)
+
+
+def test_a_metric_that_raises_is_told_before_anything_is_trained(fifth, said):
+    fifth(COMPARED.replace("metrics.f1)", "lambda answer, example: {}['key'])"))
+    refusal = said("run", "fifth", "--data", "rows.jsonl", *SMALLEST, refused=True)
+    assert "the metric 'f1' raised KeyError (no 'key')" in refusal
+    assert not list(Path("runs").glob("*/fifth/*"))
