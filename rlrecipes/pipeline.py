@@ -25,7 +25,7 @@ from rlrecipes.reward.code import code_of
 from rlrecipes.reward.judge import missing, own_judge
 from rlrecipes.reward.source import reach_reward_model
 from rlrecipes.reward.strength import too_weak, withheld
-from rlrecipes.reward.terms import fresh
+from rlrecipes.reward.terms import fresh, term_states
 from rlrecipes.run.circumstances import Stopwatch, git_commit, machine, require_trl, versions
 from rlrecipes.run.console import quiet, say, unbroken
 from rlrecipes.run.disk import disk_errors_told
@@ -248,7 +248,7 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
         example = job.data.held_out.prompts[0]
         for metric in job.metrics:  # one that raises is told before the first hour
             estimate(metric, [*example.answers, ""][:1], [example])
-    fresh(job.recipe.reward)  # what cannot be copied is told before the first hour
+    term_states(fresh(job.recipe.reward))  # what cannot be copied or kept is told before the first hour
     require_trl()
     if job.profile.model.name != "builtin":
         reach_model(job.profile.model.name)

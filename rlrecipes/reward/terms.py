@@ -130,8 +130,25 @@ def _copied(term: Term) -> TermFunction:
 
 
 def term_states(reward: Reward) -> dict[str, Any]:
-    """The states of the terms that have one, by name."""
-    return {term.name: term.score.state_dict() for term in reward.terms if hasattr(term.score, "state_dict")}
+    """The states of the terms that have one, by name.
+
+    Raises:
+        UserError: a term raises, or its state holds what no checkpoint can hold.
+    """
+    from rlrecipes.run.checkpoint import pack
+
+    states: dict[str, Any] = {}
+    for term in reward.terms:
+        if hasattr(term.score, "state_dict"):
+            try:
+                states[term.name] = term.score.state_dict()
+                pack(states[term.name], "it", {})
+            except Exception as error:  # a person's own code may raise anything
+                raise UserError(
+                    f"the state of the reward term {quoted(term.name, 30)} cannot be kept ({shortened(str(error), 60)}); "
+                    "let it give dictionaries, lists, texts, numbers and tensors"
+                ) from error
+    return states
 
 
 def set_term_states(reward: Reward, states: Mapping[str, Any]) -> None:

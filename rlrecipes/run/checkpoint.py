@@ -143,7 +143,7 @@ def save(folder: Path, step: int, state: Any, logs: Mapping[str, int] | None = N
         TypeError: the state holds something that is neither JSON nor a tensor.
     """
     tensors: dict[str, torch.Tensor] = {}
-    plain = _pack(state, "", tensors)
+    plain = pack(state, "", tensors)
     aside, target = folder / f".step-{step:06d}", folder / f"step-{step:06d}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -235,17 +235,17 @@ def _damage(path: Path, logs: Path) -> str | None:
     return None
 
 
-def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+def pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     """`value` as JSON; puts its tensors into `tensors`, under their paths within it."""
     if isinstance(value, torch.Tensor):
         # Copies, since 8-bit optimizers share tables and safetensors refuses shared memory.
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {"$tensor": name}
     if isinstance(value, Mapping):
-        pairs = [[key, _pack(inner, f"{name}/{key}", tensors)] for key, inner in value.items()]
+        pairs = [[key, pack(inner, f"{name}/{key}", tensors)] for key, inner in value.items()]
         return dict(pairs) if all(isinstance(key, str) for key, _ in pairs) else {"$pairs": pairs}
     if isinstance(value, list | tuple):
-        items = [_pack(inner, f"{name}/{i}", tensors) for i, inner in enumerate(value)]
+        items = [pack(inner, f"{name}/{i}", tensors) for i, inner in enumerate(value)]
         return {"$tuple": items} if isinstance(value, tuple) else items
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -18,7 +18,7 @@ from rlrecipes.errors import UserError
 from rlrecipes.job import make_job
 from rlrecipes.profile import load_profile
 from rlrecipes.recipe import Example, Message, Reward, Term, load_recipe, user
-from rlrecipes.reward.terms import fresh, score_term, term_values, weighted_sum
+from rlrecipes.reward.terms import fresh, score_term, term_states, term_values, weighted_sum
 from rlrecipes.run.folder import Run
 from rlrecipes.run.interrupts import Interrupted, finishing_first, handled, stop_requested
 
@@ -227,6 +227,15 @@ def test_a_term_that_cannot_be_copied_is_told_by_its_name():
         UserError, match=r"the reward term 'calls' cannot be copied \(cannot pickle '_thread.lock' object\)"
     ):
         fresh(Reward(terms=(Term("calls", counter, weight=1.0),)))
+
+
+def test_a_state_that_no_checkpoint_can_hold_is_told_with_its_term():
+    counter = Counter()
+    counter.state_dict = lambda: {"f": print}
+    with pytest.raises(
+        UserError, match=r"the state of the reward term 'calls' cannot be kept .it/f is a builtin_function_or_method"
+    ):
+        term_states(Reward(terms=(Term("calls", counter, weight=1.0),)))
 
 
 def test_the_sum_is_weighted_and_the_learned_score_is_one_of_its_terms():
