@@ -349,11 +349,9 @@ def joint_data(parts: Mapping[str, Data]) -> Data:
 
 
 def _interleave(splits: Sequence[Split]) -> Split:
-    rows: dict[str, list[Any]] = {}
-    for kind in dataclasses.fields(Split):
-        turns = zip_longest(*(getattr(split, kind.name) for split in splits))
-        rows[kind.name] = [item for item in chain.from_iterable(turns) if item is not None]
-    return Split(**rows)
+    kinds = [kind.name for kind in dataclasses.fields(Split)]
+    turns = {kind: chain.from_iterable(zip_longest(*(getattr(split, kind) for split in splits))) for kind in kinds}
+    return Split(**{kind: [row for row in rows if row is not None] for kind, rows in turns.items()})
 
 
 def objective(settings: RewardSettings, tasks: Mapping[str, Data]) -> str:
