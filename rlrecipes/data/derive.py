@@ -52,9 +52,9 @@ def derive(
     """One split of all sources, and the counts of what it lacked and what was derived within it.
 
     The training rows and the held-out rows go through here apart: nothing but the grading passes from one to the other. An
-    answer that the recipe takes from another example stays where that is: among the training rows that choose the best step
-    or among the others, in the half of the held-out rows that trains the judge or in the one that measures it. A reward
-    model that knew it by heart would look good.
+    answer that the recipe takes from another example stays where that is: in the half of the held-out rows that measures the
+    judge, or among the rows that a reward model or the judge learns from, and there among those that choose the best step or
+    among the others. A reward model that knew it by heart would look good.
     """
     counts: Counts = {}
     examples = _examples(parts, "demonstrations", "held out")
@@ -81,7 +81,8 @@ def derive(
         counts["Demonstrations are the chosen answers of the comparisons"] = len(examples)
     prompts = _merge(examples)
     if recipe.compare and not comparisons and not ratings:
-        pools = halves(prompts) if held_out else set_aside(prompts, [example.prompt for example in prompts])
+        learned, measured = halves(prompts) if held_out else (prompts, [])
+        pools = *set_aside(learned, [example.prompt for example in learned]), measured
         comparisons, left_out = compared(recipe, pools)
         counts[f"The data bring no preferences: {recipe.compared.rstrip('.')}"] = len(comparisons)
         counts |= {f"Made comparisons are left out: {reason}": count for reason, count in left_out.items()}
