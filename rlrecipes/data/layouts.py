@@ -256,12 +256,13 @@ def _mapping(recipe: Recipe, rows: list[Row]) -> str | None:
     known, header = set(known_names(recipe)), column_names(rows)
     spare = [name for name, _ in _fields(rows[0].values) if name not in known and len(name) <= 40][:TRIED_COLUMNS]
     begun = {name for layout in _layouts(recipe.columns) for name in layout.needs} & set(header)
-    for layout in [layout for layout in _offered(recipe) if "rejected" not in layout.needs]:
+    either = [layout for layout in LAYOUTS if layout.needs == ("prompt", "response")]
+    for layout in [layout for layout in (*_offered(recipe), *either) if "rejected" not in layout.needs]:
         if begun.isdisjoint(layout.needs) and begun:
             continue
         lacking = [name for name in layout.needs if name not in header]
         ways = [dict(zip(lacking, columns, strict=True)) for columns in permutations(spare, len(lacking))]
-        if layout.needs == ("prompt", "completion"):  # any two texts would do, also wrong ones
+        if layout.needs[0] == "prompt":  # any two texts would do, also wrong ones
             alike = [way for way in ways if _likeness(way) == len(lacking)]
             others = [] if {"role", "from"} & set(header) or len(lacking) < len(header) else ways
             ways = alike if len(alike) == 1 else others
@@ -276,7 +277,8 @@ def _mapping(recipe: Recipe, rows: list[Row]) -> str | None:
 def _likeness(columns: Mapping[str, str]) -> int:
     """How many columns are called nearly as what they are to be read as."""
     return sum(
-        any(word in spelled(column) for word in (name, *ALIASES.get(name, ()))) for name, column in columns.items()
+        any(word in spelled(column) for word in (name, *ALIASES.get(name, ()))) and "system" not in spelled(column)
+        for name, column in columns.items()
     )
 
 

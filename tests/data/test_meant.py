@@ -188,6 +188,7 @@ def test_a_name_that_no_layout_has_is_answered_in_one_short_sentence(tmp_path):
         ("dialogue", ("assistant", "user"), "prompt=user completion=assistant"),
         ("translation", ("Target", "Source"), "source=Source target=Target"),
         ("translation", ("n", "target_text", "source_text"), "source=source_text target=target_text"),
+        ("dialogue", ("system_prompt", "question", "response"), "prompt=question"),
         ("dialogue", ("role", "content"), None),
     ],
 )
