@@ -6,11 +6,10 @@ import pytest
 from faults import flips, writes
 
 
-def test_a_flipped_bit_is_told_or_changes_nothing_whatever_door_one_goes_in_by(tmp_path):
+def test_a_flipped_bit_is_told_at_every_door_that_reads_its_file(tmp_path):
     found = list(flips.outcomes(tmp_path, set(), flips=8))
-    assert [outcome for outcome in found if outcome.result == "fell"] == []
+    assert [outcome for outcome in found if outcome.result != "told"] == []
     assert len(found) == 8
-    assert sum(outcome.result == "told" for outcome in found) > 3
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="it needs a C compiler")

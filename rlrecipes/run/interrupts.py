@@ -6,6 +6,7 @@ A loop runs inside `finishing_first()` and asks `stop_requested()` after each st
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 import threading
@@ -73,6 +74,8 @@ def time_limit(seconds: float) -> Iterator[None]:
     """Ends a block that takes longer, wherever Python runs it; 0: no limit.
 
     Only a main thread can be ended so, where the system has alarms. Code inside that sets an alarm of its own takes it over.
+    Code that holds the interpreter, or that swallows whatever is raised, ends with its process: twice the time later
+    `faulthandler`, which needs no interpreter, writes where it stands to standard error and exits with status 1.
 
     Raises:
         TooLongError: the time is over.
@@ -83,9 +86,11 @@ def time_limit(seconds: float) -> Iterator[None]:
         return
     before = signal.signal(signal.SIGALRM, _on_alarm)
     signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(3 * seconds, exit=True, file=2)
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 

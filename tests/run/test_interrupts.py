@@ -3,8 +3,11 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 
 from rlrecipes.run.interrupts import Interrupted, finishing_first, handled, stop_requested
 
@@ -76,3 +79,28 @@ def test_afterwards_signals_are_as_they_were_and_nothing_is_remembered():
     assert [signal.getsignal(number) for number in SIGNALS] == before
     with handled():
         assert not stop_requested()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "sum(range(10**11))",  # never comes back to the interpreter, which alone runs handlers of signals
+        "while True:\n        try: time.sleep(1)\n        except: pass",
+    ],
+)
+def test_code_that_nothing_interrupts_ends_its_process_and_is_named(tmp_path, code):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        f"import time\nfrom rlrecipes.run.interrupts import time_limit\nwith time_limit(0.3):\n    {code}\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr
+    assert "mine.py" in ended.stderr
