@@ -120,7 +120,7 @@ REFUSED = ("code of its own", "no model_type 'own'", "makes no vit", "is no caus
 def test_a_models_own_code_never_runs(stranger, lent, capsys, config, tokenizer, command):
     folder = stranger(config, tokenizer)
     settings = json.loads((lent / "sft" / "done.json").read_text())["settings"]
-    changed(lent / "sft" / "done.json", settings=settings | {"model.name": str(folder)})
+    changed(lent / "sft" / "done.json", settings=settings | {"model.name": str(folder)}, base=None)
     arguments = command.format(folder).split()
     road = smallest([*arguments, *["terms.learned=0"] * ("reward.model" in command)])
     road = ["--data", "pairs.jsonl", *road] if arguments[0] in {"run", *STAGES} else []

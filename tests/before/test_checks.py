@@ -209,9 +209,9 @@ def test_a_setting_of_rows_that_are_set_aside_is_refused_where_none_can_be(refus
 
 
 def test_such_settings_pass_where_rows_are_set_aside_or_the_profile_has_them_or_their_stage_does_not_run(home):
-    write_rows(home / "many.jsonl", sentences(300))
+    write_rows(home / "three-hundred.jsonl", sentences(300))
     chosen = ["sft.patience=5", "reward.patience=5", "ppo.patience=2", "ppo.eval_every=2"]
-    many = prepare("translation", load_profile("tiny", chosen), data="many.jsonl")
+    many = prepare("translation", load_profile("tiny", chosen), data="three-hundred.jsonl")
     checks.check_aside(many, ["sft", "reward", "ppo"])
     few = prepare("translation", load_profile("tiny", chosen), data="pairs.jsonl")
     checks.check_aside(few, ["answers", "evaluate", "report"])
