@@ -7,6 +7,7 @@ Heavy libraries load only when a stage has to run: a run that is finished says s
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -199,7 +200,7 @@ def _without_taken(job: Job, stages: Sequence[str], other: Run) -> list[str]:
 
 def _check_reward_model(job: Job) -> None:
     """Refuses a run's own reward model: the run would remove it when it makes a stage below again."""
-    if (name := job.profile.reward.model) and Path(name).expanduser().resolve().is_relative_to(
+    if (name := job.profile.reward.model) and Path(os.path.expanduser(name)).resolve().is_relative_to(
         job.run.folder.resolve()
     ):
         raise UserError(

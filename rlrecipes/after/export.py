@@ -74,7 +74,7 @@ def replaced(folder: Path, name: str, elsewhere: Path | None, mark: str, write: 
     Raises:
         UserError: something else stands in the place or in the earlier export, or nothing can be written there.
     """
-    place = elsewhere.expanduser().absolute() if elsewhere else folder / name
+    place = Path(os.path.expanduser(elsewhere)).absolute() if elsewhere else folder / name
     tag = "-export" if elsewhere else ""  # beside a folder of one's own may stand another that is hidden
     draft, previous = (place.with_name(f".{place.name}{tag}{ending}") for ending in ("", "-before"))
     if place.is_file():

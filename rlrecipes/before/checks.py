@@ -5,6 +5,7 @@ error: model.quantization=nf4 needs bitsandbytes, which is not installed; run: p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -141,12 +142,12 @@ def check_encoders(settings: EvaluateSettings) -> None:
             raise UserError(
                 "evaluate.bertscore needs bert-score, which is not installed; run: pip install bert-score==0.3.13"
             )
-        if not (Path(folder).expanduser() / "config.json").is_file():
+        if not (Path(os.path.expanduser(folder)) / "config.json").is_file():
             raise UserError(
                 f"evaluate.bertscore={folder} is no folder of a model with its config.json; nothing is fetched for it"
             )
     if place := settings.comet:
-        path = Path(place).expanduser()
+        path = Path(os.path.expanduser(place))
         if which("comet-score") is None:
             raise UserError(
                 "evaluate.comet needs the command comet-score, which is not found; install unbabel-comet in an environment "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +54,7 @@ def find(source: str) -> list[Path]:
         UserError: there is no such file or folder, or nothing in it is of a kind in `READERS`.
     """
     check_text(source)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     try:
         if path.is_dir():
             return _in_folder(path)
@@ -81,7 +82,7 @@ def find_splits(source: str) -> tuple[list[Path], list[Path], list[str]]:
     Raises:
         UserError: as `find`.
     """
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     saved = (
         [path.parent for path in sorted(folder.glob("*/state.json"))] if _is_file(folder / "dataset_dict.json") else []
     )

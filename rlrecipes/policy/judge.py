@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def _open(
 ) -> tuple[Score | None, dict[str, Any]]:
     setting = job.profile.evaluate.judge
     if setting not in ("auto", "none"):
-        file = Path(setting.rpartition(":")[0]).expanduser()
+        file = Path(os.path.expanduser(setting.rpartition(":")[0]))
         own = {"name": setting, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         return lambda given: judged(job, [answer.text for answer in given], examples), own
     if reason := missing(job):

@@ -46,7 +46,9 @@ def neural(job: Job, scored: Mapping[str, Scored], examples: Sequence[Example]) 
         if place:
             say(f"  {metric} by {place}, on {len(places)} prompts with references")
             asked = [example.prompt[-1].content.removeprefix(job.recipe.prefix) for example in kept]
-            for name, values in score(Path(place).expanduser(), answers, asked, kept, settings.batch_size).items():
+            for name, values in score(
+                Path(os.path.expanduser(place)), answers, asked, kept, settings.batch_size
+            ).items():
                 found[name][metric] = mean_interval(values).as_json()
     return found
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def own_judge(setting: str) -> TermFunction | None:
     path, colon, name = setting.rpartition(":")
     if not (colon and path and name):
         raise UserError(f"evaluate.judge={setting}: say auto, none, or a function of yours, as judges.py:polite")
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not file.is_file():
         raise UserError(
             f"evaluate.judge={setting}: there is no file {file}; give a Python file and one of its functions"

@@ -11,6 +11,7 @@ second model in memory, with its own tokenizer.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def reach_reward_model(profile: Profile) -> None:
 
 
 def _in_folder(name: str) -> RewardSource:
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if not folder.is_dir():
         raise _none(name, "is not there")
     place = folder / "adapter" if (folder / "adapter").is_dir() else folder
@@ -157,9 +158,9 @@ def _adapter(name: str, where: str, files: Mapping[str, Path]) -> RewardSource:
         raise UserError(f"reward.model={name}: {files[ADAPTER]} names no kind of adapter; set peft_type in it")
     if not base:
         raise UserError(f"reward.model={name}: {files[ADAPTER]} names no base model; set base_model_name_or_path in it")
-    if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
+    if base.startswith((".", "/", "~")) and not Path(os.path.expanduser(base)).is_dir():
         raise UserError(f"reward.model={name}: its base model '{base}' is not there; mend {files[ADAPTER]}")
-    check_base(Path(base).expanduser())
+    check_base(Path(os.path.expanduser(base)))
     shapes = _shapes(name, files[ADAPTER_WEIGHTS]) if ADAPTER_WEIGHTS in files else {}
     heads = {key: shape for key, shape in shapes.items() if "lora_" not in key}
     _check_outputs(name, heads)
@@ -256,5 +257,5 @@ def _fetched(name: str, file: str) -> Path | None:
 
 
 def _real(name: str) -> str:
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     return str(path.resolve()) if path.is_dir() else name

@@ -8,6 +8,7 @@ model. An adapter has to stand on the run's own base, and becomes one more adapt
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def check_shared(policies: dict[str, Policy], base: str) -> None:
 
 
 def _elsewhere(name: str, role: str, run: Run) -> Policy:
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     stages = [policy.stage for policy in reversed(models().values()) if policy.stage]
     places = [folder, *(folder / part / stage / "adapter" for part in ("", run.recipe) for stage in stages)]
     for place in places:
@@ -77,5 +78,5 @@ def _elsewhere(name: str, role: str, run: Run) -> Policy:
 
 
 def _real(name: str) -> str:
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     return str(path.resolve()) if path.is_dir() else name

@@ -588,3 +588,8 @@ def test_reading_data_imports_no_heavy_library():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_the_home_of_a_user_who_is_not_there_holds_no_data(tmp_path):
+    with pytest.raises(UserError, match=r"~nobody-has-this/rows\.jsonl"):
+        loaded(RECIPE, "~nobody-has-this/rows.jsonl")
