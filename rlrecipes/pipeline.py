@@ -15,7 +15,7 @@ from typing import Any
 
 from rlrecipes.before.asked import asked_profile, fitted, refuse_unlearned
 from rlrecipes.errors import UserError, option, switch
-from rlrecipes.hub.identity import identity
+from rlrecipes.hub.identity import identity, is_another
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job, with_weights
 from rlrecipes.metrics import estimate
@@ -284,10 +284,9 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
 
 def _check_base(job: Job, name: str, pending: Sequence[str]) -> None:
     """Refuses to build on stages that were made on another base under the same name."""
-    base = identity(name)
     for stage in STAGES:
         record = None if stage in pending else job.run.done(stage)
-        if base and record and (record.get("base") or base) != base:
+        if record and is_another(name, record.get("base")):
             raise UserError(
                 f"{job.run.stage(stage)} was made on other weights or another config.json than {name} has now; put those "
                 f"back, name another run ({option('run')}), or make it again with {switch('force')}"
@@ -307,12 +306,18 @@ def unneeded(job: Job, stage: str) -> str | None:
 
 
 def _is_finished(job: Job, stage: str) -> bool:
-    finished, ours = job.run.is_finished(stage, job.settings(stage)), code_of(job.recipe.reward)
+    finished = job.run.is_finished(stage, job.settings(stage))
     if finished:
-        changed = stage == "ppo" and (job.run.need("ppo").get("reward_code") or ours) != ours
+        changed = stage == "ppo" and _has_other_reward(job)
         what = f"; the code of its reward has changed since, and {switch('force')} makes it again" if changed else ""
         say(f"{job.recipe.name} · {stage}: done already, in {job.run.stage(stage)}{what}")
     return finished
+
+
+def _has_other_reward(job: Job) -> bool:
+    """Whether the code of the reward's terms has changed since PPO was finished."""
+    made_by = job.run.need("ppo").get("reward_code")
+    return made_by is not None and made_by != code_of(job.recipe.reward)
 
 
 def _base(job: Job) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrecipes.errors import UserError, option, switch
-from rlrecipes.hub.identity import identity
+from rlrecipes.hub.identity import is_another
 from rlrecipes.model.embedded import check_base
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import BUILT_IN, Message, Prompt, Recipe, unknown
@@ -107,8 +107,7 @@ class FinishedRun:
         return str(base)
 
     def _check_same(self, base: str) -> None:
-        made_on, now = self.records["sft"].get("base"), identity(base)
-        if made_on and now and made_on != now:
+        if is_another(base, self.records["sft"].get("base")):
             raise UserError(
                 f"{self.run.folder} was trained on other weights or another config.json than {base} has now; put those "
                 f"back, or make the run again with `{make(self.run.recipe, self.run)} {switch('force')}` and its options"

@@ -37,6 +37,12 @@ def identity(name: str) -> str | None:
     return digest.hexdigest()
 
 
+def is_another(name: str, recorded: str | None) -> bool:
+    """Whether a model has another identity than a stage recorded; not where either is unknown."""
+    now = identity(name) if recorded else None
+    return now is not None and now != recorded
+
+
 def _samples(path: Path) -> Iterator[bytes]:
     """Blocks of a file, evenly spread from its first to its last."""
     last = max(0, path.stat().st_size - BLOCK)
