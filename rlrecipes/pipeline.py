@@ -237,7 +237,16 @@ def _withheld(job: Job, stage: str) -> bool:
 def _conditions(job: Job, stage: str) -> dict[str, Any]:
     """Everything that decides a stage's bytes on one machine; an interrupted stage goes on under no other."""
     libraries = {f"library.{name}": version for name, version in versions().items()}
-    return job.settings(stage) | libraries | ({"reward code": code_of(job.recipe.reward)} if stage == "ppo" else {})
+    code = {"reward code": code_of(job.recipe.reward)} if stage == "ppo" else {}
+    return job.settings(stage) | libraries | code | {"base": _base_of(job, stage)}
+
+
+def _base_of(job: Job, stage: str) -> str | None:
+    """The identity of a base of one's own, or what an interrupted stage recorded where either is unknown."""
+    now = None if job.profile.model.name == "builtin" else identity(job.profile.model.name)
+    begun = job.run.begun(stage)
+    recorded = begun.get("base") if begun else None
+    return now if begun is None or (now and recorded) else recorded
 
 
 def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:

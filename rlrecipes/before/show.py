@@ -16,6 +16,7 @@ from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import cached_file, fetched_file, is_local, reach_model, read_object
 from rlrecipes.job import Job
 from rlrecipes.model.embedded import find_base
+from rlrecipes.model.forged import forged, forged_note
 from rlrecipes.model.template import prompt_text
 from rlrecipes.model.tokens import (
     answer_length,
@@ -193,6 +194,8 @@ def _tokenized(job: Job, model: _Model) -> list[str]:
         lines.append("  note: whether the model was taught this EOS is seen once its weights are here")
     if plain := spelled(tokenizer, job.data):
         lines.append(f"  note: {spelled_note(plain)}")
+    if turns := forged(tokenizer, job.data):
+        lines.append(f"  note: {forged_note(tokenizer, turns)}")
     if (lost := unwritten(tokenizer, job.data)).rows:
         lines.append(f"  note: {unwritten_note(lost)}")
 

@@ -41,7 +41,9 @@ def table(path: Path, content: str) -> Numbered:
     text, delimiter = _dialect(content, tabs=".tsv" in path.name.lower())
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
-        lines = [cells for cells in reader if cells]
+        first = next((cells for cells in reader if cells), [])
+        check_width(path, len(first))
+        lines = [first, *(cells for cells in reader if cells)] if first else []
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num} is not CSV ({error}); check its quotes") from error
     header = [name.strip() for name in lines[0]] if lines else []
@@ -97,6 +99,16 @@ def _is_even(text: str, delimiter: str) -> bool:
         return len({len(cells) for cells in islice(reader, ROWS_LOOKED_AT) if cells}) == 1
     except csv.Error:
         return False
+
+
+WIDEST = 10_000
+"""The most columns of a file; a row of text has a few, and a table of numbers may have a million."""
+
+
+def check_width(path: Path, columns: int) -> None:
+    """Refuses a row with more columns than any row of text has, before the others are read."""
+    if columns > WIDEST:
+        raise UserError(f"{path} has {columns:,} columns, as tables of numbers do; keep those that hold the texts")
 
 
 def refuse_twins(path: Path, names: Sequence[str]) -> None:

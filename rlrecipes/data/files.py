@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlrecipes.data.cells import BOM, Numbered, refuse_twins, table
+from rlrecipes.data.cells import BOM, Numbered, check_width, refuse_twins, table
 from rlrecipes.errors import UserError, check_text
 from rlrecipes.recipe import unknown
 from rlrecipes.text import shortened
@@ -189,6 +189,7 @@ def _kinds() -> str:
 def _row(path: Path, number: int, value: Any) -> Row:
     if not isinstance(value, dict):
         raise UserError(f"{path}, row {number} is {kind_of(value)}; make it an object with a name for each value")
+    check_width(path, len(value))
     return Row(str(path), number, value)
 
 
@@ -327,6 +328,7 @@ def _arrow(path: Path) -> Numbered:
             is_file = source.read(6) == b"ARROW1"
             source.seek(0)
             content = (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(source).read_all()
+            check_width(path, len(content.column_names))
             refuse_twins(path, content.column_names)
             rows = content.to_pylist()
     except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
@@ -341,6 +343,7 @@ def _parquet(path: Path) -> Numbered:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            check_width(path, len(file.schema_arrow.names))
             refuse_twins(path, file.schema_arrow.names)
             rows, size = [], 0
             for batch in file.iter_batches(ROWS_AT_ONCE):

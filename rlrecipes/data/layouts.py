@@ -20,7 +20,7 @@ from typing import Any
 from rlrecipes.data.cells import swallowed
 from rlrecipes.data.files import Row, column_names, is_table, read, rename
 from rlrecipes.data.preferences import BESIDE_PAIR, CHOSEN, compared, lone_scores, sides_of
-from rlrecipes.data.readers import LAYOUTS, Layout, Reader, Record, answer_of, graded
+from rlrecipes.data.readers import LAYOUTS, Layout, Reader, Record, answer_of, graded, with_system
 from rlrecipes.data.reasons import Drop, reason_of
 from rlrecipes.data.turns import CHATS, TOOLS, UNUSABLE, UNUSABLE_KEYS, is_empty, wrong
 from rlrecipes.data.unread import Looked, check_usable, unread, unread_in
@@ -42,7 +42,7 @@ Records = tuple[list[Record], list[Drop]]
 
 def _layouts(own: Columns) -> tuple[Layout, ...]:
     """The layouts of a recipe; its own stands first, and a file takes the first that fits."""
-    beside = (*own.optional, *BESIDE_PAIR) if "rejected" in own.optional else own.optional
+    beside = (*own.optional, "system", *(BESIDE_PAIR if "rejected" in own.optional else ()))
     return (Layout(own.required, partial(_own, own), beside), *LAYOUTS)
 
 
@@ -381,6 +381,8 @@ def _own(own: Columns, row: Row) -> Record:
         if name not in values:
             raise ValueError(f"no value in '{name}'")
     example = own.example(values)
+    if "system" not in (*own.required, *own.optional):
+        example = dataclasses.replace(example, prompt=with_system(row, example.prompt))
     if "rejected" not in own.optional or not values.get("rejected"):
         return Record(example.prompt, example)
     _, rejected = answer_of(row, "rejected", example.prompt)

@@ -81,7 +81,7 @@ def _pair_of_chats(row: Row, sides: Sides = CHOSEN) -> Record:
     rest = chosen[len(prompt) :] + rejected[len(prompt) :]
     if len(chosen) != len(rejected) or [message.role for message in rest] != ["assistant", "assistant"]:
         raise ValueError("chosen and rejected differ in more than the last answer")
-    prompt = _with_system(row, prompt)
+    prompt = with_system(row, prompt)
     return Record(prompt, comparison=compared(row, prompt, rest[0].content, rest[1].content))
 
 
@@ -94,7 +94,7 @@ def _chat(column: str, row: Row) -> Record:
     if not learned:
         raise ValueError("every answer has weight 0")
     last = learned[-1]
-    prompt, answer = _with_system(row, messages[:last]), messages[last]
+    prompt, answer = with_system(row, messages[:last]), messages[last]
     before = len(prompt) - last  # the system column's turn
     left_out = [place + before for place in answers if place < last and place not in learned]
     return Record(prompt, Example(prompt, (answer.content,), {UNLEARNED: left_out} if left_out else {}))
@@ -128,7 +128,7 @@ def _instructed(row: Row) -> Prompt:
         if not isinstance(text, str | None):
             raise wrong(row, name, "text", text)
     said = "\n\n".join(text.strip() for text in texts.values() if text and text.strip())
-    return _with_system(row, (*_history(row), Message("user", said)))
+    return with_system(row, (*_history(row), Message("user", said)))
 
 
 def _history(row: Row) -> Iterator[Message]:
@@ -223,7 +223,7 @@ def prompt_of(row: Row, column: str = "prompt") -> Prompt:
     chat = turns_of_text(value) if isinstance(value, str) else messages_of(row, column, "text or a list of messages")
     if chat and chat[-1] == Message("assistant", ""):  # where the answer starts
         chat = chat[:-1]
-    return _with_system(row, user(value) if chat is None else chat)
+    return with_system(row, user(value) if chat is None else chat)
 
 
 def answer_of(row: Row, column: str, prompt: Prompt) -> tuple[Prompt, str]:
@@ -242,14 +242,20 @@ def answer_of(row: Row, column: str, prompt: Prompt) -> tuple[Prompt, str]:
     before = turns[:-1]
     if before in ((), prompt):
         return prompt, turns[-1].content
-    whole = _with_system(row, before)
+    whole = with_system(row, before)
     asked = prompt[1:] if prompt and prompt[0].role == "system" and not is_empty(row.values.get("system")) else prompt
     if not any(whole[start : start + len(asked)] == asked for start in range(len(whole))):
         raise ValueError(f"the prompt is no part of the chat in '{column}'")
     return whole, turns[-1].content
 
 
-def _with_system(row: Row, prompt: Prompt) -> Prompt:
+def with_system(row: Row, prompt: Prompt) -> Prompt:
+    """A prompt behind the text of the column 'system', if there is one.
+
+    Raises:
+        ValueError: the prompt begins with another system turn.
+        UserError: the value is of another type.
+    """
     text = row.values.get("system")
     if is_empty(text) or not str(text).strip():
         return prompt

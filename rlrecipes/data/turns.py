@@ -13,7 +13,7 @@ from typing import Any
 
 from rlrecipes.data.files import Row, kind_of
 from rlrecipes.errors import UserError
-from rlrecipes.recipe import Message, Prompt, spelled
+from rlrecipes.recipe import Message, Prompt, spelled, truth_of
 from rlrecipes.text import shortened, written
 
 ROLES = {
@@ -177,8 +177,17 @@ def unread_of_chat(name: str, value: Any, demonstrates: bool) -> Iterator[str]:
         )
         if len(parts) > 1:
             yield JOINED
-    if demonstrates and turns and ROLES.get(spelled(turns[-1].get("role") or turns[-1].get("from"))) != "assistant":
+    if demonstrates and turns and not _is_answer(next((turn for turn in reversed(turns) if not _is_silent(turn)), {})):
         yield BEHIND
+
+
+def _is_answer(turn: Mapping[str, Any]) -> bool:
+    return ROLES.get(spelled(turn.get("role") or turn.get("from"))) == "assistant"
+
+
+def _is_silent(turn: Mapping[str, Any]) -> bool:
+    """Whether a turn is an answer that nobody is to imitate."""
+    return _is_answer(turn) and any(truth_of(turn.get(key)) is False for key in ("weight", "train"))
 
 
 def _parts(turn: Mapping[str, Any]) -> list[Mapping[str, Any]]:

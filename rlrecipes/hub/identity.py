@@ -10,31 +10,50 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlrecipes.hub.reach import cached_file
+from rlrecipes.hub.reach import cached_file, read_object
 from rlrecipes.run.folder import read_json
 
 CONFIGS = ("config.json", "generation_config.json")
 UNREAD = ("transformers_version", "_name_or_path", "torch_dtype", "dtype")
 """What saving a model again may change in them."""
-WEIGHTS = ("*.safetensors", "*.bin")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""A checkpoint's one file of weights, in the order in which Transformers looks for it; each may be an index of several."""
 BLOCKS, BLOCK = 64, 4096
 """How much of each file of weights is read, and how many bytes at a place: other training moves all of them."""
 
 
 def identity(name: str) -> str | None:
-    """A digest of a model's configuration and of samples of its weights; None where they are not on this machine."""
+    """A digest of a model's configuration and of samples of its weights; None where they are not whole on this machine.
+
+    Raises:
+        UserError: its index of weights is damaged.
+    """
     config = cached_file(name, CONFIGS[0])
-    if config is None:
+    weights = _weights(config.parent) if config else []
+    if config is None or not weights:
         return None
     digest = hashlib.sha256()
     for file in CONFIGS:
         values = read_json(config.with_name(file))
         digest.update(json.dumps([file, {key: values[key] for key in sorted(values) if key not in UNREAD}]).encode())
-    for path in sorted(path for pattern in WEIGHTS for path in config.parent.glob(pattern)):
+    for path in weights:
         digest.update(f"{path.name} {path.stat().st_size}".encode())
         for block in _samples(path):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files of a checkpoint's weights; none where one is missing, as before the hub has given them all."""
+    for name in WEIGHTS:
+        if (whole := folder / name).is_file():
+            return [whole]
+        if (index := folder / f"{name}.index.json").is_file():
+            shards = read_object(index).get("weight_map")
+            names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
+            paths = [folder / name for name in names]
+            return paths if all(path.is_file() for path in paths) else []
+    return []
 
 
 def is_another(name: str, recorded: str | None) -> bool:

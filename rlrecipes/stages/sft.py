@@ -17,6 +17,7 @@ from rlrecipes.data.split import set_aside
 from rlrecipes.errors import option
 from rlrecipes.job import Job
 from rlrecipes.model.adapters import add_lora, check_runs, unmoved
+from rlrecipes.model.forged import forged, forged_note
 from rlrecipes.model.forward import hidden_states, next_token_logits
 from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.loading import load_causal, window
@@ -57,6 +58,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     dropped = record_drops("demonstrations", len(demonstrations), len(rows), max_tokens, job.profile.model.max_length)
     if plain := spelled(tokenizer, job.data):
         say(f"  {spelled_note(plain)}")
+    if turns := forged(tokenizer, job.data):
+        say(f"  {forged_note(tokenizer, turns)}")
     lost = unwritten(tokenizer, job.data)
     check_written(lost)
     if lost.rows:
@@ -96,6 +99,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "too_long": dropped,
         **trainer.kept,
         **({"special_tokens_as_text": plain} if plain else {}),
+        **({"turns_in_text": turns} if turns else {}),
         **({"lost_characters": asdict(lost)} if lost.rows else {}),
         "warnings": [*trainer.warnings(loss, math.log(len(tokenizer)), trainer.start), *unmoved(folder / "adapter")],
         "resumed": checkpoints.resumed,

@@ -266,6 +266,10 @@ def test_one_of_several_scores_is_named_by_columns(tmp_path):
         ({"prompt": "Hello", "completion": "Hi", "id": 7}, "'id'"),
         ({"messages": [{**ASKED._asdict(), "name": "Ann"}, SAID._asdict()]}, "'messages[].name'"),
         ({"messages": turns(ASKED, SAID, AGAIN)}, "turns behind the last answer"),
+        (
+            {"messages": [*turns(ASKED, SAID, AGAIN), {**SAID._asdict(), "train": False}]},
+            "turns behind the last answer",
+        ),
         ({"source": "Hello", "target": "Hi", "margin": 2, "id": [1]}, "'id'"),
     ],
 )
@@ -273,6 +277,31 @@ def test_what_is_not_read_is_named_with_its_rows(tmp_path, row, name):
     recipe = "translation" if "source" in row else "dialogue"
     notes = loaded(tmp_path, row, recipe).notes
     assert any(note.startswith("Not read: ") and f"{name} (4 rows)" in note for note in notes), notes
+
+
+def test_an_answer_that_nobody_is_to_imitate_may_stand_behind_the_last_one(tmp_path):
+    row = {"messages": [*turns(ASKED, SAID), {**SAID._asdict(), "weight": 0}]}
+    assert not [note for note in loaded(tmp_path, row).notes if "behind the last answer" in note]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "row"),
+    [
+        ("translation", {"source": "Hallo", "target": "Hello", "rejected": "Goodbye"}),
+        ("question_answering", {"context": "Ann sells hats.", "question": "Who?", "answers": ["Ann"]}),
+        ("dialogue", {"dialog": ["Hello", "Hi"]}),
+    ],
+)
+def test_a_system_column_is_the_first_turn_beside_a_recipes_own_columns_too(tmp_path, recipe, row):
+    lists = [{**row, next(iter(row)): f"{number} {next(iter(row.values()))}"} for number in range(40)]
+    if "dialog" in row:
+        lists = [{"dialog": [f"Hello {number}", "Hi"]} for number in range(40)]
+    path = write_rows(tmp_path / "rows.jsonl", [each | {"system": "Be kind."} for each in lists])
+    data = load(load_recipe(recipe), str(path), {}, tmp_path)
+    rows = (*data.train.prompts, *data.held_out.prompts, *data.train.comparisons)
+    assert rows
+    assert {row.prompt[0] for row in rows} == {SYSTEM}
+    assert not [note for note in data.notes if "Not read" in note]
 
 
 @pytest.mark.parametrize("empty", [None, "", [], {}])

@@ -9,6 +9,7 @@ from conftest import main, smallest
 from safetensors.torch import load_file, save_file
 
 from rlrecipes.hub.identity import identity
+from rlrecipes.run.checkpoint import Checkpoints
 
 
 @pytest.fixture
@@ -50,6 +51,45 @@ def test_no_stage_stands_on_another_base_than_the_stages_below_it(model, capsys,
     for path, content in whole.items():
         path.write_bytes(content)
     assert command("reward", "translation") == 0
+
+
+def test_an_interrupted_stage_goes_on_on_no_other_base(model, capsys, monkeypatch):
+    real = Checkpoints.save
+
+    def save(self, at, state):
+        real(self, at, state)
+        raise KeyboardInterrupt
+
+    def command():
+        given = ["sft", "translation", "--data", "pairs.jsonl", "--model", str(model), "--run", "swap"]
+        return main([*given, "checkpoint.seconds=0", *smallest(given)])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save)
+        assert command() == 75
+    whole = (model / "model.safetensors").read_bytes()
+    other_weights(model)
+    capsys.readouterr()
+    assert command() == 2
+    assert "was begun with base = " in capsys.readouterr().err
+    (model / "model.safetensors").write_bytes(whole)
+    assert command() == 0
+    assert "going on after step 1" in capsys.readouterr().out
+
+
+def test_weights_that_have_not_all_come_yet_have_no_identity(model):
+    """Nor do others count, beside those that Transformers reads."""
+    known = identity(str(model))
+    (model / "pytorch_model.bin").write_bytes(b"of another format")
+    assert identity(str(model)) == known
+    (model / "pytorch_model.bin").unlink()
+    (model / "model.safetensors").rename(model / "a.safetensors")
+    assert identity(str(model)) is None
+    shards = {"weight_map": {"lm_head.weight": "a.safetensors", "model.norm.weight": "b.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(shards))
+    assert identity(str(model)) is None
+    shutil.copy(model / "a.safetensors", model / "b.safetensors")
+    assert identity(str(model)) not in (None, known)
 
 
 def test_a_model_that_is_not_there_has_no_identity():
