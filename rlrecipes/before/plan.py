@@ -50,12 +50,14 @@ def plan(profile: Profile, learned: bool, card: str | None = None) -> str:
         for phase in needs.values()
         for need in phase
     ]
+    rounds = profile.model.dtype == "bfloat16"  # `policy.sampler.Sampler.rounds`
     place = f"a card of {room:g} GiB" if room else f"the CPU (name a card with {option('card')})"
     return "\n".join(
         [
             f"{profile.name}: {profile.model.name}, {shape.kind}, {profile.model.quantization}, {profile.model.dtype}, "
             f"on {place}",
             f"rows of at most {longest.whole} tokens, answers of at most {longest.answer}{half}",
+            *(["in bfloat16 PPO reads its answers once more than in float32, under the policy"] if rounds else []),
             "",
             *aligned([heads, *rows], words={0, 1, len(heads) - 1}),
         ]

@@ -37,6 +37,7 @@ def measures(
         "objective/non_score_reward": non_score,
         "objective/rlhf_reward": scores.mean().item() + non_score,
         "policy/entropy_avg": (rollout.entropy.sum() / rollout.lengths.sum()).item(),
+        **_rounding(rollout),
         "answers/length": rollout.lengths.float().mean().item(),
         "answers/ended": rollout.ended.float().mean().item(),
         "kl_coef": kl_coef,
@@ -48,6 +49,16 @@ def measures(
             if isinstance(head, Ensemble)
             else {}
         ),
+    }
+
+
+def _rounding(rollout: Rollout) -> dict[str, float]:
+    """How far sampling's log-probabilities are from the update's own, in nats a token; nothing in float32."""
+    if rollout.rounding is None:
+        return {}
+    return {
+        "sampling/rounding_avg": (rollout.rounding.sum() / rollout.lengths.sum()).item(),
+        "sampling/rounding_max": rollout.rounding.max().item(),
     }
 
 

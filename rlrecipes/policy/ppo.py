@@ -5,6 +5,8 @@ The formulas are TRL's (arXiv 1707.06347, 1909.08593); `rollout` explains the sh
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -72,8 +74,32 @@ def policy_losses(
             "policy/approxkl_avg": 0.5 * (log_ratio**2).sum() / tokens,
             "policy/clipfrac_avg": clipped.sum() / tokens,
             "val/ratio": (ratio * mask).sum() / tokens,
+            "policy/log_ratio_max": log_ratio.abs().max(),
         }
     return losses.masked_fill(~mask, 0) / tokens, statistics
+
+
+def together(sums: Mapping[str, torch.Tensor], more: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The statistics of some micro-batches with those of one more: their sum, or the larger of what ends in `_max`."""
+    joined = {**more}
+    for key, value in sums.items():
+        joined[key] = torch.maximum(value, more[key]) if key.endswith("_max") else value + more[key]
+    return joined
+
+
+FIRST = ("policy/clipfrac_avg", "policy/log_ratio_max", "val/ratio")
+
+
+def over_steps(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The means of the optimizer steps' statistics, the largest of what ends in `_max`, and those of `FIRST` before any step.
+
+    Before the first step the policy is still the one that sampled: a ratio other than 1 there is rounding.
+    """
+    found = {
+        key: max(row[key] for row in steps) if key.endswith("_max") else fmean(row[key] for row in steps)
+        for key in steps[0]
+    }
+    return found | {f"first/{key.partition('/')[2]}": steps[0][key] for key in FIRST}
 
 
 def value_losses(micro: MicroBatch, values: torch.Tensor, states: torch.Tensor, clip: float) -> torch.Tensor:

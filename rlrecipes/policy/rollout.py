@@ -27,7 +27,7 @@ class Rollout:
     response: torch.Tensor
     """`[B, T]`: the answers alone, right-padded."""
     logprobs: torch.Tensor
-    """`[B, T]` of the sampled tokens under the policy that sampled them; 0 on padding."""
+    """`[B, T]` of the sampled tokens under the policy that sampled them, as the update computes them; 0 on padding."""
     reference_logprobs: torch.Tensor
     """`[B, T]`, likewise under the reference."""
     values: torch.Tensor
@@ -42,6 +42,8 @@ class Rollout:
     """`[B]`, true where the answer holds EOS."""
     last_states: torch.Tensor
     """`[B, H]` hidden states of the last tokens under the reward adapter; empty without a learned reward."""
+    rounding: torch.Tensor | None = None
+    """`[B, T]`, how far sampling's own log-probabilities were from `logprobs`; None where the model computes in float32."""
 
     @property
     def lengths(self) -> torch.Tensor:

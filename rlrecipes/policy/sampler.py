@@ -14,12 +14,14 @@ from peft import PeftModel
 from torch import nn
 
 from rlrecipes.model.adapters import adapter
-from rlrecipes.model.forward import next_token_logits, states_at
+from rlrecipes.model.forward import causal, next_token_logits, states_at
 from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.sampling import is_any, sample
 from rlrecipes.model.tokens import decode, ends, pad_left, pad_right
 from rlrecipes.policy.rollout import Rollout, join_rows, places_before
 from rlrecipes.recipe import Example
+
+ONCE_MORE = "the policy reads its answers once more, since bfloat16 rounds otherwise while it samples them"
 
 
 class ValueHead(nn.Module):
@@ -60,6 +62,15 @@ class Sampler:
     """Values come from a pass under the adapter `value`, rather than from the policy's own states while it samples."""
     scored: Sequence[str]
     """The adapters that read the answers' last tokens: those of the learned reward."""
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the model computes in less than float32.
+
+        A step that samples one token of each row then rounds otherwise than a pass over whole rows, and the policy would seem
+        to differ from itself: its log-probabilities are taken once more, as the update takes them.
+        """
+        return torch.finfo(causal(self.model).dtype).bits < 32
 
     @torch.no_grad()
     def roll_out(self, examples: Sequence[Example], prompts: Sequence[Sequence[int]]) -> Rollout:
@@ -136,10 +147,15 @@ class Sampler:
         places = places_before(prompt_lengths, steps, ids.shape[1])
         mask = torch.arange(steps, device=device)[None] < lengths[:, None]
 
+        logprobs, values, rounding = sampled.logprobs, sampled.values, {}
+        if self.rounds:
+            states = self._states(ids, places)
+            logprobs = self.logprobs(states, sampled.tokens, mask)
+            rounding = {"rounding": (logprobs - sampled.logprobs).abs()}
+            values = values if self.value_adapter else self.value(states)
         with adapter(self.model, "reference"):
             states = self._states(ids, places)
             reference = self.logprobs(states, sampled.tokens, mask)
-        values = sampled.values
         if self.value_adapter:
             with adapter(self.model, "value"):
                 values = self.value(self._states(ids, places))
@@ -157,13 +173,14 @@ class Sampler:
             "ids": ids,
             "prompt_lengths": prompt_lengths,
             "response": sampled.tokens,
-            "logprobs": sampled.logprobs,
+            "logprobs": logprobs,
             "reference_logprobs": reference,
             "values": values,
             "entropy": sampled.entropy,
             "last_states": last_states,
             "lengths": lengths,
             "ended": ended,
+            **rounding,
         }
 
     def _states(self, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

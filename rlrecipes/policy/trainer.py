@@ -39,15 +39,8 @@ from trl.experimental.ppo import PPOTrainer
 from rlrecipes.errors import UserError, switch
 from rlrecipes.model.adapters import training
 from rlrecipes.model.forward import causal, states_at
+from rlrecipes.policy import ppo
 from rlrecipes.policy.measures import measures, warn_of_endless
-from rlrecipes.policy.ppo import (
-    Advantages,
-    generalised_advantages,
-    policy_losses,
-    token_rewards,
-    value_losses,
-    whiten,
-)
 from rlrecipes.policy.rollout import MicroBatch, Rollout, broken_row, micro_batch
 from rlrecipes.policy.sampler import Sampler, ValueHead
 from rlrecipes.policy.watch import Watch
@@ -218,19 +211,19 @@ class SharedBasePPOTrainer(PPOTrainer):
 
     # 3. advantages
 
-    def estimate_advantages(self, rollout: Rollout, scores: torch.Tensor) -> Advantages:
+    def estimate_advantages(self, rollout: Rollout, scores: torch.Tensor) -> ppo.Advantages:
         """Advantages, returns and the KL penalty, from the scores `[B]`."""
         args = self.args
-        rewards, penalty = token_rewards(rollout, scores, kl_coef=args.kl_coef, kl_estimator=args.kl_estimator)
+        rewards, penalty = ppo.token_rewards(rollout, scores, kl_coef=args.kl_coef, kl_estimator=args.kl_estimator)
         if args.whiten_rewards:
-            rewards = whiten(rewards, ~rollout.states_padding, keep_mean=True)
-        advantages = generalised_advantages(rewards, rollout.values, args.gamma, args.lam)
-        return Advantages(whiten(advantages, ~rollout.padding), advantages + rollout.values, penalty)
+            rewards = ppo.whiten(rewards, ~rollout.states_padding, keep_mean=True)
+        advantages = ppo.generalised_advantages(rewards, rollout.values, args.gamma, args.lam)
+        return ppo.Advantages(ppo.whiten(advantages, ~rollout.padding), advantages + rollout.values, penalty)
 
     # 4. update
 
     def update(self, rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor) -> dict[str, float]:
-        """`num_ppo_epochs` passes over the batch, one optimizer step a mini-batch; returns the means of the statistics.
+        """`num_ppo_epochs` passes over the batch, one optimizer step a mini-batch; returns their statistics.
 
         Raises:
             UserError: a loss or a gradient is NaN or infinite; that step is not taken.
@@ -250,7 +243,7 @@ class SharedBasePPOTrainer(PPOTrainer):
                 self.optimizer.step()
                 self.optimizer.zero_grad()
                 steps.append({**{key: float(value) for key, value in sums.items()}, "policy/grad_norm": float(norm)})
-        return {key: float(np.mean([statistics[key] for statistics in steps])) for key in steps[0]}
+        return ppo.over_steps(steps)
 
     def _accumulate(
         self, rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor, mini_batch: torch.Tensor
@@ -264,7 +257,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             micro = micro_batch(rollout, advantages, returns, rows)
             hidden = states_at(self.policy, micro.ids, micro.places)
             logprobs = self.sampler.logprobs(hidden, micro.response, micro.mask)
-            of_policy, statistics = policy_losses(micro, logprobs, tokens, self.args.cliprange)
+            of_policy, statistics = ppo.policy_losses(micro, logprobs, tokens, self.args.cliprange)
             if self.settings.value == "trunk":
                 of_value = self._value_losses(micro, hidden, states)
                 self._backward(rollout, micro, of_policy + self.args.vf_coef * of_value)
@@ -276,12 +269,12 @@ class SharedBasePPOTrainer(PPOTrainer):
                     self._backward(rollout, micro, self.args.vf_coef * of_value)
             statistics["loss/policy_avg"] = of_policy.detach().sum()
             statistics["loss/value_avg"] = of_value.detach().sum()
-            sums = {key: sums.get(key, 0) + value for key, value in statistics.items()}
+            sums = ppo.together(sums, statistics)
         return sums
 
     def _value_losses(self, micro: MicroBatch, hidden: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         values: torch.Tensor = self.model.value_model(hidden)
-        return value_losses(micro, values, states, self.args.cliprange_value)
+        return ppo.value_losses(micro, values, states, self.args.cliprange_value)
 
     def _backward(self, rollout: Rollout, micro: MicroBatch, losses: torch.Tensor) -> None:
         if (row := broken_row(losses)) is not None:

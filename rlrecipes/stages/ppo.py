@@ -16,6 +16,7 @@ from rlrecipes.model.loading import load_causal, prompt_window
 from rlrecipes.model.tokens import answer_length, fitting_prompts, open_tokenizer
 from rlrecipes.policy.judge import open_second
 from rlrecipes.policy.measures import at_rest, faults
+from rlrecipes.policy.sampler import ONCE_MORE
 from rlrecipes.policy.trainer import PPOConfig, SharedBasePPOTrainer
 from rlrecipes.policy.watch import SLICE, Watch
 from rlrecipes.profile import PPOSettings
@@ -101,6 +102,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     updates = trainer.args.num_total_batches
     note = "" if updates * batch == settings.total_episodes else f" (rounded up from {settings.total_episodes})"
     say(f"  {updates * batch} episodes{note} in {updates} updates of {batch}, answers of at most {length} tokens")
+    if trainer.sampler.rounds:
+        say(f"  {ONCE_MORE}")
     if settings.vf_coef == 0:
         say("  ppo.vf_coef=0: no value function is learned, so advantages are the answers' own rewards")
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)

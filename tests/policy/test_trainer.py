@@ -17,6 +17,7 @@ from rlrecipes.model.adapters import adapter, load_adapter
 from rlrecipes.model.forward import states_at
 from rlrecipes.model.loading import load_causal
 from rlrecipes.model.tokens import decode, encode_prompt, load_tokenizer
+from rlrecipes.policy.rollout import places_before
 from rlrecipes.policy.trainer import SharedBasePPOTrainer
 from rlrecipes.policy.watch import Watch
 from rlrecipes.profile import ModelSettings, PPOSettings
@@ -46,10 +47,10 @@ UNLEARNED = Reward(learned=0.0, terms=(BY_LENGTH,))
 def make(checkpoint, tmp_path):
     """Builds a trainer as the ppo stage does."""
 
-    def build(reward=LEARNED, quantization="none", **settings) -> SharedBasePPOTrainer:
+    def build(reward=LEARNED, quantization="none", dtype="float32", **settings) -> SharedBasePPOTrainer:
         settings = dataclasses.replace(SETTINGS, **settings)
         tokenizer = load_tokenizer(checkpoint.model)
-        base = load_causal(str(checkpoint.model), ModelSettings(quantization=quantization), tokenizer)
+        base = load_causal(str(checkpoint.model), ModelSettings(quantization=quantization, dtype=dtype), tokenizer)
         model = load_adapter(base, checkpoint.sft / "adapter", "policy")
         model = load_adapter(model, checkpoint.sft / "adapter", "reference")
         model = load_adapter(model, checkpoint.reward / "adapter", "reward")
@@ -338,6 +339,46 @@ def test_the_first_ratio_is_one(make, quantization):
     assert logged(trainer, "val/ratio") == pytest.approx([1, 1], abs=1e-5)
     assert logged(trainer, "policy/approxkl_avg") == pytest.approx([0, 0], abs=1e-9)
     assert logged(trainer, "policy/clipfrac_avg") == [0, 0]
+
+
+@PLACEMENTS
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_policy_in_bfloat16_does_not_differ_from_itself(make, value, quantization):
+    """Sampling a token at a time rounds otherwise than reading a row, and much more than an update moves."""
+    trainer = make(quantization=quantization, dtype="bfloat16", value=value, num_ppo_epochs=1, temperature=0.7)
+    scatter(trainer.policy, "policy", size=1.0)
+    for ours, theirs in zip(of_role(trainer, "policy"), of_role(trainer, "reference"), strict=True):
+        theirs.data.copy_(ours)
+    trainer.train()
+    assert logged(trainer, "objective/kl")[0] == 0
+    assert logged(trainer, "first/log_ratio_max") == pytest.approx([0, 0], abs=1e-6)
+    assert logged(trainer, "first/clipfrac_avg") == [0, 0]
+    assert logged(trainer, "sampling/rounding_avg")[0] > 1e-4
+    assert logged(trainer, "sampling/rounding_max")[0] > 1e-3
+
+
+def of_role(trainer, role):
+    return [parameter for name, parameter in trainer.model.named_parameters() if f".{role}." in name]
+
+
+def test_values_in_bfloat16_are_those_of_the_update(make):
+    trainer = make(dtype="bfloat16")
+    scatter(trainer.policy, "policy")
+    torch.nn.init.ones_(trainer.model.value_model.score.weight)
+    rollout = first_batch(trainer)
+    places = places_before(rollout.prompt_lengths, LENGTH, rollout.ids.shape[1])
+    with torch.no_grad():
+        read = trainer.model.value_model(trainer.sampler._states(rollout.ids, places))
+    assert torch.equal(rollout.values, read.masked_fill(rollout.states_padding, 0))
+
+
+def test_in_float32_sampling_is_read_but_once(make):
+    trainer = make(num_ppo_epochs=2, num_mini_batches=2, learning_rate=1e-2)
+    assert first_batch(trainer).rounding is None
+    trainer.train()
+    assert not logged(trainer, "sampling/rounding_avg")
+    assert logged(trainer, "first/ratio") == pytest.approx([1, 1], abs=1e-5)
+    assert logged(trainer, "policy/log_ratio_max")[0] > logged(trainer, "first/log_ratio_max")[0]
 
 
 def test_later_ratios_are_not_one(make):
