@@ -937,8 +937,9 @@ def test_a_reward_for_brevity_is_caught_in_the_log_of_a_training_on_it(make):
         reward=Reward(
             learned=0.0, terms=(Term("brevity", lambda prompt, answer, example: -float(len(answer)), weight=1.0),)
         ),
-        total_episodes=8 * 24,
-        learning_rate=0.01,
+        total_episodes=32 * 30,
+        per_device_train_batch_size=32,
+        learning_rate=0.003,
         kl_coef=0.0,
     )
     trainer.train()
