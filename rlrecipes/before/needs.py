@@ -29,6 +29,9 @@ RESERVE = {"cpu": 0, "cuda": int(0.75 * GIB)}
 AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Logits that `likelihood` holds at a time."""
 
+READ_AT_ONCE = {"cpu": 1 << 40, "cuda": 1 << 14}
+"""Tokens of prompts that `sampling` reads at a time."""
+
 SFT_AT_ONCE = 256
 """Tokens whose logits `trl.SFTTrainer` (`chunked_nll`) holds at a time."""
 
@@ -339,9 +342,10 @@ def _generation(sizes: _Sizes, phase: str, fixed: Mapping[str, float], rows: int
     room = sizes.cache(rows, longest.whole)
     # On a CPU, memory is resident only once something is written to it.
     resident = sizes.cache(rows, longest.prompt) if sizes.device == "cpu" else room
-    reading = sizes.passed(rows * longest.prompt)
+    together = min(rows, max(1, READ_AT_ONCE[sizes.device] // longest.prompt))
+    reading = sizes.passed(together * longest.prompt)
     if longest.padded:
-        reading += rows * longest.prompt**2 * (1 + sizes.width)
+        reading += together * longest.prompt**2 * (1 + sizes.width)
     yield Need(phase, "reading prompts", {**fixed, "KV cache": resident, "activations": reading})
     # Logits, probabilities and a copy in float32, and the logits in the base's type where that is another.
     drawing = rows * sizes.shape.vocabulary * (3 * 4 + (2 if sizes.width == 2 else 0))

@@ -7,7 +7,6 @@ Transformers' `generate` returns the logits of all steps together, `[T, B, vocab
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,10 @@ from transformers.cache_utils import DynamicLayer
 from rlrecipes.model.forward import causal, needed_states_only, next_token_logits, trunk
 from rlrecipes.model.likelihood import softmax_and_logsumexp
 
+READ_AT_ONCE = {"cpu": 1 << 40, "cuda": 1 << 14}
+"""Tokens of prompts that are read together: enough to keep a GPU busy; on a CPU all, of which there are few."""
+LOOK_EVERY = {"cpu": 1, "cuda": 8}
+"""Tokens between two looks whether all answers have ended, for each of which a GPU's queue runs empty."""
 Value = Callable[[torch.Tensor], torch.Tensor]
 """Values `[…]` of hidden states `[…, H]`."""
 
@@ -56,26 +59,13 @@ def sample(
     model.eval()
     real = (queries != pad).cumsum(1) > 0  # a prompt may hold the padding token, where that is also the unknown one
     attention = torch.cat([real.long(), real.new_ones(len(queries), length, dtype=torch.long)], 1)
-    unpadded = bool(real.all())
+    mask = None if bool(real.all()) else attention
     positions = (attention.cumsum(1) - 1).clamp(min=0)
-    inputs, cache, start = queries.masked_fill(~real, 0), _cache(model, attention.shape[1]), 0
+    inputs, cache = queries.masked_fill(~real, 0), _cache(model, len(queries), attention.shape[1])
+    state, start, kind = _read(model, inputs, mask, positions, cache), inputs.shape[1], queries.device.type
     finished = torch.zeros_like(real[:, 0])
     columns: list[tuple[torch.Tensor, ...]] = []
-    for _ in range(length):
-        end = start + inputs.shape[1]
-        with (
-            needed_states_only(model, positions[:, start:end] == positions[:, end - 1 : end])
-            if start == 0
-            else nullcontext()
-        ):
-            output = trunk(model)(
-                input_ids=inputs,
-                attention_mask=None if unpadded else attention[:, :end],
-                position_ids=positions[:, start:end],
-                past_key_values=cache,
-                use_cache=True,
-            )
-        start, state = end, output.last_hidden_state[:, -1]
+    for step in range(1, length + 1):
         token, logprob, entropy = _draw(next_token_logits(model, state), temperature)
         columns.append(
             (
@@ -89,10 +79,71 @@ def sample(
             on_tokens(columns[-1][0])
         inputs = token.masked_fill(finished, 0)[:, None]
         finished = finished | is_any(token, ends)
-        if finished.all():
+        if step == length or (step % LOOK_EVERY[kind] == 0 and finished.all()):
             break
+        state = _states(model, inputs, mask, positions, cache, start)[:, -1]
+        start += 1
     tokens, logprobs, entropies, *values = (torch.stack(column, 1) for column in zip(*columns, strict=True))
-    return Sampled(tokens, logprobs, entropies, values[0] if values else logprobs[:, :0])
+    taken = _longest(tokens, ends)
+    return Sampled(
+        tokens[:, :taken],
+        logprobs[:, :taken],
+        entropies[:, :taken],
+        values[0][:, :taken] if values else logprobs[:, :0],
+    )
+
+
+def _read(
+    model: PeftModel, inputs: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, cache: DynamicCache
+) -> torch.Tensor:
+    """The states `[B, H]` behind prompts `[B, longest prompt]`, whose keys and values it puts into the cache.
+
+    It reads some rows at a time: a pass over prompts takes far more memory than a token step.
+    """
+    end = inputs.shape[1]
+    layers = [layer for layer in cache.layers if isinstance(layer, _Reserved)]
+    parted = layers and len(layers) == len(cache.layers)  # other layers take all rows at once
+    at_once = max(1, READ_AT_ONCE[inputs.device.type] // end) if parted else len(inputs)
+    states = []
+    for first in range(0, len(inputs), at_once):
+        rows = slice(first, first + at_once)
+        for layer in layers:
+            layer.choose(rows, 0)
+        last = positions[rows, :end] == positions[rows, end - 1 : end]
+        with needed_states_only(model, last):
+            part = _states(model, inputs[rows], None if mask is None else mask[rows], positions[rows], cache, 0)
+        states.append(part[:, -1].clone())  # a view would keep the states of all tokens
+    for layer in layers:
+        layer.choose(slice(None), end)
+    return torch.cat(states)
+
+
+def _states(
+    model: PeftModel,
+    inputs: torch.Tensor,
+    mask: torch.Tensor | None,
+    positions: torch.Tensor,
+    cache: DynamicCache,
+    start: int,
+) -> torch.Tensor:
+    """The last hidden states `[b, w, H]` of `inputs` `[b, w]`, which stand at `start` behind what the cache holds."""
+    end = start + inputs.shape[1]
+    output = trunk(model)(
+        input_ids=inputs,
+        attention_mask=None if mask is None else mask[:, :end],
+        position_ids=positions[:, start:end],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    states: torch.Tensor = output.last_hidden_state
+    return states
+
+
+def _longest(tokens: torch.Tensor, ends: Sequence[int]) -> int:
+    """The tokens of the longest answer of `[B, T]`, its end included."""
+    ended = is_any(tokens, ends).cumsum(1) > 0
+    going = int((~ended).any(0).sum())
+    return min(going + 1, tokens.shape[1])
 
 
 def is_any(tokens: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
@@ -106,9 +157,16 @@ class _Reserved(DynamicLayer):
     Transformers' own layer grows by concatenation: each token copies the whole cache, and both copies are in memory.
     """
 
-    def __init__(self, max_tokens: int) -> None:
+    def __init__(self, rows: int, max_tokens: int) -> None:
         super().__init__()
-        self.max_tokens = max_tokens
+        self.size, self.max_tokens = rows, max_tokens
+        self.rows = slice(None)
+
+    def choose(self, rows: slice, tokens: int) -> None:
+        """Turns to some rows, of which `tokens` tokens are known."""
+        self.rows = rows
+        if self.is_initialized:
+            self.keys, self.values = (room[rows, :, :tokens] for room in self.room)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -116,21 +174,21 @@ class _Reserved(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.room = [
-                states.new_empty(*states.shape[:2], self.max_tokens, states.shape[3])
+                states.new_empty(self.size, states.shape[1], self.max_tokens, states.shape[3])
                 for states in (key_states, value_states)
             ]
         start = self.get_seq_length()
         end = start + key_states.shape[2]
         for room, states in zip(self.room, (key_states, value_states), strict=True):
-            room[:, :, start:end] = states
-        self.keys, self.values = (room[:, :, :end] for room in self.room)
+            room[self.rows, :, start:end] = states
+        self.keys, self.values = (room[self.rows, :, :end] for room in self.room)
         return self.keys, self.values
 
 
-def _cache(model: PeftModel, max_tokens: int) -> DynamicCache:
+def _cache(model: PeftModel, rows: int, max_tokens: int) -> DynamicCache:
     """The model's own kind of cache, with room for `max_tokens` tokens in the layers that keep all of them."""
     cache = DynamicCache(config=causal(model).config)
-    cache.layers = [_Reserved(max_tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [_Reserved(rows, max_tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 

@@ -24,6 +24,7 @@ from rlrecipes.before.config import KNOWN, read_config
 from rlrecipes.before.needs import (
     AT_ONCE,
     GIB,
+    READ_AT_ONCE,
     RESERVE,
     ROLES,
     SFT_AT_ONCE,
@@ -35,7 +36,7 @@ from rlrecipes.before.needs import (
 )
 from rlrecipes.before.plan import gib
 from rlrecipes.before.shape import read_shape, shape_of
-from rlrecipes.model import likelihood
+from rlrecipes.model import likelihood, sampling
 from rlrecipes.model.loading import HEADS
 from rlrecipes.profile import load_profile, profile_names
 
@@ -155,6 +156,7 @@ def test_4_bit_bases_have_the_sizes_that_building_them_gives(name, base_gib, lor
 
 def test_what_is_held_at_a_time_is_what_the_code_holds():
     assert AT_ONCE == likelihood.AT_ONCE
+    assert READ_AT_ONCE == sampling.READ_AT_ONCE
     assert SFT_AT_ONCE == sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE
 
 
@@ -323,6 +325,16 @@ def test_a_judge_that_watches_ppo_holds_an_adapter_and_scores_in_its_rollout(set
     assert watched[0].roles["adapters"] - without[0].roles["adapters"] == 4 * planned.adapter
 
 
+def test_prompts_that_are_read_in_parts_take_no_more_memory_where_they_are_more(planned):
+    def reading(rows):
+        profile = load_profile("single_gpu_24gb", [f"evaluate.batch_size={rows}"])
+        return moments(planned, profile)["answers"][0].roles
+
+    few, many = reading(32), reading(64)
+    assert many["activations"] == few["activations"]
+    assert many["KV cache"] == 2 * few["KV cache"]
+
+
 # What is said.
 
 
@@ -333,7 +345,7 @@ def test_the_table_has_every_role_and_the_largest_batches(capsys):
     assert "beside" not in said
     assert "Qwen/Qwen3-4B-Instruct-2507" in said
     assert "largest batch in 24 GiB" in said
-    assert "ppo.local_rollout_forward_batch_size=64 (now 32)" in said
+    assert "ppo.local_rollout_forward_batch_size=64 (now 64)" in said
 
 
 def test_a_card_that_is_too_small_is_said_to_be(capsys):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
+from rlrecipes.model import sampling
 from rlrecipes.model.adapters import load_adapter
 from rlrecipes.model.forward import hidden_states, next_token_logits, trunk
 from rlrecipes.model.loading import load_causal
@@ -84,6 +85,38 @@ def test_without_a_value_function_there_are_no_values(model, tokenizer, queries)
     assert answers(model, tokenizer, queries, 0.0).values.shape == (len(queries), 0)
 
 
+@pytest.mark.parametrize("tokens", [1, 20, 40])
+@pytest.mark.parametrize("every", [1, 5, 8])
+def test_prompts_read_some_at_a_time_and_rare_looks_change_no_answer(
+    model, tokenizer, queries, monkeypatch, tokens, every
+):
+    """As on a GPU; whichever answer ends last, what was drawn behind it is not there."""
+    eos = answers(model, tokenizer, queries, 0.0).tokens[1, 3].item()
+
+    def drawn():
+        torch.manual_seed(0)
+        return sample(model, queries, tokenizer.pad_token_id, (eos,), LENGTH, 0.0, value=lambda states: states.sum(-1))
+
+    whole, sizes = drawn(), []
+    monkeypatch.setitem(sampling.READ_AT_ONCE, "cpu", tokens)
+    monkeypatch.setitem(sampling.LOOK_EVERY, "cpu", every)
+    hook = trunk(model).register_forward_pre_hook(
+        lambda _, args, given: sizes.append(given["input_ids"].shape), with_kwargs=True
+    )
+    parts = drawn()
+    hook.remove()
+    assert max(rows for rows, width in sizes if width > 1) == max(1, tokens // queries.shape[1])
+    for name in ("tokens", "logprobs", "entropy", "values"):
+        assert getattr(parts, name).shape == getattr(whole, name).shape
+        assert torch.allclose(getattr(parts, name).float(), getattr(whole, name).float(), atol=1e-4)
+
+
+def test_answers_that_all_end_early_are_cut_where_the_last_one_ends(model, tokenizer, queries, monkeypatch):
+    monkeypatch.setitem(sampling.LOOK_EVERY, "cpu", 8)
+    first = answers(model, tokenizer, queries, 0.0, length=3).tokens[0, 0].item()
+    assert sample(model, queries[:1], tokenizer.pad_token_id, (first,), LENGTH, 0.0).tokens.tolist() == [[first]]
+
+
 def test_of_a_prompt_the_last_layers_feed_forward_reads_one_state_alone(model, tokenizer, queries):
     read = []
     mlp = trunk(model).layers[-1].mlp.gate_proj
@@ -154,7 +187,11 @@ def test_a_prompt_that_holds_the_padding_token_is_read_whole(model, tokenizer):
 
 
 def test_keys_and_values_grow_where_they_are_instead_of_being_copied_at_every_token():
-    grown, layer, usual = [torch.randn(2, 3, width, 4) for width in (5, 1, 1)], _Reserved(max_tokens=7), DynamicLayer()
+    grown, layer, usual = (
+        [torch.randn(2, 3, width, 4) for width in (5, 1, 1)],
+        _Reserved(rows=2, max_tokens=7),
+        DynamicLayer(),
+    )
     places = []
     for states in grown:
         keys, values = layer.update(states, -states)
