@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.work import Work, from_json
 from rlrecipes.errors import UserError
-from rlrecipes.run.allocator import keep_freed_memory
+from rlrecipes.run.allocator import grow_in_place, keep_freed_memory
 from rlrecipes.run.console import quiet
 from rlrecipes.run.folder import write_json
 
@@ -34,6 +34,7 @@ def perform(order: dict[str, Any]) -> dict[str, Any]:
     """Runs an order and returns what it found."""
     if order["core"] is not None:
         os.sched_setaffinity(0, {order["core"]})
+    grow_in_place()
     keep_freed_memory()  # as the command line does; plain TRL gains as much from it
     quiet()
     if order["core"] is not None:

@@ -35,7 +35,7 @@ from rlrecipes.job import with_weights
 from rlrecipes.pipeline import in_order, run_stages
 from rlrecipes.profile import LOWEST_TEMPERATURE, check_once, profile_names
 from rlrecipes.recipe import BUILT_IN, load_recipe, recipe_names
-from rlrecipes.run.allocator import keep_freed_memory
+from rlrecipes.run.allocator import grow_in_place, keep_freed_memory
 from rlrecipes.run.console import end_bars, open_streams, quiet, say, shown, unbroken
 from rlrecipes.run.disk import disk_errors_told
 from rlrecipes.run.folder import Run
@@ -104,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # slower); threads that sleep at once take twice as long on a quiet machine. A short spin costs little of either.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     keep_freed_memory()
+    grow_in_place()
     open_streams()
     with handled():
         return _status(list(sys.argv[1:] if argv is None else argv))

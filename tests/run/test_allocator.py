@@ -1,12 +1,13 @@
 """What is freed is kept for the next step where the C library can be told so."""
 
 import ctypes
+import os
 import subprocess
 import sys
 
 import pytest
 
-from rlrecipes.run.allocator import keep_freed_memory
+from rlrecipes.run.allocator import OPTIONS, grow_in_place, keep_freed_memory
 
 FAULTS = """
 import resource, sys
@@ -37,3 +38,15 @@ def test_memory_that_is_used_again_is_not_taken_from_the_system_again():
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     keep_freed_memory()
+
+
+@pytest.mark.parametrize("chosen", [None, *OPTIONS])
+def test_a_gpus_allocator_grows_in_place_unless_the_user_chose_otherwise(monkeypatch, chosen):
+    for name in OPTIONS:
+        monkeypatch.delenv(name, raising=False)
+    if chosen:
+        monkeypatch.setenv(chosen, "max_split_size_mb:64")
+    grow_in_place()
+    found = {name: os.environ[name] for name in OPTIONS if name in os.environ}
+    assert found == {chosen or OPTIONS[0]: "max_split_size_mb:64" if chosen else "expandable_segments:True"}
+    monkeypatch.delenv(OPTIONS[0], raising=False)
