@@ -81,7 +81,7 @@ $(error there is no variable $(firstword $(STRANGE)); $(if $(NEAREST),did you me
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills faults lint check list sweep bench plan-bench numbers results show plan chat export examine runs compare clean $(RECIPES) $(STAGES)
+.PHONY: help setup demo test kills faults lint check list sweep bench gpu plan-bench numbers results show plan chat export examine runs compare clean $(RECIPES) $(STAGES)
 
 help: ## this list
 	@echo "Targets:"
@@ -139,6 +139,9 @@ list: $(READY) ## the recipes and profiles there are
 
 bench: $(READY) ## PPO beside plain TRL: memory, time, equality; ARGS=--quick, or '--device cuda --model llama-8b'
 	@$(VENV)/bin/python -m benchmarks $(call each,ARGS)
+
+gpu: $(READY) ## what only a GPU can tell, each with its target; goes on where it was stopped; ARGS='--model qwen3-8b'
+	@$(VENV)/bin/python -m benchmarks.gpu $(call each,ARGS)
 
 plan-bench: $(READY) ## the plan beside measured peaks: twelve shapes on the CPU
 	@$(VENV)/bin/python -m benchmarks.plan

@@ -61,6 +61,10 @@ def _task(name: str) -> Callable[..., dict[str, Any]]:
         from benchmarks.large import large
 
         return large
+    if name == "gpu":
+        from benchmarks.card import checks
+
+        return checks
     if name == "plan":
         from benchmarks.plan import plan
 

@@ -41,7 +41,7 @@ def _measured(work: Work, folder: Path, device: str) -> dict[str, Any]:
     tokenizer = models.tokenizer(work.model)
     base = models.causal(work, device)
     trainer = ours.build(work, tokenizer, folder, base)
-    built = _held(device)
+    built = held(device)
     seen: dict[str, list[dict[str, float]]] = {phase: [] for phase in PHASES}
     for phase in PHASES:
         setattr(trainer, phase, _watched(getattr(trainer, phase), seen[phase], device))
@@ -76,17 +76,18 @@ def _watched(step: Callable[..., Any], rows: list[dict[str, float]], device: str
     """The step, with its seconds and its peak memory added to `rows`."""
 
     def watched(*args: Any) -> Any:
-        _reset(device)
+        reset(device)
         started = time.perf_counter()
         result = step(*args)
-        highest = _highest(device)  # waits for the GPU
-        rows.append({"seconds": time.perf_counter() - started, "peak_gb": highest})
+        peak_gb = highest(device)  # waits for the GPU
+        rows.append({"seconds": time.perf_counter() - started, "peak_gb": peak_gb})
         return result
 
     return watched
 
 
-def _reset(device: str) -> None:
+def reset(device: str) -> None:
+    """Sets the peak back to what is held now."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -94,13 +95,14 @@ def _reset(device: str) -> None:
         reset_peak()
 
 
-def _highest(device: str) -> float:
-    """GB (10^9 bytes) since `_reset`: on a GPU what torch has reserved, freed blocks it keeps included."""
+def highest(device: str) -> float:
+    """GB (10^9 bytes) since `reset`: on a GPU what torch has reserved, freed blocks it keeps included."""
     if device == "cuda":
         torch.cuda.synchronize()
         return torch.cuda.max_memory_reserved() / 1e9
     return peak() / 1e3
 
 
-def _held(device: str) -> float:
+def held(device: str) -> float:
+    """GB that are held now."""
     return torch.cuda.memory_allocated() / 1e9 if device == "cuda" else reset_peak() / 1e3

@@ -6,11 +6,13 @@ import math
 
 import pytest
 
+from benchmarks import gpu
 from benchmarks.__main__ import main
+from benchmarks.card import checks
 from benchmarks.growth import exponent
 from benchmarks.page import number, verdict
 from benchmarks.record import CPU_TARGETS, MEMORY_TARGETS, gain_record, of_quick_run, shape_record, targets
-from benchmarks.work import EOS, FULL, TOY, prompts
+from benchmarks.work import EOS, FULL, TOY, large, prompts
 
 SHAPES = ("trunk_heavy", "vocabulary_heavy", "varied_lengths")
 
@@ -230,3 +232,47 @@ def test_an_exponent_is_that_of_the_power_law():
 )
 def test_numbers_have_three_digits_that_count(value, text):
     assert number(value) == text
+
+
+# What only a GPU can tell.
+
+
+def test_every_check_of_a_gpu_runs_on_a_toy(tmp_path):
+    rows = checks(large("qwen3-toy"), tmp_path, "cpu")["rows"]
+    found = {row["name"]: row for row in rows}
+    assert found["weights and buffers"]["met"]
+    assert found["a policy beside itself, before a step"]["met"]
+    assert found["a paged optimizer, saved and restored"]["met"]
+    assert found["strict mode, twice"]["found"].startswith("the same gradients")
+    assert {row["met"] for row in rows} <= {True, False, None}
+
+
+def test_the_checks_of_a_gpu_go_on_where_they_were_stopped(tmp_path, monkeypatch, capsys):
+    """A group that is there is not made again; a CPU meets no target."""
+    made = []
+
+    def group(name):
+        def make(device, model):
+            made.append(name)
+            return [{"name": name, "target": "–", "found": "found", "met": False}]
+
+        return make
+
+    for name in gpu.GROUPS:
+        monkeypatch.setattr(gpu, f"_{name}", group(name))
+    toy = ["--device", "cpu", "--model", "qwen3-toy", "--out", str(tmp_path)]
+    assert gpu.main([*toy, "--only", "bench", "tests"]) == 0
+    assert gpu.main(toy) == 0
+    assert made == ["bench", "tests", "model", "road"]
+    assert "| road | – | found | – |" in capsys.readouterr().out
+
+
+def test_a_missed_target_of_a_gpu_fails_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "_machine", lambda device: "a card")
+    monkeypatch.setattr(gpu, "_tests", lambda device, model: [{"name": "t", "target": "–", "found": "f", "met": False}])
+    assert gpu.main(["--only", "tests", "--out", str(tmp_path)]) == 1
+
+
+def test_a_models_size_is_no_check_for_a_cpu(tmp_path, capsys):
+    assert gpu.main(["--device", "cpu", "--out", str(tmp_path)]) == 2
+    assert "take a model that ends in -toy" in capsys.readouterr().err
