@@ -1,4 +1,4 @@
-"""The one exception meant for people, the first line of any other, and the commands and options that sentences advise.
+"""The one exception meant for people, what a person's own code raises, and the commands and options that sentences advise.
 
     UserError("runs/tiny/translation/sft was made with …; name another run (RUN=…) or say FORCE=1 to make it again")
 
@@ -7,7 +7,11 @@ It reads so in the project's own folder, where `make` is at hand. Elsewhere it a
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 MAKEFILE = Path(__file__).resolve().parent.parent / "Makefile"
@@ -34,6 +38,53 @@ def _fitted(sentence: str) -> str:
     advice = len(sentence) - sentence.rfind("; ")
     tail = advice if advice < LONGEST * 4 // 5 else LONGEST // 2
     return f"{sentence[: LONGEST - tail - 1].rstrip()}…{sentence[-tail:]}"
+
+
+class TooLongError(BaseException):
+    """A person's own code took longer than its limit, as the text says. No `Exception`, which that code may swallow."""
+
+
+class OwnCodeError(Exception):
+    """A person's own code failed. Its text says how: "raised KeyError (no 'key')"."""
+
+    def __init__(self, raised: BaseException) -> None:
+        self.raised = raised
+        kind, reason = type(raised).__name__, first_line(raised)
+        told = str(raised) if isinstance(raised, TooLongError) else f"raised {kind}"
+        super().__init__(told if reason in (kind, told) else f"{told} ({reason})")
+
+
+@contextlib.contextmanager
+def own_code() -> Iterator[None]:
+    """Inside runs a person's own code, which may raise anything and call `sys.exit`.
+
+    An interrupt goes through, also one that the code raises itself.
+
+    Raises:
+        OwnCodeError: in place of anything else that is raised.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise OwnCodeError(error) from error
+
+
+LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+OURS = str(Path(__file__).resolve().parent)
+
+
+def place_of(error: BaseException) -> str:
+    """The file and line of a person's own code that an error came from, or where none is in sight those that raised it.
+
+    >>> place_of(error)
+    'recipe.py, line 12'
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith((*LIBRARIES, OURS, "<frozen"))]
+    last = (own or frames)[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}"
 
 
 def check_text(name: str) -> None:

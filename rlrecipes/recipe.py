@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal, NamedTuple
 
-from rlrecipes.errors import UserError, first_line, program
+from rlrecipes.errors import OwnCodeError, UserError, first_line, own_code, program
 from rlrecipes.text import quoted, shortened
 
 BUILT_IN = "built-in"
@@ -358,12 +358,14 @@ def load_recipe(name: str) -> Recipe:
     path = next(path for root in recipe_roots() if (path := root / name / "recipe.py").is_file())
     importlib.import_module("recipes").__path__ = [str(root) for root in recipe_roots()]
     try:
-        module = importlib.import_module(f"recipes.{name}.recipe")
-    except UserError as error:
-        raise UserError(f"{file}{_place(error, path.parent)}: {error}") from error
-    except (Exception, SystemExit) as error:  # a person's own code may raise anything
-        reason = f"{type(error).__name__}: {first_line(error)}{_place(error, path.parent)}"
-        raise UserError(f"{file} cannot be imported: {reason}; mend it") from error
+        with own_code():
+            module = importlib.import_module(f"recipes.{name}.recipe")
+    except OwnCodeError as error:
+        raised, place = error.raised, _place(error.raised, path.parent)
+        if isinstance(raised, UserError):
+            raise UserError(f"{file}{place}: {raised}") from raised
+        reason = f"{type(raised).__name__}: {first_line(raised)}{place}"
+        raise UserError(f"{file} cannot be imported: {reason}; mend it") from raised
     if Path(str(module.__file__)).resolve() != path.resolve():
         raise UserError(
             f"{path} is hidden by {module.__file__}; put an empty __init__.py beside it, or start Python anew if the "

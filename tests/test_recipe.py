@@ -92,6 +92,7 @@ def said(capsys):
         (LIGHT.replace("    evaluation=", "    # "), "missing 1 required positional argument: 'evaluation'"),
         ("raise ValueError('two\\nlines')", "cannot be imported: ValueError: two (recipe.py, line 1)"),
         ("import sys\nsys.exit(0)", "cannot be imported: SystemExit: 0 (recipe.py, line 2); mend it"),
+        ("raise GeneratorExit('no Exception')", "cannot be imported: GeneratorExit: no Exception (recipe.py, line 1)"),
         ("recipe = 1", "has no RECIPE"),
         ("RECIPE = 1", "has no RECIPE"),
         (
@@ -124,6 +125,12 @@ def test_a_recipe_that_does_not_work_is_told_in_one_line_and_the_others_work(fif
     assert sentence in said("reward", "translation+fifth", refused=True)
     assert "what SFT imitates" in said("show", "translation")
     assert embedded.sources("translation") == OTHERS
+
+
+def test_an_interrupt_that_a_recipe_raises_itself_ends_as_ctrl_c_does(fifth, capsys):
+    fifth("raise KeyboardInterrupt")
+    assert main(["show", "fifth"]) == 75
+    assert capsys.readouterr().err == "\ninterrupted; give the same command again to go on\n"
 
 
 @pytest.fixture
@@ -366,6 +373,26 @@ def test_a_function_of_the_recipe_that_fails_is_named_with_its_line(fifth, said,
     refusal = said("show", "fifth", "--data", "rows.jsonl", refused=True)
     assert sentence in refusal
     assert "It is" not in refusal
+
+
+@pytest.mark.parametrize(
+    ("documents", "sentence"),
+    [
+        ("exit", "`documents` of fifth raised SystemExit ("),
+        ("lambda: 'It is 1'", "`documents` of fifth gave a value of type str and no Example; mend it"),
+        ("lambda: (1, 2)", "`documents` of fifth gave a value of type int and no Example; mend it"),
+    ],
+)
+def test_documents_that_cannot_be_made_are_told(fifth, documents, sentence):
+    fifth(LIGHT.replace("    reward=", f"    documents={documents},\n    reward="))
+    with pytest.raises(UserError) as error:
+        embedded.documents("fifth")
+    assert sentence in str(error.value)
+
+
+def test_a_reader_that_ends_the_process_leaves_its_rows_out_with_the_reason(fifth, said):
+    fifth(LIGHT.replace(", read),", ", lambda row: exit()),"))
+    assert "row 1: the reader raised SystemExit" in said("show", "fifth", "--data", "rows.jsonl", refused=True)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from rlrecipes.data.readers import LAYOUTS, Layout, Reader, Record, answer_of, g
 from rlrecipes.data.reasons import Drop, reason_of
 from rlrecipes.data.turns import CHATS, TOOLS, UNUSABLE, UNUSABLE_KEYS, is_empty, wrong
 from rlrecipes.data.unread import Looked, check_usable, unread, unread_in
-from rlrecipes.errors import UserError, has_make, option
+from rlrecipes.errors import OwnCodeError, UserError, has_make, option, own_code
 from rlrecipes.hub.fetch import missing_column
 from rlrecipes.recipe import Columns, Comparison, Example, HubSet, Recipe, spelled, truth_of, unknown
 from rlrecipes.text import shortened
@@ -188,13 +188,14 @@ def read_rows(reader: Reader, rows: Iterable[Row], names: Collection[str]) -> Re
     for row in rows:
         place = f"{Path(row.file).name}, row {row.number}"
         try:
-            record = reader(row)
-            check(record)
+            with own_code():
+                record = reader(row)
+                check(record)
             usable.append(dataclasses.replace(record, place=place))
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:  # a recipe's reader may raise anything
-            drops.append(Drop(reason_of(error, known), place))
+        except OwnCodeError as error:
+            if isinstance(error.raised, UserError | MemoryError):
+                raise error.raised from None
+            drops.append(Drop(reason_of(error.raised, known), place))
     return usable, drops
 
 

@@ -8,15 +8,13 @@ They get copies of the examples. What they raise is told by its kind and its pla
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
 from rlrecipes.data.layouts import check
 from rlrecipes.data.readers import Record
-from rlrecipes.errors import UserError
+from rlrecipes.errors import OwnCodeError, UserError, own_code, place_of
 from rlrecipes.recipe import Comparison, Data, Example, Metric, Recipe, lent
 
 T = TypeVar("T")
@@ -33,6 +31,21 @@ def builtin_of(recipe: Recipe) -> Data:
     if data is None:
         raise _odd(recipe, "builtin", None, Data)
     return data
+
+
+def documents_of(recipe: Recipe) -> list[Example]:
+    """What the recipe's embedded base reads; nothing where it has no documents.
+
+    Raises:
+        UserError: it raises, or gives something other than examples.
+    """
+    if recipe.documents is None:
+        return []
+    texts = list(_given(recipe, "documents", Sequence, recipe.documents) or ())  # type: ignore[type-abstract]
+    for text in texts:
+        if not isinstance(text, Example):
+            raise _odd(recipe, "documents", text, Example)
+    return texts
 
 
 def compared(recipe: Recipe, pools: Sequence[Sequence[Example]]) -> tuple[list[Comparison], dict[str, int]]:
@@ -78,13 +91,13 @@ def judge_of(recipe: Recipe, held_out: Sequence[Example]) -> Metric | None:
 def _given(recipe: Recipe, name: str, kind: type[T], function: Callable[..., Any], *arguments: Any) -> T | None:
     """What a function of the recipe gives, of a kind or None."""
     try:
-        found = function(*arguments)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # a person's own code may raise anything
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(last.filename).name}, line {last.lineno}"
-        raise UserError(f"`{name}` of {recipe.name} raised {type(error).__name__} ({place}); mend it") from error
+        with own_code():
+            found = function(*arguments)
+    except OwnCodeError as error:
+        if isinstance(error.raised, UserError):
+            raise error.raised from None
+        what, place = type(error.raised).__name__, place_of(error.raised)
+        raise UserError(f"`{name}` of {recipe.name} raised {what} ({place}); mend it") from error
     if found is not None and not isinstance(found, kind):
         raise _odd(recipe, name, found, kind)
     return found

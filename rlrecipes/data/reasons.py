@@ -42,7 +42,7 @@ def counted(drops: Sequence[Drop]) -> dict[str, int]:
     return {f"{reason} (first: {place})": counts[reason] for reason, place in first.items()}
 
 
-def reason_of(error: Exception, names: frozenset[str]) -> str:
+def reason_of(error: BaseException, names: frozenset[str]) -> str:
     """An error's text as far as it stands in the code that raised it, or is one of `names`; the rest may be a row's value.
 
     A text that is cut so ends in an ellipsis. An error other than a `ValueError`, or one of which no word is left, is told

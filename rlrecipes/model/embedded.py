@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rlrecipes.data.made import documents_of
 from rlrecipes.errors import UserError
 from rlrecipes.profile import BaseSettings
 from rlrecipes.recipe import Example, load_recipe, recipe_names
@@ -40,10 +41,9 @@ def documents(recipe: str) -> list[Example]:
     """The texts that a recipe's base learns from, a prompt with its answer each.
 
     Raises:
-        UserError: there is nothing to read, or one of the recipes whose documents it reads cannot be imported.
+        UserError: there is nothing to read, or one of the recipes whose documents it reads cannot be imported or give them.
     """
-    makers = [load_recipe(name).documents for name in sources(recipe)]
-    texts = [document for make in makers if make for document in make()]
+    texts = [document for name in sources(recipe) for document in documents_of(load_recipe(name))]
     if not texts:
         raise UserError("no recipe has documents for it; give one of them documents")
     return texts

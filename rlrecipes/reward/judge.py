@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlrecipes.data.split import halves
-from rlrecipes.errors import UserError
+from rlrecipes.errors import OwnCodeError, UserError, first_line, own_code
 from rlrecipes.job import Job
 from rlrecipes.recipe import Example, Split, TermFunction, unknown
 from rlrecipes.reward.terms import score_each
@@ -95,9 +95,10 @@ def own_judge(setting: str) -> TermFunction | None:
         raise UserError(f"evaluate.judge={setting}: {file} is no Python file; give one whose name ends in .py")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # a person's own code may raise anything
-        reason = f"{type(error).__name__}: {shortened(str(error), 100)}"
+        with own_code():
+            spec.loader.exec_module(module)
+    except OwnCodeError as error:
+        reason = f"{type(error.raised).__name__}: {shortened(first_line(error.raised), 100)}"
         raise UserError(f"evaluate.judge={setting}: {file} cannot be imported ({reason}); mend it") from error
     judge = getattr(module, name, None)
     if not callable(judge):

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rlrecipes.errors import UserError
+from rlrecipes.errors import OwnCodeError, UserError, first_line, own_code
 from rlrecipes.recipe import Example, Prompt, Reward, Term, TermFunction, lent
-from rlrecipes.run.interrupts import TooLongError, stop_requested, time_limit
+from rlrecipes.run.interrupts import time_limit
 from rlrecipes.text import is_number, quoted, shortened
 
 
@@ -45,15 +45,11 @@ def score_each(
     values = []
     for row, (answer, example) in enumerate(zip(answers, examples, strict=True), 1):
         try:
-            with time_limit(seconds):
+            with own_code(), time_limit(seconds):
                 given = score(example.prompt, answer, lent(example))
-            wrong = "" if is_number(given) else f"gave {shortened(repr(given), 30)}, which is no number"
-        except TooLongError:
-            wrong = f"took more than limits.term_seconds={seconds:g}"
-        except BaseException as error:  # a person's own code may raise anything, and call sys.exit
-            if isinstance(error, KeyboardInterrupt) and stop_requested():
-                raise
-            wrong = f"raised {type(error).__name__} ({shortened(str(error), 40)})"
+                wrong = "" if is_number(given) else f"gave {shortened(repr(given), 30)}, which is no number"
+        except OwnCodeError as error:
+            wrong = shortened(str(error), 70)
         if wrong:
             raise UserError(
                 f"{what} {wrong} on the answer {quoted(answer, 40)} to {quoted(example.prompt[-1].content, 40)} "
@@ -121,11 +117,12 @@ def fresh(reward: Reward) -> Reward:
 
 def _copied(term: Term) -> TermFunction:
     try:
-        return copy.deepcopy(term.score)
-    except Exception as error:  # each thing that cannot be copied has its own
+        with own_code():
+            return copy.deepcopy(term.score)
+    except OwnCodeError as error:
         raise UserError(
-            f"the reward term {quoted(term.name, 30)} cannot be copied ({shortened(str(error), 60)}), and evaluation begins "
-            "with a fresh one; open files, locks and connections within its call, or give it a __deepcopy__"
+            f"the reward term {quoted(term.name, 30)} cannot be copied ({shortened(first_line(error.raised), 60)}), and "
+            "evaluation begins with a fresh one; open files, locks and connections within its call, or give it a __deepcopy__"
         ) from error
 
 
@@ -141,18 +138,31 @@ def term_states(reward: Reward) -> dict[str, Any]:
     for term in reward.terms:
         if hasattr(term.score, "state_dict"):
             try:
-                states[term.name] = term.score.state_dict()
-                pack(states[term.name], "it", {})
-            except Exception as error:  # a person's own code may raise anything
+                with own_code():
+                    states[term.name] = term.score.state_dict()
+                    pack(states[term.name], "it", {})
+            except OwnCodeError as error:
+                reason = shortened(first_line(error.raised), 60)
                 raise UserError(
-                    f"the state of the reward term {quoted(term.name, 30)} cannot be kept ({shortened(str(error), 60)}); "
+                    f"the state of the reward term {quoted(term.name, 30)} cannot be kept ({reason}); "
                     "let it give dictionaries, lists, texts, numbers and tensors"
                 ) from error
     return states
 
 
 def set_term_states(reward: Reward, states: Mapping[str, Any]) -> None:
-    """Puts back the states that `term_states` returned."""
+    """Puts back the states that `term_states` returned.
+
+    Raises:
+        UserError: a term does not take its own back.
+    """
     for term in reward.terms:
         if term.name in states:
-            term.score.load_state_dict(states[term.name])  # type: ignore[attr-defined]
+            try:
+                with own_code():
+                    term.score.load_state_dict(states[term.name])  # type: ignore[attr-defined]
+            except OwnCodeError as error:
+                raise UserError(
+                    f"the reward term {quoted(term.name, 30)} does not take back the state that a checkpoint kept: it "
+                    f"{shortened(str(error), 80)}; mend its load_state_dict, and give the same command again"
+                ) from error

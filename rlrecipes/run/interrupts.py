@@ -14,6 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
+from rlrecipes.errors import TooLongError
+
+LONGEST = 10**8
+"""Seconds of a limit, three years: the system's clocks refuse some larger numbers."""
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal asked for the end, after the work so far was saved; the text says up to where."""
@@ -65,13 +70,11 @@ def finishing_first() -> Iterator[None]:
     _act()
 
 
-class TooLongError(BaseException):
-    """The block of a `time_limit` took longer. No `Exception`, which a person's own code may swallow."""
-
-
 @contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Ends a block that takes longer, wherever Python runs it; 0: no limit.
+def time_limit(seconds: float, times: int = 1) -> Iterator[None]:
+    """Ends a block that takes longer than `limits.term_seconds`, wherever Python runs it; 0: no limit.
+
+    A block that judges many answers at once has the time of as many `times`.
 
     Only a main thread can be ended so, where the system has alarms. Code inside that sets an alarm of its own takes it over.
     Code that holds the interpreter, or that swallows whatever is raised, ends with its process: twice the time later
@@ -84,19 +87,21 @@ def time_limit(seconds: float) -> Iterator[None]:
     if not (seconds and main and hasattr(signal, "setitimer")):
         yield
         return
-    before = signal.signal(signal.SIGALRM, _on_alarm)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    faulthandler.dump_traceback_later(3 * seconds, exit=True, file=2)
+    many = f" for each of {times} answers" if times > 1 else ""
+
+    def on_alarm(number: int, frame: FrameType | None) -> None:
+        raise TooLongError(f"took more than limits.term_seconds={seconds:g}{many}")
+
+    allowed = min(seconds * times, LONGEST)
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, allowed)
+    faulthandler.dump_traceback_later(3 * allowed, exit=True, file=2)
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _on_alarm(number: int, frame: FrameType | None) -> None:
-    raise TooLongError
 
 
 def _act() -> None:

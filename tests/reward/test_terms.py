@@ -1,9 +1,11 @@
 """A reward term is called with what it asks for, and a broken one is named."""
 
+import asyncio
 import dataclasses
 import json
 import re
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ from rlrecipes.errors import UserError
 from rlrecipes.job import make_job
 from rlrecipes.profile import load_profile
 from rlrecipes.recipe import Example, Message, Reward, Term, load_recipe, user
-from rlrecipes.reward.terms import fresh, score_term, term_states, term_values, weighted_sum
+from rlrecipes.reward.terms import fresh, score_term, set_term_states, term_states, term_values, weighted_sum
 from rlrecipes.run.folder import Run
 from rlrecipes.run.interrupts import Interrupted, finishing_first, handled, stop_requested
 
@@ -64,9 +66,10 @@ ODD = {
     "309 digits": (10**309, "gave 1000"),
     "an object": (object, "gave <class 'object'>, which is no number"),
     "an error": (raising(ValueError("no")), "raised ValueError (no)"),
+    "an error without a text": (raising(AssertionError()), "raised AssertionError on the answer"),
     "sys.exit": (raising(SystemExit(3)), "raised SystemExit (3)"),
-    "an interrupt of its own": (raising(KeyboardInterrupt()), "raised KeyboardInterrupt ()"),
-    "a long text": (raising(KeyError("private " * 99)), "raised KeyError ('private"),
+    "what is no Exception": (raising(asyncio.CancelledError("late")), "raised CancelledError (late)"),
+    "a long text": (raising(KeyError("private " * 99)), "raised KeyError (no 'private"),
 }
 """What a term may give or raise, and how the sentence calls it."""
 
@@ -127,6 +130,11 @@ def test_an_interrupt_of_the_person_goes_through_a_term():
         with pytest.raises(KeyboardInterrupt):
             score_term(Term("slow", lambda p, a, e: signal.raise_signal(signal.SIGINT), 1.0), ["a"], EXAMPLES[:1], 5)
         assert stop_requested()
+
+
+def test_an_interrupt_that_a_term_raises_itself_goes_through_too():
+    with pytest.raises(KeyboardInterrupt):
+        score_term(Term("stops", raising(KeyboardInterrupt()), 1.0), ["a"], EXAMPLES[:1], 5)
 
 
 def test_within_a_step_the_first_interrupt_lets_a_term_finish(capfd):
@@ -236,6 +244,24 @@ def test_a_state_that_no_checkpoint_can_hold_is_told_with_its_term():
         UserError, match=r"the state of the reward term 'calls' cannot be kept .it/f is a builtin_function_or_method"
     ):
         term_states(Reward(terms=(Term("calls", counter, weight=1.0),)))
+
+
+@pytest.mark.parametrize(
+    ("method", "use", "said"),
+    [
+        ("__deepcopy__", fresh, r"the reward term 'calls' cannot be copied \(7\)"),
+        ("state_dict", term_states, r"the state of the reward term 'calls' cannot be kept \(7\)"),
+        (
+            "load_state_dict",
+            lambda reward: set_term_states(reward, {"calls": {}}),
+            r"'calls' does not take back the state that a checkpoint kept: it raised SystemExit \(7\); mend its load_state",
+        ),
+    ],
+)
+def test_a_term_whose_state_or_copy_ends_the_process_is_told_by_its_name(method, use, said):
+    leaves = type("Leaves", (Counter,), {method: lambda self, *_: sys.exit(7)})
+    with pytest.raises(UserError, match=said):
+        use(Reward(terms=(Term("calls", leaves(), weight=1.0),)))
 
 
 def test_the_sum_is_weighted_and_the_learned_score_is_one_of_its_terms():
