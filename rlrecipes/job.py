@@ -12,7 +12,6 @@ from typing import Any
 
 from rlrecipes.data.load import fingerprint, lists, load
 from rlrecipes.errors import UserError, option
-from rlrecipes.metrics import guarded
 from rlrecipes.profile import Profile, RewardSettings, settings_of, split_override
 from rlrecipes.recipe import (
     BUILT_IN,
@@ -28,6 +27,7 @@ from rlrecipes.recipe import (
     unknown,
 )
 from rlrecipes.run.folder import Run
+from rlrecipes.run.guarded import guarded
 from rlrecipes.run.policies import chosen
 from rlrecipes.run.settings import Settings, asked_for
 from rlrecipes.run.stages import STAGES, below
@@ -75,11 +75,12 @@ class Job:
     @property
     def metrics(self) -> list[Metric]:
         """The metrics that apply to the data; the first is the headline."""
-        held_out = self.data.held_out.prompts
-        served = [guarded(metric) for metric in self.recipe.evaluation.metrics if _serves(held_out, metric.needs)]
+        held_out, seconds = self.data.held_out.prompts, self.profile.limits.term_seconds
+        served = [guarded(each, seconds) for each in self.recipe.evaluation.metrics if _serves(held_out, each.needs)]
         own = [metric for metric in served if metric.applies is None or metric.applies(held_out)]
         names = {metric.name for metric in self.data.metrics}
-        return [*map(guarded, self.data.metrics), *(metric for metric in own if metric.name not in names)]
+        fitted = [guarded(metric, seconds) for metric in self.data.metrics]
+        return [*fitted, *(metric for metric in own if metric.name not in names)]
 
     def settings(self, stage: str) -> dict[str, Any]:
         """Every setting that decides the output of `stage` and of the stages below it, as its `done.json` records them."""
@@ -150,7 +151,7 @@ def make_job(
         overrides = {split_override(weight)[1] for weight in weights}
         unserved = [term for term in unserved if term.name in overrides]
     notes = [f"the reward term '{term.name}' is left out: the data have no '{term.needs}'" for term in unserved]
-    notes += _unread(recipe, data)
+    notes += _unread(recipe, data, profile)
     if recipe.documents is None and profile.model.name == "builtin":
         notes.append(
             "the embedded base has read no texts of this task, and learns little of it; "
@@ -167,10 +168,10 @@ def make_job(
     return job
 
 
-def _unread(recipe: Recipe, data: Data) -> list[str]:
+def _unread(recipe: Recipe, data: Data, profile: Profile) -> list[str]:
     """Says where the headline would be a metric that cannot judge these texts, and so is left out."""
     held_out = data.held_out.prompts
-    own = map(guarded, recipe.evaluation.metrics)
+    own = (guarded(metric, profile.limits.term_seconds) for metric in recipe.evaluation.metrics)
     first = next((metric for metric in own if _serves(held_out, metric.needs)), None)
     if data.metrics or first is None or first.applies is None or first.applies(held_out):
         return []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import regex
 
-from rlrecipes.errors import UserError, first_line
-from rlrecipes.recipe import Example, Metric, lent
+from rlrecipes.errors import UserError
+from rlrecipes.recipe import Example, Metric
 from rlrecipes.text import (
     UNSPACED,
     is_number,
@@ -54,6 +54,16 @@ class Interval:
         return {"value": round(self.value, 6), "low": round(self.low, 6), "high": round(self.high, 6)}
 
 
+@dataclass(frozen=True)
+class Scores:
+    """The statistics of a mean: each answer's score, and 1."""
+
+    score: Callable[[str, Example], float]
+
+    def __call__(self, answers: Sequence[str], examples: Sequence[Example]) -> list[tuple[float, float]]:
+        return [(self.score(answer, example), 1.0) for answer, example in zip(answers, examples, strict=True)]
+
+
 def mean_of(
     name: str,
     score: Callable[[str, Example], float],
@@ -63,36 +73,12 @@ def mean_of(
     """The metric that is the mean over answers of `score(answer, example)`."""
     return Metric(
         name=name,
-        statistics=lambda answers, examples: [
-            (score(answer, example), 1.0) for answer, example in zip(answers, examples, strict=True)
-        ],
+        statistics=Scores(score),
         finish=_ratio,
         score=score,
         needs=needs,
         applies=applies,
     )
-
-
-def guarded(metric: Metric) -> Metric:
-    """The metric as it judges a run's answers: each call gets copies of its examples, which others see unchanged."""
-
-    def statistics(answers: Sequence[str], examples: Sequence[Example]) -> Sequence[Sequence[float]]:
-        return metric.statistics(answers, [lent(example) for example in examples])
-
-    def score(answer: str, example: Example) -> float:
-        assert metric.score is not None
-        try:
-            return metric.score(answer, lent(example))
-        except (Exception, SystemExit) as error:  # a person's own code may raise anything
-            raise UserError(
-                f"the metric {quoted(metric.name, 30)} raised {type(error).__name__} ({shortened(first_line(error), 40)}) on "
-                f"the answer {quoted(answer, 40)} to {quoted(example.prompt[-1].content, 40)}; mend it"
-            ) from error
-
-    def applies(examples: Sequence[Example]) -> bool:
-        return metric.applies is None or metric.applies([lent(example) for example in examples])
-
-    return replace(metric, statistics=statistics, score=metric.score and score, applies=applies)
 
 
 def exact_match(answer: str, example: Example) -> float:
@@ -193,14 +179,9 @@ def estimate(metric: Metric, answers: Sequence[str], examples: Sequence[Example]
     """The metric over all answers, with its bootstrap interval over examples.
 
     Raises:
-        UserError: it raises, or gives an answer a value that is no finite number.
+        UserError: it gives an answer a value that is no finite number.
     """
-    try:
-        rows = metric.statistics(answers, examples)
-    except Exception as error:  # a person's own code may raise anything
-        raise UserError(
-            f"the metric {quoted(metric.name)} raised {type(error).__name__} ({shortened(first_line(error))}); mend it"
-        ) from error
+    rows = metric.statistics(answers, examples)
     for answer, row in zip(answers, rows, strict=True):
         for value in row:
             if not is_number(value):

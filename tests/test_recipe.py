@@ -409,3 +409,12 @@ def test_a_metric_that_raises_is_told_before_anything_is_trained(fifth, said):
     refusal = said("run", "fifth", "--data", "rows.jsonl", *SMALLEST, refused=True)
     assert "the metric 'f1' raised KeyError (no 'key')" in refusal
     assert not list(Path("runs").glob("*/fifth/*"))
+
+
+def test_a_metric_that_hangs_is_told_before_anything_is_trained(fifth, said):
+    fifth(
+        COMPARED.replace("metrics.f1)", "lambda answer, example: time.sleep(60))").replace("\n", "\nimport time\n", 1)
+    )
+    limit = "limits.term_seconds=0.2"
+    refusal = said("run", "fifth", "--data", "rows.jsonl", limit, *SMALLEST, refused=True)
+    assert f"the metric 'f1' took more than {limit} on the answer" in refusal

@@ -266,7 +266,7 @@ class LimitSettings:
     """How long a recipe's own code may take. Not recorded among a stage's settings: the result is the same."""
 
     term_seconds: ZeroOrMore = 300
-    """Most seconds of one call of a reward term, after which the stage stops with the row; 0: no limit."""
+    """Most seconds of a reward term's or a metric's call for one answer, after which the stage stops with it; 0: no limit."""
 
 
 @dataclass(frozen=True, config=_CONFIG)
