@@ -74,7 +74,7 @@ def mean_of(
     return Metric(
         name=name,
         statistics=Scores(score),
-        finish=_ratio,
+        finish=ratio,
         score=score,
         needs=needs,
         applies=applies,
@@ -172,16 +172,21 @@ def distinct(n: int) -> Metric:
         counts = Counter(gram for row in grams for gram in row)
         return [(sum(1 / counts[gram] for gram in row), float(len(row))) for row in grams]
 
-    return Metric(f"distinct_{n}", statistics, _ratio)
+    return Metric(f"distinct_{n}", statistics, ratio)
 
 
 def estimate(metric: Metric, answers: Sequence[str], examples: Sequence[Example]) -> Interval:
     """The metric over all answers, with its bootstrap interval over examples.
 
     Raises:
-        UserError: it gives an answer a value that is no finite number.
+        UserError: it gives an answer a value that is no finite number, or not each answer a row of as many.
     """
     rows = metric.statistics(answers, examples)
+    if not _is_table(rows, len(answers)):
+        raise UserError(
+            f"the `statistics` of the metric {quoted(metric.name, 30)} must give {len(answers)} answers a row of numbers "
+            f"each, all of one length, and gave {shortened(repr(rows), 60)}; mend it"
+        )
     for answer, row in zip(answers, rows, strict=True):
         for value in row:
             if not is_number(value):
@@ -192,9 +197,17 @@ def estimate(metric: Metric, answers: Sequence[str], examples: Sequence[Example]
     return bootstrap(rows, metric.finish)
 
 
+def _is_table(rows: Any, count: int) -> bool:
+    """Whether these are `count` rows of one length."""
+    try:
+        return len(rows) == count and len({len(row) for row in rows}) <= 1
+    except TypeError:
+        return False
+
+
 def mean_interval(scores: Sequence[float]) -> Interval:
     """The mean of per-example scores (or of paired differences), with its interval."""
-    return bootstrap([(score, 1.0) for score in scores], _ratio)
+    return bootstrap([(score, 1.0) for score in scores], ratio)
 
 
 def bootstrap(statistics: Sequence[Sequence[float]], finish: Callable[[Sequence[float]], float]) -> Interval:
@@ -246,7 +259,8 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _ratio(sums: Sequence[float]) -> float:
+def ratio(sums: Sequence[float]) -> float:
+    """The first sum over the second: a mean."""
     return float(sums[0] / sums[1]) if sums[1] else 0.0
 
 

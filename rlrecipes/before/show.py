@@ -15,6 +15,7 @@ from rlrecipes.before.config import language_part, whole_number
 from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import cached_file, fetched_file, is_local, reach_model, read_object
 from rlrecipes.job import Job
+from rlrecipes.metrics import estimate
 from rlrecipes.model.embedded import find_base
 from rlrecipes.model.forged import forged, forged_note
 from rlrecipes.model.template import prompt_text
@@ -316,10 +317,7 @@ def _metrics(job: Job) -> list[str]:
     examples, references = _references(job)
     lines = ["\nmetrics: what they give the references and silence; the first is the headline"]
     for metric in job.metrics:
-        values = []
-        for answers in (references, [""] * len(examples)):
-            rows = metric.statistics(answers, examples)
-            values.append(metric.finish([sum(column) for column in zip(*rows, strict=True)]) if rows else float("nan"))
+        values = [estimate(metric, answers, examples).value for answers in (references, [""] * len(examples))]
         lines.append(f"  {metric.name}: {values[0]:.2f} and {values[1]:.2f}")
     return lines
 

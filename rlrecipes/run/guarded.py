@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlrecipes.errors import OwnCodeError, TooLongError, UserError, own_code, place_of
-from rlrecipes.metrics import Scores
+from rlrecipes.metrics import Scores, ratio
 from rlrecipes.recipe import Example, Metric, lent
 from rlrecipes.run.interrupts import time_limit
 from rlrecipes.text import is_number, quoted, shortened
@@ -56,10 +56,17 @@ def guarded(metric: Metric, seconds: float = 0) -> Metric:
         copies, of = [lent(example) for example in examples], len(examples)
         return metric.applies is None or bool(called(metric.applies, copies, where=_within("applies"), of=of))
 
+    def finish(sums: Sequence[float]) -> float:
+        given = called(metric.finish, sums, where=_within("finish"))
+        if not is_number(given) and not isinstance(given, float):  # NaN of a resample says that it has no value there
+            raise UserError(f"{name} gave {shortened(repr(given), 30)} as the value of all answers, no number; mend it")
+        return float(given)
+
     mean = metric.statistics if isinstance(metric.statistics, Scores) else None
     return replace(
         metric,
         statistics=Scores(one_by_one(mean.score)) if mean else statistics,
+        finish=metric.finish if metric.finish is ratio else finish,  # which is called a thousand times
         score=metric.score and one_by_one(metric.score),
         applies=applies,
     )

@@ -73,16 +73,36 @@ def test_one_that_hangs_on_all_answers_together_is_told_with_its_line():
     )
     with pytest.raises(UserError, match=said.format("statistics")):
         estimate(guarded(together(statistics=hang), 0.1), ["a", "b"], KNOWN)
+    alone = said.replace(" for each of 2 answers", "")
+    with pytest.raises(UserError, match=alone.format("finish")):
+        estimate(guarded(together(finish=hang), 0.1), ["a", "b"], KNOWN)
     with pytest.raises(UserError, match=said.format("applies")):
         guarded(together(applies=hang), 0.1).applies(KNOWN)
 
 
-@pytest.mark.parametrize("function", ["statistics", "applies"])
+@pytest.mark.parametrize("function", ["statistics", "applies", "finish"])
 def test_a_function_of_a_metric_that_raises_is_told_with_its_line(function):
     metric = guarded(together(**{function: fail}))
     said = rf"the metric 'odd' raised KeyError \(no 'key'\) in its `{function}` \(test_guarded.py, line \d+\); mend it"
     with pytest.raises(UserError, match=said):
         metric.applies(KNOWN) and estimate(metric, ["a", "b"], KNOWN)
+
+
+@pytest.mark.parametrize("given", [None, "1", 1j, [1.0]])
+def test_a_value_of_all_answers_that_is_no_number_is_told(given):
+    with pytest.raises(UserError, match=r"the metric 'odd' gave .* as the value of all answers, no number; mend it"):
+        estimate(guarded(together(finish=lambda sums: given)), ["a", "b"], KNOWN)
+
+
+def test_a_resample_without_a_value_is_no_error():
+    assert math.isnan(estimate(guarded(together(finish=lambda sums: math.nan)), ["a", "b"], KNOWN).low)
+
+
+@pytest.mark.parametrize("rows", [None, [1.0, 2.0], [(1.0,)], [(1.0,), (1.0, 2.0)], 3])
+def test_statistics_that_are_no_rows_of_numbers_are_told(rows):
+    said = "the `statistics` of the metric 'odd' must give 2 answers a row of numbers each, all of one length, and gave"
+    with pytest.raises(UserError, match=said):
+        estimate(guarded(together(statistics=lambda answers, examples: rows)), ["a", "b"], KNOWN)
 
 
 def test_a_metric_that_changes_its_examples_changes_its_copies_alone():
