@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from rlrecipes.after.finished import FinishedRun, find_finished_run
 from rlrecipes.before.asked import PROFILE, refuse_unlearned
@@ -40,6 +41,7 @@ from rlrecipes.run.console import end_bars, open_streams, quiet, say, shown, unb
 from rlrecipes.run.disk import disk_errors_told
 from rlrecipes.run.folder import Run
 from rlrecipes.run.interrupts import Interrupted, handled, stop_requested
+from rlrecipes.run.leaving import leave
 from rlrecipes.run.stages import POLICIES, STAGES
 
 INTERRUPTED = 75
@@ -311,5 +313,10 @@ def _examine(arguments: argparse.Namespace) -> None:
     say(f"examined: {examine(asked)}")
 
 
+def process() -> NoReturn:
+    """Runs the process's own command, and ends the process."""
+    leave(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    process()

@@ -8,6 +8,7 @@ It reads so in the project's own folder, where `make` is at hand. Elsewhere it a
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import sysconfig
 import traceback
@@ -56,19 +57,25 @@ class OwnCodeError(Exception):
 
 @contextlib.contextmanager
 def own_code() -> Iterator[None]:
-    """Inside runs a person's own code, which may raise anything and call `sys.exit`.
+    """Inside runs a person's own code, which may raise anything, call `sys.exit` and change the working directory.
 
-    An interrupt goes through, also one that the code raises itself.
+    That is put back: a run's paths may be relative. An interrupt goes through, also one that the code raises itself.
 
     Raises:
         OwnCodeError: in place of anything else that is raised.
     """
+    folder = None
+    with contextlib.suppress(OSError):  # somebody removed it
+        folder = os.getcwd()
     try:
         yield
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         raise OwnCodeError(error) from error
+    finally:
+        if folder is not None:
+            os.chdir(folder)
 
 
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})

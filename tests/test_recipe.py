@@ -404,6 +404,15 @@ def test_a_world_that_cannot_be_made_is_told(fifth, said, builtin, said_of_it):
     assert f"`builtin` of fifth {said_of_it}" in said("show", "fifth", refused=True)
 
 
+def test_a_recipe_that_changes_the_working_directory_anywhere_leaves_the_data_where_they_are(fifth, said):
+    moves = LIGHT.replace("    return ", "    os.chdir('/')\n    return ")
+    moves = moves.replace("metrics.f1)", "lambda *_: os.chdir('/') or 1.0)")
+    fifth("import os\nos.chdir('/')\n" + moves)
+    before = os.getcwd()
+    assert "brief: " in said("show", "fifth", "--data", "rows.jsonl", "terms.learned=0")
+    assert os.getcwd() == before
+
+
 def test_a_metric_that_raises_is_told_before_anything_is_trained(fifth, said):
     fifth(COMPARED.replace("metrics.f1)", "lambda answer, example: {}['key'])"))
     refusal = said("run", "fifth", "--data", "rows.jsonl", *SMALLEST, refused=True)
