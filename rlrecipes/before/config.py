@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlrecipes.errors import UserError, option
-from rlrecipes.hub.reach import cached_file, fetched_file, reach_model, read_object
+from rlrecipes.hub.reach import cached_file, check_no_adapter, fetched_file, reach_model, read_object
 from rlrecipes.profile import Profile
 
 MOST_LAYERS = 1000
@@ -124,6 +124,7 @@ def read_config(profile: Profile) -> dict[str, Any]:
         reach_model(name)
         path = fetched_file(name, "config.json")
     if path is None:
+        check_no_adapter(name, fetched_file)
         raise UserError(
             f"cannot read the model '{name}': its config.json cannot be fetched; "
             f"give a local checkpoint folder as {option('model')}"

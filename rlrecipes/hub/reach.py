@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from rlrecipes.errors import UserError, first_line, option
+from rlrecipes.errors import UserError, first_line, has_make, option, program, switch
 from rlrecipes.run.console import say
-from rlrecipes.text import shortened
+from rlrecipes.text import quoted, shortened
 
 SECONDS = 1.2
 """How long the hub may take to answer; with the start of Python and the imports that stays below two seconds."""
@@ -53,12 +53,19 @@ def reach_model(name: str, setting: str | None = "model") -> None:
     with which the user could name another model, for the error's sentence; None: there is no such setting.
 
     Raises:
-        UserError: none of them has it, or the user must ask for access.
+        UserError: none of them has it, or the user must ask for access; as a base it is an adapter.
     """
     choice = option("model") if setting == "model" else f"{setting}=…"
     if is_local(name):
+        if setting == "model":
+            check_no_adapter(name, cached_file)
         if not cached_file(name, "config.json"):
+            merged, adapter = (os.path.join(name, folder) for folder in ("merged", "adapter"))  # as `export` has them
             other = f"give a checkpoint folder or a hub id as {choice}" if setting else "put it back there"
+            if cached_file(merged, "config.json"):
+                other = f"give {merged}, which holds one"
+            elif setting == "model":
+                check_no_adapter(adapter, cached_file)
             raise UserError(f"there is no model in '{shortened(name, 100)}' (no config.json); {other}")
         return
     try:
@@ -73,6 +80,29 @@ def reach_model(name: str, setting: str | None = "model") -> None:
         if not _offline():
             say(f"{name}: {why}, so it is read from the hub's cache")
             _go_offline()
+
+
+def check_no_adapter(name: str, find: Callable[[str, str], Path | None]) -> None:
+    """Refuses an adapter where the base should be; `find` gives a model's files.
+
+    Raises:
+        UserError: with its base, and how to begin with what it learnt.
+    """
+    path = find(name, ADAPTER)
+    if path is None:
+        return
+    base = read_object(path).get("base_model_name_or_path")
+    merge = f"`{'make' if has_make() else program()} export … {switch('merged')}`, or PEFT's merge_and_unload"
+    if any(cached_file(name, file) for file in WEIGHTS):
+        raise UserError(
+            f"{quoted(name, 100)} holds an adapter beside its weights, which loading would add to them; take {ADAPTER} "
+            f"out of it to train those weights, or merge it first ({merge}) and give that folder"
+        )
+    named = f" ({quoted(base)})" if isinstance(base, str) and base else ""
+    raise UserError(
+        f"{quoted(name, 100)} is an adapter; give its base{named} as {option('model')}, or, to begin with what it learnt, "
+        f"merge it first ({merge}) and give that folder"
+    )
 
 
 def reach_data(id: str, revision: str | None) -> tuple[str, str | None]:

@@ -17,7 +17,7 @@ from transformers import (
 from transformers.modeling_layers import GenericForSequenceClassification
 
 from rlrecipes.errors import UserError, cannot, option
-from rlrecipes.hub.reach import ADAPTER, cached_file, fetched_file, is_local, read_object
+from rlrecipes.hub.reach import check_no_adapter, fetched_file, is_local
 from rlrecipes.model.forward import device
 from rlrecipes.model.tokens import lacking
 from rlrecipes.model.trial import check_parts
@@ -38,10 +38,7 @@ def check_model(name: str) -> None:
         UserError: the folder holds no checkpoint, the hub id cannot be read, the model is an encoder-decoder or quantized
             by another method, or an adapter lies where the base should.
     """
-    if adapter := fetched_file(name, ADAPTER):
-        base = read_object(adapter).get("base_model_name_or_path")
-        beside = "holds an adapter beside its weights" if _has_weights(name) else "is an adapter"
-        raise UserError(f"'{name}' {beside}; give its base ('{base}') as {option('model')}, or export it merged first")
+    check_no_adapter(name, fetched_file)
     config = model_config(name)
     if config.is_encoder_decoder:
         raise UserError(
@@ -56,11 +53,6 @@ def check_model(name: str) -> None:
             f"'{name}' is quantized already ({method}), and LoRA here stands on plain weights or 4-bit ones of its own; "
             "choose the checkpoint with plain weights"
         )
-
-
-def _has_weights(name: str) -> bool:
-    """Whether a model's weights are on this machine; none are fetched to find out."""
-    return any(cached_file(name, file) for file in ("model.safetensors", "model.safetensors.index.json"))
 
 
 def model_config(name: str) -> Any:

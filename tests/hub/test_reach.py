@@ -1,7 +1,9 @@
 """A hub that does not answer is told in one sentence with the way without; what is in its cache is taken."""
 
+import json
 import os
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -151,3 +153,58 @@ def test_a_file_that_cannot_be_fetched_is_none(cache, monkeypatch):
     assert fetched_file("a/b", "tokenizer.json") is None
     put(cache, "model", "a/b", "tokenizer.json")
     assert fetched_file("a/b", "tokenizer.json").name == "tokenizer.json"
+
+
+# An adapter where the base should be.
+
+
+@pytest.fixture
+def near(tmp_path, monkeypatch):
+    """A working directory without make's targets."""
+    monkeypatch.chdir(tmp_path)
+
+
+def placed(folder, *files, **adapter):
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        (folder / file).write_text("{}")
+    if adapter:
+        (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    return str(folder)
+
+
+@pytest.mark.parametrize(("base", "named"), [("own/base", r" \('own/base'\)"), (None, ""), (3, "")])
+def test_an_adapter_as_a_base_is_told_with_its_base_and_how_to_begin_with_what_it_learnt(near, base, named):
+    name = placed(Path() / "lora", base_model_name_or_path=base)
+    said = (
+        rf"lora' is an adapter; give its base{named} as --model …, or, to begin with what it learnt, merge it first \("
+    )
+    with pytest.raises(UserError, match=said) as error:
+        reach_model(name)
+    assert "export … --merged`, or PEFT's merge_and_unload) and give that folder" in str(error.value)
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_an_adapter_beside_whole_weights_is_told_as_such(near, weights):
+    name = placed(Path() / "both", "config.json", weights, base_model_name_or_path="own/base")
+    with pytest.raises(UserError, match=r"holds an adapter beside its weights, .*take adapter_config.json out of it"):
+        reach_model(name)
+
+
+def test_of_an_export_the_folder_within_is_told(near):
+    placed(Path() / "export" / "adapter", base_model_name_or_path="own/base")
+    with pytest.raises(UserError, match=r"export/adapter' is an adapter; give its base \('own/base'\)"):
+        reach_model(str(Path() / "export"))
+    merged = placed(Path() / "export" / "merged", "config.json")
+    with pytest.raises(UserError, match=f"no config.json.; give {merged}, which holds one"):
+        reach_model(str(Path() / "export"))
+
+
+def test_an_adapter_in_a_folder_of_a_whole_model_is_nobodys_business(near):
+    name = placed(Path() / "model", "config.json", "model.safetensors")
+    placed(Path() / "model" / "adapter", base_model_name_or_path="own/base")
+    reach_model(name)
+
+
+def test_a_reward_models_base_may_lie_beside_an_adapter(near):
+    reach_model(placed(Path() / "both", "config.json", base_model_name_or_path="own/base"), None)
