@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
 from rlrecipes.model.adapters import load_adapter, load_policies
-from rlrecipes.model.loading import check_model, load_causal, prompt_window
+from rlrecipes.model.loading import check_model, load_causal, window
 from rlrecipes.model.tokens import encode_prompt, open_tokenizer
 from rlrecipes.policy.answers import FILE, Voice, answer, write_answers
 from rlrecipes.policy.asked import answering, asked
+from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import Example
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
@@ -69,11 +71,26 @@ def _whole_model(job: Job, policy: Policy, examples: Sequence[Example], length: 
     check_model(policy.place)
     tokenizer = open_tokenizer(policy.place)
     prompts = [encode_prompt(tokenizer, example.prompt) for example in examples]
-    longest, room = max(map(len, prompts)), prompt_window(policy.place, job.profile.model, length)
-    if longest > room:
-        raise UserError(
-            f"evaluate.policies: a prompt has {longest} tokens for {policy.title}, which has room for {room}; raise "
-            "model.max_length, or leave it out"
-        )
+    _check_window(policy, job.profile.model, max(map(len, prompts)) + length)
     say(f"  {policy.title}: a whole model, loaded beside the base")
     return Voice(load_causal(policy.place, job.profile.model, tokenizer), tokenizer, prompts)
+
+
+def _check_window(policy: Policy, settings: ModelSettings, needed: int) -> None:
+    """Refuses a model whose window is shorter than the `needed` tokens of the longest prompt and its answer.
+
+    Its tokenizer may need more than the base's, by whose tokens the prompts were chosen. All stages stand on
+    `model.max_length`, so that another one is for another run, and helps only a model with such a window.
+
+    Raises:
+        UserError: with what helps.
+    """
+    if (room := window(policy.place, settings)) >= needed:
+        return
+    roomier = window(policy.place, dataclasses.replace(settings, max_length=needed)) == needed
+    instead = f"a new run with model.max_length={needed}" if roomier else "a model with a longer window"
+    whose = "model.max_length" if room == settings.max_length else "its own window"
+    raise UserError(
+        f"evaluate.policies: a prompt with its answer takes {needed} tokens of {policy.title}, which has room for {room} "
+        f"({whose}); leave it out, or take {instead}"
+    )
