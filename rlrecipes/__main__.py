@@ -40,6 +40,7 @@ from rlrecipes.run.allocator import grow_in_place, keep_freed_memory
 from rlrecipes.run.console import end_bars, open_streams, quiet, say, shown, unbroken
 from rlrecipes.run.disk import disk_errors_told
 from rlrecipes.run.folder import Run
+from rlrecipes.run.gpu import VARIABLE, use_one_gpu
 from rlrecipes.run.interrupts import Interrupted, handled, stop_requested
 from rlrecipes.run.leaving import leave
 from rlrecipes.run.stages import POLICIES, STAGES
@@ -261,6 +262,8 @@ def _chat(arguments: argparse.Namespace) -> None:
         raise UserError("--json is for prompts on standard input; send them in, as `chat … --json < prompts.jsonl`")
     if talking:
         print(f"loading {finished.run.folder} …", file=sys.stderr)
+    if note := use_one_gpu(another=VARIABLE):
+        print(note, file=sys.stderr)  # standard output is for answers
     quiet()
     from transformers import set_seed
 
@@ -287,6 +290,8 @@ def _export(arguments: argparse.Namespace) -> None:
         )
     if arguments.push is not None:
         check_push(arguments.push)
+    if note := use_one_gpu(another=VARIABLE):
+        say(note)
     quiet()
     from rlrecipes.after.export import export
 
@@ -307,6 +312,8 @@ def _examine(arguments: argparse.Namespace) -> None:
     check_once(arguments.overrides)
     columns, profile = read_columns(arguments.columns), arguments.profile or PROFILE
     asked = request(arguments.recipe, arguments.run, profile, arguments.data, columns, arguments.overrides)
+    if note := use_one_gpu(asked.settings.device, VARIABLE if asked.finished else "model.device"):
+        say(note)
     quiet()
     from rlrecipes.after.examine.examination import examine
 

@@ -88,6 +88,7 @@ class Job:
         if self.profile.model.name == "builtin":
             tables.append("base")
         settings = settings_of(self.profile, *(table for table in tables if table != "terms"))
+        settings.pop("model.device", None)  # a finished stage is done on whichever GPU it was made
         if "terms" in tables:
             settings["terms.learned"] = self.recipe.reward.learned
             settings |= {f"terms.{term.name}": term.weight for term in self.recipe.reward.terms}

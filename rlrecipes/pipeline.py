@@ -32,6 +32,7 @@ from rlrecipes.run.console import quiet, say, unbroken
 from rlrecipes.run.disk import disk_errors_told
 from rlrecipes.run.environment import check_environment
 from rlrecipes.run.folder import Run
+from rlrecipes.run.gpu import use_one_gpu
 from rlrecipes.run.interrupts import handled
 from rlrecipes.run.lock import locked
 from rlrecipes.run.settings import put_back, write_settings
@@ -254,6 +255,8 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
         say(f"{job.recipe.name}: {note}")
     for reason, count in job.data.dropped.items():
         say(f"{job.recipe.name}: {count} rows left out: {reason}")
+    if pending != ["report"] and (choice := use_one_gpu(job.profile.model.device)):
+        say(f"{job.recipe.name}: {choice}")
     if "evaluate" in pending and job.data.held_out.prompts:
         example = job.data.held_out.prompts[0]
         for metric in job.metrics:  # one that raises is told before the first hour

@@ -295,9 +295,9 @@ def test_what_a_launcher_left_empty_counts_as_not_set(home, monkeypatch):
     assert not {*names} & {*os.environ}
 
 
-def test_several_cards_are_refused_with_the_way_to_choose_one(stopped, monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert "2 GPUs are visible, and this trains on one" in stopped("--data", "pairs.jsonl", name="cards")
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_trained(stopped):
+    said = stopped("--data", "pairs.jsonl", "model.device=0", name="cards")
+    assert "model.device=0 would have no effect: of GPUs there is none visible; leave it out" in said
 
 
 # Without torch.

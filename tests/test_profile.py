@@ -202,7 +202,7 @@ IDLE = {
 }
 """Settings, and those beside which nothing would read them."""
 ALWAYS = {
-    *("model.name", "model.quantization", "model.dtype", "model.attention", "model.max_length"),
+    *("model.name", "model.quantization", "model.dtype", "model.attention", "model.max_length", "model.device"),
     *("lora.r", "lora.lora_alpha", "lora.lora_dropout", "lora.target_modules"),
     *("sft.max_steps", "sft.per_device_train_batch_size", "sft.gradient_accumulation_steps", "sft.learning_rate"),
     *(

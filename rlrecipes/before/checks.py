@@ -34,13 +34,11 @@ from rlrecipes.text import shortened
 
 
 def check_device(profile: Profile) -> None:
-    """Refuses several GPUs, and an unknown optimizer, precision or quantization that this machine cannot do or make.
+    """Refuses an unknown optimizer, and an optimizer, precision or quantization that this machine cannot do or make.
 
     Raises:
         UserError: the sentence says which and what to set instead.
     """
-    if (count := torch.cuda.device_count()) > 1:
-        raise UserError(f"{count} GPUs are visible, and this trains on one; choose it, as CUDA_VISIBLE_DEVICES=0")
     _check_memory(profile)
     if profile.model.dtype == "bfloat16":
         _check_bfloat16()

@@ -20,6 +20,7 @@ from rlrecipes.errors import UserError
 from rlrecipes.job import Job
 from rlrecipes.profile import make_profile, read_tables
 from rlrecipes.run.console import say
+from rlrecipes.run.gpu import use_one_gpu
 from rlrecipes.run.settings import tables_of
 
 PROFILE = "own"
@@ -66,12 +67,16 @@ def fit(job: Job, overrides: Sequence[str]) -> Job:
     """The job under settings that fit it, said in a line; `overrides` keep the last word.
 
     Raises:
-        UserError: an override contradicts them.
+        UserError: an override contradicts them, or the GPU that `model.device` names is not there.
     """
     try:
         read_config(job.profile)  # which says no before anything heavy is imported
-        name, tables = _published(job, gib) if (gib := _gpu()) is not None else _fitted(job, overrides)
     except UserError:  # what is wrong with the model is told where it is loaded
+        return job
+    gib = _gpu(job)
+    try:
+        name, tables = _published(job, gib) if gib is not None else _fitted(job, overrides)
+    except UserError:
         return job
     model = job.profile.model.name
     profile = make_profile(tables, name, overrides, model, f"the settings for '{model}'")
@@ -103,8 +108,10 @@ def _fitted(job: Job, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
     return PROFILE, tables | {table: tables.get(table, {}) | settings for table, settings in fitted.items()}
 
 
-def _gpu() -> float | None:
-    """The memory of this machine's GPU in GiB; None without one."""
+def _gpu(job: Job) -> float | None:
+    """The memory in GiB of the GPU that the job uses; None without one."""
+    if note := use_one_gpu(job.profile.model.device):
+        say(f"{job.recipe.name}: {note}")
     import torch
 
     return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None

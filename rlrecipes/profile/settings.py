@@ -19,6 +19,7 @@ SMALLEST_VOCABULARY = 261  # 256 bytes and the embedded base's 5 special tokens
 
 # The types of settings. Values come from TOML or, as text, from the command line. Pydantic would also read true as 1.
 _NO_SWITCH = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)
+_AUTO = BeforeValidator(lambda value: None if str(value).lower() == "auto" else value)
 _NONE = BeforeValidator(lambda value: None if str(value).lower() == "none" else value)
 _TRUE_OR_FALSE = BeforeValidator(lambda value: {"true": True, "false": False}.get(str(value).lower(), value))
 Switch = Annotated[bool, Field(strict=True), _TRUE_OR_FALSE]
@@ -52,6 +53,8 @@ class ModelSettings:
     """Transformers' `attn_implementation`; `sdpa` is PyTorch's fused one, `auto` what Transformers chooses for the model."""
     max_length: Count = 512
     """Longest prompt plus answer in tokens; longer rows are left out and counted."""
+    device: Annotated[CountOrZero | None, _AUTO] = None
+    """Ours: which of the visible GPUs, counted from 0; `auto`: the first. Not recorded: the result is to be the same."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

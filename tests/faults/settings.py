@@ -23,6 +23,7 @@ SECONDS = 300
 OTHER = {
     "model.name": "nobody/nothing",
     "model.max_length": "32",
+    "model.device": "1",
     "lora.target_modules": "q_proj,v_proj",
     "lora.lora_dropout": "0.3",
     "base.vocab_size": "600",
