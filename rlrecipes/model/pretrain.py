@@ -30,6 +30,7 @@ from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.circumstances import machine, versions
 from rlrecipes.run.folder import read_json, write_json
 from rlrecipes.run.lock import locked
+from rlrecipes.run.out_of_memory import release
 from rlrecipes.run.resume import Resumable, check_weights
 from rlrecipes.run.tracking import progress, remove_printer
 
@@ -77,6 +78,7 @@ def embedded_base(settings: BaseSettings, root: Path, seconds: float, recipe: st
         if not folder.exists():
             _open(draft)
             target = _train(settings, texts, draft, seconds)
+            release()
             write_json(target / MACHINE, machine())
             write_json(target / MADE_OF, made_of(settings, recipe))
             seal_base(target)

@@ -1,8 +1,9 @@
-"""The device's memory ran out: in which phase."""
+"""The device's memory: in which phase it ran out, and how a stage gives back all that it held."""
 
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,7 +32,10 @@ def phase(name: str) -> Iterator[None]:
 
 
 def release() -> None:
-    """Gives back what a failed stage held; call it after the `except` block, whose error still holds tensors."""
-    gc.collect()
+    """Gives back what a stage held that has ended; call it after an `except` block, whose error still holds tensors."""
+    if optimizers := sys.modules.get("bitsandbytes.optim"):
+        # Beside an 8-bit optimizer, Transformers' trainer registers the model's embeddings here, and nothing removes them.
+        optimizers.GlobalOptimManager.get_instance().initialize()
+    gc.collect()  # trainers hold their models in circles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -31,6 +31,13 @@ def make_stage(job: Job, model_name: str, stage: str, conditions: Mapping[str, A
     Raises:
         UserError: memory ran out; the sentence says in which phase, and what to lower.
     """
+    try:
+        return _made(job, model_name, stage, conditions)
+    finally:
+        release()  # whatever comes next loads its own
+
+
+def _made(job: Job, model_name: str, stage: str, conditions: Mapping[str, Any]) -> dict[str, Any]:
     learned = bool(job.recipe.reward.learned)
     try:
         return _attempt(job, job.profile, model_name, stage, conditions)
