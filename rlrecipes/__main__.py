@@ -38,6 +38,7 @@ from rlrecipes.profile import LOWEST_TEMPERATURE, check_once, profile_names
 from rlrecipes.recipe import BUILT_IN, load_recipe, recipe_names
 from rlrecipes.run.allocator import grow_in_place, keep_freed_memory
 from rlrecipes.run.console import end_bars, open_streams, quiet, say, shown, unbroken
+from rlrecipes.run.device import device_errors_told
 from rlrecipes.run.disk import disk_errors_told
 from rlrecipes.run.folder import Run
 from rlrecipes.run.gpu import VARIABLE, use_one_gpu
@@ -118,7 +119,7 @@ def _status(argv: list[str]) -> int:
     try:
         arguments = parse(argv, commands())
         again += f" without {switch('force')}" if arguments.force else ""
-        with disk_errors_told(again):
+        with disk_errors_told(again), device_errors_told(again):
             commands()[arguments.command].act(arguments)
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where a full disk can still be told

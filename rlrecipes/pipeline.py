@@ -29,6 +29,7 @@ from rlrecipes.reward.strength import too_weak, withheld
 from rlrecipes.reward.terms import fresh, term_states
 from rlrecipes.run.circumstances import Stopwatch, git_commit, machine, require_trl, versions
 from rlrecipes.run.console import quiet, say, unbroken
+from rlrecipes.run.device import device_errors_told
 from rlrecipes.run.disk import disk_errors_told
 from rlrecipes.run.environment import check_environment
 from rlrecipes.run.folder import Run
@@ -77,7 +78,7 @@ def run_recipe(
         UserError: something that you can mend; finished stages stay finished.
         Interrupted: a `KeyboardInterrupt`, after the current step was saved; the same call goes on from there.
     """
-    with handled(), disk_errors_told():
+    with handled(), disk_errors_told(), device_errors_told():
         named, weights = _asked(recipe, profile, overrides, model)
         job = prepare(recipe, named, weights=weights, data=data, columns=columns, seed=seed, run=run)
         if profile is None:

@@ -30,6 +30,7 @@ from rlrecipes.model.tokens import decode, encode, encode_prompt, ends, open_tok
 from rlrecipes.recipe import user
 from rlrecipes.run.checksums import MANIFEST, files_in
 from rlrecipes.run.console import say
+from rlrecipes.run.device import is_out_of_memory
 from rlrecipes.run.folder import make, read_json, refuse_others, write_json
 from rlrecipes.run.lock import locked
 from rlrecipes.run.stages import POLICIES
@@ -229,8 +230,10 @@ def _unquantized(base: str) -> Any:
 def on_device(model: Any) -> Any:
     try:
         return model.to(device())
-    except torch.OutOfMemoryError:  # training had it in 4 bits; unquantized it may not fit
-        return model.to("cpu")
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return model.to("cpu")  # training had it in 4 bits; unquantized it may not fit
 
 
 @torch.no_grad()

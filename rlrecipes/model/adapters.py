@@ -24,6 +24,7 @@ from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.model.forward import causal
 from rlrecipes.profile import LoraSettings
 from rlrecipes.recipe import unknown
+from rlrecipes.run.device import is_devices
 from rlrecipes.run.folder import Run
 from rlrecipes.run.stages import POLICIES
 from rlrecipes.text import see
@@ -94,9 +95,9 @@ def check_runs(model: PeftModel, targets: str) -> None:
     """
     try:
         model.eval()(input_ids=torch.arange(3, 6, device=model.device)[None])
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # each family fails in a way of its own
+        if is_devices(error):
+            raise
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(
             f"lora.target_modules={targets} does not fit this model ({reason}); name other layers, or choose another model"

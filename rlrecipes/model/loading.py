@@ -23,6 +23,7 @@ from rlrecipes.model.tokens import lacking
 from rlrecipes.model.trial import check_parts
 from rlrecipes.model.whole import check_layers, check_whole
 from rlrecipes.profile import ModelSettings
+from rlrecipes.run.device import is_devices
 from rlrecipes.text import quoted
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -191,9 +192,9 @@ def _load(kind: Any, name: str, **options: Any) -> Any:
     """A model, and what Transformers tells of its loading."""
     try:
         return kind.from_pretrained(name, trust_remote_code=False, output_loading_info=True, **options)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # each way in which a file is damaged has an error of its own
+        if is_devices(error):
+            raise
         raise cannot(f"cannot load the model '{name}'", error, "fetch it anew, or choose another model") from None
 
 

@@ -15,13 +15,14 @@ from peft import PeftModel
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from rlrecipes.errors import UserError
 from rlrecipes.model.forward import causal, needed_states_only, next_token_logits, trunk
 from rlrecipes.model.likelihood import softmax_and_logsumexp
 
 READ_AT_ONCE = {"cpu": 1 << 40, "cuda": 1 << 14}
 """Tokens of prompts that are read together: enough to keep a GPU busy; on a CPU all, of which there are few."""
 LOOK_EVERY = {"cpu": 1, "cuda": 8}
-"""Tokens between two looks whether all answers have ended, for each of which a GPU's queue runs empty."""
+"""Tokens between two looks whether all answers have ended or one is broken, for each of which a GPU's queue runs empty."""
 Value = Callable[[torch.Tensor], torch.Tensor]
 """Values `[…]` of hidden states `[…, H]`."""
 
@@ -55,6 +56,9 @@ def sample(
 
     An answer ends with the first of the tokens `ends`. Temperature 0 is greedy. `on_tokens` gets each step's
     tokens `[B]` as soon as they are drawn.
+
+    Raises:
+        UserError: the logits of an answer that goes on are NaN or infinite.
     """
     model.eval()
     real = (queries != pad).cumsum(1) > 0  # a prompt may hold the padding token, where that is also the unknown one
@@ -64,9 +68,11 @@ def sample(
     inputs, cache = queries.masked_fill(~real, 0), _cache(model, len(queries), attention.shape[1])
     state, start, kind = _read(model, inputs, mask, positions, cache), inputs.shape[1], queries.device.type
     finished = torch.zeros_like(real[:, 0])
+    unusable = finished.any()
     columns: list[tuple[torch.Tensor, ...]] = []
     for step in range(1, length + 1):
-        token, logprob, entropy = _draw(next_token_logits(model, state), temperature)
+        token, logprob, entropy, broken = _draw(next_token_logits(model, state), temperature)
+        unusable = unusable | (broken & ~finished).any()
         columns.append(
             (
                 token.masked_fill(finished, pad),
@@ -79,8 +85,15 @@ def sample(
             on_tokens(columns[-1][0])
         inputs = token.masked_fill(finished, 0)[:, None]
         finished = finished | is_any(token, ends)
-        if step == length or (step % LOOK_EVERY[kind] == 0 and finished.all()):
-            break
+        if step == length or step % LOOK_EVERY[kind] == 0:
+            all_finished, any_broken = torch.stack([finished.all(), unusable]).tolist()  # one wait for both
+            if any_broken:
+                raise UserError(
+                    f"the model's logits are NaN or infinite by token {step} of an answer, so none can be drawn; "
+                    "lower the learning_rate of the stage that trained it last, or choose another model.dtype or model"
+                )
+            if all_finished or step == length:
+                break
         state = _states(model, inputs, mask, positions, cache, start)[:, -1]
         start += 1
     tokens, logprobs, entropies, *values = (torch.stack(column, 1) for column in zip(*columns, strict=True))
@@ -192,11 +205,19 @@ def _cache(model: PeftModel, rows: int, max_tokens: int) -> DynamicCache:
     return cache
 
 
-def _draw(logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A token of each row of `[B, vocabulary]` (overwritten), its log-probability and the entropy, `[B]` each."""
+def _draw(logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
+    """A token of each row of `[B, vocabulary]` (overwritten), its log-probability, the entropy, and whether the row holds NaN
+    or infinity, so that its token is any; `[B]` each."""
     if temperature not in (0, 1):
         logits /= temperature
     probabilities, total = softmax_and_logsumexp(logits)
-    token = torch.multinomial(probabilities, 1).squeeze(1) if temperature else logits.argmax(-1)
+    broken = ~total.isfinite()
+    if temperature:
+        # Of NaN, a GPU's `multinomial` is an assertion, after which the process can no longer use it; a look takes a wait.
+        if probabilities.is_cuda or broken.any():
+            probabilities.masked_fill_(broken[:, None], 1)
+        token = torch.multinomial(probabilities, 1).squeeze(1)
+    else:
+        token = logits.argmax(-1)
     logprob = logits.gather(1, token[:, None]).squeeze(1) - total
-    return token, logprob, total - torch.linalg.vecdot(probabilities, logits)
+    return token, logprob, total - torch.linalg.vecdot(probabilities, logits), broken

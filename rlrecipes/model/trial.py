@@ -14,6 +14,7 @@ import torch
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.model.forward import next_token_logits, states_at
 from rlrecipes.model.sampling import sample
+from rlrecipes.run.device import is_devices
 
 IDS = 5
 """Tokens of the trial's longer prompt; the other has two less, and padding before it."""
@@ -38,9 +39,9 @@ def check_parts(model: Any, name: str, most: int = 0) -> None:
     about = f"'{name}' ({model.config.model_type})"
     try:
         reason = _difference(model.eval(), most)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # each family fails in a way of its own
+        if is_devices(error):
+            raise
         reason = f"cannot be run in parts here ({type(error).__name__}: {first_line(error)})"
     if reason:
         raise UserError(f"{about} {reason}; choose another model")

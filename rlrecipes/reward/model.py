@@ -32,6 +32,7 @@ from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import Message, Prompt
 from rlrecipes.reward.head import Ensemble, Head, Scorer, load_head, load_scale, members
 from rlrecipes.reward.source import TOKENIZERS, RewardSource, find_reward_model
+from rlrecipes.run.device import is_devices
 from rlrecipes.run.folder import read_json
 from rlrecipes.text import quoted
 
@@ -333,7 +334,9 @@ def _library_errors(source: RewardSource) -> Iterator[None]:
     """Turns whatever the libraries raise over damaged or mismatched files into one sentence."""
     try:
         yield
-    except (UserError, torch.OutOfMemoryError):
+    except UserError:
         raise
     except Exception as error:
+        if is_devices(error):
+            raise
         raise cannot(f"cannot use reward.model={source.name}", error, "choose another model") from None

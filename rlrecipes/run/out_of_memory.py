@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
+
+from rlrecipes.errors import UserError
+from rlrecipes.run.device import is_out_of_memory
 
 
 class OutOfMemoryError(Exception):
@@ -23,11 +26,15 @@ def phase(name: str) -> Iterator[None]:
     """Names the phase of the block, for the error of memory that runs out in it.
 
     Raises:
-        OutOfMemoryError: instead of torch's own error.
+        OutOfMemoryError: instead of the error of torch or of another library.
     """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (OutOfMemoryError, UserError):
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemoryError(name) from None
 
 
@@ -38,4 +45,5 @@ def release() -> None:
         optimizers.GlobalOptimManager.get_instance().initialize()
     gc.collect()  # trainers hold their models in circles
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # after a fault the device answers nothing more
+            torch.cuda.empty_cache()

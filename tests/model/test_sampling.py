@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
+from rlrecipes.errors import UserError
 from rlrecipes.model import sampling
 from rlrecipes.model.adapters import load_adapter
 from rlrecipes.model.forward import hidden_states, next_token_logits, trunk
@@ -171,6 +172,48 @@ def test_behind_eos_there_is_padding_and_nothing_is_sampled_once_all_have_ended(
     assert another.tokens.tolist() == [[first]], "whichever of several ends it draws"
     both = sample(model, queries, pad, (first,), LENGTH, 0.0).tokens
     assert both[0].tolist() == [first] + [pad] * (both.shape[1] - 1)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_logits_that_are_no_numbers_end_in_a_sentence_before_anything_is_drawn_from_them(
+    value, temperature, model, tokenizer, queries, monkeypatch
+):
+    handed, drawn_from, multinomial = [], [], torch.multinomial
+
+    def logits(model, states):
+        given = next_token_logits(model, states)
+        given[1, 7] = value if len(handed) == 2 else given[1, 7]
+        return given
+
+    def draw(probabilities, count):
+        drawn_from.append(probabilities.clone())
+        return multinomial(probabilities, count)
+
+    monkeypatch.setattr("rlrecipes.model.sampling.next_token_logits", logits)
+    monkeypatch.setattr(torch, "multinomial", draw)
+    with pytest.raises(
+        UserError, match=r"logits are NaN or infinite by token 3 of an answer, .* lower the learning_rate"
+    ):
+        answers(model, tokenizer, queries, temperature, on_tokens=handed.append)
+    assert len(handed) == 2, "no token of such logits is handed on"
+    assert all(given.isfinite().all() for given in drawn_from), "a GPU would stop there"
+
+
+def test_what_stands_behind_an_answers_end_may_be_anything(model, tokenizer, queries, monkeypatch):
+    expected = answers(model, tokenizer, queries, 0.0)
+    first = expected.tokens[0, 0].item()
+    ended = sample(model, queries, tokenizer.pad_token_id, (first,), LENGTH, 0.0).tokens
+    step = [0]
+
+    def logits(model, states):
+        given = next_token_logits(model, states)
+        given[0] = torch.nan if step[0] else given[0]
+        step[0] += 1
+        return given
+
+    monkeypatch.setattr("rlrecipes.model.sampling.next_token_logits", logits)
+    assert torch.equal(sample(model, queries, tokenizer.pad_token_id, (first,), LENGTH, 0.0).tokens, ended)
 
 
 def test_a_prompt_that_holds_the_padding_token_is_read_whole(model, tokenizer):

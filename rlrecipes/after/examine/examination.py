@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rlrecipes.after.examine.accuracy import accuracy_by_parts, calibration
 from rlrecipes.after.examine.answers import changes, held_out_answers, kinds_of_answers
 from rlrecipes.after.examine.reading import read_answers
@@ -24,6 +22,7 @@ from rlrecipes.reward.agreement import correlations
 from rlrecipes.reward.baselines import baselines
 from rlrecipes.run.circumstances import git_commit, versions
 from rlrecipes.run.console import say
+from rlrecipes.run.device import is_out_of_memory
 from rlrecipes.run.folder import write_json
 from rlrecipes.run.lock import locked
 
@@ -39,7 +38,9 @@ def examine(request: Request) -> Path:
         began = time.perf_counter()
         try:
             found = _found(open_subject(request))
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if isinstance(error, UserError) or not is_out_of_memory(error):
+                raise
             raise UserError(
                 f"memory ran out over {request.source.name}; free the GPU from other processes, or examine it on the CPU "
                 "(CUDA_VISIBLE_DEVICES=)"

@@ -24,6 +24,7 @@ from rlrecipes.metrics import mean_interval
 from rlrecipes.model.forward import device
 from rlrecipes.recipe import Prompt
 from rlrecipes.reward.model import RewardModel, Row
+from rlrecipes.run.device import is_devices
 from rlrecipes.text import is_spaced, words
 
 STEPS = (32, 256)
@@ -80,9 +81,9 @@ def read_answers(subject: Subject, answers: Answers) -> dict[str, Any]:
         readings = {
             row: read(subject.model, *row, answers.deviation) for row in dict.fromkeys(chain.from_iterable(rows))
         }
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # each family fails in a way of its own
+        if is_devices(error):
+            raise
         return {"refused": f"this model cannot be read by gradients: {type(error).__name__}, {first_line(error)}"}
     whole = [reading for reading in readings.values() if reading.whole]
     return {
