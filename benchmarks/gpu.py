@@ -123,7 +123,7 @@ def _said(*command: str, script: bool = False) -> tuple[str, int]:
         capture_output=True,
         text=True,
     )
-    lines = (process.stdout + process.stderr).strip().splitlines() or [f"status {process.returncode}"]
+    lines = (process.stdout.strip() or process.stderr.strip()).splitlines() or [f"status {process.returncode}"]
     return lines[-1].strip(), process.returncode
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from rlrecipes.before.plan import without_bfloat16
 from rlrecipes.data.split import LEAST_ASIDE, set_aside
 from rlrecipes.errors import UserError, first_line, switch
 from rlrecipes.job import Job
@@ -159,10 +160,7 @@ def check_encoders(settings: EvaluateSettings) -> None:
 
 def _check_bfloat16() -> None:
     if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError(
-            f"model.dtype=bfloat16 needs a card that computes in it, which {torch.cuda.get_device_name()} does not; "
-            "set model.dtype=float32, or take a card of the Ampere generation or later"
-        )
+        raise without_bfloat16(torch.cuda.get_device_name())
 
 
 def _import_bitsandbytes(setting: str, instead: str) -> None:

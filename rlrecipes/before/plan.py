@@ -24,6 +24,8 @@ CARDS = {
     **{"a100": 80.0, "h100": 79.6, "h200": 140.4},
 }
 """Memory in GiB as `nvidia-smi` shows it, with error correction where that is the default."""
+WITHOUT_BFLOAT16 = ("t4", "v100")
+"""The cards of the generations before Ampere, Turing and Volta."""
 _BESIDE = r"nvidia|geforce|tesla|quadro|gpu|pcie\d?|sxm\d?"
 """What stands beside a card's name: `NVIDIA A100-SXM4-40GB` is `a100-40`."""
 
@@ -34,10 +36,12 @@ def plan(profile: Profile, learned: bool, card: str | None = None) -> str:
     `card` is a name of `CARDS` or a number of GiB; without it the plan is for the CPU, unless `memory.card` names one.
 
     Raises:
-        UserError: the card is unknown, or the model cannot be planned for.
+        UserError: the card is unknown or does not compute in the profile's type, or the model cannot be planned for.
     """
     card = card or profile.memory.card
     room = gib(card) if card else None
+    if card and profile.model.dtype == "bfloat16" and _known(card) in WITHOUT_BFLOAT16:
+        raise without_bfloat16(card)
     shape = read_shape(profile, learned)
     longest = lengths(shape, profile)
     needs = moments(shape, profile, longest, "cuda" if room else "cpu", learned)
@@ -70,13 +74,8 @@ def gib(card: str) -> float:
     Raises:
         UserError: it is no name of `CARDS` and no number above 0.
     """
-    words = [word for word in re.split(r"[\s_-]+", card.lower()) if not re.fullmatch(_BESIDE, word)]
-    name = "".join(words).removesuffix("gb")
-    sizeless = "".join(word for word in words if not re.fullmatch(r"\d+gb", word))
-    known = {key.replace("-", ""): gib for key, gib in CARDS.items()}
-    for spelling in (name, f"rtx{name}", name.removeprefix("rtx"), sizeless):
-        if spelling in known:
-            return known[spelling]
+    if (name := _known(card)) is not None:
+        return CARDS[name]
     try:
         room = float(re.sub(r"\s*g(i?b)?$", "", card.strip().lower()))
     except ValueError:
@@ -85,6 +84,24 @@ def gib(card: str) -> float:
     if not (math.isfinite(room) and room > 0):
         raise UserError(f"a card of {card} GiB is none; give a number above 0, or one of {', '.join(CARDS)}")
     return room
+
+
+def _known(card: str) -> str | None:
+    """The name in `CARDS` of a card as drivers and shops write it; None for any other, and for a number."""
+    words = [word for word in re.split(r"[\s_-]+", card.lower()) if not re.fullmatch(_BESIDE, word)]
+    name = "".join(words).removesuffix("gb")
+    sizeless = "".join(word for word in words if not re.fullmatch(r"\d+gb", word))
+    keys = {key.replace("-", ""): key for key in CARDS}
+    spellings = (name, f"rtx{name}", name.removeprefix("rtx"), sizeless)
+    return next((keys[spelling] for spelling in spellings if spelling in keys), None)
+
+
+def without_bfloat16(card: str) -> UserError:
+    """The refusal of a profile in bfloat16 on a card that does not compute in it."""
+    return UserError(
+        f"model.dtype=bfloat16 needs a card that computes in it, which {card} does not; "
+        "set model.dtype=float32, or take a card of the Ampere generation or later"
+    )
 
 
 def gpu_profile(room: float) -> str:

@@ -66,9 +66,10 @@ def sample(
     mask = None if bool(real.all()) else attention
     positions = (attention.cumsum(1) - 1).clamp(min=0)
     inputs, cache = queries.masked_fill(~real, 0), _cache(model, len(queries), attention.shape[1])
-    state, start, kind = _read(model, inputs, mask, positions, cache), inputs.shape[1], queries.device.type
+    state, start = _read(model, inputs, mask, positions, cache), inputs.shape[1]
     finished = torch.zeros_like(real[:, 0])
     unusable = finished.any()
+    every = LOOK_EVERY[queries.device.type] if on_tokens is None else 1  # who gets tokens waits for each
     columns: list[tuple[torch.Tensor, ...]] = []
     for step in range(1, length + 1):
         token, logprob, entropy, broken = _draw(next_token_logits(model, state), temperature)
@@ -81,19 +82,19 @@ def sample(
                 *([value(state)] if value else []),
             )
         )
-        if on_tokens is not None:
-            on_tokens(columns[-1][0])
         inputs = token.masked_fill(finished, 0)[:, None]
         finished = finished | is_any(token, ends)
-        if step == length or step % LOOK_EVERY[kind] == 0:
+        if step == length or step % every == 0:
             all_finished, any_broken = torch.stack([finished.all(), unusable]).tolist()  # one wait for both
             if any_broken:
                 raise UserError(
                     f"the model's logits are NaN or infinite by token {step} of an answer, so none can be drawn; "
                     "lower the learning_rate of the stage that trained it last, or choose another model.dtype or model"
                 )
-            if all_finished or step == length:
-                break
+        if on_tokens is not None:
+            on_tokens(columns[-1][0])
+        if step == length or (step % every == 0 and all_finished):
+            break
         state = _states(model, inputs, mask, positions, cache, start)[:, -1]
         start += 1
     tokens, logprobs, entropies, *values = (torch.stack(column, 1) for column in zip(*columns, strict=True))

@@ -20,6 +20,7 @@ from trl.trainer import sft_trainer
 from benchmarks import models, ours
 from benchmarks.plan import Shape, planned_mb, profile
 from benchmarks.work import Model, Work
+from rlrecipes.before import checks
 from rlrecipes.before.config import KNOWN, read_config
 from rlrecipes.before.needs import (
     AT_ONCE,
@@ -36,6 +37,7 @@ from rlrecipes.before.needs import (
 )
 from rlrecipes.before.plan import gib
 from rlrecipes.before.shape import read_shape, shape_of
+from rlrecipes.errors import UserError
 from rlrecipes.model import likelihood, sampling
 from rlrecipes.model.loading import HEADS
 from rlrecipes.profile import load_profile, profile_names
@@ -346,6 +348,28 @@ def test_the_table_has_every_role_and_the_largest_batches(capsys):
     assert "Qwen/Qwen3-4B-Instruct-2507" in said
     assert "largest batch in 24 GiB" in said
     assert "ppo.local_rollout_forward_batch_size=64 (now 64)" in said
+
+
+@pytest.mark.parametrize("card", ["t4", "Tesla T4", "v100", "Tesla V100-SXM2-32GB", "NVIDIA V100 16GB"])
+def test_a_card_without_bfloat16_is_refused_as_a_run_on_it_is(card, monkeypatch, capsys):
+    command = ["plan", "translation", "--profile", "single_gpu_16gb"]
+    assert main([*command, "--card", card]) == 2
+    said = capsys.readouterr().err.strip().removeprefix("error: ")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: card)
+    with pytest.raises(UserError) as refused:
+        checks._check_bfloat16()
+    assert said == str(refused.value)
+    assert f"which {card} does not; set model.dtype=float32" in said
+    assert main([*command, f"memory.card={card}"]) == 2
+    assert main([*command, "--card", card, "model.dtype=float32"]) == 0
+
+
+@pytest.mark.parametrize("card", ["16", "rtx4080", "A10", "L4", "a100-40", "L40S"])
+def test_any_other_card_is_planned_for_in_bfloat16(card, capsys):
+    assert main(["plan", "translation", "--profile", "single_gpu_16gb", "--card", card]) == 0
+    assert ", bfloat16, on a card of " in capsys.readouterr().out
 
 
 def test_a_card_that_is_too_small_is_said_to_be(capsys):
