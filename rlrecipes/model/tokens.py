@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rlrecipes.errors import UserError, cannot
 from rlrecipes.hub.reach import fetched_file, read_object
 from rlrecipes.model.eos import Find, use_producible_eos
+from rlrecipes.model.padding import release_pad
 from rlrecipes.model.plain import Reading, reading, special_tokens
 from rlrecipes.model.template import (
     CHAT,
@@ -95,13 +96,14 @@ def prepare(tokenizer: Any, name: str) -> None:
     """Gives a tokenizer a chat template with `FIXED`, the EOS that ends a turn in it, and a pad token of its own.
 
     PPO cannot learn when to stop if padding looks like EOS, and sampling would not see a prompt's first token if padding
-    looks like it. A missing or shared pad token becomes the unknown token where there is one, else a special token that is
-    reserved for such things, else a new token, which needs no embedding.
+    looks like it. A missing or shared pad token, or one that texts are made of, becomes the unknown token where there is one,
+    else a special token that is reserved for such things, else a new token, which needs no embedding.
 
     Raises:
         UserError: the model's `generation_config.json` is damaged.
         jinja2.TemplateError: its chat template is broken.
     """
+    release_pad(tokenizer)
     fix_template(tokenizer)
     declared = _declared_ends(name)
     if tokenizer.chat_template is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_tokenizer
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from rlrecipes.errors import UserError
@@ -288,6 +289,42 @@ def test_a_token_that_chats_are_made_of_does_not_pad(load, special):
     assert tokenizer.pad_token == "<|pad|>"
     for chat in (CHAT, CHAT[1:2]):
         assert tokenizer.pad_token_id not in encode_prompt(tokenizer, chat)
+
+
+@pytest.mark.parametrize("pad_token", ["a", "1", "!", "Ġ", "PAD", "Ġcat"])
+def test_a_letter_or_word_that_pads_is_text_again_and_another_token_pads(tmp_path, pad_token):
+    """Also where a text becomes it by other letters, as a space becomes Ġ."""
+    usual, texts = worded("<pad>"), ["a cat PAD!", "PAD", "1 a", "aa cat a"]
+    rows = Split([Example(user(text), (text,)) for text in texts])
+    worded(pad_token).save_pretrained(tmp_path)
+    for _ in range(2):  # as it is saved, too
+        tokenizer = load_tokenizer(tmp_path)
+        assert tokenizer.pad_token == "<pad>"  # a special token that is left
+        assert not spelled(tokenizer, Data("x", rows, Split()))
+        for text in texts:
+            ids = encode(tokenizer, user(text), text)
+            assert ids.answer[:-1] == usual(text)["input_ids"]
+            assert tokenizer.pad_token_id not in ids.ids
+            assert decode(tokenizer, ids.answer) == text
+        tokenizer.save_pretrained(tmp_path)
+
+
+def worded(pad_token):
+    """The tokenizer of bytes that also has the words ` cat` and `PAD`."""
+    made = tiny_tokenizer()
+    parts = json.loads(made.backend_tokenizer.to_str())
+    merges = [("P", "A"), ("PA", "D"), ("c", "a"), ("ca", "t"), ("Ġ", "cat")]
+    known = parts["model"]["vocab"]
+    parts["model"] |= {"vocab": known | {a + b: len(known) + i for i, (a, b) in enumerate(merges)}, "merges": merges}
+    made._tokenizer = Tokenizer.from_str(json.dumps(parts))
+    made.pad_token = pad_token
+    return made
+
+
+@pytest.mark.parametrize("pad_token", ["<pad>", "[PAD]", "PADDING", "|pad|"])
+def test_a_special_token_that_no_text_becomes_goes_on_to_pad(load, pad_token):
+    tokenizer = load(pad_token=pad_token)
+    assert tokenizer.pad_token == pad_token
 
 
 def test_sampling_sees_every_token_of_a_prompt_whatever_its_tokenizer_pads_with(checkpoint, tmp_path):
