@@ -79,8 +79,10 @@ class Job:
         served = [guarded(each, seconds) for each in self.recipe.evaluation.metrics if _serves(held_out, each.needs)]
         own = [metric for metric in served if metric.applies is None or metric.applies(held_out)]
         names = {metric.name for metric in self.data.metrics}
-        fitted = [guarded(metric, seconds) for metric in self.data.metrics]
-        return [*fitted, *(metric for metric in own if metric.name not in names)]
+        return [
+            *(guarded(each, seconds) for each in self.data.metrics),
+            *(each for each in own if each.name not in names),
+        ]
 
     def settings(self, stage: str) -> dict[str, Any]:
         """Every setting that decides the output of `stage` and of the stages below it, as its `done.json` records them."""
