@@ -75,14 +75,11 @@ class Job:
     @property
     def metrics(self) -> list[Metric]:
         """The metrics that apply to the data; the first is the headline."""
-        held_out, seconds = self.data.held_out.prompts, self.profile.limits.term_seconds
-        served = [guarded(each, seconds) for each in self.recipe.evaluation.metrics if _serves(held_out, each.needs)]
-        own = [metric for metric in served if metric.applies is None or metric.applies(held_out)]
-        names = {metric.name for metric in self.data.metrics}
-        return [
-            *(guarded(each, seconds) for each in self.data.metrics),
-            *(each for each in own if each.name not in names),
-        ]
+        held_out, fitted = self.data.held_out.prompts, self.data.metrics
+        own = [each for each in self.recipe.evaluation.metrics if each.name not in {metric.name for metric in fitted}]
+        served = (*fitted, *(each for each in own if _serves(held_out, each.needs)))
+        given = [guarded(metric, self.profile.limits.term_seconds) for metric in served]
+        return [metric for metric in given if metric.applies is None or metric.applies(held_out)]
 
     def settings(self, stage: str) -> dict[str, Any]:
         """Every setting that decides the output of `stage` and of the stages below it, as its `done.json` records them."""
