@@ -169,8 +169,8 @@ class _Sizes:
         size += width * per_sequence if padded else 0  # the mask as numbers, anew in every layer
         if shape.eager:  # attention's weights, and what their softmax keeps
             size += (width + 4) * shape.heads * per_sequence
-        if width == 4 and not dropout and block.out.adapted:
-            size -= 4 * block.out.width  # what LoRA reads there is attention's output itself
+        if not dropout and block.out.adapted:
+            size -= width * block.out.width  # what LoRA reads there is attention's output itself
         return size + sum(self.input(state, dropout) for state in (*block.inputs, block.out))
 
     def mlp(self, block: Block, dropout: bool) -> float:
@@ -187,45 +187,35 @@ class _Sizes:
         return middle + sum(self.input(state, dropout) for state in network.inputs)
 
     def input(self, state: Input, dropout: bool) -> float:
-        """What LoRA keeps: the state that it reads, in float32, and its narrow middle. Frozen linear layers keep nothing."""
-        count = state.adapted
-        copies = count if self.width != 4 or dropout else min(1, count)  # one for all where nothing is cast or dropped
-        masks = count * (4 if self.device == "cpu" else 1) if dropout else 0
-        return float((4 * copies + masks) * state.width + 4 * self.profile.lora.r * count)
+        """What LoRA keeps: the state that it reads, and its narrow middle. Frozen linear layers keep nothing."""
+        count, width = state.adapted, self.width
+        copies = count if dropout else min(1, count)  # one for all where nothing is dropped
+        masks = count * (width if self.device == "cpu" else 1) if dropout else 0
+        return float((width * copies + masks) * state.width + width * self.profile.lora.r * count)
 
     def backward(self, network: Network) -> float:
         """What the fullest moment of a block adds to its activations, where this is its widest network.
 
-        In float32 that moment is in the backward pass: the middle's gradient by both paths and their sum, while one saved
-        tensor is gone, so 2 × 4 bytes. In bfloat16 it is in the forward pass: LoRA's product twice in float32, less what
-        is kept by then, so 4 bytes; and two states, 4 bytes. Experts have two such gradients too, or three of their
-        outputs, if those are wider.
+        The middle's gradient by both paths and their sum are there, while one saved tensor is gone. Experts have two such
+        gradients too, or three of their outputs, weighed in float32, if those are wider.
         """
-        states = 0.0 if self.width == 4 else 4.0 * self.shape.hidden
         if network.experts:
-            return self.width * network.experts * max(2 * network.middle, 3 * self.shape.hidden) + states
-        return (8 if self.width == 4 else 4 + self.mixed) * network.middle + states
+            return float(network.experts * max(2 * self.width * network.middle, 3 * 4 * self.shape.hidden))
+        return 2.0 * self.width * network.middle
 
     def forward(self, network: Network) -> float:
         """What is alive at the fullest moment of a block without gradients, where this is its widest network.
 
-        The middle is there three times: gate, other product, and the product of both. There are four states. With
-        bfloat16, LoRA adds its own product in float32, twice, to one of two products: 2 × 4 + 2 × 2 bytes; and it reads
-        one state in float32. Experts hold both products in one piece, the gate, the product of all, and their input; or
-        at the end four of their outputs, if those are wider.
+        The middle is there three times: gate, other product, and the product of both. There are four states. Experts hold
+        both products in one piece, the gate, the product of all, and their input; or at the end four of their outputs,
+        two of them weighed in float32, if those are wider.
         """
         middle, hidden = network.middle, self.shape.hidden
         if network.experts:
             whole = (4 if network.gated else 2) * middle + hidden
-            return float(self.width * (network.experts * max(whole, 4 * hidden) + 4 * hidden))
-        if self.width == 4 or not any(state.adapted for state in network.inputs):
-            return float(self.width * (3 * middle + 4 * hidden))
-        return (12.0 + self.mixed) * middle + 12.0 * hidden
-
-    @property
-    def mixed(self) -> int:
-        """Bytes of a float32 copy, which a CPU makes to add float32 to bfloat16; a GPU makes none."""
-        return 4 if self.device == "cpu" and self.width != 4 else 0
+            outputs = (2 * 4 + 2 * self.width) * hidden
+            return float(network.experts * max(self.width * whole, outputs) + self.width * 4 * hidden)
+        return float(self.width * (3 * middle + 4 * hidden))
 
     # Passes, in bytes.
 

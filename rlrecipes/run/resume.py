@@ -122,7 +122,7 @@ class Resumable:
     _tr_loss: torch.Tensor
     checkpoints: Checkpoints
     checkpoint_state: dict[str, Any] | None
-    best: Best | None
+    best: Best | None = None
     kept: dict[str, Any]
     start: float = math.inf
     """The loss of the first batch, before anything was learned."""

@@ -222,10 +222,12 @@ def test_the_plan_is_what_is_alive_at_the_peak(phase, step, changes, dtype, tmp_
     assert planned == pytest.approx(peak(work, step, tmp_path), rel=0.1)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("targets", ["q_proj,k_proj,v_proj,o_proj", "all-linear"])
 @pytest.mark.parametrize(("phase", "step", "changes"), STEPS[:3])
-def test_so_it_is_of_a_mixture_of_experts(phase, step, changes, targets, tmp_path, monkeypatch):
-    work = Work("t", TINY, 80, 80, 16, batch=16, micro_batch=8, epochs=1, updates=2, lora_rank=4, **changes)
+def test_so_it_is_of_a_mixture_of_experts(phase, step, changes, targets, dtype, tmp_path, monkeypatch):
+    tiny = dataclasses.replace(TINY, dtype=dtype)
+    work = Work("t", tiny, 80, 80, 16, batch=16, micro_batch=8, epochs=1, updates=2, lora_rank=4, **changes)
     settings = profile(work)
     settings = dataclasses.replace(settings, lora=dataclasses.replace(settings.lora, target_modules=targets))
     config = {
@@ -236,6 +238,7 @@ def test_so_it_is_of_a_mixture_of_experts(phase, step, changes, targets, tmp_pat
     def base():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **config, **SPECIAL))
+        model.to(getattr(torch, dtype))
         models._never_pad(model)
         return model
 
