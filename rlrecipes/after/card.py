@@ -36,7 +36,7 @@ tokenizer = AutoTokenizer.from_pretrained(adapter)
 model = AutoModelForCausalLM.from_pretrained(
     base, dtype=torch.{dtype},{quantized}
 )
-model = PeftModel.from_pretrained(model, adapter).eval()
+{as_stored}model = PeftModel.from_pretrained(model, adapter).eval()
 model.generation_config = GenerationConfig.from_pretrained(adapter)
 
 
@@ -78,6 +78,13 @@ QUANTIZED = """
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.{dtype},
     ),"""
+
+AS_STORED = """\
+for layer in model.modules():
+    if hasattr(layer, "support_avx512bf16_for_cpu"):  # there bitsandbytes would repack it: other numbers, or an error
+        layer.support_avx512bf16_for_cpu = False
+"""
+"""What `model.loading` does to 4-bit layers, so that they are on every CPU those that trained."""
 
 
 SPOKEN = 0.1
@@ -191,6 +198,7 @@ def _load(finished: FinishedRun, repository: str | None, folder: Path) -> str:
         config_import="PeftConfig, " if "PeftConfig" in places else "",
         quantized_import=", BitsAndBytesConfig" if quantized else "",
         quantized=QUANTIZED.format(dtype=finished.model.dtype) if quantized else "",
+        as_stored=AS_STORED if quantized else "",
         dtype=finished.model.dtype,
         places=places,
         messages=json.dumps(messages, ensure_ascii=False),

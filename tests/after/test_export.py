@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import main, resealed
+from conftest import SMALLEST, main, resealed
 from safetensors.torch import load_file, save_file
 
 from rlrecipes.after.finished import find_finished_run
@@ -57,6 +57,28 @@ def test_the_cards_own_code_gives_the_policys_answers_in_a_fresh_process(exporte
     assert len({tuple(given) for given in answers.values()}) == 3, "or the test would not see a lost adapter"
     asked = f"import json; print(json.dumps([answer(messages) for messages in {MESSAGES!r}]))"
     assert json.loads(fresh(card_code(folder) + asked, session_home)) == answers["ppo"]
+
+
+AVX512_BF16 = "import bitsandbytes.nn.modules\nbitsandbytes.nn.modules.has_avx512bf16 = lambda: True\n"
+"""Makes any processor one on which bitsandbytes repacks 4-bit layers when they first evaluate."""
+
+
+def test_the_cards_own_code_runs_on_every_processor_at_widths_that_64_does_not_divide(home, monkeypatch):
+    from rlrecipes.after.chat import load_voice
+    from rlrecipes.model.adapters import adapter
+
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    command = ["sft", "translation", "--run", "width-160", "--data", "pairs.jsonl", *SMALLEST, "base.hidden_size=160"]
+    assert main([*command, "base.num_attention_heads=5"]) == 0
+    assert main(["export", "translation", "--run", "width-160", "--policy", "sft"]) == 0
+    voice = load_voice(find_finished_run(Run("width-160", "translation"), load_recipe("translation")), 0.0)
+    ids = torch.arange(5, 15)[None]
+    with adapter(voice.model, "reference"):
+        expected = voice.model(input_ids=ids).logits[0, -1]
+    code = card_code(home / "runs" / "width-160" / "translation" / "export")
+    asked = "with torch.no_grad():\n    print(model(input_ids=torch.arange(5, 15)[None]).logits[0, -1].tolist())"
+    found = torch.tensor(json.loads(fresh(f"{AVX512_BF16}{code}\n{asked}", home)))
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 class Echo:
