@@ -25,6 +25,8 @@ from rlrecipes.run.folder import make
 from rlrecipes.run.stages import POLICIES, below, models
 from rlrecipes.text import interval
 
+LENGTH = 256
+"""Tokens of an answer where no training says how long answers are."""
 LOAD = """\
 import re
 
@@ -65,7 +67,7 @@ def answer(messages):
             template = i % 2 == 1  # between the pieces stand the template's own tokens
             prompt += read(part) if template else read(before + part, True)[len(read(before)) :]
     ids = torch.tensor([prompt], device=model.device)
-    ids = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids))[0, len(prompt) :]
+    ids = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens={tokens})[0, len(prompt) :]
     return tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
@@ -202,6 +204,7 @@ def _load(finished: FinishedRun, repository: str | None, folder: Path) -> str:
         dtype=finished.model.dtype,
         places=places,
         messages=json.dumps(messages, ensure_ascii=False),
+        tokens=finished.answer_length or LENGTH,
     )
 
 

@@ -20,7 +20,8 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from rlrecipes.after.card import Merged, card, public
+from rlrecipes.after.card import LENGTH, Merged, card, public
+from rlrecipes.after.elsewhere import make_readable
 from rlrecipes.after.finished import FinishedRun
 from rlrecipes.errors import UserError, option, switch
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
@@ -91,6 +92,7 @@ def replaced(folder: Path, name: str, elsewhere: Path | None, mark: str, write: 
         shutil.rmtree(draft, ignore_errors=True)
         try:
             write(draft, place)
+            make_readable(draft)
             write_json(draft / MANIFEST, {"files": _names(draft)})
             refuse_others(place, _others(place, mark), "the export")  # that came since
             if place.exists():
@@ -163,7 +165,10 @@ def _load(path: Path, load: Callable[[Path], Any], again: str) -> Any:
 
 
 def _generation(finished: FinishedRun, tokenizer: Any) -> GenerationConfig:
-    """Greedy, to our EOS. It switches off what a base's own configuration may add, such as a repetition penalty."""
+    """Greedy, to our EOS. It switches off what a base's own configuration may add, such as a repetition penalty.
+
+    It has no `max_new_tokens`: servers would take it for the most that anybody may ask for.
+    """
     return GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -171,7 +176,6 @@ def _generation(finished: FinishedRun, tokenizer: Any) -> GenerationConfig:
         eos_token_id=[*ends(tokenizer)] if len(ends(tokenizer)) > 1 else tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
-        max_new_tokens=finished.answer_length or 256,
     )
 
 
@@ -192,6 +196,9 @@ def _merge(finished: FinishedRun, policy: str, base: str, tokenizer: Any, draft:
     whole = model.merge_and_unload(safe_merge=True)
     dtype = getattr(AutoConfig.from_pretrained(base, trust_remote_code=False), "dtype", None) or torch.float32
     whole.generation_config = _generation(finished, tokenizer)
+    whole.config.use_cache = True
+    for name in ("eos_token_id", "pad_token_id"):
+        setattr(whole.config, name, getattr(whole.generation_config, name))
     whole.to(dtype).save_pretrained(draft / "merged")
     shutil.copytree(draft / "adapter", draft / "merged", dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter_*"))
     del model, whole
@@ -206,8 +213,9 @@ def _merge(finished: FinishedRun, policy: str, base: str, tokenizer: Any, draft:
         raise UserError(
             f"the merged weights' logits differ from the adapter's by {difference:.1e} of the largest; nothing was exported"
         )
+    length = finished.answer_length or LENGTH
     same = sum(
-        _answer(merged, tokenizer, encode_prompt(tokenizer, prompt)) == row["policies"][policy]["answer"]
+        _answer(merged, tokenizer, encode_prompt(tokenizer, prompt), length) == row["policies"][policy]["answer"]
         for prompt, row in zip(finished.prompts, finished.samples, strict=False)
     )
     comparison = Merged(str(dtype).removeprefix("torch."), difference, len(rows), same, len(finished.samples))
@@ -243,7 +251,8 @@ def _logits(model: Any, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-def _answer(model: Any, tokenizer: Any, ids: Sequence[int]) -> str:
+def _answer(model: Any, tokenizer: Any, ids: Sequence[int], length: int) -> str:
     prompt = torch.tensor([ids], device=model.device)
-    answer = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt))[0, len(ids) :]
+    answer = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=length)
+    answer = answer[0, len(ids) :]
     return decode(tokenizer, answer)

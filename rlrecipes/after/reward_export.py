@@ -29,7 +29,7 @@ from rlrecipes.reward.head import load_scale, members
 from rlrecipes.reward.model import Row, load_sharing, shares_base
 from rlrecipes.reward.source import find_reward_model
 from rlrecipes.run.console import say
-from rlrecipes.run.folder import make, read_json, write_json
+from rlrecipes.run.folder import make
 from rlrecipes.text import interval
 
 CHECKED = 16
@@ -123,7 +123,6 @@ def _write(finished: FinishedRun, base: str, draft: Path) -> None:
     tokenizer.chat_template = ending_with_answers(tokenizer)
     tokenizer.padding_side = "right"
     tokenizer.save_pretrained(draft)
-    _name_as_before(draft / "tokenizer_config.json")
     del whole, reward
     difference = _difference(draft, dtype, rows, before)
     same = sum(_ids(tokenizer, *pair) == row["input_ids"] for pair, row in zip(answered, rows, strict=True))
@@ -167,16 +166,6 @@ def ending_with_answers(tokenizer: Any) -> str:
     body = str(tokenizer.chat_template).removeprefix(FIXED)
     answer = f"{{% if answer is defined %}}{{{{ {json.dumps(space)} ~ answer ~ eos_token }}}}{{% endif %}}"
     return f"{FIXED}{ANSWERED}{body}{answer}"
-
-
-def _name_as_before(path: Path) -> None:
-    """Names a tokenizer's class and tokens as Transformers 4 does, which benchmarks stand on; 5 reads these names, too."""
-    config = read_json(path)
-    if config.get("tokenizer_class") == "TokenizersBackend":
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if isinstance(config.get("extra_special_tokens"), list):
-        config["additional_special_tokens"] = config.pop("extra_special_tokens")
-    write_json(path, config | {"model_input_names": ["input_ids", "attention_mask"]})
 
 
 def _ids(tokenizer: Any, prompt: Prompt, answer: str) -> list[int]:
