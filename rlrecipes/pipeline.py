@@ -267,8 +267,17 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
     if job.profile.model.name != "builtin":
         reach_model(job.profile.model.name)
     quiet()
-    from rlrecipes.before.checks import check_aside, check_device, check_model_fits, check_taken
+    from rlrecipes.run.determinism import repeatable
     from rlrecipes.run.tracking import sync_command
+
+    with repeatable(job.profile.run.deterministic and pending != ["report"]):
+        _make_pending(job, pending, force)
+    if command := sync_command(job.run):
+        say(f"  tracked offline; upload with: {command}")
+
+
+def _make_pending(job: Job, pending: Sequence[str], force: bool) -> None:
+    from rlrecipes.before.checks import check_aside, check_device, check_model_fits, check_taken
 
     if pending != ["report"]:
         check_device(job.profile)
@@ -291,8 +300,6 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
             if job.asked and stage == pending[0] and not job.run.draft(stage).exists():
                 put_back(job.run.folder, before)
             raise
-    if command := sync_command(job.run):
-        say(f"  tracked offline; upload with: {command}")
 
 
 def _check_base(job: Job, name: str, pending: Sequence[str]) -> None:

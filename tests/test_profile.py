@@ -233,7 +233,7 @@ ALWAYS = {
     *("evaluate.limit", "evaluate.batch_size", "evaluate.policies", "evaluate.judge_url"),
     *("evaluate.bertscore", "evaluate.comet"),
     *("track.wandb", "checkpoint.seconds", "limits.term_seconds"),
-    *("memory.card", "memory.halve_on_oom"),
+    *("memory.card", "memory.halve_on_oom", "run.deterministic"),
 }
 """Settings that something reads whatever the others are."""
 

@@ -41,6 +41,7 @@ def check_device(profile: Profile) -> None:
         UserError: the sentence says which and what to set instead.
     """
     _check_memory(profile)
+    _check_repeatable(profile)
     if profile.model.dtype == "bfloat16":
         _check_bfloat16()
     if profile.model.quantization == "nf4":
@@ -242,6 +243,15 @@ def _check_memory(profile: Profile) -> None:
         value = getattr(profile.memory, key)
         if value and by_hand(profile, f"memory.{key}") and not torch.cuda.is_available():
             raise UserError(f"memory.{key}={str(value).lower()} would have no effect on a CPU, {reason}; leave it out")
+
+
+def _check_repeatable(profile: Profile) -> None:
+    """Refuses to switch off on a CPU what it always does."""
+    if by_hand(profile, "run.deterministic") and not torch.cuda.is_available():
+        raise UserError(
+            f"run.deterministic={str(profile.run.deterministic).lower()} would have no effect on a CPU, which adds in a "
+            "fixed order in any case; leave it out"
+        )
 
 
 def _check_vocabulary(job: Job, name: str) -> None:

@@ -58,6 +58,7 @@ OTHER = {
     "report_to": "track.wandb",
     "wandb": "track.wandb",
     "save_steps": "checkpoint.seconds",
+    "full_determinism": "run.deterministic",
     "max_eval_samples": "evaluate.limit",
 }
 """Our names by others': with the table where there is one alone, with the value where the name asked for one."""

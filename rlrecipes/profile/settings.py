@@ -273,6 +273,16 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, config=_CONFIG)
+class RunSettings:
+    """How a run's stages are carried out. Not recorded among a stage's settings."""
+
+    deterministic: Switch = True
+    """On a GPU, every kernel adds in a fixed order, so that a run comes out byte for byte again and goes on as if it had not
+    been interrupted; one without such an order ends the stage. It costs speed, most in attention's backward pass. A CPU
+    always does so. `false`: the fastest kernels, and results that differ in rounding from run to run."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class Profile:
     """A budget, whole."""
 
@@ -291,3 +301,4 @@ class Profile:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    run: RunSettings = field(default_factory=RunSettings)

@@ -35,13 +35,17 @@ def _git(*command: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the rounding of float32 products depends on beside the libraries: processor, cores and torch's threads.
+    """What the rounding of products depends on beside the libraries: processor, cores and torch's threads.
 
-    The same settings give the same bytes only where all three are the same.
+    The same settings give the same bytes only where all three are the same, and on a GPU where its name is, too, and its
+    kernels add in a fixed order (`deterministic`).
     """
     import torch
 
-    return {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    gpu = {}
+    if torch.cuda.is_available():
+        gpu = {"gpu": torch.cuda.get_device_name(), "deterministic": torch.are_deterministic_algorithms_enabled()}
+    return {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), **gpu}
 
 
 def processor() -> str:

@@ -14,6 +14,7 @@ from rlrecipes.job import Job
 from rlrecipes.profile import Profile
 from rlrecipes.run.circumstances import git_commit, machine, versions
 from rlrecipes.run.console import say
+from rlrecipes.run.determinism import orders_told
 from rlrecipes.run.out_of_memory import OutOfMemoryError, phase, release
 from rlrecipes.run.resume import check_weights
 from rlrecipes.run.stages import STAGES
@@ -29,7 +30,7 @@ def make_stage(job: Job, model_name: str, stage: str, conditions: Mapping[str, A
     `conditions` are all that decide its bytes: a draft that was begun under others is begun anew.
 
     Raises:
-        UserError: memory ran out; the sentence says in which phase, and what to lower.
+        UserError: memory ran out; the sentence says in which phase, and what to lower. Or something adds in no fixed order.
     """
     try:
         return _made(job, model_name, stage, conditions)
@@ -65,6 +66,7 @@ def _attempt(job: Job, profile: Profile, model_name: str, stage: str, conditions
     with (
         tracked(job.run, profile.track, stage, draft, _described(job, stage)) as tracker,
         phase([stage, *STAGES[stage].phases][-1]),
+        orders_told(),
     ):
         record: dict[str, Any] = module.run(dataclasses.replace(job, profile=profile), model_name, draft, tracker)
         check_weights(stage, draft)

@@ -132,6 +132,8 @@ def test_a_library_that_is_missing_has_no_version(monkeypatch):
 
 
 def test_bfloat16_on_a_card_without_it(refused, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr("rlrecipes.run.determinism._multiply", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")

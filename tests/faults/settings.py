@@ -71,6 +71,7 @@ AS_AUTO = {"model.attention=sdpa", "reward.objective=pairwise"}
 """Choices that are what `auto` chooses on the road."""
 UNSEEN = {
     *("checkpoint.seconds", "memory.halve_on_oom", "memory.card", "limits.term_seconds", "ppo.judge"),
+    "run.deterministic",
     *(f"{stage}.{key}" for stage in ("sft", "reward", "ppo") for key in ("gradient_checkpointing", "patience")),
 }
 """Settings that must not change what comes out: how often to save, the memory there is, what fits it, how long to wait, and
