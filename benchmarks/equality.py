@@ -45,6 +45,7 @@ def gain(work: Work, folder: Path, seeds: int) -> dict[str, Any]:
 def _differences(work: Work, folder: Path) -> dict[str, float]:
     tokenizer = models.tokenizer(work.model)
     trainer = ours.build(work, tokenizer, folder)
+    trainer.begins_at_mean = False
     bias = trainer.model.value_model.score.bias is not None
     mine = _train(trainer, work.seed)
     theirs = _train(plain.build_with_value(work, tokenizer, folder, bias), work.seed)

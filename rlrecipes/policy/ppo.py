@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from rlrecipes.policy.rollout import MicroBatch, Rollout
+from rlrecipes.profile import PPOSettings
 
 
 class Advantages(NamedTuple):
@@ -119,3 +120,12 @@ def whiten(values: torch.Tensor, mask: torch.Tensor, keep_mean: bool = False) ->
     variance = ((values - mean) ** 2 * mask).sum() / (count - 1).clamp(min=1)
     whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
     return ((whitened + mean) if keep_mean else whitened) * mask
+
+
+def adapted_kl_coef(kl_coef: float, kl: float, settings: PPOSettings, episodes: int) -> float:
+    """The KL weight after a batch of `episodes` answers: proportional control where there is a `kl_target` (arXiv 1909.08593,
+    section 2.2)."""
+    if not settings.kl_target:
+        return kl_coef
+    error = min(max(kl / settings.kl_target - 1, -0.2), 0.2)
+    return kl_coef * (1 + error * episodes / settings.kl_horizon)

@@ -25,7 +25,7 @@ ONCE_MORE = "the policy reads its answers once more, since bfloat16 rounds other
 
 
 class ValueHead(nn.Module):
-    """A linear value of hidden states. It starts at 0, so the first advantages come from the rewards alone."""
+    """A linear value of hidden states. It is the same of all states until something is learned."""
 
     base_model_prefix = "trunk"  # PPOTrainer looks here for a critic's transformer; ours is the policy itself
 
@@ -35,6 +35,11 @@ class ValueHead(nn.Module):
         self.score = nn.Linear(hidden_size, 1)
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
+
+    @torch.no_grad()
+    def begin(self, value: torch.Tensor) -> None:
+        """Makes a number the value of every state."""
+        self.score.bias.fill_(value)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Values `[…]` of hidden states `[…, H]`."""

@@ -1,12 +1,11 @@
 """PPO on one shared base: TRL's `PPOTrainer` with its `train()` written as four named steps.
 
-From TRL come the configuration, the optimizer and its schedule, the data loader, callbacks, logging and the algorithm.
-
-The rest is ours, because TRL 1.12's loop ignores it, breaks on it, or takes memory for it:
+From TRL come the configuration, the optimizer and its schedule, the data loader, callbacks, logging and the algorithm. The
+rest is ours, because TRL 1.12's loop ignores it, breaks on it, or takes memory for it:
 
 - reference and reward model are adapters of the policy's base, and the value function is a head on the policy's trunk (one
   forward and one backward serve both) or an adapter of its own; TRL takes up to four models
-- the reward is a sum of named functions and the learned score, each logged apart
+- the reward is a sum of named functions and the learned score, each logged apart, and values begin at its mean, not at 0
 - gradients are clipped (`max_grad_norm`), and each mini-batch takes one step, however many micro-batches it has; the loss is
   a mean over a mini-batch's tokens, so the micro-batch size changes memory and nothing else
 - KL adapts to a target, or ends the run at the last policy within a limit; a NaN or infinite reward, loss or gradient
@@ -17,13 +16,12 @@ The rest is ours, because TRL 1.12's loop ignores it, breaks on it, or takes mem
   network runs only on the states that are read (`forward.states_at`)
 
 TRL's `train()` is one function of 300 lines. Overriding its parts could do half of this list, and a reader would have to know
-both files at once. So this class replaces the loop and inherits the rest.
-
-`rollout` explains the shapes.
+both files at once. So this class replaces the loop and inherits the rest. `rollout` explains the shapes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -68,6 +66,8 @@ class SharedBasePPOTrainer(PPOTrainer):
     """
 
     control: Any
+    begins_at_mean = True
+    """Whether the value function begins at the first batch's mean reward; plain TRL's, beside which it is measured, at 0."""
 
     def __init__(
         self,
@@ -141,6 +141,8 @@ class SharedBasePPOTrainer(PPOTrainer):
             with phase("ppo rollout"):
                 rollout = self.roll_out(next(batches))
             terms, scores = self.score(rollout)
+            if update == 1 and self.begins_at_mean:
+                rollout = self._begin_values(rollout, scores)
             advantages, returns, penalty = self.estimate_advantages(rollout, scores)
             metrics = measures(rollout, terms, scores, penalty, self.args.kl_coef, self.head)
             kl = metrics["objective/kl"]
@@ -157,7 +159,7 @@ class SharedBasePPOTrainer(PPOTrainer):
                 losses = self.update(rollout, advantages, returns)
             self._finish_update(update, {**metrics, **losses, **self._look(update)})
             self.kept = update
-            self._adapt_kl(kl)
+            self.args.kl_coef = ppo.adapted_kl_coef(self.args.kl_coef, kl, self.settings, self.args.batch_size)
             if checkpoints and checkpoints.due():
                 checkpoints.save(update, self.resume_state())
         if self.watch:
@@ -213,12 +215,24 @@ class SharedBasePPOTrainer(PPOTrainer):
 
     def estimate_advantages(self, rollout: Rollout, scores: torch.Tensor) -> ppo.Advantages:
         """Advantages, returns and the KL penalty, from the scores `[B]`."""
+        rewards, penalty = self._rewards(rollout, scores)
+        advantages = ppo.generalised_advantages(rewards, rollout.values, self.args.gamma, self.args.lam)
+        return ppo.Advantages(ppo.whiten(advantages, ~rollout.padding), advantages + rollout.values, penalty)
+
+    def _rewards(self, rollout: Rollout, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         args = self.args
         rewards, penalty = ppo.token_rewards(rollout, scores, kl_coef=args.kl_coef, kl_estimator=args.kl_estimator)
-        if args.whiten_rewards:
-            rewards = ppo.whiten(rewards, ~rollout.states_padding, keep_mean=True)
-        advantages = ppo.generalised_advantages(rewards, rollout.values, args.gamma, args.lam)
-        return ppo.Advantages(ppo.whiten(advantages, ~rollout.padding), advantages + rollout.values, penalty)
+        return ppo.whiten(rewards, ~rollout.states_padding, keep_mean=True) if args.whiten_rewards else rewards, penalty
+
+    def _begin_values(self, rollout: Rollout, scores: torch.Tensor) -> Rollout:
+        """Lets every state begin with the first batch's mean reward as its value, and returns the batch with these values.
+
+        From 0, all of the mean would be an advantage, which the last tokens get and the first do not (by `lam`): PPO would
+        learn to end answers early, whatever they say, before it learns anything else.
+        """
+        mean = self._rewards(rollout, scores)[0].sum(1).mean()
+        self.model.value_model.begin(mean)
+        return dataclasses.replace(rollout, values=(rollout.values + mean).masked_fill(rollout.states_padding, 0))
 
     # 4. update
 
@@ -369,14 +383,8 @@ class SharedBasePPOTrainer(PPOTrainer):
             parameter.data.copy_(weights)
         kept = f"that of update {update - 1}" if self.within else "the SFT policy"
         kept = "" if self.watch and self.watch.keeps else f"; the policy kept is {kept}, from before its step"
-        limit = f"above ppo.kl_stop={self.settings.kl_stop:g}"
-        self.stopped = f"the KL per answer was {kl:.1f} in the batch of update {update}, {limit}{kept}"
-
-    def _adapt_kl(self, kl: float) -> None:
-        """Proportional control of the KL weight (arXiv 1909.08593, section 2.2)."""
-        if self.settings.kl_target:
-            error = min(max(kl / self.settings.kl_target - 1, -0.2), 0.2)
-            self.args.kl_coef *= 1 + error * self.args.batch_size / self.settings.kl_horizon
+        limit = f"ppo.kl_stop={self.settings.kl_stop:g}{kept}"
+        self.stopped = f"the KL per answer was {kl:.1f} in the batch of update {update}, above {limit}"
 
     def _look(self, update: int) -> dict[str, float]:
         if not self.watch or not self.watch.due(update, self.args.num_total_batches):
@@ -386,8 +394,6 @@ class SharedBasePPOTrainer(PPOTrainer):
             return self.watch.measure(update, answers, self._trainable())
 
     def _show_samples(self, update: int) -> None:
-        if not self.samples or self.on_samples is None:
-            return
-        answers = self.sampler.greedy([ids for _, ids in self.samples])
-        pairs = zip(self.samples, answers, strict=True)
-        self.on_samples([{"prompt": e.prompt[-1].content, "answer": answer} for (e, _), answer in pairs], update)
+        if self.samples and self.on_samples is not None:
+            pairs = zip(self.samples, self.sampler.greedy([ids for _, ids in self.samples]), strict=True)
+            self.on_samples([{"prompt": e.prompt[-1].content, "answer": answer} for (e, _), answer in pairs], update)

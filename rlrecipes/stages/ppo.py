@@ -105,7 +105,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     if trainer.sampler.rounds:
         say(f"  {ONCE_MORE}")
     if settings.vf_coef == 0:
-        say("  ppo.vf_coef=0: no value function is learned, so advantages are the answers' own rewards")
+        say("  ppo.vf_coef=0: no value function is learned, so advantages are rewards less the first batch's mean")
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
     checkpoints.check_room(trainer.model)
     with finishing_first():
