@@ -15,7 +15,7 @@ from typing import Any
 
 from rlrecipes.before.asked import asked_profile, fitted, refuse_unlearned
 from rlrecipes.errors import UserError, option, switch
-from rlrecipes.hub.identity import identity, is_another
+from rlrecipes.hub.identity import identity, is_another, reading
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job, with_weights
 from rlrecipes.metrics import estimate
@@ -244,8 +244,10 @@ def _conditions(job: Job, stage: str) -> dict[str, Any]:
 
 
 def _base_of(job: Job, stage: str) -> str | None:
-    """The identity of a base of one's own, or what an interrupted stage recorded where either is unknown."""
-    now = None if job.profile.model.name == "builtin" else identity(job.profile.model.name)
+    """Digests of a base of one's own and its tokenizer, or what an interrupted stage recorded where either is unknown."""
+    name = job.profile.model.name
+    weights = None if name == "builtin" else identity(name)
+    now = weights and f"{weights[:16]} {reading(name)[:16]}"
     begun = job.run.begun(stage)
     recorded = begun.get("base") if begun else None
     return now if begun is None or (now and recorded) else recorded

@@ -16,7 +16,18 @@ from typing import Any
 
 from rlrecipes.data.files import Row
 from rlrecipes.data.preferences import BESIDE_PAIR, CHOSEN, WINNER, Sides, compared, number_of, sides_of
-from rlrecipes.data.turns import CHATS, SAID, cell, is_empty, items, messages_of, turns_of_text, wrong
+from rlrecipes.data.turns import (
+    CHATS,
+    IMITATED,
+    SAID,
+    cell,
+    is_empty,
+    is_silent,
+    items,
+    messages_of,
+    turns_of_text,
+    wrong,
+)
 from rlrecipes.errors import option
 from rlrecipes.recipe import UNLEARNED, Comparison, Example, Message, Prompt, Rating, truth_of, user
 from rlrecipes.text import written
@@ -239,6 +250,8 @@ def answer_of(row: Row, column: str, prompt: Prompt) -> tuple[Prompt, str]:
         return prompt, value
     if not turns or turns[-1].role != "assistant":
         raise wrong(row, column, expected, value)
+    if column in IMITATED and is_silent(items(value)[-1] if not isinstance(value, str) else None):
+        raise ValueError(f"the answer in '{column}' has weight 0")
     before = turns[:-1]
     if before in ((), prompt):
         return prompt, turns[-1].content

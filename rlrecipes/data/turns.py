@@ -37,6 +37,10 @@ UNUSABLE_KEYS = (*UNUSABLE, "reasoning", "thinking")
 """The same of a turn's keys."""
 CHATS = ("messages", "conversations", "conversation")
 """Columns that hold a whole chat."""
+IMITATED = ("chosen", "completion", "response", "output")
+"""Columns of an answer that is imitated, which may be a chat."""
+LEARNED = ("weight", "train")
+"""The keys by which a turn says whether it is to be imitated: OpenAI's and Axolotl's."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 """The types of a turn's parts that are its text, as OpenAI names them."""
 
@@ -165,7 +169,7 @@ def unread_of_chat(name: str, value: Any, demonstrates: bool) -> Iterator[str]:
     demonstrates = demonstrates and name in CHATS
     turns = turns_in(value)
     for turn in turns:
-        for key in turn.keys() - _read_keys(turn, demonstrates):
+        for key in turn.keys() - _read_keys(turn, demonstrates or name in IMITATED):
             if not is_empty(turn[key]):
                 yield f"'{name}[].{key}'"
         parts = [part for part in _parts(turn) if not is_empty(part.get("text"))]
@@ -177,7 +181,7 @@ def unread_of_chat(name: str, value: Any, demonstrates: bool) -> Iterator[str]:
         )
         if len(parts) > 1:
             yield JOINED
-    if demonstrates and turns and not _is_answer(next((turn for turn in reversed(turns) if not _is_silent(turn)), {})):
+    if demonstrates and turns and not _is_answer(next((turn for turn in reversed(turns) if not is_silent(turn)), {})):
         yield BEHIND
 
 
@@ -185,9 +189,13 @@ def _is_answer(turn: Mapping[str, Any]) -> bool:
     return ROLES.get(spelled(turn.get("role") or turn.get("from"))) == "assistant"
 
 
-def _is_silent(turn: Mapping[str, Any]) -> bool:
+def is_silent(turn: Any) -> bool:
     """Whether a turn is an answer that nobody is to imitate."""
-    return _is_answer(turn) and any(truth_of(turn.get(key)) is False for key in ("weight", "train"))
+    return (
+        isinstance(turn, Mapping)
+        and _is_answer(turn)
+        and any(truth_of(turn.get(key)) is False for key in ("weight", "train"))
+    )
 
 
 def _parts(turn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -198,7 +206,7 @@ def _parts(turn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _read_keys(turn: Mapping[str, Any], demonstrates: bool) -> set[str]:
     """The keys of a turn that are read, or leave out its row."""
     names = {"role" if turn.get("role") else "from", _content_key(turn)}
-    return {*names, *UNUSABLE_KEYS, *(("weight", "train") if demonstrates else ())}
+    return {*names, *UNUSABLE_KEYS, *(LEARNED if demonstrates else ())}
 
 
 def is_empty(value: Any) -> bool:

@@ -18,8 +18,15 @@ UNREAD = ("transformers_version", "_name_or_path", "torch_dtype", "dtype")
 """What saving a model again may change in them."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """A checkpoint's one file of weights, in the order in which Transformers looks for it; each may be an index of several."""
-BLOCKS, BLOCK = 64, 4096
-"""How much of each file of weights is read, and how many bytes at a place: other training moves all of them."""
+WHOLE = 1 << 28
+"""Bytes of a file of weights up to which all of it is read; of a larger one `BLOCKS` places."""
+BLOCKS, BLOCK = 4096, 4096
+"""How many places, and how many bytes at each: other training moves all of a file."""
+READING = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json", "chat_template.jinja"),
+    *("special_tokens_map.json", "added_tokens.json"),
+)
+"""Files that say which ids a chat has."""
 
 
 def identity(name: str) -> str | None:
@@ -56,6 +63,14 @@ def _weights(folder: Path) -> list[Path]:
     return []
 
 
+def reading(name: str) -> str:
+    """A digest of the files of a model's tokenizer that are on this machine."""
+    digest = hashlib.sha256()
+    for path in (path for file in READING if (path := cached_file(name, file))):
+        digest.update(f"{path.name} {path.stat().st_size}".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def is_another(name: str, recorded: str | None) -> bool:
     """Whether a model has another identity than a stage recorded; not where either is unknown."""
     now = identity(name) if recorded else None
@@ -63,9 +78,12 @@ def is_another(name: str, recorded: str | None) -> bool:
 
 
 def _samples(path: Path) -> Iterator[bytes]:
-    """Blocks of a file, evenly spread from its first to its last."""
-    last = max(0, path.stat().st_size - BLOCK)
+    """All of a file, or blocks of it, evenly spread from its first to its last."""
+    last = path.stat().st_size - BLOCK
     with path.open("rb") as file:
+        if last < WHOLE:
+            yield file.read()
+            return
         for place in range(BLOCKS):
             file.seek(last * place // (BLOCKS - 1))
             yield file.read(BLOCK)

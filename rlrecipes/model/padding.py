@@ -28,7 +28,8 @@ def release_pad(tokenizer: Any) -> None:
     parts = json.loads(backend.to_str())
     parts["added_tokens"] = [token for token in parts["added_tokens"] if token["id"] != id]
     plain = Tokenizer.from_str(json.dumps(parts))
-    texts = (name, plain.decode([id], skip_special_tokens=False))
+    found = plain.decode([id], skip_special_tokens=False)
+    texts = (name, found, f"x{name}", f"x{found}")  # SentencePiece puts a space before a text's first word
     if any(id in plain.encode(text, add_special_tokens=False).ids for text in texts):
         tokenizer.pad_token = None
         tokenizer._tokenizer = plain

@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rlrecipes.errors import UserError
 from rlrecipes.job import Job
 from rlrecipes.metrics import distinct, estimate, mean_interval
 from rlrecipes.policy.answers import Answer, Answers, best_of
 from rlrecipes.policy.language import language_of
 from rlrecipes.policy.style import style
-from rlrecipes.recipe import Example
+from rlrecipes.recipe import Example, Metric
 from rlrecipes.run.stages import Policy
+from rlrecipes.text import quoted
 
 Estimate = dict[str, float]
 Score = Callable[[Sequence[Answer]], Sequence[float]]
@@ -115,13 +117,28 @@ def _shares(code: str, told: Sequence[str | None]) -> list[float]:
     return [math.nan if one is None else float(one == code) for one in told]
 
 
+def _whole(metric: Metric, answers: Sequence[str], examples: Sequence[Example]) -> Estimate:
+    """A metric of all answers.
+
+    Raises:
+        UserError: as `estimate`, or it has no finite value.
+    """
+    found = estimate(metric, answers, examples)
+    if not math.isfinite(found.value):
+        raise UserError(
+            f"the metric {quoted(metric.name, 30)} is {found.value} over {len(answers)} answers, no finite number; mend its "
+            "`finish`"
+        )
+    return found.as_json()
+
+
 def metrics(job: Job, scored: Scored, examples: Sequence[Example]) -> dict[str, Estimate]:
     """A policy's metrics, its reward, what the judge says of it, and how far several reward models disagree on it."""
     greedy, sampled = ([answer.text for answer in given] for given in (scored.greedy, scored.sampled))
     headline = job.metrics[0]
     return {
-        **{metric.name: estimate(metric, greedy, examples).as_json() for metric in job.metrics},
-        f"{headline.name}_sampled": estimate(headline, sampled, examples).as_json(),
+        **{metric.name: _whole(metric, greedy, examples) for metric in job.metrics},
+        f"{headline.name}_sampled": _whole(headline, sampled, examples),
         "reward": mean_interval(scored.reward).as_json(),
         **({"judge": mean_interval(scored.judge).as_json()} if scored.judge is not None else {}),
         **({"disagreement": mean_interval(scored.disagreement).as_json()} if scored.disagreement is not None else {}),

@@ -279,6 +279,19 @@ def test_what_is_not_read_is_named_with_its_rows(tmp_path, row, name):
     assert any(note.startswith("Not read: ") and f"{name} (4 rows)" in note for note in notes), notes
 
 
+@pytest.mark.parametrize("weight", [0, "0", False])
+@pytest.mark.parametrize("column", ["completion", "chosen"])
+def test_an_answer_of_weight_0_is_left_out_wherever_it_stands(tmp_path, column, weight):
+    def row(number):
+        said = {**SAID._asdict(), **({"weight": weight} if number % 2 else {})}
+        return {"prompt": f"Hello {number}", column: [said], **({"rejected": "Go"} if column == "chosen" else {})}
+
+    path = write_rows(tmp_path / "rows.jsonl", [row(number) for number in range(40)])
+    data = load(load_recipe("dialogue"), str(path), {}, tmp_path)
+    assert data.dropped == {f"the answer in '{column}' has weight 0 (first: rows.jsonl, row 2)": 20}
+    assert not [note for note in data.notes if "Not read" in note]
+
+
 def test_an_answer_that_nobody_is_to_imitate_may_stand_behind_the_last_one(tmp_path):
     row = {"messages": [*turns(ASKED, SAID), {**SAID._asdict(), "weight": 0}]}
     assert not [note for note in loaded(tmp_path, row).notes if "behind the last answer" in note]

@@ -53,7 +53,24 @@ def test_no_stage_stands_on_another_base_than_the_stages_below_it(model, capsys,
     assert command("reward", "translation") == 0
 
 
-def test_an_interrupted_stage_goes_on_on_no_other_base(model, capsys, monkeypatch):
+def one_bit(model):
+    file = model / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def other_merges(model):
+    file = model / "tokenizer.json"
+    file.write_text(file.read_text() + " ")
+
+
+def other_template(model):
+    (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}> {{ m.content }}{% endfor %}")
+
+
+@pytest.mark.parametrize("change", [other_weights, one_bit, other_merges, other_template])
+def test_an_interrupted_stage_goes_on_on_no_other_base(model, capsys, monkeypatch, change):
     real = Checkpoints.save
 
     def save(self, at, state):
@@ -67,14 +84,25 @@ def test_an_interrupted_stage_goes_on_on_no_other_base(model, capsys, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save)
         assert command() == 75
-    whole = (model / "model.safetensors").read_bytes()
-    other_weights(model)
+    whole = {path: path.read_bytes() for path in model.iterdir()}
+    change(model)
     capsys.readouterr()
     assert command() == 2
     assert "was begun with base = " in capsys.readouterr().err
-    (model / "model.safetensors").write_bytes(whole)
+    for path in model.iterdir():
+        path.write_bytes(whole[path]) if path in whole else path.unlink()
     assert command() == 0
     assert "going on after step 1" in capsys.readouterr().out
+
+
+def test_of_weights_too_large_to_read_whole_places_all_over_are(model, monkeypatch):
+    known = identity(str(model))
+    monkeypatch.setattr("rlrecipes.hub.identity.WHOLE", 0)
+    assert identity(str(model)) not in (None, known)
+    monkeypatch.setattr("rlrecipes.hub.identity.BLOCKS", 64)
+    before = identity(str(model))
+    other_weights(model)
+    assert identity(str(model)) != before
 
 
 def test_weights_that_have_not_all_come_yet_have_no_identity(model):

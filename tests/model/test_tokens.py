@@ -309,6 +309,25 @@ def test_a_letter_or_word_that_pads_is_text_again_and_another_token_pads(tmp_pat
         tokenizer.save_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["sentencepiece", "legacy sentencepiece", "byte level"])
+@pytest.mark.parametrize("letter", ["e", "z"])
+def test_a_letter_that_pads_is_text_again_where_words_are_marked_by_what_stands_before_them(tmp_path, kind, letter):
+    from transformers import PreTrainedTokenizerFast
+
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=word_tokenizer(kind), pad_token=letter, eos_token="<end>", unk_token="<pad>"
+    )
+    made.chat_template = tiny_tokenizer().chat_template
+    made.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.pad_token == "<pad>"
+    rows = Split([Example(user("eager zebras"), ("each zebra",))])
+    assert not spelled(tokenizer, Data("x", rows, Split()))
+    ids = encode(tokenizer, user("eager zebras"), "each zebra")
+    assert tokenizer.pad_token_id not in ids.ids
+    assert decode(tokenizer, ids.answer) == "each zebra"
+
+
 def worded(pad_token):
     """The tokenizer of bytes that also has the words ` cat` and `PAD`."""
     made = tiny_tokenizer()

@@ -1,13 +1,15 @@
 """Answers are scored without the model that gave them, and policies compared over the same prompts."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
+from rlrecipes.errors import UserError
 from rlrecipes.policy.answers import Answer, best_of, kinds
 from rlrecipes.policy.scores import Scored, compare, divergence, divergence_bound, metrics, pairs, score_all
 from rlrecipes.policy.style import copied, refuses, style
-from rlrecipes.recipe import Example, Message, user
+from rlrecipes.recipe import Example, Message, Metric, user
 from rlrecipes.run.stages import POLICIES
 
 
@@ -67,6 +69,17 @@ def test_a_policys_metrics_hold_the_judges_mean_where_there_is_a_judge(job):
     examples = [Example(user("Say a."), ("a",))] * 2
     assert metrics(job, scored([1.0, 2.0], judge=[0.0, 5.0]), examples)["judge"]["value"] == 2.5
     assert "judge" not in metrics(job, scored([1.0, 2.0]), examples)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_metric_of_all_answers_that_is_no_finite_number_stops_the_evaluation(job, value):
+    odd = Metric("odd", lambda answers, examples: [[1.0]] * len(answers), lambda sums: value)
+    examples = [Example(user("Say a."), ("a",))] * 2
+    given = SimpleNamespace(metrics=[*job.metrics, odd])
+    with pytest.raises(
+        UserError, match=f"the metric 'odd' is {value} over 2 answers, no finite number; mend its `finish`"
+    ):
+        metrics(given, scored([1.0, 2.0]), examples)
 
 
 def test_the_divergence_is_the_mean_over_sampled_answers_and_the_best_of_n_has_a_bound():
