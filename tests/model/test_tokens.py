@@ -310,22 +310,22 @@ def test_a_letter_or_word_that_pads_is_text_again_and_another_token_pads(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "legacy sentencepiece", "byte level"])
-@pytest.mark.parametrize("letter", ["e", "z"])
-def test_a_letter_that_pads_is_text_again_where_words_are_marked_by_what_stands_before_them(tmp_path, kind, letter):
+def test_a_letter_that_pads_is_text_again_where_words_are_marked_by_what_stands_before_them(tmp_path, kind):
+    """Alone, the letter is the token of a word."""
     from transformers import PreTrainedTokenizerFast
 
     made = PreTrainedTokenizerFast(
-        tokenizer_object=word_tokenizer(kind), pad_token=letter, eos_token="<end>", unk_token="<pad>"
+        tokenizer_object=word_tokenizer(kind), pad_token="a", eos_token="<end>", unk_token="<pad>"
     )
     made.chat_template = tiny_tokenizer().chat_template
     made.save_pretrained(tmp_path)
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.pad_token == "<pad>"
-    rows = Split([Example(user("eager zebras"), ("each zebra",))])
+    rows = Split([Example(user("Say cats"), ("what a cat",))])
     assert not spelled(tokenizer, Data("x", rows, Split()))
-    ids = encode(tokenizer, user("eager zebras"), "each zebra")
+    ids = encode(tokenizer, user("Say cats"), "what a cat")
     assert tokenizer.pad_token_id not in ids.ids
-    assert decode(tokenizer, ids.answer) == "each zebra"
+    assert decode(tokenizer, ids.answer) == "what a cat"
 
 
 def worded(pad_token):
