@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import SMALLEST, main, resealed
+from conftest import SMALLEST, main, resealed, sentences, write_rows
 from safetensors.torch import load_file, save_file
 
 from rlrecipes.after.finished import find_finished_run
@@ -63,11 +63,13 @@ AVX512_BF16 = "import bitsandbytes.nn.modules\nbitsandbytes.nn.modules.has_avx51
 """Makes any processor one on which bitsandbytes repacks 4-bit layers when they first evaluate."""
 
 
-def test_the_cards_own_code_runs_on_every_processor_at_widths_that_64_does_not_divide(home, monkeypatch):
+def test_the_cards_own_code_runs_on_every_processor_at_widths_that_64_does_not_divide(tmp_path, monkeypatch):
     from rlrecipes.after.chat import load_voice
     from rlrecipes.model.adapters import adapter
 
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    monkeypatch.chdir(tmp_path)  # its embedded base is none of the others'
+    write_rows(tmp_path / "pairs.jsonl", sentences(60))
     command = ["sft", "translation", "--run", "width-160", "--data", "pairs.jsonl", *SMALLEST, "base.hidden_size=160"]
     assert main([*command, "base.num_attention_heads=5"]) == 0
     assert main(["export", "translation", "--run", "width-160", "--policy", "sft"]) == 0
@@ -75,9 +77,9 @@ def test_the_cards_own_code_runs_on_every_processor_at_widths_that_64_does_not_d
     ids = torch.arange(5, 15)[None]
     with adapter(voice.model, "reference"):
         expected = voice.model(input_ids=ids).logits[0, -1]
-    code = card_code(home / "runs" / "width-160" / "translation" / "export")
+    code = card_code(tmp_path / "runs" / "width-160" / "translation" / "export")
     asked = "with torch.no_grad():\n    print(model(input_ids=torch.arange(5, 15)[None]).logits[0, -1].tolist())"
-    found = torch.tensor(json.loads(fresh(f"{AVX512_BF16}{code}\n{asked}", home)))
+    found = torch.tensor(json.loads(fresh(f"{AVX512_BF16}{code}\n{asked}", tmp_path)))
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
