@@ -62,7 +62,7 @@ def _task(name: str) -> Callable[..., dict[str, Any]]:
 
         return large
     if name == "gpu":
-        from benchmarks.card import checks
+        from benchmarks.gpu_checks import checks
 
         return checks
     if name == "plan":

@@ -12,7 +12,7 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 MAKEFILE = Path(__file__).resolve().parent.parent / "Makefile"
@@ -39,6 +39,23 @@ def _fitted(sentence: str) -> str:
     advice = len(sentence) - sentence.rfind("; ")
     tail = advice if advice < LONGEST * 4 // 5 else LONGEST // 2
     return f"{sentence[: LONGEST - tail - 1].rstrip()}…{sentence[-tail:]}"
+
+
+@contextlib.contextmanager
+def errors_told(*sentences: Callable[[Exception], str | None]) -> Iterator[None]:
+    """Turns an error into the sentence that the first of `sentences` has for it; None: it knows none.
+
+    Raises:
+        UserError: for such an error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (sentence := next(filter(None, (sentence(error) for sentence in sentences)), None)) is None:
+            raise
+        raise UserError(sentence) from error
 
 
 class TooLongError(BaseException):

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.__main__ import main
-from benchmarks.card import checks
+from benchmarks.gpu_checks import checks
 from benchmarks.growth import exponent
 from benchmarks.page import number, verdict
 from benchmarks.record import CPU_TARGETS, MEMORY_TARGETS, gain_record, of_quick_run, shape_record, targets

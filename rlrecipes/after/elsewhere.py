@@ -44,7 +44,7 @@ def _tokenizer(config: Mapping[str, Any]) -> dict[str, Any]:
         named["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(named.get("extra_special_tokens"), list):
         named["additional_special_tokens"] = named.pop("extra_special_tokens")
-    return {"model_input_names": ["input_ids", "attention_mask"], **named}
+    return named | {"model_input_names": ["input_ids", "attention_mask"]}
 
 
 def _model(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -250,7 +250,7 @@ def answer_of(row: Row, column: str, prompt: Prompt) -> tuple[Prompt, str]:
         return prompt, value
     if not turns or turns[-1].role != "assistant":
         raise wrong(row, column, expected, value)
-    if column in IMITATED and is_silent(items(value)[-1] if not isinstance(value, str) else None):
+    if column in IMITATED and not isinstance(value, str) and is_silent(items(value)[-1]):
         raise ValueError(f"the answer in '{column}' has weight 0")
     before = turns[:-1]
     if before in ((), prompt):

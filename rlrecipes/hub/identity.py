@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from rlrecipes.hub.reach import cached_file, read_object
@@ -44,9 +45,7 @@ def identity(name: str) -> str | None:
         values = read_json(config.with_name(file))
         digest.update(json.dumps([file, {key: values[key] for key in sorted(values) if key not in UNREAD}]).encode())
     for path in weights:
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
-        for block in _samples(path):
-            digest.update(block)
+        digest.update(_content(path))
     return digest.hexdigest()
 
 
@@ -67,7 +66,7 @@ def reading(name: str) -> str:
     """A digest of the files of a model's tokenizer that are on this machine."""
     digest = hashlib.sha256()
     for path in (path for file in READING if (path := cached_file(name, file))):
-        digest.update(f"{path.name} {path.stat().st_size}".encode() + path.read_bytes())
+        digest.update(_content(path))
     return digest.hexdigest()
 
 
@@ -77,9 +76,23 @@ def is_another(name: str, recorded: str | None) -> bool:
     return now is not None and now != recorded
 
 
-def _samples(path: Path) -> Iterator[bytes]:
+def _content(path: Path) -> bytes:
+    """A digest of a file's name and content, which a process reads once: many stages ask for it."""
+    found = path.stat()
+    return _digest(path, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, size: int, *_changed: int) -> bytes:
+    digest = hashlib.sha256(f"{path.name} {size}".encode())
+    for block in _samples(path, size):
+        digest.update(block)
+    return digest.digest()
+
+
+def _samples(path: Path, size: int) -> Iterator[bytes]:
     """All of a file, or blocks of it, evenly spread from its first to its last."""
-    last = path.stat().st_size - BLOCK
+    last = size - BLOCK
     with path.open("rb") as file:
         if last < WHOLE:
             yield file.read()

@@ -14,7 +14,7 @@ from typing import Any
 
 from rlrecipes.model.plain import special_tokens
 from rlrecipes.model.template import render
-from rlrecipes.model.tokens import texts_of
+from rlrecipes.model.tokens import in_words, rows_with
 from rlrecipes.recipe import Data, Message
 
 CONTENTS = ("one\U000f0000", "two\U000f0000", "three\U000f0000")
@@ -37,18 +37,11 @@ def turn_marks(tokenizer: Any) -> tuple[str, ...]:
 def forged(tokenizer: Any, data: Data) -> dict[str, int]:
     """How many rows of each kind, on both sides of the split, hold text that the template's turns begin with."""
     marks = turn_marks(tokenizer)
-    counts = {
-        kind: sum(
-            any(mark in text for text in (*(message.content for message in prompt), *answers) for mark in marks)
-            for prompt, answers in rows
-        )
-        for kind, rows in texts_of(data).items()
-    }
-    return {kind: count for kind, count in counts.items() if count}
+    return rows_with(data, lambda text: any(mark in text for mark in marks))
 
 
 def forged_note(tokenizer: Any, counts: Mapping[str, int]) -> str:
     """`forged` in words."""
-    rows = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
     marks = " or ".join(repr(mark) for mark in turn_marks(tokenizer))
-    return f"a text with {marks} reads as a turn of its own, since the chat template marks turns by text alone: {rows}"
+    told = f"a text with {marks} reads as a turn of its own, since the chat template marks turns by text alone"
+    return f"{told}: {in_words(counts)}"

@@ -68,7 +68,7 @@ def sample(
     inputs, cache = queries.masked_fill(~real, 0), _cache(model, len(queries), attention.shape[1])
     state, start = _read(model, inputs, mask, positions, cache), inputs.shape[1]
     finished = torch.zeros_like(real[:, 0])
-    unusable = finished.any()
+    unusable = torch.zeros_like(finished[0])
     every = LOOK_EVERY[queries.device.type] if on_tokens is None else 1  # who gets tokens waits for each
     columns: list[tuple[torch.Tensor, ...]] = []
     for step in range(1, length + 1):
@@ -84,7 +84,7 @@ def sample(
         )
         inputs = token.masked_fill(finished, 0)[:, None]
         finished = finished | is_any(token, ends)
-        if step == length or step % every == 0:
+        if looked := step == length or step % every == 0:
             all_finished, any_broken = torch.stack([finished.all(), unusable]).tolist()  # one wait for both
             if any_broken:
                 raise UserError(
@@ -93,7 +93,7 @@ def sample(
                 )
         if on_tokens is not None:
             on_tokens(columns[-1][0])
-        if step == length or (step % every == 0 and all_finished):
+        if step == length or (looked and all_finished):
             break
         state = _states(model, inputs, mask, positions, cache, start)[:, -1]
         start += 1

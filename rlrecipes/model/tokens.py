@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -259,13 +259,21 @@ def read_row(tokenizer: Any, prompt: Prompt, *answers: str) -> Reading:
 def spelled(tokenizer: Any, data: Data) -> dict[str, int]:
     """How many rows of each kind, on both sides of the split, spell a special token, which is read as plain text."""
     special = special_tokens(tokenizer, chats(tokenizer, tokenizer.chat_template)[2])
+    return rows_with(data, lambda text: bool(special.search(text)))
+
+
+def rows_with(data: Data, holds: Callable[[str], bool]) -> dict[str, int]:
+    """How many rows of each kind, on both sides of the split, have a prompt's turn or an answer that `holds`."""
     counts = {
-        kind: sum(
-            any(map(special.search, (*(message.content for message in prompt), *answers))) for prompt, answers in rows
-        )
+        kind: sum(any(map(holds, (*(message.content for message in prompt), *answers))) for prompt, answers in rows)
         for kind, rows in texts_of(data).items()
     }
     return {kind: count for kind, count in counts.items() if count}
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Rows by kind: "2 demonstrations, 1 prompts"."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
 
 
 def texts_of(data: Data) -> dict[str, list[tuple[Prompt, Sequence[str]]]]:
@@ -281,8 +289,8 @@ def texts_of(data: Data) -> dict[str, list[tuple[Prompt, Sequence[str]]]]:
 
 def spelled_note(counts: Mapping[str, int]) -> str:
     """`spelled` in words."""
-    rows = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
-    return f"special tokens such as '<|im_end|>', or without an embedding, that a text spells are read as plain text: {rows}"
+    told = "special tokens such as '<|im_end|>', or without an embedding, that a text spells are read as plain text"
+    return f"{told}: {in_words(counts)}"
 
 
 def hidden(read: Reading, prompt: Prompt) -> Prompt:

@@ -11,7 +11,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from rlrecipes.errors import UserError, first_line
+from rlrecipes.errors import UserError, errors_told, first_line
 from rlrecipes.text import shortened
 
 _MEMORY = re.compile(
@@ -71,8 +71,13 @@ FAULTS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or one that it was raised over, says that memory ran out, of a device or of the machine."""
-    return any(isinstance(each, MemoryError) or _says_so(each) for each in _chain(error))
+    """Whether an error, or one that it was raised over, says that memory ran out, of a device or of the machine.
+
+    One that is told in a sentence already is none.
+    """
+    return not isinstance(error, UserError) and any(
+        isinstance(each, MemoryError) or _says_so(each) for each in _chain(error)
+    )
 
 
 def _says_so(error: BaseException) -> bool:
@@ -117,19 +122,17 @@ def device_errors_told(again: str = "give the same command again") -> Iterator[N
     Raises:
         UserError: for such an error.
     """
-    try:
+    with errors_told(lambda error: _sentence(error, again)):
         yield
-    except UserError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise UserError(
-                f"out of memory ({shortened(first_line(error), 120)}); end other processes on this device, "
-                "or choose a smaller model or model.max_length"
-            ) from error
-        if (sentence := fault(error, again)) is None:
-            raise
-        raise UserError(sentence) from error
+
+
+def _sentence(error: Exception, again: str) -> str | None:
+    if not is_out_of_memory(error):
+        return fault(error, again)
+    return (
+        f"out of memory ({shortened(first_line(error), 120)}); end other processes on this device, "
+        "or choose a smaller model or model.max_length"
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

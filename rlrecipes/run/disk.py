@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlrecipes.errors import UserError
+from rlrecipes.errors import errors_told
 
 ADVICE = {
     errno.ENOSPC: "free space and {again}",
@@ -48,14 +48,8 @@ def disk_errors_told(again: str = "give the same command again") -> Iterator[Non
     Raises:
         UserError: for such an error.
     """
-    try:
+    with errors_told(lambda error: _sentence(error, again)):
         yield
-    except UserError:
-        raise
-    except Exception as error:
-        if (sentence := _sentence(error, again)) is None:
-            raise
-        raise UserError(sentence) from error
 
 
 def _sentence(error: BaseException, again: str) -> str | None:

@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-from rlrecipes.errors import UserError
 from rlrecipes.run.device import is_out_of_memory
 
 
@@ -30,8 +29,6 @@ def phase(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OutOfMemoryError, UserError):
-        raise
     except Exception as error:
         if not is_out_of_memory(error):
             raise

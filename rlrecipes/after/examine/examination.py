@@ -39,7 +39,7 @@ def examine(request: Request) -> Path:
         try:
             found = _found(open_subject(request))
         except Exception as error:
-            if isinstance(error, UserError) or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise UserError(
                 f"memory ran out over {request.source.name}; free the GPU from other processes, or examine it on the CPU "
