@@ -153,7 +153,7 @@ numbers: $(READY) ## fill the pages' blocks of figures from finished runs; block
 	@$(VENV)/bin/python -m benchmarks.numbers $(call each,ARGS)
 
 test: $(READY) ## the tests, without network or GPU
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 kills: $(READY) ## kill a run at random moments (KILLS, SEED) and compare it byte for byte with an uninterrupted one
 	PYTHONPATH=. $(VENV)/bin/python tests/kills.py --kills $(call one,KILLS) --seed $(or $(call one,SEED),0)

@@ -146,6 +146,13 @@ def finished(session_home) -> Path:
 
 
 @pytest.fixture(scope="session")
+def base(session_home, finished) -> Path:
+    """The embedded base that `finished` stands on; other tests may have made bases of their own beside it."""
+    adapter = json.loads((finished / "sft" / "adapter" / "adapter_config.json").read_text())
+    return session_home / adapter["base_model_name_or_path"]
+
+
+@pytest.fixture(scope="session")
 def apart(finished) -> Path:
     """`runs/apart/translation`: like `finished`, with adapters that say quite different things. Nobody may change it."""
     import shutil

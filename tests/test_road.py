@@ -129,13 +129,12 @@ def test_the_stages_leave_small_adapters_and_a_page(finished):
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
-def test_every_adapter_brings_the_tokenizer_that_asked(finished, home, stage):
+def test_every_adapter_brings_the_tokenizer_that_asked(finished, base, stage):
     from transformers import AutoTokenizer
 
     from rlrecipes.model.tokens import FIXED, encode_prompt, open_tokenizer
     from rlrecipes.recipe import user
 
-    (base,) = (home / "runs" / ".base").glob("[!.]*")
     brought = AutoTokenizer.from_pretrained(finished / stage / "adapter")
     assert brought.chat_template.startswith(FIXED)
     assert "strftime_now" not in AutoTokenizer.from_pretrained(base).chat_template, "a base stays as it was made"
@@ -434,7 +433,7 @@ def test_the_reward_is_the_weighted_sum_of_its_terms(home):
             assert given["reward"] == pytest.approx(0.3 * given["headline"])  # both are chrF here
 
 
-def test_each_policys_answers_are_those_of_its_adapter_loaded_by_peft_alone(home):
+def test_each_policys_answers_are_those_of_its_adapter_loaded_by_peft_alone(home, base):
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -446,7 +445,6 @@ def test_each_policys_answers_are_those_of_its_adapter_loaded_by_peft_alone(home
     answers = {policy: [row["policies"][policy]["answer"] for row in rows] for policy in ("base", "sft", "ppo")}
     assert answers["base"] != answers["sft"] != answers["ppo"]
 
-    (base,) = (home / "runs" / ".base").glob("[!.]*")
     tokenizer = AutoTokenizer.from_pretrained(base)
     for policy in ("sft", "ppo"):
         model = PeftModel.from_pretrained(

@@ -139,9 +139,8 @@ def test_experts_stay_in_the_models_precision_and_have_adapters_where_peft_puts_
     assert shape(config, ATTENTION).adapter == dense.adapter
 
 
-def test_the_embedded_base_is_planned_as_it_is_trained(finished):
-    (trained,) = (finished.parent.parent / ".base").glob("[!.]*/config.json")
-    made, planned = json.loads(trained.read_text()), read_config(load_profile("tiny"))
+def test_the_embedded_base_is_planned_as_it_is_trained(base):
+    made, planned = json.loads((base / "config.json").read_text()), read_config(load_profile("tiny"))
     assert planned["tie_word_embeddings"] == made["tie_word_embeddings"]
     assert planned["model_type"] == made["model_type"]
 

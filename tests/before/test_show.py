@@ -132,10 +132,8 @@ def test_the_embedded_base_is_used_once_it_is_there(finished, home, capsys):
     assert "not there yet" in capsys.readouterr().out, "a base of another size is another base"
 
 
-def test_of_several_embedded_bases_the_one_with_these_settings_is_used(finished, home, tmp_path, monkeypatch, capsys):
-    made = home / "runs" / ".base"
-    shutil.copytree(made, tmp_path / "runs" / ".base")
-    (base,) = (tmp_path / "runs" / ".base").glob("[!.]*")
+def test_of_several_embedded_bases_the_one_with_these_settings_is_used(base, tmp_path, monkeypatch, capsys):
+    base = shutil.copytree(base, tmp_path / "runs" / ".base" / base.name)
     sizes = [setting for setting in SMALLEST if setting.startswith("base.")]
     other = shutil.copytree(base, base.with_name("other"))
     told = json.loads((base / "made_of.json").read_text())
@@ -159,10 +157,9 @@ def test_of_several_embedded_bases_the_one_with_these_settings_is_used(finished,
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_an_embedded_base_from_before_its_settings_were_kept_is_known_by_its_size(
-    finished, home, tmp_path, monkeypatch, capsys, damaged
+    base, tmp_path, monkeypatch, capsys, damaged
 ):
-    shutil.copytree(home / "runs" / ".base", tmp_path / "runs" / ".base")
-    (base,) = (tmp_path / "runs" / ".base").glob("[!.]*")
+    base = shutil.copytree(base, tmp_path / "runs" / ".base" / base.name)
     for name in (MADE_OF, MANIFEST):  # neither did they have checksums
         (base / name).unlink()
     if damaged:
