@@ -29,6 +29,8 @@ def read(row: Mapping[str, Any]) -> Example:
         if not isinstance(row[name], str) or not row[name].strip():
             raise ValueError(f"'{name}' must be a text")
     answers = _parsed(row["answers"]) if isinstance(row["answers"], str) else row["answers"]
+    if isinstance(answers, Mapping) and "text" not in answers:
+        raise ValueError("'answers' is an object without 'text'")
     answers = answers.get("text") if isinstance(answers, Mapping) else answers
     answers = [answers] if isinstance(answers, str) else [] if answers is None else answers
     if row.get("is_impossible") is not None and truth_of(row["is_impossible"]) is not False:
@@ -42,12 +44,12 @@ def read(row: Mapping[str, Any]) -> Example:
 
 
 def _parsed(cell: str) -> Any:
-    """A cell that holds SQuAD's object or a list as Python writes them, as its value; any other text as it is.
+    """A cell that holds an object or a list of texts or objects, as Python or JSON writes them; any other text as it is.
 
     Raises:
         ValueError: it starts like one and is none.
     """
-    if not re.match(r"\{\s*['\"]text['\"]\s*:|\[\s*['\"].*['\"]\s*\]$", cell.strip(), re.DOTALL):
+    if not re.match(r"\{\s*['\"]\w+['\"]\s*:|\[\s*['\"{].*['\"}]\s*\]$", cell.strip(), re.DOTALL):
         return cell
     if re.search(r"""["']\s+["']""", cell):  # an array's: NumPy puts no comma between texts, and Python would join them
         raise ValueError("'answers' holds a list without commas")

@@ -1,3 +1,4 @@
+import json
 import re
 from functools import cache
 from itertools import product
@@ -183,3 +184,22 @@ def test_a_cell_that_starts_like_squads_answers_and_cannot_be_read_is_left_out()
 def test_a_list_as_numpy_prints_it_is_not_joined_to_one_answer(cell):
     with pytest.raises(ValueError, match="'answers' holds a list without commas"):
         read({"context": "It lives in the attic.", "question": "Where?", "answers": cell})
+
+
+@pytest.mark.parametrize("write", [str, json.dumps], ids=["python", "json"])
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({"answer_start": [13], "text": ["the attic"]}, None),
+        ([{"text": "the attic", "answer_start": 13}], "'answers' must be a list of texts"),
+        ({"input_text": "the attic", "span_start": 13}, "'answers' is an object without 'text'"),
+    ],
+    ids=["start first", "a list of objects", "other keys"],
+)
+def test_no_object_in_a_cell_is_taken_for_the_text_of_an_answer(answers, said, write):
+    row = {"context": "It lives in the attic.", "question": "Where?", "answers": write(answers)}
+    if said is None:
+        assert read(row).answers == ("the attic",)
+    else:
+        with pytest.raises(ValueError, match=re.escape(said)):
+            read(row)
