@@ -19,6 +19,7 @@ from rlrecipes.data.preferences import BESIDE_PAIR, CHOSEN, WINNER, Sides, compa
 from rlrecipes.data.turns import (
     CHATS,
     IMITATED,
+    LEARNED,
     SAID,
     cell,
     is_empty,
@@ -112,13 +113,12 @@ def _chat(column: str, row: Row) -> Record:
 
 
 def _is_learned(row: Row, column: str, turn: Mapping[str, Any]) -> bool:
-    """Whether a turn may be imitated: OpenAI's `weight`, Axolotl's `train`."""
-    said = [turn[key] for key in ("weight", "train") if turn.get(key) is not None]
+    """Whether a turn may be imitated, as its keys in `LEARNED` say."""
+    said = [turn[key] for key in LEARNED if turn.get(key) is not None]
     for value in said:
         if truth_of(value) is None:
-            raise wrong(
-                row, column, "a list of turns whose 'weight' is 0 or 1 and whose 'train' is true or false", value
-            )
+            expected = "a list of turns whose 'weight' is 0 or 1 and whose 'train' and 'loss' are true or false"
+            raise wrong(row, column, expected, value)
     return all(map(truth_of, said))
 
 

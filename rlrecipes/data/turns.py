@@ -39,8 +39,8 @@ CHATS = ("messages", "conversations", "conversation")
 """Columns that hold a whole chat."""
 IMITATED = ("chosen", "completion", "response", "output")
 """Columns of an answer that is imitated, which may be a chat."""
-LEARNED = ("weight", "train")
-"""The keys by which a turn says whether it is to be imitated: OpenAI's and Axolotl's."""
+LEARNED = ("weight", "train", "loss")
+"""The keys by which a turn says whether it is to be imitated: OpenAI's, Axolotl's, ms-swift's."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 """The types of a turn's parts that are its text, as OpenAI names them."""
 
@@ -191,11 +191,7 @@ def _is_answer(turn: Mapping[str, Any]) -> bool:
 
 def is_silent(turn: Any) -> bool:
     """Whether a turn is an answer that nobody is to imitate."""
-    return (
-        isinstance(turn, Mapping)
-        and _is_answer(turn)
-        and any(truth_of(turn.get(key)) is False for key in ("weight", "train"))
-    )
+    return isinstance(turn, Mapping) and _is_answer(turn) and any(truth_of(turn.get(key)) is False for key in LEARNED)
 
 
 def _parts(turn: Mapping[str, Any]) -> list[Mapping[str, Any]]:

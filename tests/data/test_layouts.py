@@ -136,7 +136,7 @@ def test_a_rejected_answer_that_is_right_or_empty_leaves_a_demonstration(tmp_pat
     assert record.comparison is None
 
 
-@pytest.mark.parametrize("off", [{"weight": 0}, {"train": False}])
+@pytest.mark.parametrize("off", [{"weight": 0}, {"train": False}, {"loss": False}])
 @pytest.mark.parametrize(
     ("unlearned", "answer", "left_out"),
     [((), "c", None), ((0,), "c", [1]), ((2,), "b", None), ((0, 2), "b", [1]), ((1,), "c", [3])],
@@ -145,7 +145,7 @@ def test_a_rejected_answer_that_is_right_or_empty_leaves_a_demonstration(tmp_pat
 def test_a_turn_of_weight_0_is_no_answer(tmp_path, off, unlearned, answer, left_out, system):
     messages: list[dict[str, Any]] = []
     for place, text in enumerate("abc"):
-        on = {"weight": 1} if "weight" in off else {"train": True}
+        on = dict.fromkeys(off, 1)
         messages += [
             {"role": "user", "content": f"{text}?"},
             {**assistant(text), **(off if place in unlearned else on)},

@@ -132,7 +132,7 @@ def test_a_truth_written_as_text_means_what_it_says(tmp_path, said_of_it, kept):
         read(tmp_path, "translation", lambda i: row(i) | {"is_bad_source": "perhaps"})
 
 
-@pytest.mark.parametrize("marked", [{"weight": 0.0}, {"train": "False"}, {"weight": "no"}])
+@pytest.mark.parametrize("marked", [{"weight": 0.0}, {"train": "False"}, {"weight": "no"}, {"loss": "no"}])
 def test_a_turn_that_must_not_be_learnt_is_known_in_every_spelling(tmp_path, marked):
     data = read(tmp_path, "dialogue", lambda i: {"messages": [asked(i), said(i, **(marked if i == 3 else {}))]})
     assert data.dropped == {"every answer has weight 0 (first: rows.jsonl, row 4)": 1}
