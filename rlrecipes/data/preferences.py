@@ -14,7 +14,12 @@ from rlrecipes.data.turns import is_empty, wrong
 from rlrecipes.recipe import Comparison, Prompt, spelled, truth_of
 
 TIES = ("is_tie", "tie")
-SCORES = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))
+SCORES = tuple(
+    (name.format("chosen"), name.format("rejected"))
+    for word in ("score", "rating", "reward")
+    for name in (f"{{}}_{word}", f"{word}_{{}}", f"{{}}-{word}")
+)
+"""The columns of the two answers' scores: `chosen_score`, `score_chosen`, Argilla's `chosen-rating`, …"""
 WINNER = "winner"
 BESIDE_PAIR = ("margin", *TIES, WINNER, *(name for pair in SCORES for name in pair))
 """The columns that are read beside two answers."""

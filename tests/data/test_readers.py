@@ -172,6 +172,8 @@ def test_a_comparison_is_read_in_every_layout(tmp_path, name):
         ({"tie": "yes"}, "'tie' is true"),
         ({"winner": "tie (bothbad)"}, "'winner' names neither answer"),
         ({"chosen_score": 2, "rejected_score": "7.5"}, "'chosen_score' is below 'rejected_score'"),
+        ({"chosen-rating": 3.5, "rejected-rating": 3.5}, "a tie: 'chosen-rating' equals 'rejected-rating'"),
+        ({"chosen_rating": 1, "rejected_rating": 4}, "'chosen_rating' is below 'rejected_rating'"),
         ({"score_chosen": 2, "score_rejected": 2.0, "margin": 1}, "a tie: 'score_chosen' equals 'score_rejected'"),
     ],
 )
@@ -184,7 +186,10 @@ def test_a_pair_that_says_its_chosen_answer_is_no_better_is_left_out_with_the_re
     assert data.dropped == {f"{reason} (first: train.jsonl, row 4)": 1}
 
 
-@pytest.mark.parametrize("names", [("chosen_score", "rejected_score"), ("score_chosen", "score_rejected")])
+@pytest.mark.parametrize(
+    "names",
+    [("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"), ("reward_chosen", "reward_rejected")],
+)
 @pytest.mark.parametrize(("rest", "margin"), [({}, 5.5), ({"margin": 2}, 2), ({"margin": None}, 5.5)])
 def test_two_scores_are_a_margin_where_none_is_written(tmp_path, names, rest, margin):
     row = {"prompt": "Hello", "chosen": "Fine", "rejected": "What?", **dict(zip(names, (8.5, "3"), strict=True))}
