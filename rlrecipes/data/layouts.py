@@ -20,8 +20,9 @@ from typing import Any
 from rlrecipes.data.cells import swallowed
 from rlrecipes.data.files import Row, column_names, is_table, read, rename
 from rlrecipes.data.preferences import BESIDE_PAIR, CHOSEN, compared, lone_scores, sides_of
-from rlrecipes.data.readers import LAYOUTS, Layout, Reader, Record, answer_of, graded, with_system
+from rlrecipes.data.readers import BESIDE, LAYOUTS, Layout, Reader, Record, answer_of, graded, with_system
 from rlrecipes.data.reasons import Drop, reason_of
+from rlrecipes.data.repeats import without_prompts
 from rlrecipes.data.turns import CHATS, TOOLS, UNUSABLE, UNUSABLE_KEYS, is_empty, wrong
 from rlrecipes.data.unread import Looked, check_usable, unread, unread_in
 from rlrecipes.errors import OwnCodeError, UserError, has_make, option, own_code
@@ -31,10 +32,6 @@ from rlrecipes.text import shortened
 
 WRONG_KIND = (TypeError, AttributeError, KeyError, IndexError)
 """What a public set's reader raises on a value that it does not expect."""
-
-
-NEARLY_ALL = 0.9
-"""The share of a column's answers that has to repeat the prompt; a few also do so where it is not the file's way."""
 
 Records = tuple[list[Record], list[Drop]]
 """The records of rows, and the rows left out."""
@@ -57,7 +54,7 @@ def rows_of(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> tuple[lis
     hidden = _hidden(rows, columns)
     rows, pair = _with_language_pair(recipe.columns, rename(rows, columns))
     rows, blank = _without_placeholders(_layout(recipe, rows), rows)
-    rows, repeated = _without_prompts(rows)
+    rows, repeated = without_prompts(rows)
     return rows, [*cells, *hidden, *pair, *blank, *repeated]
 
 
@@ -116,35 +113,6 @@ def _stands_for_nothing(value: Any, known: Collection[str]) -> bool:
 
 def _with(row: Row, column: str, value: Any) -> Row:
     return row._replace(values={**row.values, column: value})
-
-
-ANSWERS = ("chosen", "rejected", "completion", "response", "output", "answer_a", "answer_b", "response_a", "response_b")
-"""Columns of one answer, which some files begin with the prompt."""
-
-
-def _without_prompts(rows: list[Row]) -> tuple[list[Row], list[str]]:
-    """The rows of a file in which nearly all answers of a column, as texts, start with their prompt: without it."""
-    notes: list[str] = []
-    names = column_names(rows)
-    asks = next((name for name in ("prompt", "instruction") if name in names), "prompt")
-    for column in ANSWERS:
-        repeated = [_repeats(row.values.get(asks), row.values.get(column)) for row in rows]
-        count, of = sum(repeated), sum(bool(row.values.get(asks) and row.values.get(column)) for row in rows)
-        if of > 1 and count >= NEARLY_ALL * of:
-            rows = [_behind(row, asks, column) if again else row for row, again in zip(rows, repeated, strict=True)]
-            notes.append(f"The {asks} is taken off the start of '{column}', which repeats it in {count:,} rows.")
-        elif count:
-            notes.append(f"'{column}' starts with the {asks} in {count:,} of {of:,} rows, and stays as it is.")
-    return rows, notes
-
-
-def _repeats(prompt: Any, answer: Any) -> bool:
-    texts = isinstance(prompt, str) and isinstance(answer, str)
-    return texts and bool(prompt.strip()) and len(answer) > len(prompt) and answer.startswith(prompt)
-
-
-def _behind(row: Row, asks: str, column: str) -> Row:
-    return _with(row, column, row.values[column][len(row.values[asks]) :].lstrip())
 
 
 def records(recipe: Recipe, rows: list[Row]) -> Records:
@@ -225,7 +193,7 @@ def _layout(recipe: Recipe, rows: list[Row]) -> Layout:
         if its_own and any(not _elsewhere(hub_set, row) for row in rows):
             return Layout(_outer(hub_set.columns), partial(hub_record, hub_set), _outer(hub_set.where))
     for layout in _layouts(recipe.columns):
-        if set(layout.needs) <= set(header):
+        if set(layout.needs) <= set(header) and not (layout.needs == CHOSEN and _are_answers(rows[:TRIED])):
             return graded(layout, header)
     choices = ", or ".join("+".join(layout.needs) for layout in _offered(recipe))
     mapping = _mapping(recipe, rows)
@@ -233,6 +201,12 @@ def _layout(recipe: Recipe, rows: list[Row]) -> Layout:
     known = f"but {recipe.name} reads {choices}, …; {todo}"
     held = shortened(", ".join(header), max(60, 270 - len(known)))
     raise UserError(f"{rows[0].file} has the columns {held}, {known}")
+
+
+def _are_answers(rows: list[Row]) -> bool:
+    """Whether the chosen answers are texts without the chat before them: the prompt stands elsewhere."""
+    texts = [row.values.get("chosen") for row in rows]
+    return all(isinstance(text, str) and not text.lstrip().startswith(("[", "{", "Human:")) for text in texts)
 
 
 def _offered(recipe: Recipe) -> list[Layout]:
@@ -246,6 +220,8 @@ ALIASES = {
     "prompt": ("question", "instruction", "input", "user", "query"),
     "completion": ("answer", "response", "output", "reply", "assistant"),
     "answers": ("answer",),
+    "source": ("src", "input"),
+    "target": ("tgt", "trg"),
 }
 """How a refusal takes other names to be meant."""
 TRIED, TRIED_COLUMNS = 10, 6
@@ -253,12 +229,17 @@ TRIED, TRIED_COLUMNS = 10, 6
 
 
 def _mapping(recipe: Recipe, rows: list[Row]) -> str | None:
-    """A mapping under which most of the first rows can be read as a demonstration; None where there is none."""
-    known, header = set(known_names(recipe)), column_names(rows)
-    spare = [name for name, _ in _fields(rows[0].values) if name not in known and len(name) <= 40][:TRIED_COLUMNS]
+    """A mapping under which most of the first rows can be read; None where there is none, or others would do as well."""
+    header = column_names(rows)
     begun = {name for layout in _layouts(recipe.columns) for name in layout.needs} & set(header)
+    known = {*known_names(recipe)} - ({*BESIDE} - begun)  # what an instruction is about may be the prompt without one
+    spare = [name for name, _ in _fields(rows[0].values) if name not in known and len(name) <= 40][:TRIED_COLUMNS]
     either = [layout for layout in LAYOUTS if layout.needs == ("prompt", "response")]
-    for layout in [layout for layout in (*_offered(recipe), *either) if "rejected" not in layout.needs]:
+    for layout in (*_offered(recipe), *either):
+        if "rejected" in {*layout.needs} - {*header} or {*layout.needs} <= {
+            *header
+        }:  # nobody would name them otherwise
+            continue
         if begun.isdisjoint(layout.needs) and begun:
             continue
         lacking = [name for name in layout.needs if name not in header]
@@ -267,11 +248,12 @@ def _mapping(recipe: Recipe, rows: list[Row]) -> str | None:
             alike = [way for way in ways if _likeness(way) == len(lacking)]
             others = [] if {"role", "from"} & set(header) or len(lacking) < len(header) else ways
             ways = alike if len(alike) == 1 else others
-        for mapped in sorted(ways, key=_likeness, reverse=True):
-            if _reads(layout, rows[:TRIED], mapped):
-                pairs = [f"{name}={column}" for name, column in mapped.items()]
-                plainly = has_make() and not any(" " in pair for pair in pairs)
-                return f"COLUMNS={' '.join(pairs)!r}" if plainly else f"--columns {shlex.join(pairs)}"
+        read = [way for way in ways if _reads(layout, rows[:TRIED], way)]
+        likeliest = [way for way in read if _likeness(way) == max(map(_likeness, read))]
+        if len({frozenset(way.values()) for way in likeliest}) == 1:
+            pairs = [f"{name}={column}" for name, column in likeliest[0].items()]
+            plainly = has_make() and not any(" " in pair for pair in pairs)
+            return f"COLUMNS={' '.join(pairs)!r}" if plainly else f"--columns {shlex.join(pairs)}"
     return None
 
 

@@ -298,7 +298,7 @@ def test_a_file_of_which_no_row_can_be_used_is_an_error_with_the_first_reason(tm
             "with the roles system, user, assistant",
         ),
         ({"messages": [{"role": "user", "content": None}]}, "messages", "a list of"),
-        ({"chosen": "Hi", "rejected": "What?"}, "chosen", "a list of messages, but found text"),
+        ({"chosen": "[Hi", "rejected": "What?"}, "chosen", "a list of messages, but found text"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_named_by_row_and_field_with_what_was_expected_and_found(

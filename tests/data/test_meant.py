@@ -190,12 +190,17 @@ def test_a_name_that_no_layout_has_is_answered_in_one_short_sentence(tmp_path):
         ("translation", ("n", "target_text", "source_text"), "source=source_text target=target_text"),
         ("dialogue", ("system_prompt", "question", "response"), "prompt=question"),
         ("dialogue", ("role", "content"), None),
+        ("dialogue", ("system", "question", "chosen", "rejected"), "prompt=question"),
+        ("dialogue", ("status", "input", "chosen", "rejected"), "prompt=input"),
+        ("translation", ("kind", "input", "target"), "source=input"),
+        ("translation", ("url", "topic", "text_de", "text_en"), None),
+        ("question_answering", ("question", "wrong_one", "passage", "right_answer"), None),
     ],
 )
 def test_a_refusal_offers_a_column_for_what_it_is_called(tmp_path, recipe, names, offered):
     with pytest.raises(UserError) as error:
         read(tmp_path, recipe, lambda i: {name: f"{name} {i}" for name in names})
-    assert (offered or "docs/own-data.md") in str(error.value)
+    assert str(error.value).rstrip("'").endswith(offered or "docs/own-data.md has what each of them holds")
 
 
 def test_a_score_with_an_underscore_is_no_number(tmp_path):
