@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import mean, median
 from typing import NamedTuple
 
@@ -151,11 +152,11 @@ def _ratings(parts: Sequence[Part]) -> list[Rating]:
 
 
 def _averaged(votes: Sequence[Rating]) -> list[Rating]:
-    """One rating for each prompt and answer, with the mean of its scores."""
-    scores: dict[tuple[Prompt, str], list[float]] = {}
+    """One rating for each prompt and answer, with the mean of its scores; spaces around an answer make no other one."""
+    given: dict[tuple[Prompt, str], list[Rating]] = {}
     for vote in votes:
-        scores.setdefault((vote.prompt, vote.answer), []).append(vote.score)
-    return [Rating(prompt, answer, mean(given)) for (prompt, answer), given in scores.items()]
+        given.setdefault((vote.prompt, vote.answer.strip()), []).append(vote)
+    return [replace(alike[0], score=mean(vote.score for vote in alike)) for alike in given.values()]
 
 
 def _by_prompt(ratings: Sequence[Rating]) -> list[list[Rating]]:

@@ -98,9 +98,9 @@ def _without_contradictions(read: Records) -> Records:
 
 
 def _comparison(row: Record) -> tuple[str, Prompt, str]:
-    """Chosen answer, prompt, rejected answer: its reverse is the opposite comparison."""
+    """Chosen answer, prompt, rejected answer: its reverse is the opposite comparison, whatever spaces stand around them."""
     assert row.comparison
-    return row.comparison.chosen, row.prompt, row.comparison.rejected
+    return row.comparison.chosen.strip(), row.prompt, row.comparison.rejected.strip()
 
 
 def hold_out_fifth(source: Source) -> Source:
