@@ -52,10 +52,11 @@ def rows_of(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> tuple[lis
     rows = read(path)
     cells = swallowed((row.number, row.values) for row in rows) if is_table(path) else []
     hidden = _hidden(rows, columns)
-    rows, pair = _with_language_pair(recipe.columns, rename(rows, columns))
+    rows, system = _with_system(rename(rows, columns))
+    rows, pair = _with_language_pair(recipe.columns, rows)
     rows, blank = _without_placeholders(_layout(recipe, rows), rows)
     rows, repeated = without_prompts(rows)
-    return rows, [*cells, *hidden, *pair, *blank, *repeated]
+    return rows, [*cells, *hidden, *system, *pair, *blank, *repeated]
 
 
 def _hidden(rows: list[Row], columns: Mapping[str, str]) -> list[str]:
@@ -67,6 +68,13 @@ def _hidden(rows: list[Row], columns: Mapping[str, str]) -> list[str]:
     counts = unread_in([row._replace(values=values) for row, values in zip(rows, own, strict=True)], ())
     named = [f"{name} ({count:,} rows)" for name, count in counts.items() if name[1:-1] not in read_as]
     return [f"Not read, since another column is read under that name: {', '.join(named)}."] if named else []
+
+
+def _with_system(rows: list[Row]) -> tuple[list[Row], list[str]]:
+    """OpenOrca's and OpenHermes's name for the column 'system', read as such where there is none."""
+    if "system_prompt" not in (names := column_names(rows)) or "system" in names:
+        return rows, []
+    return rename(rows, {"system": "system_prompt"}), ["'system_prompt' is read as 'system': it is the first turn."]
 
 
 def _with_language_pair(own: Columns, rows: list[Row]) -> tuple[list[Row], list[str]]:

@@ -438,7 +438,9 @@ def test_scores_of_one_answer_are_votes_and_equal_rows_too(tmp_path):
 
 def test_spaces_around_an_answer_make_no_other_answer_to_vote_on(tmp_path):
     given = (("An oak", 5), ("An oak ", 1), ("\nAn oak", 1), ("An ash", 4))
-    rows = [{"prompt": f"Tree {i}?", "completion": answer, "score": score} for i in range(40) for answer, score in given]
+    rows = [
+        {"prompt": f"Tree {i}?", "completion": answer, "score": score} for i in range(40) for answer, score in given
+    ]
     data = loaded(RECIPE, write(tmp_path / "rows.jsonl", rows))
     assert {(pair.chosen, pair.rejected) for pair in data.train.comparisons} == {("An ash", "An oak")}
     pairs = [{"prompt": f"Tree {i}?", "chosen": "An oak", "rejected": "An ash"} for i in range(40)]

@@ -322,6 +322,20 @@ def test_a_system_column_is_the_first_turn_beside_a_recipes_own_columns_too(tmp_
     assert not [note for note in data.notes if "Not read" in note]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Hello", "completion": "Ann"},
+        {"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Ann"}]},
+    ],
+)
+@pytest.mark.parametrize(("more", "first"), [({}, "Answer as a pirate."), ({"system": "Be brief."}, "Be brief.")])
+def test_a_system_prompt_is_the_first_turn_unless_a_system_column_is_and_both_are_told(tmp_path, row, more, first):
+    data = loaded(tmp_path, {**row, "system_prompt": "Answer as a pirate.", **more})
+    assert {example.prompt[0] for example in data.train.demonstrations} == {("system", first)}
+    assert any("'system_prompt'" in note for note in data.notes)
+
+
 @pytest.mark.parametrize("empty", [None, "", [], {}])
 def test_what_is_empty_need_not_be_read(tmp_path, empty):
     notes = loaded(tmp_path, {"prompt": "Hello", "completion": "Hi", "id": empty, "tools": empty}).notes
