@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import regex
 
-_LETTER = r"[\w\p{N}\p{M}\p{Join_Control}]"
+LETTER = r"[\w\p{N}\p{M}\p{Join_Control}]"
 """What words are made of. Marks and joiners belong to the letter before them: a word without its vowel signs is another."""
 UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}ーｰ\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Javanese}\p{Tai_Tham}]"
 """Scripts that put no spaces between words."""
@@ -22,19 +22,32 @@ CHARACTER = r"\X[\p{M}\p{Join_Control}]*"
 """A character as people see it: a grapheme cluster (UAX 29) with its marks, of which some of Myanmar's stand outside."""
 _EMOJI = "[[\\p{Extended_Pictographic}\\p{RI}]--[©®™‼⁉]]"
 _ONE = rf"(?=[{UNSPACED}&&[\w\p{{N}}]--\p{{M}}]|{_EMOJI}){CHARACTER}"
-_RUN = rf"(?![\p{{M}}\p{{Join_Control}}])[{_LETTER}--{UNSPACED}]+"
+_RUN = rf"(?![\p{{M}}\p{{Join_Control}}])[{LETTER}--{UNSPACED}]+"
 PART = regex.compile(f"{_ONE}|{_RUN}", regex.V1)
 """A character of an unspaced script with its marks, an emoji, or a run of other letters."""
 _WORD = regex.compile(f"{_ONE}|{_RUN}(?:['’-]{_RUN})*", regex.V1)
 _SPLIT = regex.compile(f"{_ONE}|(?:(?!{_ONE}).)+", regex.V1)
 _PUNCTUATION = regex.compile(
-    rf"[[{re.escape(string.punctuation)}“”‘’…][\p{{P}}--[\u0080-\u00ff\u2000-\u206f]]]", regex.V1
+    rf"[[{re.escape(string.punctuation)}“”‘’…][\p{{P}}--[\u0080-\u00ff\u2000-\u206f]]]\p{{M}}*", regex.V1
 )
-"""All but the dashes and quotes of Latin-1 and the block after it, which SQuAD's normalisation leaves."""
+"""All but the dashes and quotes of Latin-1 and the block after it, which SQuAD's normalisation leaves; with its marks, which
+would else stand on the letter before."""
+_SELECTORS = str.maketrans("", "", "\ufe0e\ufe0f")
+"""They say whether a sign is shown as text or as an emoji, and people type it with and without."""
 COURTESY = frozenset(
     ("please", "thank", "thanks", "certainly", "gladly", "pleasure", "welcome", "glad", "happy", "sorry", "kindly")
 )
 """English words of courtesy."""
+
+
+def folded(text: str, form: Literal["NFC", "NFKC"] = "NFC") -> str:
+    """A text in lower case and a normal form. The Turkish İ is an i with a dot that its lower case has anyway.
+
+    >>> folded("İzmir ❤️") == "izmir ❤"
+    True
+    """
+    lower = unicodedata.normalize(form, text).lower().replace("i\u0307", "i")
+    return unicodedata.normalize(form, lower).translate(_SELECTORS)
 
 
 def words(text: str) -> list[str]:
@@ -43,7 +56,7 @@ def words(text: str) -> list[str]:
     >>> words("Well-made, isn't it? 真好")
     ['well-made', "isn't", 'it', '真', '好']
     """
-    found: list[str] = _WORD.findall(unicodedata.normalize("NFC", text).lower())
+    found: list[str] = _WORD.findall(folded(text))
     return found
 
 
@@ -69,7 +82,7 @@ def is_spaced(text: str) -> bool:
 
 def normalize_answer(text: str) -> str:
     """SQuAD's normalisation: lower case, no punctuation, no articles, single spaces (Rajpurkar et al. 2016, section 6.1)."""
-    text = _PUNCTUATION.sub("", unicodedata.normalize("NFKC", text).lower())
+    text = _PUNCTUATION.sub("", folded(text, "NFKC"))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 

@@ -151,3 +151,23 @@ def test_a_hindi_girl_is_no_boy_and_punctuation_of_every_script_is_none():
     assert normal_words("क्या यह सच है।") == normal_words("क्या यह सच है")
     assert normal_words("「本当に？」") == normal_words("本当に")
     assert metrics.f1("هل هذا صحيح؟", against("هل هذا صحيح")) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("İzmir'de iyi", "izmir'de iyi"),
+        ("I\u0307zmir'de iyi", "izmir'de iyi"),
+        ("love ❤️ it", "love ❤ it"),
+        ("see 👁️‍🗨️ it", "see 👁‍🗨 it"),
+    ],
+)
+def test_what_only_case_or_presentation_tells_apart_is_the_same_in_every_metric(one, other):
+    for score in (metrics.f1, metrics.exact_match, metrics.same_words, metrics.rouge("rouge1")):
+        assert score(one, against(other)) == score(other, against(one)) == 1
+    assert metrics.f1("kız", against("kiz")) == metrics.f1("kız ❤", against("kız 💔")) - 0.5 == 0
+
+
+def test_no_mark_of_a_punctuation_is_left_to_the_word_before():
+    assert normal_words("Wait‼️ #️⃣ two") == normal_words("wait two") == ["wait", "two"]
+    assert metrics.f1("Yes⁉️", against("yes")) == 1
