@@ -51,9 +51,20 @@ def test_what_nobody_asked_for_is_off_unless_its_variable_says_otherwise():
     assert settings_after_import(**given) == [*given.values(), "False"]
 
 
-def test_bitsandbytes_fetches_no_kernel_while_it_is_imported(tmp_path):
+STATES = """
+from rlrecipes.recipe import Reward, Term
+from rlrecipes.reward.terms import term_states
+class Counter:
+    def __call__(self, *given): return 0.0
+    def state_dict(self): return {}
+term_states(Reward(terms=(Term("calls", Counter(), weight=1.0),)))
+"""
+
+
+@pytest.mark.parametrize("before", ["from rlrecipes.run.console import quiet; quiet()", STATES])
+def test_bitsandbytes_fetches_no_kernel_while_it_is_imported(tmp_path, before):
     (tmp_path / "kernels.py").write_text("raise SystemExit('kernels was imported')\n")
-    code = "from rlrecipes.run.console import quiet; quiet(); import bitsandbytes, peft; print('quiet')"
+    code = f"{before}\nimport sys, bitsandbytes, peft; print('quiet' if sys.modules['kernels'] is None else 'loud')"
     paths = f"{tmp_path}:{ROOT}"
     with Listener() as server:
         environment = server.environment() | {"PYTHONPATH": paths, "HOME": str(tmp_path)}

@@ -16,6 +16,7 @@ from typing import Any
 
 from rlrecipes.errors import OwnCodeError, UserError, first_line, own_code
 from rlrecipes.recipe import Example, Prompt, Reward, Term, TermFunction, lent
+from rlrecipes.run.console import quiet
 from rlrecipes.run.interrupts import time_limit
 from rlrecipes.text import is_number, quoted, shortened
 
@@ -132,21 +133,24 @@ def term_states(reward: Reward) -> dict[str, Any]:
     Raises:
         UserError: a term raises, or its state holds what no checkpoint can hold.
     """
+    keeping = [term for term in reward.terms if hasattr(term.score, "state_dict")]
+    if not keeping:
+        return {}
+    quiet()  # `pack` brings libraries that speak, and ask the hub, while they are imported
     from rlrecipes.run.checkpoint import pack
 
     states: dict[str, Any] = {}
-    for term in reward.terms:
-        if hasattr(term.score, "state_dict"):
-            try:
-                with own_code():
-                    states[term.name] = term.score.state_dict()
-                    pack(states[term.name], "it", {})
-            except OwnCodeError as error:
-                reason = shortened(first_line(error.raised), 60)
-                raise UserError(
-                    f"the state of the reward term {quoted(term.name, 30)} cannot be kept ({reason}); "
-                    "let it give dictionaries, lists, texts, numbers and tensors"
-                ) from error
+    for term in keeping:
+        try:
+            with own_code():
+                states[term.name] = term.score.state_dict()
+                pack(states[term.name], "it", {})
+        except OwnCodeError as error:
+            reason = shortened(first_line(error.raised), 60)
+            raise UserError(
+                f"the state of the reward term {quoted(term.name, 30)} cannot be kept ({reason}); "
+                "let it give dictionaries, lists, texts, numbers and tensors"
+            ) from error
     return states
 
 
