@@ -219,13 +219,15 @@ def _text(path: Path) -> str:
     if content.startswith(GZIP) and path.suffix.lower() != ".gz":
         raise UserError(f"{path} is packed with gzip; add .gz to its name")
     if b"\0" in content[:2]:
-        raise UserError(f"{path} begins with a null byte, as UTF-16 without its mark does; save the file as UTF-8")
+        raise UserError(
+            f"{path} begins with a null byte, as UTF-16 without its mark does; save the file as UTF-8 (Excel: CSV UTF-8)"
+        )
     encoding = "utf-16" if content.startswith(UTF_16) and not content.startswith(codecs.BOM_UTF32_LE) else "utf-8-sig"
     try:
         return content.decode(encoding).lstrip(BOM)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}, line {line} is not UTF-8 text; save the file as UTF-8") from error
+        raise UserError(f"{path}, line {line} is not UTF-8 text; save the file as UTF-8 (Excel: CSV UTF-8)") from error
 
 
 def _unpacked(path: Path) -> bytes:

@@ -184,9 +184,11 @@ def check_names(recipe: Recipe, columns: Mapping[str, str]) -> None:
     known = [*known_names(recipe), "split"]
     for name in columns:
         if name not in known:
+            meant = [field for field, words in ALIASES.items() if field in known and spelled(name) in words]
             names = shortened(", ".join(dict.fromkeys(known)), 150)
-            what = f"--columns {shortened(f'{name}={columns[name]}')}"
-            raise UserError(f"{what}: {unknown('field', shortened(name), known, f'known are {names}')}")
+            told = unknown("field", shortened(name), known, f"known are {names}")
+            told = f"there is no field '{name}'; did you mean '{meant[0]}'?" if meant else told
+            raise UserError(f"--columns {shortened(f'{name}={columns[name]}')}: {told}")
 
 
 def known_names(recipe: Recipe) -> list[str]:
@@ -225,9 +227,11 @@ def _offered(recipe: Recipe) -> list[Layout]:
 
 
 ALIASES = {
+    "context": ("passage", "paragraph", "document", "text"),
     "prompt": ("question", "instruction", "input", "user", "query"),
-    "completion": ("answer", "response", "output", "reply", "assistant"),
     "answers": ("answer",),
+    "completion": ("answer", "response", "output", "reply", "assistant"),
+    "score": ("rating", "grade", "stars"),
     "source": ("src", "input"),
     "target": ("tgt", "trg"),
 }
@@ -252,10 +256,13 @@ def _mapping(recipe: Recipe, rows: list[Row]) -> str | None:
             continue
         lacking = [name for name in layout.needs if name not in header]
         ways = [dict(zip(lacking, columns, strict=True)) for columns in permutations(spare, len(lacking))]
+        alike = max(map(_likeness, ways), default=0) + len(layout.needs) - len(lacking)
+        if len(layout.needs) > 2 and 0 < alike < len(layout.needs):  # the last would be any, such as a ticket's number
+            continue
         if layout.needs[0] == "prompt":  # any two texts would do, also wrong ones
-            alike = [way for way in ways if _likeness(way) == len(lacking)]
+            named = [way for way in ways if _likeness(way) == len(lacking)]
             others = [] if {"role", "from"} & set(header) or len(lacking) < len(header) else ways
-            ways = alike if len(alike) == 1 else others
+            ways = named if len(named) == 1 else others
         read = [way for way in ways if _reads(layout, rows[:TRIED], way)]
         likeliest = [way for way in read if _likeness(way) == max(map(_likeness, read))]
         if len({frozenset(way.values()) for way in likeliest}) == 1:

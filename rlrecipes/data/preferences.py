@@ -8,6 +8,7 @@ is `Comparison(user("Hello!"), "Hello, you!", "What?")`.
 from __future__ import annotations
 
 import math
+import re
 
 from rlrecipes.data.files import Row
 from rlrecipes.data.turns import is_empty, wrong
@@ -91,15 +92,23 @@ def _gap(row: Row, chosen: str, rejected: str) -> float:
     return one - other
 
 
+DECIMALS = re.compile(r"[+-]?\d+,(?!\d{3}$)\d+")
+"""A number as spreadsheets write it in half of Europe; `1,500` may be fifteen hundred, and is refused."""
+
+
 def number_of(row: Row, column: str, least: float, expected: str, todo: str = "mend the row") -> float:
-    """The number in a column, also one that is written as text.
+    """The number in a column, also one that is written as text, with a point or a comma before its decimals.
 
     Raises:
         UserError: it holds none, or one below `least`.
     """
     value = row.values[column]
+    written = value
+    if isinstance(value, str) and "," in value:
+        todo = "write decimals with a point"
+        written = value.replace(",", ".") if DECIMALS.fullmatch(value.strip()) else value
     try:
-        number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)  # Python reads 1_2 as 12
+        number = math.nan if isinstance(value, bool) or "_" in str(value) else float(written)  # Python reads 1_2 as 12
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (math.isfinite(number) and number >= least):

@@ -279,6 +279,7 @@ def test_a_file_of_which_no_row_can_be_used_is_an_error_with_the_first_reason(tm
         ({"prompt": "Hello", "completion": True}, "completion", "one assistant message, but found true or false"),
         ({"prompt": "Hello", "completion": [CHAT[1]]}, "completion", "one assistant message, but found a list"),
         ({"prompt": "Hello", "completion": "Hi", "score": "high"}, "score", "a finite number, but found text ('high')"),
+        ({"prompt": "Hello", "completion": "Hi", "score": "1,500"}, "score", "('1,500'); write decimals with a point"),
         ({"prompt": "Hello", "completion": "Hi", "score": 1e999}, "score", "a finite number, but found a number"),
         ({"prompt": "Hello", "completion": "Hi", "score": True}, "score", "a finite number, but found true or false"),
         (
@@ -338,3 +339,13 @@ def test_mapping_to_a_name_that_nothing_reads_is_answered_with_the_nearest(tmp_p
     check_names(RECIPE, {"rejected": "machine", "completion": "answer"})
     with pytest.raises(UserError, match=r"rejectd=machine: there is no field 'rejectd'; did you mean 'rejected'"):
         check_names(RECIPE, {"rejectd": "machine"})
+    with pytest.raises(UserError, match=r"rating=stars: there is no field 'rating'; did you mean 'score'"):
+        check_names(RECIPE, {"prompt": "q", "rating": "stars"})
+
+
+@pytest.mark.parametrize(("written", "number"), [("4,5", 4.5), ("-0,25", -0.25), ("4.5", 4.5), ("3", 3)])
+def test_a_score_may_have_a_comma_before_its_decimals_as_spreadsheets_write_it(tmp_path, written, number):
+    path = tmp_path / "ratings.csv"
+    path.write_text(f"prompt;completion;score\nHello;Hi;{written}\n")
+    (record,), _ = records_of(path, {})
+    assert record.rating == Rating(HELLO, "Hi", number)

@@ -542,3 +542,20 @@ def test_a_refusal_names_a_mapping_that_works_or_none(tmp_path, row, mapping):
     pairs = shlex.split(mapping.removeprefix("COLUMNS=").removeprefix("--columns "))
     columns = dict(pair.split("=") for text in pairs for pair in (text.split() if "COLUMNS" in mapping else [text]))
     assert load(load_recipe("translation"), path, columns, tmp_path).train.demonstrations
+
+
+@pytest.mark.parametrize(
+    ("names", "mapping"),
+    [
+        (("Ticket", "Question", "Answer"), "COLUMNS='prompt=Question completion=Answer'"),
+        (("Passage", "Question", "Answer"), "COLUMNS='context=Passage question=Question answers=Answer'"),
+        (("Ticket", "question", "answers"), None),
+    ],
+)
+def test_no_mapping_makes_a_passage_of_whatever_column_is_left(tmp_path, names, mapping):
+    texts = ("Ben took cup {} to the house", "Who took cup {}?", "Ben {}")
+    rows = [dict(zip(names, (text.format(i) for text in texts), strict=True)) for i in range(9)]
+    with pytest.raises(UserError) as error:
+        load(load_recipe("question_answering"), str(write_rows(tmp_path / "rows.jsonl", rows)), {}, tmp_path)
+    told = f"map names, such as {mapping}" if mapping else "docs/own-data.md has what each of them holds"
+    assert str(error.value).endswith(told)
