@@ -34,7 +34,7 @@ def check_parts(model: Any, name: str, most: int = 0) -> None:
 
     Raises:
         UserError: its logits are not finite, come from elsewhere than the output layer, or differ where tokens are
-            sampled from a cache; or it cannot run so at all.
+            sampled from a cache; it reads texts of `most` tokens by other positions; or it cannot run so at all.
     """
     about = f"'{name}' ({model.config.model_type})"
     try:
@@ -59,6 +59,11 @@ def _difference(model: Any, most: int) -> str | None:
     parts = next_token_logits(model, states_at(model, ids, ids.new_tensor(range(1, IDS)).expand(2, -1)))
     if not _close(parts, whole[:, 1:]):
         return "makes its logits in a way that PPO here does not know"
+    if (alike := _read_alike(model)) and alike < most:
+        return (
+            f"reads all of a text otherwise once it has more than {alike} tokens (longrope), and so would answers that grow "
+            f"beyond them, and texts beside longer ones; set model.max_length={alike}"
+        )
     if not _samples_as_whole(model, ids):
         return "samples other tokens from its cache than a whole pass gives: it keeps a state that is not in the cache"
     window = max((size for size in _windows(model) if size < most), default=0)
@@ -74,6 +79,14 @@ def _windows(model: Any) -> list[int]:
     config = model.config.get_text_config()
     sizes = [getattr(config, name, None) for name in WINDOWS]
     return [size for size in sizes if isinstance(size, int)]
+
+
+def _read_alike(model: Any) -> int | None:
+    """Up to how many tokens LongRoPE turns positions by its short factors; it chooses by a batch's longest text, for all."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]  # one for each kind of layer
+    sizes = [kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"]
+    return min(sizes, default=None)
 
 
 def _ids(model: Any, length: int) -> torch.Tensor:

@@ -203,3 +203,16 @@ def test_a_model_that_samples_wrongly_beyond_its_window_is_refused_unless_the_ru
     with pytest.raises(UserError, match=r"beyond the 12 tokens that its layers look back on; set model\.max_length=12"):
         load_causal(name, PLAIN, load_tokenizer(name))
     load_causal(name, dataclasses.replace(PLAIN, max_length=12), load_tokenizer(name))
+
+
+def test_a_model_that_turns_to_other_positions_beyond_a_length_is_refused_unless_the_run_stays_within(tmp_path):
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [8.0] * 8, "rope_theta": 10000.0}
+    sizes = {"max_position_embeddings": 96, "original_max_position_embeddings": 24}
+    name = made(tmp_path, "phi3", **GROUPED, **sizes, rope_parameters=rope | {"original_max_position_embeddings": 24})
+    tokenizer = load_tokenizer(name)
+    with pytest.raises(UserError, match=r"otherwise once it has more than 24 tokens .* set model\.max_length=24"):
+        load_causal(name, PLAIN, tokenizer)
+    model = load_causal(name, dataclasses.replace(PLAIN, max_length=24), tokenizer)
+    short, long = torch.arange(4, 24)[None], torch.arange(4, 64)[None]
+    beside = model(input_ids=torch.cat([torch.nn.functional.pad(short, (0, 40)), long])).logits[0, :20]
+    assert not torch.allclose(beside, model(input_ids=short).logits[0], atol=1e-2)
