@@ -72,7 +72,7 @@ options = $(call each,ARGS) $(if $(value POLICIES),$(call quoted,evaluate.polici
 others = $(options) $(call given,RUNS,--runs)
 
 # A misspelt variable would be taken for nothing said, so it is refused, whatever the target
-VARIABLES := $(shell awk '/^[A-Z]+ =/ { print $$1 }' $(firstword $(MAKEFILE_LIST))) VENV READY
+VARIABLES := $(shell awk '/^[A-Z]+ =/ { print $$1 }' $(lastword $(MAKEFILE_LIST))) VENV READY
 STRANGE := $(foreach name,$(filter-out $(VARIABLES) SHELL MAKE% .% -*,$(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name)))
 ifneq ($(strip $(STRANGE)),)
 NEAREST := $(shell $(PYTHON) -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1, 0.5))' \
@@ -132,7 +132,7 @@ sweep: $(READY) ## RECIPE=… FROM=…: W&B's trials of PPO's settings (recipes/
 	$(if $(and $(value RECIPE),$(value FROM)),,$(error sweep needs RECIPE=… and FROM=…, a finished run))
 	@FROM=$(call one,FROM) PYTHON=$(VENV)/bin/python $(VENV)/bin/python -c 'import sys, wandb, yaml; \
 	wandb.login(prompt=False) or sys.exit("error: a sweep needs the server of Weights & Biases; log in with `$(VENV)/bin/wandb login`"); \
-	wandb.agent(wandb.sweep(yaml.safe_load(open(sys.argv[1])), project="rlrecipes"), project="rlrecipes")' recipes/$(RECIPE)/sweep.yaml
+	wandb.agent(wandb.sweep(yaml.safe_load(open(sys.argv[1])), project="rlrecipes"), project="rlrecipes")' $(call quoted,recipes/$(value RECIPE)/sweep.yaml)
 
 list: $(READY) ## the recipes and profiles there are
 	@$(RLRECIPES) list $(others)

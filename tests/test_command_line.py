@@ -452,6 +452,19 @@ def test_make_hands_on_what_it_is_given_letter_by_letter(variable):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_a_sweep_gets_its_recipe_and_run_letter_by_letter():
+    words = made("sweep", f"RECIPE={FOREIGN}", f"FROM={FOREIGN}")
+    assert (words[0], words[-1]) == (f"FROM={FOREIGN}", f"recipes/{FOREIGN}/sweep.yaml")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_a_file_that_make_is_told_to_read_first_hides_no_variable(tmp_path):
+    first = tmp_path / "first.mk"
+    first.write_text("OTHER = 1\n")
+    assert made("show", "RECIPE=translation", MAKEFILES=str(first)) == made("show", "RECIPE=translation")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 @pytest.mark.parametrize(
     ("given", "said"),
     [
