@@ -19,12 +19,14 @@ from typing import NoReturn
 
 from rlrecipes.after.finished import FinishedRun, find_finished_run
 from rlrecipes.before.asked import PROFILE, refuse_unlearned
-from rlrecipes.before.plan import gib, gpu_profile, plan
+from rlrecipes.before.cards import gib
+from rlrecipes.before.plan import gpu_profile, plan
 from rlrecipes.command.job import (
     job_of,
     kept,
     of_each_seed,
     read_columns,
+    rows_of,
     settings_of,
     source_of,
     usual_run,
@@ -61,9 +63,9 @@ def commands() -> dict[str, Command]:
     return {
         "list": Command("the recipes and profiles there are", _list, recipe=False, settings=False),
         "plan": Command(
-            "what each stage needs of a GPU's memory, and the largest batches that fit a card",
+            "what each stage needs of a GPU's memory, the largest batches that fit a card, and hours",
             _plan,
-            (*size, "run", "card"),
+            (*size, *data, "run", "card"),
         ),
         "show": Command(
             "a recipe's data, reward terms and metrics, without training anything", _show, (*size, *data, "run")
@@ -152,13 +154,15 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    """Reads no data: the profile says how long rows may get. Without one, a model is planned for a GPU, not for this CPU."""
+    """Memory is planned for the longest rows that the profile allows, time for the rows of the data where they are here.
+    Without a profile, a model is planned for a GPU, not for this CPU."""
     if arguments.profile is None and kept(arguments, arguments.recipe) is None:
         arguments.profile = gpu_profile(gib(arguments.card)) if arguments.card and arguments.model else PROFILE
-    _, profile, weights = settings_of(arguments, arguments.recipe)
+    own, profile, weights = settings_of(arguments, arguments.recipe)
     reward = with_weights(load_recipe(arguments.recipe).reward, weights)
     refuse_unlearned(arguments.overrides, reward)
-    say(plan(profile, bool(reward.learned), arguments.card))
+    run = Run(arguments.run or profile.name, arguments.recipe)
+    say(plan(profile, bool(reward.learned), arguments.card, run, rows_of(arguments, own, profile, weights)))
 
 
 def _show(arguments: argparse.Namespace) -> None:

@@ -97,7 +97,7 @@ def stopped(home, monkeypatch, capsys):
         (["run", "translation", "reward.model=.", "terms.learned=0"], "no effect while terms.learned is 0"),
         (["show", "translation", "reward.max_steps=5", "terms.learned=0"], "no effect while terms.learned is 0"),
         (["plan", "translation", "reward.max_steps=5", "terms.learned=0"], "no effect while terms.learned is 0"),
-        (["plan", "translation", "--data", "a.jsonl"], "leave --data out"),
+        (["export", "translation", "--data", "a.jsonl"], "leave --data out"),
         (["plan", "translation+dialogue"], "`plan` is for one recipe"),
         (["export", "translation+dialogue"], "`export` is for one recipe"),
         (

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from rlrecipes.before.plan import without_bfloat16
+from rlrecipes.before.cards import without_bfloat16
 from rlrecipes.data.split import LEAST_ASIDE, set_aside
 from rlrecipes.errors import UserError, first_line, switch
 from rlrecipes.job import Job

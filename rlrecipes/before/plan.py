@@ -6,41 +6,47 @@ sft   loss    2.47      0.25       0.37      0.00         1.61    2.03     0.75 
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from rlrecipes.before.cards import WITHOUT_BFLOAT16, cards_of, gib, known, without_bfloat16
+from rlrecipes.before.durations import Plan
 from rlrecipes.before.needs import GIB, ROLES, Need, fullest, largest_batch, moments
-from rlrecipes.before.shape import Shape, lengths, read_shape
-from rlrecipes.errors import UserError, option
+from rlrecipes.before.passes import Sizes
+from rlrecipes.before.shape import Lengths, Shape, lengths, read_shape
+from rlrecipes.before.timetable import KERNEL, MEMORY, PRODUCTS, card_rates, cpu_rates, durations, table
+from rlrecipes.before.workload import Workload, assumed
+from rlrecipes.errors import option
 from rlrecipes.profile import Profile, load_profile, profile_names
-from rlrecipes.recipe import unknown
+from rlrecipes.run.folder import Run
+from rlrecipes.run.policies import chosen
 from rlrecipes.run.stages import phases
 from rlrecipes.text import aligned
 
-CARDS = {
-    **{"rtx3060": 12.0, "rtx4060ti": 16.0, "rtx4080": 16.0, "rtx3090": 24.0, "rtx4090": 24.0, "rtx5090": 31.8},
-    **{"t4": 15.0, "v100": 16.0, "a10": 22.5, "l4": 22.5, "a6000": 48.0, "l40s": 45.0, "a100-40": 40.0},
-    **{"a100": 80.0, "h100": 79.6, "h200": 140.4},
-}
-"""Memory in GiB as `nvidia-smi` shows it, with error correction where that is the default."""
-WITHOUT_BFLOAT16 = ("t4", "v100")
-"""The cards of the generations before Ampere, Turing and Volta."""
-_BESIDE = r"nvidia|geforce|tesla|quadro|gpu|pcie\d?|sxm\d?"
-"""What stands beside a card's name: `NVIDIA A100-SXM4-40GB` is `a100-40`."""
+UNKNOWN = (
+    "not counted: the reward's terms and the metrics, endpoints, loading, checkpoints, an embedded base; answers and stages "
+    "that end early make it shorter"
+)
 
 
-def plan(profile: Profile, learned: bool, card: str | None = None) -> str:
-    """The needs as a table in GiB, a line for each moment; with a card, whether each phase fits and its largest batch.
+def plan(
+    profile: Profile,
+    learned: bool,
+    card: str | None = None,
+    run: Run | None = None,
+    count: Callable[[Lengths], Workload | None] = lambda longest: None,
+) -> str:
+    """The needs as a table in GiB, a line for each moment; with a card, whether each phase fits and its largest batch; and
+    how long each phase takes.
 
     `card` is a name of `CARDS` or a number of GiB; without it the plan is for the CPU, unless `memory.card` names one.
+    `count` gives the rows of the data, of those lengths at most; None where they are assumed.
 
     Raises:
         UserError: the card is unknown or does not compute in the profile's type, or the model cannot be planned for.
     """
     card = card or profile.memory.card
     room = gib(card) if card else None
-    if card and profile.model.dtype == "bfloat16" and _known(card) in WITHOUT_BFLOAT16:
+    if card and profile.model.dtype == "bfloat16" and known(card) in WITHOUT_BFLOAT16:
         raise without_bfloat16(card)
     shape = read_shape(profile, learned)
     longest = lengths(shape, profile)
@@ -64,44 +70,39 @@ def plan(profile: Profile, learned: bool, card: str | None = None) -> str:
             *(["in bfloat16 PPO reads its answers once more than in float32, under the policy"] if rounds else []),
             "",
             *aligned([heads, *rows], words={0, 1, len(heads) - 1}),
+            "",
+            *times(shape, profile, learned, longest, card, run, count(longest)),
         ]
     )
 
 
-def gib(card: str) -> float:
-    """A card's memory in GiB, from its name or a number.
-
-    Raises:
-        UserError: it is no name of `CARDS` and no number above 0.
-    """
-    if (name := _known(card)) is not None:
-        return CARDS[name]
-    try:
-        room = float(re.sub(r"\s*g(i?b)?$", "", card.strip().lower()))
-    except ValueError:
-        names = f"give its GiB, or one of {', '.join(CARDS)}"
-        raise UserError(unknown("card", card, list(CARDS), names)) from None
-    if not (math.isfinite(room) and room > 0):
-        raise UserError(f"a card of {card} GiB is none; give a number above 0, or one of {', '.join(CARDS)}")
-    return room
-
-
-def _known(card: str) -> str | None:
-    """The name in `CARDS` of a card as drivers and shops write it; None for any other, and for a number."""
-    words = [word for word in re.split(r"[\s_-]+", card.lower()) if not re.fullmatch(_BESIDE, word)]
-    name = "".join(words).removesuffix("gb")
-    sizeless = "".join(word for word in words if not re.fullmatch(r"\d+gb", word))
-    keys = {key.replace("-", ""): key for key in CARDS}
-    spellings = (name, f"rtx{name}", name.removeprefix("rtx"), sizeless)
-    return next((keys[spelling] for spelling in spellings if spelling in keys), None)
-
-
-def without_bfloat16(card: str) -> UserError:
-    """The refusal of a profile in bfloat16 on a card that does not compute in it."""
-    return UserError(
-        f"model.dtype=bfloat16 needs a card that computes in it, which {card} does not; "
-        "set model.dtype=float32, or take a card of the Ampere generation or later"
-    )
+def times(
+    shape: Shape,
+    profile: Profile,
+    learned: bool,
+    longest: Lengths,
+    card: str | None,
+    run: Run | None,
+    counted: Workload | None,
+) -> list[str]:
+    """The lines of the timetable, under what it was made of."""
+    if card and profile.model.dtype != "bfloat16":
+        return ["no times: the cards' rates are known for bfloat16, and model.dtype is float32"]
+    cards = cards_of(card) if card else {}
+    if card and not cards:
+        return [f"no times: no card is known that has {gib(card):g} GiB; name one ({option('card')})"]
+    judged = profile.evaluate.judge == "auto" and not profile.evaluate.judge_url
+    work = counted or assumed(longest, judged)
+    sizes = Sizes(shape, profile, "cuda" if card else "cpu")
+    made = Plan(sizes, work, learned, chosen(profile.evaluate.policies, run or Run(profile.name, "")))
+    if cards:
+        found = {name: durations(made, card_rates(name, each, sizes.width)) for name, each in cards.items()}
+        shares = f"{PRODUCTS:.0%} of a card's peak in products and {MEMORY:.0%} of its memory's"
+        how = f"assumed: {shares}, {KERNEL * 1e6:g} µs to start an operation; nothing was measured on a GPU"
+    else:
+        rates = cpu_rates(made)
+        found, how = {"on the CPU": durations(made, rates)}, rates.where
+    return [*table(found), "", work.source, how, UNKNOWN]
 
 
 def gpu_profile(room: float) -> str:

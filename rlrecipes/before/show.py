@@ -51,7 +51,7 @@ UNCOUNTED = (
 def show(job: Job) -> str:
     """The data with a few rows of each kind, their tokens, what reward terms and metrics give the reference and silence."""
     data, train, held_out, recipe = job.data, job.data.train, job.data.held_out, job.recipe
-    model, reason = _model(job)
+    model, reason = open_reader(job)
     parts = [f"{recipe.name}: {recipe.summary}", f"data: {data.source}", *(f"  note: {note}" for note in data.notes)]
     parts += [f"  {count:,} rows left out: {reason}" for reason, count in data.dropped.items()]
     parts += _heading("demonstrations", len(train.demonstrations), "what SFT imitates")
@@ -116,7 +116,7 @@ def _cut(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Model:
+class Reader:
     """A base model's tokenizer and window, without its weights in memory."""
 
     name: str
@@ -129,7 +129,7 @@ class _Model:
     """The model's own window in tokens, as its `config.json` says."""
 
 
-def _model(job: Job) -> tuple[_Model | None, str]:
+def open_reader(job: Job) -> tuple[Reader | None, str]:
     """The base model without its weights, or None and the reason.
 
     Raises:
@@ -156,7 +156,7 @@ def _model(job: Job) -> tuple[_Model | None, str]:
     except UserError as error:
         return None, str(error)
     weights = any(cached_file(place, file) for file in ("model.safetensors", "model.safetensors.index.json"))
-    return _Model(name, tokenizer, note, weights, max_tokens), ""
+    return Reader(name, tokenizer, note, weights, max_tokens), ""
 
 
 def _place(name: str) -> str:
@@ -184,7 +184,7 @@ def _window(name: str) -> int | None:
     return whole_number(config, "max_position_embeddings", name)
 
 
-def _tokenized(job: Job, model: _Model) -> list[str]:
+def _tokenized(job: Job, model: Reader) -> list[str]:
     """Rows through the chat template, special tokens and all."""
     tokenizer = model.tokenizer
     lines = [f"\nas the model sees it, decoded from its tokens; {BOUNDARY} is where the prompt ends"]
@@ -212,7 +212,7 @@ def _tokenized(job: Job, model: _Model) -> list[str]:
     return lines
 
 
-def _lengths(job: Job, model: _Model) -> list[str]:
+def _lengths(job: Job, model: Reader) -> list[str]:
     """Distributions of tokens, and how many rows each stage leaves out as too long."""
     train, profile, tokenizer = job.data.train, job.profile, model.tokenizer
     window = min(profile.model.max_length, model.max_tokens or profile.model.max_length)

@@ -8,15 +8,18 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from rlrecipes.before.asked import PROFILE, asked_profile, fitted, refuse_unlearned, usual_profile
 from rlrecipes.before.fit import PROFILE as OWN
+from rlrecipes.before.shape import Lengths
+from rlrecipes.before.workload import Workload, workload
 from rlrecipes.errors import UserError, option
 from rlrecipes.job import PLUS, Job, check_seed, with_weights
 from rlrecipes.pipeline import check_source, prepare
 from rlrecipes.profile import Profile, load_profile, profile_names
-from rlrecipes.recipe import load_recipe
+from rlrecipes.recipe import HUB, load_recipe
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import Run
 from rlrecipes.run.settings import NAME, Settings, read_settings, tables_of
@@ -57,6 +60,30 @@ def settings_of(arguments: argparse.Namespace, recipe: str) -> tuple[Settings | 
 def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tuple[Profile, list[str]]:
     """The profile with the command line's overrides, and the overrides of reward weights, which belong to the recipe."""
     return asked_profile(arguments.profile, arguments.overrides, arguments.model, own)
+
+
+def rows_of(
+    arguments: argparse.Namespace, own: Settings | None, profile: Profile, weights: list[str]
+) -> Callable[[Lengths], Workload | None]:
+    """What counts the rows of the data that a command line means; None where they are not here, and nobody named them.
+
+    Data of the hub are fetched where the command line names them alone.
+    """
+
+    def count(longest: Lengths) -> Workload | None:
+        columns = read_columns(arguments.columns) or (own.columns if own and arguments.data is None else {})
+        source = arguments.data or (own.data if own else profile.data)
+        if arguments.data is None and source.startswith(HUB):
+            return None
+        try:
+            job = prepare(arguments.recipe, profile, weights=weights, data=source, columns=columns, run=arguments.run)
+            return workload(job, longest)
+        except UserError:
+            if arguments.data is not None:
+                raise
+            return None
+
+    return count
 
 
 def usual_run(arguments: argparse.Namespace) -> str:

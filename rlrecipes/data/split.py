@@ -29,6 +29,10 @@ HELD_OUT = 1000
 ASIDE, LEAST_ASIDE = 256, 20
 """Training rows that say which step to keep: at most, and the fewest that can."""
 
+SLICE, SAMPLES = 64, 8
+"""Prompts by which PPO is looked at while it trains: training prompts that are set aside, at most, and held-out ones that are
+answered for its log."""
+
 AS_READ: tuple[Service, ...] = ("demonstrations", "preferences", "ratings")
 """What rows of files serve as; the layout decides which of these a row brings."""
 

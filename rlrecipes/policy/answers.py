@@ -29,6 +29,7 @@ from rlrecipes.recipe import Example
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import bar, say
 from rlrecipes.run.interrupts import finishing_first
+from rlrecipes.run.policies import kinds
 from rlrecipes.run.stages import POLICIES, Policy
 
 
@@ -65,16 +66,6 @@ class Voice:
     model: Any
     tokenizer: Any
     prompts: Sequence[Sequence[int]]
-
-
-def kinds(policies: Mapping[str, Policy]) -> dict[str, list[str]]:
-    """The kinds of answers that each policy has to give, those of which others take the best included."""
-    wanted = {name: ["greedy", "sampled"] for name, policy in policies.items() if not policy.best_of}
-    for policy in policies.values():
-        if policy.best_of:
-            given = wanted.setdefault(str(policy.over), [])
-            given += [kind for kind in map(str, range(1, policy.best_of + 1)) if kind not in given]
-    return wanted
 
 
 def answer(

@@ -25,9 +25,6 @@ from rlrecipes.reward.terms import rewards
 from rlrecipes.run.console import say
 from rlrecipes.text import see
 
-SLICE = 64
-"""Most prompts of the slice."""
-
 
 @dataclass
 class Watch:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from rlrecipes.errors import UserError
@@ -33,6 +34,16 @@ def chosen(setting: str, run: Run) -> dict[str, Policy]:
     found = {name: _elsewhere(name, f"elsewhere{i}", run) for i, name in enumerate(others)}
     table = {name: POLICIES[name] for name in own}
     return {**{name: table[name] for name in own[:-1]}, **found, **{name: table[name] for name in own[-1:]}}
+
+
+def kinds(policies: Mapping[str, Policy]) -> dict[str, list[str]]:
+    """The kinds of answers that each policy has to give, those of which others take the best included."""
+    wanted = {name: ["greedy", "sampled"] for name, policy in policies.items() if not policy.best_of}
+    for policy in policies.values():
+        if policy.best_of:
+            given = wanted.setdefault(str(policy.over), [])
+            given += [kind for kind in map(str, range(1, policy.best_of + 1)) if kind not in given]
+    return wanted
 
 
 def check_shared(policies: dict[str, Policy], base: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from peft import PeftModel
 from safetensors.torch import save_file
 
-from rlrecipes.data.split import sample_by_hash, set_aside
+from rlrecipes.data.split import SAMPLES, SLICE, sample_by_hash, set_aside
 from rlrecipes.job import Job
 from rlrecipes.model.adapters import load_adapter, unmoved
 from rlrecipes.model.loading import load_causal, prompt_window
@@ -18,7 +18,7 @@ from rlrecipes.policy.judge import open_second
 from rlrecipes.policy.measures import at_rest, faults
 from rlrecipes.policy.sampler import ONCE_MORE
 from rlrecipes.policy.trainer import PPOConfig, SharedBasePPOTrainer
-from rlrecipes.policy.watch import SLICE, Watch
+from rlrecipes.policy.watch import Watch
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Metric
 from rlrecipes.reward.head import Scorer
@@ -30,9 +30,6 @@ from rlrecipes.run.console import say
 from rlrecipes.run.interrupts import finishing_first
 from rlrecipes.run.resume import check_rows, record_drops, training_arguments
 from rlrecipes.run.tracking import Tracker, progress, remove_printer
-
-SAMPLES = 8
-"""Held-out prompts that the policy answers for the log while it trains."""
 
 
 def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from benchmarks import models, ours
 from benchmarks.plan import Shape, planned_mb, profile
 from benchmarks.work import Model, Work
 from rlrecipes.before import checks
+from rlrecipes.before.cards import gib
 from rlrecipes.before.config import KNOWN, read_config
 from rlrecipes.before.needs import (
     AT_ONCE,
@@ -35,7 +36,6 @@ from rlrecipes.before.needs import (
     largest_batch,
     moments,
 )
-from rlrecipes.before.plan import gib
 from rlrecipes.before.shape import read_shape, shape_of
 from rlrecipes.errors import UserError
 from rlrecipes.model import likelihood, sampling

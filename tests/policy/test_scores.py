@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from rlrecipes.errors import UserError
-from rlrecipes.policy.answers import Answer, best_of, kinds
+from rlrecipes.policy.answers import Answer, best_of
 from rlrecipes.policy.scores import Scored, compare, divergence, divergence_bound, metrics, pairs, score_all
 from rlrecipes.policy.style import copied, refuses, style
 from rlrecipes.recipe import Example, Message, Metric, user
+from rlrecipes.run.policies import kinds
 from rlrecipes.run.stages import POLICIES
 
 

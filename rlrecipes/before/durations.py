@@ -1,0 +1,314 @@
+"""The passes of every phase of a stage, counted from the stages' code, the settings and the rows.
+
+    passes(sizes, work, learned)["ppo update"]
+    -> [Pass("forward and backward", times=64, tokens=2112, …), Pass("optimizer", times=64, …)]
+
+Not counted: the reward's own terms and the metrics, endpoints, loading, checkpoints, and stages that end early.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from rlrecipes.before.passes import Pass, Sizes, rounded_up
+from rlrecipes.before.workload import Workload, aside, mean, padded
+from rlrecipes.data.split import SAMPLES, SLICE
+from rlrecipes.profile import Profile, RewardSettings, TrainingSettings
+from rlrecipes.run.policies import kinds
+from rlrecipes.run.stages import Policy
+
+LOOKS, LOOKED = 10, 8
+"""Times that SFT and the reward model take their loss on the rows set aside (`run.best.SHARE`), and rows that Transformers
+then reads together."""
+SCALED_ON = 512
+"""Demonstrations that scale the reward model (`reward.agreement.SCALED_ON`)."""
+SHOWN = 50
+"""Held-out prompts whose answers are scored once more for W&B's table (`stages.evaluate.SHOWN`)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the passes depend on."""
+
+    sizes: Sizes
+    work: Workload
+    learned: bool
+    policies: Mapping[str, Policy]
+    """Those that are evaluated."""
+
+    @property
+    def profile(self) -> Profile:
+        return self.sizes.profile
+
+    @property
+    def seeds(self) -> int:
+        """Reward models that score together."""
+        return self.profile.reward.seeds if self.learned else 0
+
+    @property
+    def judged(self) -> bool:
+        return self.work.judged[0] > 0
+
+    @property
+    def scorer(self) -> Sizes:
+        """The sizes of what scores, where that is a model beside the base."""
+        return replace(self.sizes, shape=self.sizes.shape.beside or self.sizes.shape)
+
+
+def passes(plan: Plan) -> dict[str, list[Pass]]:
+    """The passes of each phase; those phases alone that the plan has."""
+    found = {"sft": _sft(plan)}
+    if plan.learned:
+        found["reward"] = _reward(plan)
+    if plan.judged:
+        found["judge"] = _judge(plan)
+    found |= {"ppo rollout": _rollout(plan), "ppo update": _update(plan)}
+    found |= {"answers": _answers(plan), "evaluate": _evaluate(plan)}
+    return {phase: [each for each in counted if each.times] for phase, counted in found.items()}
+
+
+# The stages that Transformers' trainers run.
+
+
+def steps(settings: TrainingSettings, rows: int) -> int:
+    """Optimizer steps of a stage on so many rows."""
+    if settings.max_steps > 0:
+        return settings.max_steps
+    batches = math.ceil(rows / settings.per_device_train_batch_size)
+    return math.ceil(float(settings.num_train_epochs or 0) * math.ceil(batches / settings.gradient_accumulation_steps))
+
+
+def _sft(plan: Plan) -> list[Pass]:
+    settings, work = plan.profile.sft, plan.work
+    out = aside(work.demonstrations, settings.keep)
+    rows, done = settings.per_device_train_batch_size, steps(settings, work.demonstrations - out)
+    answer = mean([answer for _, answer in work.rows])
+
+    def logits(together: int) -> float:
+        return rounded_up(together * answer, together * padded(work.whole, together))
+
+    return [
+        plan.sizes.train(
+            "forward and backward",
+            done * settings.gradient_accumulation_steps,
+            rows,
+            padded(work.whole, rows),
+            logits=logits(rows),
+            again=True,
+            padded=rows > 1,
+            checkpointed=settings.gradient_checkpointing,
+            dropout=plan.profile.lora.lora_dropout,
+        ),
+        plan.sizes.step("optimizer", done, settings),
+        plan.sizes.read(
+            "rows set aside",
+            LOOKS * math.ceil(out / LOOKED),
+            LOOKED,
+            padded(work.whole, LOOKED),
+            logits=logits(LOOKED),
+            padded=True,
+        ),
+    ]
+
+
+def _reward(plan: Plan) -> list[Pass]:
+    settings, work = plan.profile.reward, plan.work
+    texts = work.held_out_compared * (2 if work.pairwise else 1)
+    if settings.model is None:
+        return _trained(plan, settings, work.compared, texts, settings.seeds)
+    return _measured(plan, plan.scorer, settings, texts, 1)
+
+
+def _judge(plan: Plan) -> list[Pass]:
+    taught, measured = plan.work.judged
+    return _trained(plan, plan.profile.reward, taught, measured * (2 if plan.work.pairwise else 1), 1)
+
+
+def _trained(plan: Plan, settings: RewardSettings, rows: int, measured: int, seeds: int) -> list[Pass]:
+    """`seeds` reward models from `rows` comparisons or ratings, measured on so many texts."""
+    each, out = 2 if plan.work.pairwise else 1, aside(rows, settings.keep)
+    together, done = each * settings.per_device_train_batch_size, steps(settings, rows - out)
+    looked = LOOKED * each
+    return [
+        plan.sizes.train(
+            "forward and backward",
+            seeds * done * settings.gradient_accumulation_steps,
+            together,
+            padded(plan.work.texts, together),
+            padded=together > 1,
+            checkpointed=settings.gradient_checkpointing,
+            dropout=plan.profile.lora.lora_dropout,
+        ),
+        plan.sizes.step("optimizer", seeds * done, settings),
+        plan.sizes.read(
+            "rows set aside",
+            seeds * LOOKS * math.ceil(out / LOOKED),
+            looked,
+            padded(plan.work.texts, looked),
+            padded=True,
+        ),
+        *_measured(plan, plan.sizes, settings, measured, seeds),
+    ]
+
+
+def _measured(plan: Plan, sizes: Sizes, settings: RewardSettings, texts: int, seeds: int) -> list[Pass]:
+    """The texts that set the scale, and those that are measured on."""
+    together = 2 * settings.per_device_train_batch_size
+    return [
+        sizes.read(what, seeds * math.ceil(count / together), together, padded(lengths, together), padded=True)
+        for what, count, lengths in (
+            ("scale", min(SCALED_ON, plan.work.demonstrations), plan.work.whole),
+            ("held-out texts", texts, plan.work.texts),
+        )
+    ]
+
+
+# PPO.
+
+
+def _generation(plan: Plan, what: str, times: float, rows: float, pool: float, greedy: bool = False) -> list[Pass]:
+    """`times` generations of `rows` prompts, neighbours among `pool` that are ordered by length.
+
+    Each runs until its longest answer has ended; the rows that end before it are read along.
+    """
+    prompt, answer = padded(plan.work.asked, rows, pool), padded(plan.work.answers, rows)
+    mask = rows > 1 and len(set(plan.work.asked)) > 1
+    return [
+        plan.sizes.read("reading prompts", times, rows, prompt, states=rows, padded=mask),
+        plan.sizes.draw(what, times * answer, rows, prompt + answer / 2, mask, greedy),
+    ]
+
+
+def _batch(profile: Profile) -> int:
+    return profile.ppo.per_device_train_batch_size * profile.ppo.gradient_accumulation_steps
+
+
+def _updates(profile: Profile) -> int:
+    return math.ceil(profile.ppo.total_episodes / _batch(profile))
+
+
+def _looks(profile: Profile, prompts: int) -> tuple[int, int]:
+    """Looks at the policy while it trains, and the prompts of each: before the first update, every few, after the last."""
+    room = min(SLICE, prompts // 10)
+    if not profile.ppo.eval_every or aside(prompts) == 0:
+        return 0, 0
+    return 1 + math.ceil(_updates(profile) / profile.ppo.eval_every), room
+
+
+def _scoring(plan: Plan, times: float, rows: float) -> list[Pass]:
+    """The learned score of answers that were not read for it yet."""
+    if not plan.seeds:
+        return []
+    tokens = padded(plan.work.answered, rows)
+    sizes, count = (plan.scorer, 1) if plan.sizes.shape.beside else (plan.sizes, plan.seeds)
+    states = None if plan.sizes.shape.beside else rows
+    return [sizes.read("scoring", times * count, rows, tokens, states=states)]
+
+
+def _rollout(plan: Plan) -> list[Pass]:
+    """As `Sampler.roll_out` takes its passes, and as the trainer looks at the policy."""
+    settings, sizes, work = plan.profile.ppo, plan.sizes, plan.work
+    batch, updates = _batch(plan.profile), _updates(plan.profile)
+    rows = min(settings.local_rollout_forward_batch_size, batch)
+    micro = min(settings.per_device_train_batch_size, rows)
+    chunks, times = updates * math.ceil(batch / rows), updates * math.ceil(batch / micro)
+    answer = mean(work.answers)
+    found = _generation(plan, "sampling", chunks, rows, batch)
+    once_more = plan.profile.model.dtype == "bfloat16"  # `Sampler.rounds`
+    for what, wanted in (("policy once more", once_more), ("reference", True)):
+        if wanted:
+            found.append(
+                sizes.read(what, times, micro, padded(work.answered, rows), states=micro * padded(work.answers, rows))
+            )
+            found.append(sizes.logprobs(what, chunks, rows * answer))
+    if settings.value == "adapter":
+        found.append(sizes.read("values", times, micro, padded(work.answered, rows), states=micro * answer))
+    if plan.sizes.shape.beside is None and plan.seeds:
+        found.append(sizes.read("scoring", times * plan.seeds, micro, padded(work.answered, rows), states=micro))
+    elif plan.seeds:
+        found += _scoring(plan, times, micro)
+    looks, prompts = _looks(plan.profile, work.prompts)
+    parts = math.ceil(prompts / rows)
+    for greedy in (True, False) if looks else ():
+        looked = _generation(plan, "looks", looks * parts, prompts / parts, prompts, greedy)
+        found += [replace(each, what="looks") for each in looked]
+    if looks:
+        judges = int(plan.judged and settings.judge)
+        for count in (1, judges) if plan.seeds else (judges,):
+            scored = _scoring(plan, 2 * looks * count * math.ceil(prompts / micro), min(micro, prompts))
+            found += [replace(each, what="looks") for each in scored]
+    if shown := min(settings.num_sample_generations, updates):
+        found += [replace(each, what="samples") for each in _generation(plan, "samples", shown, SAMPLES, SAMPLES, True)]
+    return found
+
+
+def _update(plan: Plan) -> list[Pass]:
+    """As `SharedBasePPOTrainer.update` passes over a batch."""
+    settings, sizes, work = plan.profile.ppo, plan.sizes, plan.work
+    batch, micro = _batch(plan.profile), settings.per_device_train_batch_size
+    times = _updates(plan.profile) * settings.num_ppo_epochs
+    rows, tokens = (
+        times * settings.gradient_accumulation_steps,
+        padded(work.answered, micro, batch / settings.num_mini_batches),
+    )
+    states = micro * padded(work.answers, micro)
+    taken = times * settings.num_mini_batches
+    policy = sizes.train(
+        "forward and backward",
+        rows,
+        micro,
+        tokens,
+        states=states,
+        logits=micro * mean(work.answers),
+        checkpointed=settings.gradient_checkpointing,
+    )
+    value = sizes.train("values", rows, micro, tokens, states=states, checkpointed=settings.gradient_checkpointing)
+    trained = [policy, value] if settings.value == "adapter" else [policy]
+    return [*trained, *(sizes.step("optimizer", taken, settings) for _ in trained)]
+
+
+# Evaluation.
+
+
+def _asked(plan: Plan) -> int:
+    return min(plan.profile.evaluate.limit or plan.work.held_out, plan.work.held_out)
+
+
+def _answers(plan: Plan) -> list[Pass]:
+    """As `policy.answers.answer`: each policy's greedy answers, its sampled ones, and those to take the best of."""
+    asked, found = _asked(plan), list[Pass]()
+    rows = min(plan.profile.evaluate.batch_size, asked)
+    batches = math.ceil(asked / rows)
+    wanted = kinds(plan.policies)
+    every = [kind for given in wanted.values() for kind in given]
+    greedy = every.count("greedy")
+    for times, drawn in ((greedy, "greedy answers"), (len(every) - greedy, "sampled answers")):
+        found += _generation(plan, drawn, times * batches, rows, asked, drawn == "greedy answers")
+    apart = sum(plan.policies[name].role not in (None, "reference") for name in wanted if name in plan.policies)
+    tokens, states = padded(plan.work.answered, rows, asked), rows * mean(plan.work.answers)
+    found.append(plan.sizes.read("divergence", apart * batches, rows, tokens, states=states, logits=states))
+    return found
+
+
+def _evaluate(plan: Plan) -> list[Pass]:
+    """As `policy.scores.score_all`, and the perplexity of the greedy answers."""
+    asked, compared = _asked(plan), len(plan.policies)
+    rows = min(plan.profile.evaluate.batch_size, asked)
+    batches = math.ceil(asked / rows)
+    draws = max((policy.best_of for policy in plan.policies.values()), default=0)
+    turns = draws + compared * (2 if plan.seeds > 1 else 1)
+    found = _scoring(plan, turns * batches, rows)
+    if plan.seeds and plan.profile.track.wandb != "off":
+        found += [
+            replace(each, what="table") for each in _scoring(plan, compared * math.ceil(SHOWN / rows), min(SHOWN, rows))
+        ]
+    tokens, states = padded(plan.work.answered, rows), rows * mean(plan.work.answers)
+    if plan.judged:
+        found.append(plan.sizes.read("judge", compared * batches, rows, tokens, states=rows))
+    tokens = padded(plan.work.answered, rows, asked)
+    found.append(
+        plan.sizes.read("perplexity", compared * batches, rows, tokens, states=states, logits=states, adapted=False)
+    )
+    return found
