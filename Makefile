@@ -81,7 +81,7 @@ $(error there is no variable $(firstword $(STRANGE)); $(if $(NEAREST),did you me
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills faults lint check list sweep bench gpu plan-bench numbers results show plan chat export examine runs compare clean $(RECIPES) $(STAGES)
+.PHONY: help setup demo test kills faults lint check list sweep bench gpu plan-bench time-bench numbers results show plan chat export examine runs compare clean $(RECIPES) $(STAGES)
 
 help: ## this list
 	@echo "Targets:"
@@ -107,7 +107,7 @@ $(RECIPES): $(READY) ## all stages of one recipe, then its report
 show: $(READY) ## RECIPE=…: its data, reward and metrics, without training anything
 	@$(RLRECIPES) show $(call one,RECIPE) $(others)
 
-plan: $(READY) ## RECIPE=…: GPU memory of each stage from the model's config alone, the largest batches that fit CARD
+plan: $(READY) ## RECIPE=…: GPU memory of each stage from the model's config alone, the largest batches that fit CARD, and hours
 	@$(RLRECIPES) plan $(call one,RECIPE) $(others)
 
 $(STAGES): $(READY) # RECIPE=…; their help stands in the table
@@ -145,6 +145,9 @@ gpu: $(READY) ## what only a GPU can tell, each with its target; goes on where i
 
 plan-bench: $(READY) ## the plan beside measured peaks: twelve shapes on the CPU
 	@$(VENV)/bin/python -m benchmarks.plan
+
+time-bench: $(READY) ## planned seconds beside those taken in one thread; ARGS='--recipe dialogue --model .models/… sft.max_steps=30'
+	@$(VENV)/bin/python -m benchmarks.times $(call each,ARGS)
 
 results: $(READY) ## hours of runs, three seeds each, and what they came to (docs/results.md); goes on where it was stopped
 	@$(VENV)/bin/python -m benchmarks.results $(call each,ARGS)

@@ -26,6 +26,7 @@ from benchmarks import results
 from benchmarks.cells import estimate, table, value, where
 from benchmarks.page import targets_table
 from benchmarks.plan import table as plan_table
+from benchmarks.times import table as times_table
 from rlrecipes.errors import UserError
 from rlrecipes.job import make_job
 from rlrecipes.model.embedded import MACHINE, SHARING, find_base
@@ -131,7 +132,9 @@ def block(name: str) -> Block:
     if name == "bench":
         return Block("`make bench`", ["bench"], _read_bench, bench)
     if name == "plan-bench":
-        return Block("`make plan-bench`", ["plan-bench"], _read_plan, plan)
+        return Block("`make plan-bench`", ["plan-bench"], lambda runs: _read_rows(runs, name), plan)
+    if name == "time-bench":
+        return Block("`make time-bench`", ["time-bench"], lambda runs: _read_rows(runs, name), times)
     if name == "summary":
         command = "`make summary`, after `cp -r examples/summary recipes/`,"
         return Block(command, ["tiny/summary/evaluate"], _read_summary, summary)
@@ -141,7 +144,7 @@ def block(name: str) -> Block:
         again = [f"with `RUN={run} SEED={seed}`" for seed, run in enumerate(SEEDS) if seed]
         folders = [f"{run}/{name}/evaluate" for run in SEEDS]
         return Block(f"`make {name}`, and {' and '.join(again)},", folders, lambda runs: _read_card(runs, name), card)
-    known = ["demo", "bench", "plan-bench", "summary", *results.TABLES, *names]
+    known = ["demo", "bench", "plan-bench", "time-bench", "summary", *results.TABLES, *names]
     raise UserError(unknown("block of numbers", name, known, f"there are {', '.join(known)}"))
 
 
@@ -271,8 +274,8 @@ def _read_bench(runs: Path) -> Record:
     return _measured(record) | {"figures": {"pairs": pairs, "targets": record["targets"]}}
 
 
-def _read_plan(runs: Path) -> Record:
-    record = json.loads((runs / "plan-bench" / "done.json").read_text(encoding="utf-8"))
+def _read_rows(runs: Path, name: str) -> Record:
+    record = json.loads((runs / name / "done.json").read_text(encoding="utf-8"))
     return _measured(record) | {"figures": record["rows"]}
 
 
@@ -320,6 +323,10 @@ def bench(record: Record) -> str:
 
 def plan(record: Record) -> str:
     return f"{record['command']} on {_when(record)}.\n\n{plan_table(record['figures'])}"
+
+
+def times(record: Record) -> str:
+    return f"{record['command']} on {_when(record)}.\n\n{times_table(record['figures'])}"
 
 
 def _when(record: Record) -> str:
