@@ -189,22 +189,14 @@ def _updates(profile: Profile) -> int:
     return math.ceil(profile.ppo.total_episodes / _batch(profile))
 
 
-def _looks(profile: Profile, prompts: int) -> tuple[int, int]:
-    """Looks at the policy while it trains, and the prompts of each: before the first update, every few, after the last."""
-    room = min(SLICE, prompts // 10)
-    if not profile.ppo.eval_every or aside(prompts) == 0:
-        return 0, 0
-    return 1 + math.ceil(_updates(profile) / profile.ppo.eval_every), room
-
-
 def _scoring(plan: Plan, times: float, rows: float) -> list[Pass]:
-    """The learned score of answers that were not read for it yet."""
+    """The learned score of answers, where the reward has a learned part; each of several reward models reads them."""
     if not plan.seeds:
         return []
     tokens = padded(plan.work.answered, rows)
-    sizes, count = (plan.scorer, 1) if plan.sizes.shape.beside else (plan.sizes, plan.seeds)
-    states = None if plan.sizes.shape.beside else rows
-    return [sizes.read("scoring", times * count, rows, tokens, states=states)]
+    if plan.sizes.shape.beside:
+        return [plan.scorer.read("scoring", times, rows, tokens)]
+    return [plan.sizes.read("scoring", times * plan.seeds, rows, tokens, states=rows)]
 
 
 def _rollout(plan: Plan) -> list[Pass]:
@@ -214,34 +206,43 @@ def _rollout(plan: Plan) -> list[Pass]:
     rows = min(settings.local_rollout_forward_batch_size, batch)
     micro = min(settings.per_device_train_batch_size, rows)
     chunks, times = updates * math.ceil(batch / rows), updates * math.ceil(batch / micro)
-    answer = mean(work.answers)
-    found = _generation(plan, "sampling", chunks, rows, batch)
+    tokens, states = padded(work.answered, rows), micro * padded(work.answers, rows)
     once_more = plan.profile.model.dtype == "bfloat16"  # `Sampler.rounds`
-    for what, wanted in (("policy once more", once_more), ("reference", True)):
-        if wanted:
-            found.append(
-                sizes.read(what, times, micro, padded(work.answered, rows), states=micro * padded(work.answers, rows))
-            )
-            found.append(sizes.logprobs(what, chunks, rows * answer))
+    found = _generation(plan, "sampling", chunks, rows, batch)
+    for what in (*(["policy once more"] if once_more else []), "reference"):
+        found.append(sizes.read(what, times, micro, tokens, states=states))
+        found.append(sizes.logprobs(what, chunks, rows * mean(work.answers)))
     if settings.value == "adapter":
-        found.append(sizes.read("values", times, micro, padded(work.answered, rows), states=micro * answer))
-    if plan.sizes.shape.beside is None and plan.seeds:
-        found.append(sizes.read("scoring", times * plan.seeds, micro, padded(work.answered, rows), states=micro))
-    elif plan.seeds:
-        found += _scoring(plan, times, micro)
-    looks, prompts = _looks(plan.profile, work.prompts)
-    parts = math.ceil(prompts / rows)
-    for greedy in (True, False) if looks else ():
-        looked = _generation(plan, "looks", looks * parts, prompts / parts, prompts, greedy)
-        found += [replace(each, what="looks") for each in looked]
-    if looks:
-        judges = int(plan.judged and settings.judge)
-        for count in (1, judges) if plan.seeds else (judges,):
-            scored = _scoring(plan, 2 * looks * count * math.ceil(prompts / micro), min(micro, prompts))
-            found += [replace(each, what="looks") for each in scored]
-    if shown := min(settings.num_sample_generations, updates):
-        found += [replace(each, what="samples") for each in _generation(plan, "samples", shown, SAMPLES, SAMPLES, True)]
-    return found
+        found.append(sizes.read("values", times, micro, tokens, states=states))
+    return [*found, *_scoring(plan, times, micro), *_looks(plan, rows, micro), *_samples(plan)]
+
+
+def _looks(plan: Plan, rows: int, micro: int) -> list[Pass]:
+    """Looks at the policy: before the first update, every few and after the last, greedy and at temperature 1."""
+    settings, prompts = plan.profile.ppo, min(SLICE, plan.work.prompts // 10)
+    if not settings.eval_every or not aside(plan.work.prompts):
+        return []
+    looks, parts = 1 + math.ceil(_updates(plan.profile) / settings.eval_every), math.ceil(prompts / rows)
+    scored, together = 2 * looks * math.ceil(prompts / micro), min(micro, prompts)
+    found = [
+        *_generation(plan, "looks", looks * parts, prompts / parts, prompts, greedy=True),
+        *_generation(plan, "looks", looks * parts, prompts / parts, prompts),
+        *_scoring(plan, scored, together),
+    ]
+    if plan.judged and settings.judge:
+        tokens = padded(plan.work.answered, together)
+        found.append(plan.sizes.read("looks", scored, together, tokens, states=together))
+    return [replace(each, what="looks") for each in found]
+
+
+def _samples(plan: Plan) -> list[Pass]:
+    """Answers for the log, as often as TRL says."""
+    updates, wanted = _updates(plan.profile), plan.profile.ppo.num_sample_generations
+    if not wanted:
+        return []
+    shown = math.ceil(updates / max(1, updates // wanted))
+    found = [*_generation(plan, "samples", shown, SAMPLES, SAMPLES, greedy=True), *_scoring(plan, shown, SAMPLES)]
+    return [replace(each, what="samples") for each in found]
 
 
 def _update(plan: Plan) -> list[Pass]:
@@ -249,10 +250,8 @@ def _update(plan: Plan) -> list[Pass]:
     settings, sizes, work = plan.profile.ppo, plan.sizes, plan.work
     batch, micro = _batch(plan.profile), settings.per_device_train_batch_size
     times = _updates(plan.profile) * settings.num_ppo_epochs
-    rows, tokens = (
-        times * settings.gradient_accumulation_steps,
-        padded(work.answered, micro, batch / settings.num_mini_batches),
-    )
+    rows = times * settings.gradient_accumulation_steps
+    tokens = padded(work.answered, micro, batch / settings.num_mini_batches)
     states = micro * padded(work.answers, micro)
     taken = times * settings.num_mini_batches
     policy = sizes.train(

@@ -261,13 +261,14 @@ class Sizes:
 
     def _weights(self, output: bool) -> float:
         """Bytes of the weights that a pass reads: linear layers, and the experts of a mixture, which `other` holds."""
-        experts = sum(self._experts(block) for block in self.shape.blocks)
         linear = self.shape.linear * (NF4 if self.packed else self.width)
-        return linear + experts * self.width + (self._output_weights() if output else 0)
+        return linear + self._experts() * self.width + (self._output_weights() if output else 0)
 
-    def _experts(self, block: Block) -> float:
-        """Weights of a block's experts: many tokens reach all of them."""
-        return float(sum(network.stack for network in block.networks))
+    def _experts(self) -> float:
+        """Weights of a mixture's experts, norms included: many tokens reach all of them."""
+        if not any(network.experts for block in self.shape.blocks for network in block.networks):
+            return 0.0
+        return float(self.shape.other - self.shape.head - self.shape.vocabulary * self.shape.hidden)
 
     def _output_weights(self) -> float:
         return float(self.width * self.shape.vocabulary * self.shape.hidden)

@@ -95,6 +95,9 @@ def test_the_policy_is_looked_at_before_the_first_update_every_few_and_after_the
     assert [each.times for each in looks] == [4, 4 * 6, 4, 4 * 6, 2 * 4, 2 * 4]
     assert looks[1].drawn == 0 < looks[3].drawn
     assert times_of(made(shape, *settings, "ppo.eval_every=0", "ppo.patience=5"), "ppo rollout", "looks") == []
+    alone = passes(made(shape, *settings, "reward.seeds=3", "ppo.judge=false"))["ppo rollout"]
+    assert [each.times for each in alone if each.what == "looks"][4:] == [3 * 2 * 4]
+    assert times_of(made(shape, *settings), "ppo rollout", "samples") == [5, 5 * 6, 5]
 
 
 def test_evaluation_draws_sixteen_answers_to_take_the_best_of(shape):
