@@ -143,7 +143,7 @@ def term_states(reward: Reward) -> dict[str, Any]:
     for term in keeping:
         try:
             with own_code():
-                states[term.name] = term.score.state_dict()
+                states[term.name] = term.score.state_dict()  # type: ignore[attr-defined]
                 pack(states[term.name], "it", {})
         except OwnCodeError as error:
             reason = shortened(first_line(error.raised), 60)
