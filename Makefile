@@ -71,25 +71,37 @@ options = $(call each,ARGS) $(if $(value POLICIES),$(call quoted,evaluate.polici
 # A command that does not take a variable refuses it
 others = $(options) $(call given,RUNS,--runs)
 
+# Of the second words the one that is written most like the first
+nearest = $(shell $(PYTHON) -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1, 0.5))' \
+	$(call quoted,$(1)) $(2))
+# Lines of more than 80 columns are broken between words, under the help's second column
+WRAP := length($$0) > 80 { n = split(substr($$0, 22), words, " "); line = substr($$0, 1, 21); \
+	for (i = 1; i <= n; i++) { if (length(line) + length(words[i]) > 80) { sub(/ $$/, "", line); print line; line = sprintf("%21s", "") } \
+	line = line words[i] " " } sub(/ $$/, "", line); print line; next } { print }
+
 # A misspelt variable would be taken for nothing said, so it is refused, whatever the target
 VARIABLES := $(shell awk '/^[A-Z]+ =/ { print $$1 }' $(lastword $(MAKEFILE_LIST))) VENV READY
 STRANGE := $(foreach name,$(filter-out $(VARIABLES) SHELL MAKE% .% -*,$(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name)))
 ifneq ($(strip $(STRANGE)),)
-NEAREST := $(shell $(PYTHON) -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1, 0.5))' \
-	$(call quoted,$(firstword $(STRANGE))) $(VARIABLES))
+NEAREST := $(call nearest,$(shell echo $(call quoted,$(firstword $(STRANGE))) | tr a-z A-Z),$(VARIABLES))
 $(error there is no variable $(firstword $(STRANGE)); $(if $(NEAREST),did you mean $(NEAREST)?,there are $(VARIABLES)))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test kills faults lint check list sweep bench gpu plan-bench time-bench numbers results show plan chat export examine runs compare clean $(RECIPES) $(STAGES)
+TARGETS := help setup demo test kills faults lint check list sweep bench gpu plan-bench time-bench numbers results show plan chat export examine runs compare clean $(RECIPES) $(STAGES)
+.PHONY: $(TARGETS)
 
 help: ## this list
-	@echo "Targets:"
-	@awk -F ':.*## ' '/^[$$a-z()A-Z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST) | sed 's/$$(RECIPES)   /<recipe>     /'
-	@awk -F '"' '/^    "[a-z_]+": Stage\(/ { name = $$2 } /[ (]help="/ { for (i = 1; i < NF; i++) if ($$i ~ /help=$$/) printf "  %-18s RECIPE=…: %s\n", name, $$(i + 1) }' $(TABLE)
-	@echo "  (<recipe> is one of: $(RECIPES))"
-	@echo "Variables:"
-	@awk '/^# / { text = substr($$0, 3) } /^[A-Z]+ =/ { printf "  %-18s %s\n", $$1 ($$3 == "" ? "" : "=" $$3), text }' $(MAKEFILE_LIST)
+	@{ echo "Targets:"; \
+	awk -F ':.*## ' '/^[$$a-z()A-Z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST) | sed 's/$$(RECIPES)   /<recipe>     /'; \
+	awk -F '"' '/^    "[a-z_]+": Stage\(/ { name = $$2 } /[ (]help="/ { for (i = 1; i < NF; i++) if ($$i ~ /help=$$/) printf "  %-18s RECIPE=…: %s\n", name, $$(i + 1) }' $(TABLE); \
+	echo "  (<recipe> is one of: $(RECIPES))"; \
+	echo "Variables:"; \
+	awk '/^# / { text = substr($$0, 3) } /^[A-Z]+ =/ { printf "  %-18s %s\n", $$1 ($$3 == "" ? "" : "=" $$3), text }' $(MAKEFILE_LIST); } | awk '$(WRAP)'
+
+# A name that is no target, with the nearest that is one
+.DEFAULT:
+	@$(error there is no target $@; $(or $(foreach near,$(call nearest,$@,$(TARGETS)),did you mean $(near)?),`make` lists them))
 
 setup: $(READY) ## make .venv with the pinned requirements; every target that needs it does so
 

@@ -403,14 +403,28 @@ def test_an_unknown_recipe_is_told_without_torch():
 def test_make_alone_lists_every_target_and_variable():
     makefile = (ROOT / "Makefile").read_text()
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    (phony,) = re.findall(r"^\.PHONY: (.*) \$\(RECIPES\) \$\(STAGES\)$", makefile, re.M)
+    (phony,) = re.findall(r"^TARGETS := (.*) \$\(RECIPES\) \$\(STAGES\)$", makefile, re.M)
     for target in (*phony.split(), *STAGES, "<recipe>"):
         assert re.search(rf"^  {target} ", listed, re.M), target
     variables = re.findall(r"^([A-Z]+) =", makefile, re.M)
     assert {"RECIPE", "PROFILE", "MODEL", "DATA", "SEED", "RUN", "ARGS", "FORCE"} <= set(variables)
-    assert all(stage.help in listed for stage in STAGES.values())
+    assert max(map(len, listed.splitlines())) <= 80
+    whole = " ".join(listed.split())
+    assert all(stage.help in whole for stage in STAGES.values())
     for variable in variables:
         assert re.search(rf"^  {variable}\b.* \S+", listed, re.M), variable
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [("dialog", "there is no target dialog; did you mean dialogue?"), ("xyzzy", "no target xyzzy; `make` lists them")],
+)
+def test_a_target_that_is_not_there_is_told_with_the_nearest(target, said):
+    given = subprocess.run(["make", target], cwd=ROOT, capture_output=True, text=True)
+    assert given.returncode == 2
+    assert said in given.stderr
+    assert given.stdout == ""
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
