@@ -32,7 +32,7 @@ from rlrecipes.command.job import (
     usual_run,
 )
 from rlrecipes.command.options import REWARD, Command, parse
-from rlrecipes.errors import UserError, option, switch
+from rlrecipes.errors import UserError, command, option, switch
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import with_weights
 from rlrecipes.pipeline import in_order, run_stages
@@ -230,7 +230,7 @@ def _runs(arguments: argparse.Namespace) -> None:
     from rlrecipes.report.listing import find_runs, listing
 
     runs = find_runs()
-    say(listing(runs) if runs else "there are no runs yet; `demo` makes some")
+    say(listing(runs) if runs else f"there are no runs yet; `{command('demo')}` makes some")
 
 
 def _compare(arguments: argparse.Namespace) -> None:

@@ -147,6 +147,11 @@ def has_make() -> bool:
     return MAKEFILE.is_file() and Path(MAKEFILE.name).resolve() == MAKEFILE
 
 
+def command(name: str) -> str:
+    """A command as a person gives it: `make runs`, or `python -m rlrecipes runs` where no `make` is at hand."""
+    return f"make {name}" if has_make() else f"{program()} {name}"
+
+
 def option(name: str, value: str = "…") -> str:
     """An option as a person gives it: `RUN=…` to make, `--run …` to the command line."""
     return f"{name.upper()}={value}" if has_make() else f"--{name} {value}"

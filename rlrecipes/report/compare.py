@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from rlrecipes.errors import UserError, program
+from rlrecipes.errors import UserError, command, has_make
 from rlrecipes.metrics import mean_interval
 from rlrecipes.recipe import unknown
 from rlrecipes.report.listing import find_runs
@@ -30,7 +30,7 @@ from rlrecipes.report.records import (
     finished_records,
     headline_value,
     json_lines,
-    last_pair,
+    last_trained,
     measures_of,
 )
 from rlrecipes.report.verdict import FEWEST
@@ -76,7 +76,7 @@ class Side:
     @property
     def scores(self) -> list[float]:
         """The headline of the last policy's answer to each held-out prompt."""
-        policy = last_pair(self.records).name
+        policy = last_trained(self.records).name
         return [row["policies"][policy]["headline"] for row in self.samples]
 
 
@@ -116,15 +116,17 @@ def sides_of(names: Sequence[str], recipe: str | None, root: Path) -> dict[str, 
     known = list(dict.fromkeys(run.name for run in there))
     for name in names:
         if name not in known:
-            raise UserError(unknown("run", name, known, f"see `{program()} runs`"))
+            raise UserError(unknown("run", name, known, f"see `{command('runs')}`"))
     if len(set(names)) < max(2, len(names)) or len(names) > MOST:
-        raise UserError(f"name two to {MOST} runs, each once; there are {', '.join(known) or 'none yet'}")
+        how = " (RUNS='…')" if has_make() else ""
+        there = f"of these: {', '.join(known)}" if known else f"there are none yet, and `{command('demo')}` makes some"
+        raise UserError(f"name two to {MOST} runs, each once{how}; {there}")
     found = [run for name in names for run in there if run.name == name and recipe in (None, run.recipe)]
     recipes = list(dict.fromkeys(run.recipe for run in found))
     tasks = {task: [run for run in found if run.recipe == task] for task in recipes}
     if not any(len(runs) > 1 for runs in tasks.values()):
         what = "no recipe" if recipe is None else f"no {recipe}"
-        raise UserError(f"{', '.join(names)} have {what} in common; see `{program()} runs`")
+        raise UserError(f"{', '.join(names)} have {what} in common; see `{command('runs')}`")
     return {task: [Side(run, finished_records(run)) for run in runs] for task, runs in tasks.items() if len(runs) > 1}
 
 
@@ -146,7 +148,7 @@ def pairings(sides: Sequence[Side]) -> list[Pairing]:
 
 
 def _pairing(first: Side, other: Side) -> Pairing:
-    policies = [last_pair(side.records).policy.title for side in (other, first)]
+    policies = [last_trained(side.records).policy.title for side in (other, first)]
     names = [side.run.name for side in (other, first)]
     if policies[0] != policies[1]:
         names = [f"{policy} of {run}" for policy, run in zip(policies, names, strict=True)]

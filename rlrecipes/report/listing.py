@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rlrecipes.errors import UserError
 from rlrecipes.report.numbers import estimate_cell
-from rlrecipes.report.records import Records, headline_value, last_pair
+from rlrecipes.report.records import Records, headline_value, last_trained
 from rlrecipes.run.folder import DONE, Run, read_json
 from rlrecipes.run.lock import is_held
 from rlrecipes.run.settings import NAME, read_settings
@@ -44,14 +44,19 @@ def _row(run: Run) -> list[str]:
     records = {stage: record for stage in STAGES if (record := read_json(run.stage(stage) / DONE))}
     try:
         own = read_settings(run.folder / NAME)
-        begun = [own.profile, shortened(str(own.tables.get("model", {}).get("name", "–")), 30)]
+        begun = [own.profile, shortened(_short(str(own.tables.get("model", {}).get("name", "–"))), 30)]
     except UserError:
         begun = ["–", "–"]
     return [run.name, run.recipe, *_results(records), *begun, *_state(run, records)]
 
 
+def _short(model: str) -> str:
+    """A hub id as it is, a folder's last part: of a long path that tells more than its beginning."""
+    return Path(model).name if Path(model).is_absolute() else model
+
+
 def _results(records: Records) -> list[str]:
-    pair, evaluation = last_pair(records), records.get("evaluate", {})
+    pair, evaluation = last_trained(records), records.get("evaluate", {})
     value = headline_value(records, pair.name)
     if value is None:
         return ["–", "–", "–"]

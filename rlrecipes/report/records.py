@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rlrecipes.errors import UserError
 from rlrecipes.run.folder import Run
-from rlrecipes.run.stages import POLICIES, STAGES, Policy
+from rlrecipes.run.stages import POLICIES, STAGES, Policy, models
 
 Records = Mapping[str, Mapping[str, Any]]
 """The `done.json` of each finished stage."""
@@ -59,13 +59,22 @@ def measures_of(records: Records, pair: Pair) -> Mapping[str, Mapping[str, float
     return found
 
 
-def last_pair(records: Records) -> Pair:
-    """The last policy of the table that has been evaluated in a pair; PPO over SFT before the evaluation."""
+def last_pair(records: Records, among: Mapping[str, Policy] = POLICIES) -> Pair:
+    """The last policy of the table that has been evaluated in a pair; PPO over SFT before the evaluation.
+
+    Where PPO was not run, that is the best of n: what its reward would have brought.
+    """
     comparisons = records.get("evaluate", {}).get("comparisons", {})
-    evaluated = {name: policy for name, policy in POLICIES.items() if f"{name}_over_{policy.over}" in comparisons}
-    name = [*(evaluated or POLICIES)][-1]
+    evaluated = [name for name, policy in among.items() if f"{name}_over_{policy.over}" in comparisons]
+    name = (evaluated or [*among])[-1]
     over = str(POLICIES[name].over)
     return Pair(name, POLICIES[name], POLICIES[over], comparisons.get(f"{name}_over_{over}", {}))
+
+
+def last_trained(records: Records) -> Pair:
+    """Like `last_pair`, with a policy that is a model of its own where one was evaluated in a pair."""
+    own = last_pair(records, models())
+    return own if own.measures else last_pair(records)
 
 
 def headline_value(records: Records, policy: str) -> Mapping[str, float] | None:

@@ -15,6 +15,7 @@ from rlrecipes.report.compare import MOST, changes, compare, over_seeds, pairing
 from rlrecipes.report.listing import find_runs, listing
 from rlrecipes.run.folder import Run
 from rlrecipes.run.lock import locked
+from rlrecipes.run.settings import Settings, write_settings
 
 PROMPTS = 40
 
@@ -76,6 +77,21 @@ def test_the_same_prompts_are_compared_answer_against_answer(tmp_path: Path) -> 
     assert pairs[2].verdict == "no difference shown on 40 held-out prompts"
 
 
+def test_a_run_without_ppo_is_told_by_its_sft_and_not_by_the_best_of_n(tmp_path: Path) -> None:
+    made(tmp_path, "mine", [0.7] * PROMPTS)
+    weak = made(tmp_path, "weak", [0.1] * PROMPTS)
+    record = json.loads((weak.stage("evaluate") / "done.json").read_text())
+    record["metrics"]["best16"] = record["metrics"].pop("ppo")
+    pair = record["comparisons"]["ppo_over_sft"]
+    record["comparisons"] = {"sft_over_base": pair, "best16_over_sft": pair}
+    (weak.stage("evaluate") / "done.json").write_text(json.dumps(record))
+    assert "SFT 0.500 [0.500, 0.500]" in listing([weak])
+    (pairing,) = pairings(sides(tmp_path, "weak", "mine"))
+    assert pairing.name == "PPO of mine over SFT of weak"
+    assert pairing.gain is not None
+    assert pairing.gain["value"] == pytest.approx(0.2)
+
+
 def test_what_cannot_be_paired_is_told(tmp_path: Path) -> None:
     made(tmp_path, "mine", [0.5] * PROMPTS)
     made(tmp_path, "elsewhere", [0.6] * PROMPTS, asked="q")
@@ -134,7 +150,7 @@ def test_the_page_has_each_recipe_that_two_runs_share(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["mine"], f"name two to {MOST} runs, each once; there are kl, mine"),
+        (["mine"], f"name two to {MOST} runs, each once (RUNS='…'); of these: kl, mine"),
         (["mine", "mine"], "each once"),
         (["mine", "kk"], "there is no run 'kk'; did you mean 'kl'?"),
         ([], "name two"),
@@ -163,5 +179,11 @@ def test_all_runs_are_listed_with_what_they_reached_and_how_far_they_are(tmp_pat
         *("–", "–", "finished", "2026-01-03"),
     ]
     assert "interrupted at evaluate" in cut
+    for model, shown in (
+        ("/a/very/long/path/to/models/stories", "stories"),
+        ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
+    ):
+        write_settings(done.folder, Settings("translation", "own", "", 0, tables={"model": {"name": model}}))
+        assert re.search(rf"  own +{shown}  +finished", listing([done]))
     with locked(done.folder):
         assert "at work" in listing([done])
