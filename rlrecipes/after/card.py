@@ -267,9 +267,10 @@ def _results(finished: FinishedRun, policy: str) -> list[str]:
     names = list(evaluation["metrics"][policy])
     rows = [[f"`{name}`", *(_estimate(evaluation["metrics"][p].get(name)) for p in policies)] for name in names]
     table = _table(["metric", *(POLICIES[name].title for name in policies)], rows)
+    climbed = "climbed" if "ppo" in finished.records else "would climb"
     sentences = [
         f"Greedy answers to {evaluation['examples']} held-out prompts, with 95 % intervals; `{evaluation['headline']}` is "
-        "the headline, `_sampled` is at temperature 1, `reward` is what PPO climbed."
+        f"the headline, `_sampled` is at temperature 1, `reward` is what PPO {climbed}."
     ]
     over = POLICIES[policy].over
     if over and (pair := evaluation["comparisons"].get(f"{policy}_over_{over}")) and POLICIES[over].stage:

@@ -28,7 +28,7 @@ from rlrecipes.model.tokens import (
     spelled_note,
 )
 from rlrecipes.model.unwritten import unwritten, unwritten_note
-from rlrecipes.recipe import Example, Prompt, user
+from rlrecipes.recipe import Comparison, Example, Prompt, user
 from rlrecipes.reward.terms import score_term
 from rlrecipes.run.folder import make
 
@@ -40,6 +40,8 @@ TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
 """With either of them in the cache, a model's tokenizer is there."""
 FEWEST = 30
 """Held-out prompts below which a bootstrap interval says little."""
+MOSTLY = 0.8
+"""The share of comparisons that the longer answer may win before a person is told."""
 BOUNDARY = "▌"
 LONGEST = 1200
 """Characters of a text that are shown."""
@@ -59,6 +61,7 @@ def show(job: Job) -> str:
     parts += _heading("comparisons", len(train.comparisons), "what the reward model learns from")
     for comparison in train.comparisons[:SHOWN]:
         parts.append(_row(comparison.prompt, f"+ {comparison.chosen}", f"- {comparison.rejected}"))
+    parts += _longer(held_out.comparisons)
     if train.ratings:
         parts += _heading("ratings", len(train.ratings), "answers with their scores")
         parts += [_row(rating.prompt, f"{rating.score:g}: {rating.answer}") for rating in train.ratings[:SHOWN]]
@@ -77,6 +80,17 @@ def show(job: Job) -> str:
 
 def _heading(name: str, count: int, meaning: str) -> list[str]:
     return [f"\n{name} ({count:,}): {meaning}"]
+
+
+def _longer(comparisons: Sequence[Comparison]) -> list[str]:
+    """What a judge that reads no word would reach, where that leaves a reward model little room (`reward.strength`)."""
+    wins = [len(pair.chosen) > len(pair.rejected) for pair in comparisons]
+    if sum(wins) <= MOSTLY * len(wins):
+        return []
+    return [
+        f"  held out, the chosen answer is the longer one in {sum(wins):,} of {len(wins):,}; PPO is run only where the "
+        "reward model is shown to beat that: bring comparisons that the shorter answer wins"
+    ]
 
 
 def _too_few(job: Job) -> list[str]:
@@ -266,7 +280,7 @@ def _percentiles(name: str, counts: Sequence[int]) -> str:
     places = (
         [min(len(ascending) - 1, int(share * len(ascending))) for share in (0, 0.5, 0.9, 0.99, 1)] if ascending else []
     )
-    return f"  {name:<26}" + (" / ".join(f"{ascending[place]:,}" for place in places) or "none")
+    return f"  {name:<28}" + (" / ".join(f"{ascending[place]:,}" for place in places) or "none")
 
 
 def _too_long(tokenizer: Any, pairs: Pairs, room: int) -> list[bool]:

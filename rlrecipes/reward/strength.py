@@ -36,6 +36,8 @@ def too_weak(job: Job) -> str | None:
         return None
     found = " ".join(interval(measure))
     rows = WAYS_OUT if name == "accuracy" else WAYS_OUT.replace("comparisons", "ratings")
+    if bar > 0.5:
+        rows = rows.replace("comparisons", "comparisons, also such that the shorter answer wins", 1)
     return f"the reward model's held-out {name} {found} is not shown to be above the {number(bar)} that {by}; {rows}"
 
 

@@ -81,6 +81,7 @@ def test_lengths_are_those_of_the_tokens(shown, checkpoint):
         *(counts[int(share * len(counts))] for share in (0, 0.5, 0.9, 0.99)),
         counts[-1],
     ]
+    assert re.search(r"comparisons, longer answer {2}\d+ / ", out)
     assert "the window has 128" in out, "the model's own is lower than the profile's"
     assert "at most 7 (ppo.response_length)" in out
 
@@ -100,6 +101,24 @@ def test_it_says_which_stages_have_too_few_rows(shown, tmp_path):
     assert "demonstrations cannot fill" not in out
     assert "prompts cannot fill" not in out
     assert "too few rows" not in shown()
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_comparisons_that_the_longer_answer_wins_are_told(shown, tmp_path, every):
+    pairs = [("Call later.", f"Restart it and try again, number {i}.") for i in range(99)]
+    rows = [
+        {"prompt": f"What of {i}?", "chosen": pair[i % every > 0], "rejected": pair[i % every == 0]}
+        for i, pair in enumerate(pairs)
+    ]
+    write_rows(tmp_path / "long.jsonl", rows)
+    assert "is the longer one in" not in shown("--data", "long.jsonl")
+    write_rows(
+        tmp_path / "long.jsonl",
+        [dict(row, chosen=long, rejected=short) for row, (short, long) in zip(rows, pairs, strict=True)],
+    )
+    assert re.search(
+        r"the chosen answer is the longer one in (\d+) of \1; PPO is run only", shown("--data", "long.jsonl")
+    )
 
 
 def test_a_window_without_room_for_a_prompt_is_told(shown, checkpoint):

@@ -42,7 +42,10 @@ RATED = {"spearman": interval(0.2, 0.1), "pearson": interval(0.2, -0.1)}
             "accuracy 0.700 [0.500, 0.900] is not shown to be above the 0.500 that guessing has; bring more",
         ),
         (compared(0.65, 0.64), None),
-        (compared(0.63, 0.64), "above the 0.640 that preferring the longer answer has; bring more comparisons"),
+        (
+            compared(0.63, 0.64),
+            "above the 0.640 that preferring the longer answer has; bring more comparisons, also such that the shorter",
+        ),
         ({"metrics": RATED}, None),
         ({"metrics": {"spearman": interval(0.2, 0.0)}}, "rank correlation 0.200 [0.000, 0.400]"),
         ({"metrics": {**compared(0.5)["metrics"], **RATED}, "objective": "regression"}, None),
@@ -66,6 +69,7 @@ def test_a_run_whose_reward_model_is_too_weak_ends_without_ppo_and_says_why(home
     assert f"translation · ppo: not run: {reason}\n" in said
     assert f"\nPPO was not run: {reason}\n" in said
     assert f"PPO was not run: {reason}." in (folder / "report" / "index.html").read_text().replace("&#39;", "'")
+    assert "The reward is what PPO would climb" in (folder / "report" / "index.html").read_text()
     assert not (folder / "ppo").exists()
     evaluation = json.loads((folder / "evaluate" / "done.json").read_text())
     assert list(evaluation["metrics"]) == ["base", "sft", "best4"]
@@ -87,7 +91,9 @@ def test_a_run_whose_reward_model_is_too_weak_ends_without_ppo_and_says_why(home
         "best4",
         "ppo",
     ]
-    assert "PPO was not run" not in (folder / "report" / "index.html").read_text()
+    page = (folder / "report" / "index.html").read_text()
+    assert "PPO was not run" not in page
+    assert "The reward is what PPO climbed" in page
     for stage in ("sft", "reward"):
         assert (folder / stage / "done.json").stat().st_mtime_ns == made[folder / stage / "done.json"]
 
