@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.errors import UserError, option, switch
+from rlrecipes.errors import UserError, has_make, option, switch
 from rlrecipes.hub.identity import is_another
 from rlrecipes.model.embedded import check_base
 from rlrecipes.profile import ModelSettings
@@ -62,6 +62,10 @@ class FinishedRun:
 
     def _without(self, policy: str) -> str:
         title, stage = models()[policy].title, str(models()[policy].stage)
+        if policy == "ppo" and (withheld := self.records.get("evaluate", {}).get("withheld")):
+            anyway = "ARGS=ppo.anyway=true" if has_make() else "ppo.anyway=true"
+            why = f"{title} was not run in {self.run.folder}, since {withheld.partition(';')[0]}"
+            return f"{why}; make it all the same with `{make(stage, self.run)} {anyway}`"
         return f"{title} has not been run in {self.run.folder}; make it with `{make(stage, self.run)}`"
 
     @property

@@ -100,10 +100,13 @@ def _fitted(job: Job, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
             del fitted[table]["max_steps"]
         else:
             del tables[table]["num_train_epochs"]
-    values = ", ".join(f"{table}.{key}={value}" for table in fitted for key, value in fitted[table].items())
+    values = {f"{table}.{key}": value for table in fitted for key, value in fitted[table].items()}
+    for override in overrides:
+        values.pop(override.partition("=")[0], None)
+    told = ", ".join(f"{name}={value}" for name, value in values.items())
     say(
         f"{job.recipe.name}: settings for {size.parameters / 1e6:.3g}M parameters of width {size.width}, "
-        f"{size.demonstrations:,} demonstrations of up to {size.tokens} tokens: {values}"
+        f"{size.demonstrations:,} demonstrations of up to {size.tokens} tokens: {told}"
     )
     return PROFILE, tables | {table: tables.get(table, {}) | settings for table, settings in fitted.items()}
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 
 import pytest
-from conftest import ROOT, SMALLEST, main, resealed
+from conftest import ROOT, SMALLEST, changed, main, resealed
 
 from rlrecipes.after.finished import find_finished_run
 from rlrecipes.errors import option, switch
@@ -55,6 +55,18 @@ def test_a_policy_that_is_not_there_yet_names_the_command_that_makes_it(copy, ca
     shutil.rmtree(copy / "ppo")
     error = refused(capsys, command, "translation", "--run", "copy", "--policy", "ppo")
     assert "make it with `python -m rlrecipes ppo translation --run copy`, or choose --policy sft" in error
+    weak = (
+        "the reward model's held-out accuracy 0.5 is not shown to be above the 0.5 that guessing has; bring more rows"
+    )
+    changed(copy / "evaluate" / "done.json", withheld=weak)
+    error = refused(capsys, command, "translation", "--run", "copy", "--policy", "ppo")
+    assert (
+        "since the reward model's held-out accuracy 0.5 is not shown to be above the 0.5 that guessing has; " in error
+    )
+    assert (
+        "all the same with `python -m rlrecipes ppo translation --run copy ppo.anyway=true`, or choose --policy"
+        in error
+    )
 
 
 def test_without_a_wish_the_policy_that_was_trained_last_is_taken(copy):

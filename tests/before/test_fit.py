@@ -71,6 +71,8 @@ def test_a_model_without_a_profile_is_trained_under_settings_that_are_said_and_k
     assert "demonstrations of up to" in said
     assert "of width 64" in said
     assert "sft.learning_rate=0.002" in said
+    (line,) = (line for line in said.splitlines() if "settings for" in line)
+    assert "sft.max_steps=" not in line, "what an override has taken the place of"
     settings = Run("fitted", "translation").need("sft")["settings"]
     assert settings["model.quantization"] == "none"
     assert settings["sft.learning_rate"] == 0.002
