@@ -119,8 +119,8 @@ def sides_of(names: Sequence[str], recipe: str | None, root: Path) -> dict[str, 
             raise UserError(unknown("run", name, known, f"see `{command('runs')}`"))
     if len(set(names)) < max(2, len(names)) or len(names) > MOST:
         how = " (RUNS='…')" if has_make() else ""
-        there = f"of these: {', '.join(known)}" if known else f"there are none yet, and `{command('demo')}` makes some"
-        raise UserError(f"name two to {MOST} runs, each once{how}; {there}")
+        which = f"of these: {', '.join(known)}" if known else f"there are none yet, and `{command('demo')}` makes some"
+        raise UserError(f"name two to {MOST} runs, each once{how}; {which}")
     found = [run for name in names for run in there if run.name == name and recipe in (None, run.recipe)]
     recipes = list(dict.fromkeys(run.recipe for run in found))
     tasks = {task: [run for run in found if run.recipe == task] for task in recipes}

@@ -133,22 +133,22 @@ def term_states(reward: Reward) -> dict[str, Any]:
     Raises:
         UserError: a term raises, or its state holds what no checkpoint can hold.
     """
-    keeping = [term for term in reward.terms if hasattr(term.score, "state_dict")]
+    keeping = {term.name: term.score.state_dict for term in reward.terms if hasattr(term.score, "state_dict")}
     if not keeping:
         return {}
     quiet()  # `pack` brings libraries that speak, and ask the hub, while they are imported
     from rlrecipes.run.checkpoint import pack
 
     states: dict[str, Any] = {}
-    for term in keeping:
+    for name, state in keeping.items():
         try:
             with own_code():
-                states[term.name] = term.score.state_dict()  # type: ignore[attr-defined]
-                pack(states[term.name], "it", {})
+                states[name] = state()
+                pack(states[name], "it", {})
         except OwnCodeError as error:
             reason = shortened(first_line(error.raised), 60)
             raise UserError(
-                f"the state of the reward term {quoted(term.name, 30)} cannot be kept ({reason}); "
+                f"the state of the reward term {quoted(name, 30)} cannot be kept ({reason}); "
                 "let it give dictionaries, lists, texts, numbers and tensors"
             ) from error
     return states
