@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import SMALLEST, main, resealed, sentences, write_rows
 from safetensors.torch import load_file, save_file
 
+from rlrecipes.after.card import _results
 from rlrecipes.after.finished import find_finished_run
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import load_recipe
@@ -216,6 +218,10 @@ def test_the_card_has_data_licence_results_and_settings(exported):
     assert "ppo.total_episodes = 16" in card
     assert "| reward model | trained here, pairwise |" in card
     assert "Das 5" not in card, "rows of the user's data stay with the user"
+    assert "`reward` is what PPO climbed." in card
+    assert "`reward` is what PPO would climb." in _results(SimpleNamespace(records={"evaluate": done}), "sft")[1], (
+        "no PPO"
+    )
 
 
 def test_the_hub_reads_the_cards_metrics_and_what_they_are_of(home, apart):
