@@ -16,7 +16,7 @@ import regex
 
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.recipe import Message, Prompt
-from rlrecipes.text import UNSPACED, quoted
+from rlrecipes.text import LETTER, UNSPACED, characters, quoted
 
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n{% endfor %}"
@@ -161,14 +161,17 @@ def space_before(tokenizer: Any, prompt: Prompt, answer: str) -> str:
     return "" if space.strip(" ") else space
 
 
+_ENDS_WORD = regex.compile(rf"{LETTER}|[,.:;!?)]|[\p{{Terminal_Punctuation}}--[\u3000-\u303f\uff00-\uffef]]", regex.V1)
+"""Letters and what closes a clause; the wide marks of Chinese and Japanese bring their space along."""
+
+
 def _space_behind(text: str) -> str:
     """The spaces behind the beginning of an answer, whose rest is whole words; it need not end in the space between them."""
     begun = text.rstrip(" ")
-    last = begun[-1:]
     if begun != text:
         return text.removeprefix(begun)
-    is_word = last.isalnum() or last in (*",.:;!?)",)
-    return " " if is_word and not regex.match(UNSPACED, last) else ""
+    last = characters(begun[-20:])[-1:]  # with its marks: many words of Hindi end in one
+    return " " if last and _ENDS_WORD.match(last[0]) and not regex.match(UNSPACED, last[0]) else ""
 
 
 @lru_cache(maxsize=8)

@@ -160,6 +160,13 @@ def test_special_tokens_that_a_text_spells_are_plain_text(load, kind, seam):
         ("Wie heißt", "sie?", "Wie heißt sie?"),
         ("答案是", "四十二", "答案是四十二"),
         ("The cat", ", too", "The cat , too"),
+        ("वह लड़की", "पढ़ती है", "वह लड़की पढ़ती है"),
+        ("यह सच है।", "हाँ", "यह सच है। हाँ"),
+        ("نعم،", "أنا هنا", "نعم، أنا هنا"),
+        ("שָׁלוֹ", "לך", "שָׁלוֹ לך"),
+        ("พี่ดี", "มาก", "พี่ดีมาก"),
+        ("はか\u3099", "きた", "はか\u3099きた"),
+        ("答案。", "四十二", "答案。四十二"),
     ],
 )
 @pytest.mark.parametrize("seam", ["plain", "special token", "newline"])
