@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from rlrecipes.text import characters, is_spaced, words
+from rlrecipes.text import PART, characters, is_spaced, words
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _NUMBER = re.compile(rf"\d|\b(?:{'|'.join(NUMBERS)})\b")
@@ -80,7 +80,13 @@ def repeated(text: str, other: str = "") -> str:
 
 def parts(text: str) -> list[str]:
     """The words as they stand in a text; of scripts without spaces, the characters."""
-    return re.findall(r"\w+", text) if is_spaced(text) else characters(text)
+    return PART.findall(text) if is_spaced(text) else characters(text)
+
+
+def half(text: str) -> str:
+    """The first half of the characters, none of which is torn."""
+    letters = characters(text)
+    return "".join(letters[: len(letters) // 2]).rstrip()
 
 
 EDITS = (
@@ -94,5 +100,5 @@ EDITS = (
     Edit("another number", with_another_number, harmful=True),
     Edit("a wrong word", with_a_wrong_word, harmful=True),
     Edit("the words shuffled", shuffled, harmful=True),
-    Edit("the second half left out", lambda text, _: text[: len(text) // 2].rstrip(), harmful=True),
+    Edit("the second half left out", lambda text, _: half(text), harmful=True),
 )

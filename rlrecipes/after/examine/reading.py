@@ -14,6 +14,7 @@ from itertools import accumulate, chain
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import regex
 import torch
 from captum.attr import IntegratedGradients
 
@@ -25,7 +26,7 @@ from rlrecipes.model.forward import device
 from rlrecipes.recipe import Prompt
 from rlrecipes.reward.model import RewardModel, Row
 from rlrecipes.run.device import is_devices
-from rlrecipes.text import is_spaced, words
+from rlrecipes.text import LETTER, is_spaced, words
 
 STEPS = (32, 256)
 """Points of the path, by Gauss and Legendre; the second number where the first leaves too large a gap."""
@@ -182,12 +183,16 @@ def words_of(readings: Sequence[Reading]) -> list[dict[str, Any]]:
     return [{"word": word, "part": mean_interval(parts).as_json(), "count": len(parts)} for word, parts in ranked]
 
 
+_STARTS_INSIDE, _ENDS_INSIDE = regex.compile(LETTER), regex.compile(rf"{LETTER}\Z")
+"""Where a piece goes on with a word, and where it leaves one unfinished: marks belong to it as letters do."""
+
+
 def _words(pieces: Sequence[Piece]) -> dict[str, float]:
     """Each word of an answer with the sum of its pieces' parts, over all its places; special tokens are words."""
     spaced = is_spaced("".join(piece.text for piece in pieces if not piece.special))
     groups: list[Piece] = []
     for piece in pieces:
-        if spaced and groups and piece.text[:1].isalnum() and groups[-1].text[-1:].isalnum():
+        if spaced and groups and _STARTS_INSIDE.match(piece.text) and _ENDS_INSIDE.search(groups[-1].text):
             groups[-1] = Piece(groups[-1].text + piece.text, groups[-1].part + piece.part)
         else:
             groups.append(piece)

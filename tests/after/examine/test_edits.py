@@ -4,6 +4,7 @@ import pytest
 
 from rlrecipes.after.examine.edits import (
     EDITS,
+    half,
     negated,
     repeated,
     shuffled,
@@ -40,6 +41,14 @@ def test_a_wrong_word_comes_from_another_answer_and_is_new():
     assert with_a_wrong_word("The child reads books.", "The doors are open.") == "The doors reads books."
     assert with_a_wrong_word("The child", "the child") == "The child"
     assert with_a_wrong_word("孩子在读书", "门开着") != "孩子在读书"
+
+
+def test_no_edit_takes_a_word_or_a_character_apart():
+    hindi, other = "लड़की किताब पढ़ती है", "यूनिवर्सिटियाँ खुली हैं"
+    assert with_a_wrong_word(hindi, other) == hindi.replace("लड़की", "यूनिवर्सिटियाँ")
+    assert half("हिन्दी") == "हि"
+    assert half("👩‍👩‍👧👍🏽") == "👩‍👩‍👧"
+    assert half("One two ") == "One"
 
 
 def test_shuffled_words_are_the_same_words_in_an_order_that_never_changes():

@@ -90,3 +90,13 @@ def test_words_are_ranked_by_their_mean_part_with_the_answers_that_have_them():
         ("<end>", -2, 3),
     ]
     assert words_of([reading(1, 2, 3, 0, -1)] * 2) == []
+
+
+def test_marks_belong_to_the_word_that_the_pieces_make():
+    texts = ("लड़", "की", " कि", "ता", "ब", "।")
+    reading = Reading([Piece(text, 1.0) for text in texts], 6.0, 0.0)
+    assert {found["word"]: found["part"]["value"] for found in words_of([reading] * 3)} == {
+        "लड़की": 2,
+        "किताब": 3,
+        "।": 1,
+    }
