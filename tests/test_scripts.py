@@ -146,6 +146,28 @@ def test_a_rejected_span_is_about_as_long_as_the_answer(script):
     assert all(len(span.split() if " " in sentence else characters(span)) == size for span in spans)
 
 
+@pytest.mark.parametrize(
+    ("passage", "answer"),
+    [
+        ("राम ने कप रसोई में रखा। मौसम अच्छा था।", "कप"),
+        ("小明把「杯子」拿到厨房，天气很好。", "厨房"),
+        ("أخذ علي الكأس إلى المطبخ، وكان الطقس جميلا؟", "الكأس"),
+        ("¿Quién llegó? «Ana» llegó tarde…", "tarde"),
+    ],
+)
+def test_no_mark_of_a_sentence_gives_a_rejected_span_away(passage, answer):
+    example = Example(user(f"{passage}\nQuestion: ?"), (answer,))
+    spans = {pair.rejected for seed in range(60) if (pair := another_span(example, [], Random(seed)))}
+    assert len(spans) >= 3
+    assert not [span for span in spans if regex.search(r"^\p{P}|\p{P}$", span)]
+
+
+def test_a_rejected_span_keeps_the_signs_of_a_number():
+    example = Example(user("Ann lost 40% at -5 degrees.\nQuestion: ?"), ("Ann",))
+    spans = {pair.rejected for seed in range(60) if (pair := another_span(example, [], Random(seed)))}
+    assert {"40%", "-5"} <= spans
+
+
 def test_a_hindi_girl_is_no_boy_and_punctuation_of_every_script_is_none():
     assert words("लड़की") != words("लड़का")
     assert normal_words("क्या यह सच है।") == normal_words("क्या यह सच है")

@@ -12,10 +12,16 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
+import regex
+
 from recipes.question_answering import builtin, hub
 from rlrecipes import metrics
 from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Prompt, Recipe, Reward, Term, truth_of, user
 from rlrecipes.text import characters, is_spaced, normalize_answer, words, written
+
+
+AROUND = regex.compile(r"^[[\p{P}\s]--[-%@#&*]]+|[[\p{P}\s]--[-%@#&*]]+$", regex.V1)
+"""What stands around a span and is no part of an answer, in every script."""
 
 
 def ask(context: str, question: str) -> Prompt:
@@ -85,7 +91,7 @@ def compare(example: Example, others: Sequence[Example], rng: Random) -> Compari
     for start in rng.sample(range(len(tokens)), len(tokens) if size else 0):
         span = tokens[start : start + size]
         if len(span) == size and all(len(word) > 3 or not word.islower() for word in (span[0], span[-1])):
-            rejected = between.join(span).strip(".,;:!?()[]\"'“”‘’")
+            rejected = AROUND.sub("", between.join(span))
             if normalize_answer(rejected) and known.isdisjoint(parts(rejected)):
                 return Comparison(example.prompt, example.answers[0], rejected)
     return None
