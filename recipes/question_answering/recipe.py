@@ -19,7 +19,6 @@ from rlrecipes import metrics
 from rlrecipes.recipe import Columns, Comparison, Evaluation, Example, Prompt, Recipe, Reward, Term, truth_of, user
 from rlrecipes.text import characters, is_spaced, normalize_answer, words, written
 
-
 AROUND = regex.compile(r"^[[\p{P}\s]--[-%@#&*]]+|[[\p{P}\s]--[-%@#&*]]+$", regex.V1)
 """What stands around a span and is no part of an answer, in every script."""
 

@@ -33,7 +33,7 @@ from rlrecipes.data.split import (
     unread_clause,
     without_held_out_prompts,
 )
-from rlrecipes.data.unread import unread_notes
+from rlrecipes.data.unread import unread_notes, written_notes
 from rlrecipes.errors import UserError, option
 from rlrecipes.recipe import BUILT_IN, HUB, Data, Recipe, is_hub
 
@@ -86,6 +86,13 @@ def _read_files(recipe: Recipe, source: str, columns: Mapping[str, str]) -> Sour
     notes += [*split_notes, *dict.fromkeys(note for _, told in (*train_files, *held_out_files) for note in told)]
     unread = unread_notes(Counter(name for row in (*train, *held_out) for name in row.unread))
     drops += held_out_drops
+    answers = [
+        *(row.rating.answer for row in train if row.rating),
+        *(row.comparison.chosen for row in train if row.comparison),
+        *(answer for row in train if row.example for answer in row.example.answers),
+    ]
+    notes += written_notes("prompts", [row.prompt[-1].content.removeprefix(recipe.prefix) for row in train])
+    notes += written_notes("answers", answers)
     return Source(source, train, held_out, drops, notes, unread, undivided=not (held_out_paths or test_rows))
 
 

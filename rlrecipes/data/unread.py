@@ -6,15 +6,17 @@ Not read: 'id' (40 rows), 'messages[].name' (12 rows), 'translation.note' (3 row
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from rlrecipes.data.files import Row
 from rlrecipes.data.turns import JOINED, UNUSABLE, cell, is_empty, turns_in, unread_of_chat
-from rlrecipes.text import shortened
+from rlrecipes.text import shortened, written
 
 NAMED = 20
 """Columns and keys that are named; the others are counted."""
+TRIED = 20
+"""Texts that tell how a file writes its cells."""
 
 
 class Looked(dict[str, Any]):
@@ -94,3 +96,19 @@ def unread_notes(counts: Counter[str]) -> list[str]:
     notes = [f"Not read: {', '.join(named)}{more}."] if counts else []
     together = f"{joined:,} rows hold {JOINED}, which are joined with nothing between, as chat templates join them."
     return [*notes, together] if joined else notes
+
+
+def written_notes(what: str, texts: Sequence[str]) -> list[str]:
+    """A sentence where texts are lists or objects as a table's cells hold them; their author may not have meant the text."""
+    if len(texts) < 2 or not all(map(_is_written, texts[:TRIED])):
+        return []
+    return [f"The {what} are lists or objects, written as text, and stay text; if they are meant as values, use JSONL."]
+
+
+def _is_written(text: str) -> bool:
+    if not text.strip().startswith(("[", "{")):
+        return False
+    try:
+        return isinstance(written(text), list | dict)
+    except ValueError:
+        return False
