@@ -52,7 +52,7 @@ def rows_of(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> tuple[lis
     rows = read(path)
     cells = swallowed((row.number, row.values) for row in rows) if is_table(path) else []
     hidden = _hidden(rows, columns)
-    rows, system = _with_system(rename(rows, columns))
+    rows, system = _with_system(_with_siblings(rename(rows, columns), columns))
     rows, pair = _with_language_pair(recipe.columns, rows)
     rows, blank = _without_placeholders(_layout(recipe, rows), rows)
     rows, repeated = without_prompts(rows)
@@ -68,6 +68,16 @@ def _hidden(rows: list[Row], columns: Mapping[str, str]) -> list[str]:
     counts = unread_in([row._replace(values=values) for row, values in zip(rows, own, strict=True)], ())
     named = [f"{name} ({count:,} rows)" for name, count in counts.items() if name[1:-1] not in read_as]
     return [f"Not read, since another column is read under that name: {', '.join(named)}."] if named else []
+
+
+def _with_siblings(rows: list[Row], columns: Mapping[str, str]) -> list[Row]:
+    """The rows with what stands beside a field that is read, and makes it another task, as a column: `tools` of `input`."""
+    outer = {column.partition(".")[0] for column in columns.values() if "." in column}
+    beside = [
+        {key: held.get(key) for name in outer if isinstance(held := row.values.get(name), dict) for key in UNUSABLE}
+        for row in rows
+    ]
+    return [row._replace(values=found | row.values) for row, found in zip(rows, beside, strict=True)] if outer else rows
 
 
 def _with_system(rows: list[Row]) -> tuple[list[Row], list[str]]:

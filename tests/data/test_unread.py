@@ -381,3 +381,21 @@ def test_the_sentences_on_placeholders_come_before_any_row_is_read(tmp_path):
     rows, notes = rows_of(load_recipe("dialogue"), path, {})
     assert rows[0].values["system"] is None
     assert notes == ["'system' is null in 1 rows, which is read as no value."]
+
+
+@pytest.mark.parametrize("write", [str, json.dumps], ids=["python", "json"])
+def test_answers_and_prompts_that_are_written_lists_are_told(tmp_path, write):
+    data = read(tmp_path, "dialogue", lambda i: {"prompt": f"Who {i}?", "completion": write([f"Ann's {i}"])})
+    assert [note for note in data.notes if note.startswith("The answers are lists or objects, written as text")]
+    data = read(tmp_path, "translation", lambda i: {"source": write([f"Ja {i}"]), "target": f"[{i}] yes"})
+    assert [note.partition(" are ")[0] for note in data.notes if "written as text" in note] == ["The prompts"]
+
+
+def test_a_tool_beside_a_field_that_is_read_leaves_out_the_row(tmp_path):
+    def row(i: int) -> dict[str, Any]:
+        tools = [{"type": "function", "function": {"name": "oven"}}] if i % 4 == 0 else []
+        return {"input": {"messages": [asked(i)], "tools": tools, "seed": i}, "good": [said(i)], "bad": "Go away."}
+
+    data = read(tmp_path, "dialogue", row, {"prompt": "input.messages", "chosen": "good", "rejected": "bad"})
+    assert data.dropped == {"'tools' cannot be used (first: rows.jsonl, row 1)": 10}
+    assert "Not read: 'input.seed' (30 rows)." in data.notes
