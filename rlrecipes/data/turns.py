@@ -14,7 +14,7 @@ from typing import Any
 from rlrecipes.data.files import Row, kind_of
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import Message, Prompt, spelled, truth_of
-from rlrecipes.text import shortened, written
+from rlrecipes.text import shortened, words, written
 
 ROLES = {
     "system": "system",
@@ -213,8 +213,8 @@ def is_empty(value: Any) -> bool:
     )
 
 
-LONGEST_SHOWN = 24
-"""Characters of a value that an error shows: a label or a number, never words."""
+LONGEST_SHOWN, MOST_WORDS = 24, 4
+"""Characters and words (characters of a script without spaces) of a value that an error shows: a label, never a sentence."""
 
 
 def wrong(row: Row, column: str, expected: str, value: Any, todo: str = "mend the row") -> UserError:
@@ -228,5 +228,8 @@ def _excerpt(value: Any) -> str:
     if isinstance(value, dict):
         return f" of {shortened(', '.join(map(repr, value)), 60)}" if value else ""
     shown = repr(value)
-    several = isinstance(value, list | tuple) or (isinstance(value, str) and " " in value.strip())
+    if isinstance(value, str):  # some scripts write sentences without a space, and their labels in a few characters
+        several = " " in value.strip() or len(words(value)) > MOST_WORDS
+    else:
+        several = isinstance(value, list | tuple | bytes)
     return "" if several or len(shown) > LONGEST_SHOWN else f" ({shown})"

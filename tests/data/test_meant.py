@@ -151,6 +151,9 @@ def test_a_file_of_another_language_is_not_read_as_the_public_set_that_it_resemb
         {"prompt": "Hello", "completion": "Hi", "score": "Jane Roe"},
         {"prompt": "Hello", "completion": "Hi", "label": SECRET},
         {"prompt": "Hello", "response_a": "Hi", "response_b": "Ho", "winner": SECRET},
+        {"prompt": "Hello", "response_a": "Hi", "response_b": "Ho", "winner": "Jane王小明说第二个更短"},
+        {"prompt": "Hello", "completion": "Hi", "score": "Janeเบอร์โทรหนึ่งสอง"},
+        {"messages": [{"role": "Jane田中さんの電話番号", "content": "Hi"}]},
     ],
 )
 def test_a_refusal_shows_no_sentence_of_a_row(tmp_path, row):
@@ -159,6 +162,18 @@ def test_a_refusal_shows_no_sentence_of_a_row(tmp_path, row):
     assert "Jane" not in str(error.value)
     assert "row 1: field" in str(error.value)
     assert len(str(error.value).replace(str(tmp_path), "")) < 300
+
+
+def test_the_bytes_of_a_row_are_not_shown_and_a_label_of_another_script_is(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = pyarrow.table({"prompt": [b"Jane Roe"] * 9, "completion": [b"Hi"] * 9})
+    pyarrow.parquet.write_table(rows, tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match=r"row 1: field 'prompt' must be .*, but found bytes; mend the row$"):
+        load(load_recipe("dialogue"), str(tmp_path / "rows.parquet"), {}, tmp_path)
+    with pytest.raises(UserError, match=r"found text \('非常满意'\)"):
+        read(tmp_path, "dialogue", lambda i: {"prompt": f"Hello {i}", "completion": "Hi", "label": "非常满意"})
 
 
 def test_an_unknown_role_is_named(tmp_path):
