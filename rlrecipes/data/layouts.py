@@ -77,7 +77,11 @@ def _with_siblings(rows: list[Row], columns: Mapping[str, str]) -> list[Row]:
         {key: held.get(key) for name in outer if isinstance(held := row.values.get(name), dict) for key in UNUSABLE}
         for row in rows
     ]
-    return [row._replace(values=found | row.values) for row, found in zip(rows, beside, strict=True)] if outer else rows
+    return (
+        [row._replace(values={**found, **row.values}) for row, found in zip(rows, beside, strict=True)]
+        if outer
+        else rows
+    )
 
 
 def _with_system(rows: list[Row]) -> tuple[list[Row], list[str]]:
