@@ -123,7 +123,16 @@ def test_all_rows_of_a_prompt_stay_on_one_side(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["test.jsonl", "my_test.jsonl", "squad-dev-v2.0.jsonl", "Validation.jsonl", "eval.jsonl"]
+    "name",
+    [
+        "test.jsonl",
+        "my_test.jsonl",
+        "squad-dev-v2.0.jsonl",
+        "Validation.jsonl",
+        "eval.jsonl",
+        "testing.jsonl",
+        "development.jsonl",
+    ],
 )
 def test_a_file_with_a_name_for_it_is_the_held_out_split(tmp_path, name):
     write(tmp_path / "rows.jsonl", demonstrations(0, 20))

@@ -417,6 +417,18 @@ def test_a_column_of_that_name_with_other_words_is_not_taken_for_a_split(tmp_pat
     assert "Not read: 'split' (30 rows)." in data.notes
 
 
+@pytest.mark.parametrize("held_out", ["Testing", "held out", "development"])
+def test_a_split_column_that_says_something_else_of_some_rows_is_refused(tmp_path, held_out):
+    def rows(*said):
+        return [{"prompt": f"Hello {i}", "completion": "Hi", "split": said[i % len(said)]} for i in range(30)]
+
+    path = write_rows(tmp_path / "rows.jsonl", rows("train", held_out))
+    assert len(load(load_recipe("dialogue"), str(path), {}, tmp_path).held_out.prompts) == 15
+    path = write_rows(tmp_path / "rows.jsonl", rows("train", held_out, "unused"))
+    with pytest.raises(UserError, match=r"row 3: 'split' is 'unused', and test or validation in others; write train, "):
+        load(load_recipe("dialogue"), str(path), {}, tmp_path)
+
+
 def test_every_layout_has_a_row_in_the_docs():
     page = (Path(__file__).resolve().parents[2] / "docs" / "own-data.md").read_text(encoding="utf-8")
     for layout in LAYOUTS:
