@@ -31,8 +31,8 @@ GZIP = b"\x1f\x8b"
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 """How Excel's "Unicode text" begins."""
 
-TEST = re.compile(r"(?<![a-z])((test|eval)(set|s|ing|uations?)?|(held|hold)[ _-]?out)(?![a-z])")
-"""Marks the name of a file as held out: `test.csv`, `my-testset.csv`, `eval.csv`, but not `latest.csv`."""
+TEST = re.compile(r"(?<![a-z])(((dev|news)?test|eval)(set|s|ing|uations?)?|(held|hold)[ _-]?out)(?![a-z])")
+"""Marks the name of a file as held out: `test.csv`, `my-testset.csv`, `eval.csv`, `newstest14.csv`, but not `latest.csv`."""
 VALIDATION = re.compile(r"(?<![a-z])(val|valid|validation|dev|development)(set)?(?![a-z])")
 """Marks it as held out where no name matches `TEST`."""
 

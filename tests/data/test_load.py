@@ -131,6 +131,8 @@ def test_all_rows_of_a_prompt_stay_on_one_side(tmp_path):
         "Validation.jsonl",
         "eval.jsonl",
         "testing.jsonl",
+        "flores.devtest.jsonl",
+        "newstest2014.jsonl",
         "development.jsonl",
     ],
 )
