@@ -17,6 +17,8 @@ from rlrecipes.before.passes import LINEAR, Pass, Sizes
 
 LEAST, MOST = 16, 4096
 """Tokens together at which a CPU is measured; fewer and more are taken to be as fast as these."""
+SHORT, PACKED = 2e9, 1 << 22
+"""Operations of the longest product, and 4-bit weights, that are measured: a CPU takes hundredths of a second for each."""
 REPEATS, SUMS, LAYERS = 7, 8, 50
 """Measurements of each rate, and what one of them does: sums of states, and layers that are next to nothing."""
 UNCACHED = 1 << 24
@@ -61,9 +63,10 @@ def at(rates: Mapping[int, float], tokens: float) -> float:
     return rates[min(rates, key=lambda known: abs(math.log(known) - math.log(max(1, tokens))))]
 
 
-def rounded(tokens: float) -> int:
-    """The power of four next to a number of tokens, within what is measured."""
-    return min(MOST, max(LEAST, 1 << 2 * round(math.log(max(1, tokens), 4))))
+def rounded(tokens: float, weights: int = 1) -> int:
+    """The power of four next to a number of tokens, within what is measured of a layer of so many weights."""
+    most = min(MOST, 1 << 2 * int(math.log(max(1, SHORT / (2 * weights)), 4)))
+    return max(LEAST, min(most, 1 << 2 * round(math.log(max(1, tokens), 4))))
 
 
 # A CPU.
@@ -77,7 +80,7 @@ def measured(sizes: Sizes, tokens: Collection[float]) -> Rates:
     hidden = sizes.shape.hidden
     middle = max([network.middle for block in sizes.shape.blocks[:1] for network in block.networks], default=hidden)
     dtype = getattr(torch, sizes.profile.model.dtype)
-    numbers = sorted({rounded(each) for each in tokens} | {LEAST})
+    numbers = sorted({rounded(each, hidden * middle) for each in tokens} | {LEAST})
     with torch.no_grad():
         weight, states = torch.randn(middle, hidden, dtype=dtype), torch.randn(max(numbers), hidden, dtype=dtype)
         sums = [torch.randn(max(numbers), hidden, dtype=dtype) for _ in range(SUMS)]
@@ -90,13 +93,14 @@ def measured(sizes: Sizes, tokens: Collection[float]) -> Rates:
         for number in numbers:
             works[f"products {number}"] = partial(functional.linear, states[:number], weight)
             works[f"moved {number}"] = partial(_summed, [each[:number] for each in sums])
+        unpacked = 0
         if sizes.packed:
             from bitsandbytes import functional as quantized
 
-            packed, state = quantized.quantize_4bit(
-                torch.randn(middle, hidden), quant_type="nf4", compress_statistics=True
-            )
+            few = weight[: max(1, PACKED // hidden)].float()
+            packed, state = quantized.quantize_4bit(few, quant_type="nf4", compress_statistics=True)
             works["unpacked"] = lambda: quantized.dequantize_4bit(packed, state)
+            unpacked = few.numel()
         took = times(works)
     row, threads = states[:1].nbytes, torch.get_num_threads()
     return Rates(
@@ -104,7 +108,7 @@ def measured(sizes: Sizes, tokens: Collection[float]) -> Rates:
         products={number: 2 * number * hidden * middle / took[f"products {number}"] for number in numbers},
         moved={number: 3 * (SUMS - 1) * row * number / took[f"moved {number}"] for number in numbers},
         weights=whole.nbytes / took["weights"],
-        unpacked=hidden * middle / took["unpacked"] if sizes.packed else math.inf,
+        unpacked=unpacked / took["unpacked"] if sizes.packed else math.inf,
         drawn=chances.numel() / took["drawn"],
         kernel=took["kernel"] / (LAYERS * LINEAR),
         queued=False,

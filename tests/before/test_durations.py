@@ -144,6 +144,7 @@ def test_on_a_gpu_operations_wait_in_a_queue_and_starting_them_counts_only_where
 def test_the_rate_is_that_of_the_number_of_tokens_that_lies_next():
     assert [at(RATES.products, tokens) for tokens in (1, 100, 200, 9999)] == [100, 100, 200, 200]
     assert [rounded(tokens) for tokens in (1, 16, 40, 2000, 10**6)] == [16, 16, 64, 1024, 4096]
+    assert [rounded(10**6, width**2) for width in (160, 1024, 4096)] == [4096, 256, 16]  # so that planning stays short
 
 
 def test_works_that_are_measured_take_turns():
