@@ -12,12 +12,14 @@ from rlrecipes.run.folder import read_json
 )
 def test_a_plan_is_off_beyond_a_factor_of_one_and_a_half_in_phases_that_last(planned, taken, wrong):
     assert times.off(times.row("a run", "sft", planned, taken)) == wrong
+    assert not times.off(times.row("a run", times.WHOLE, planned, taken))
 
 
 def test_no_ratio_is_told_of_a_phase_that_is_short():
     said = times.table([times.row("a run", "sft", 12, 10), times.row("a run", "judge", 3, 2)])
-    assert "| a run | sft | 12 | 10 | 1.20 |" in said
-    assert "| a run | judge | 3 | 2 | under 10 s |" in said
+    assert said.startswith("a run:\n\n| phase |")
+    assert "| sft | 12 | 10 | 1.20 |" in said
+    assert "| judge | 3 | 2 | under 10 s |" in said
 
 
 def test_a_measurement_takes_the_place_of_its_own_rows_and_leaves_those_of_other_runs(tmp_path, monkeypatch):
@@ -32,4 +34,4 @@ def test_a_measurement_takes_the_place_of_its_own_rows_and_leaves_those_of_other
         ("translation, embedded base", 25),
     ]
     record = block("time-bench").read(tmp_path / "runs")
-    assert "| dialogue, embedded base | sft |" in block("time-bench").markdown({"command": "`x`", **record})
+    assert "dialogue, embedded base:\n\n| phase |" in block("time-bench").markdown({"command": "`x`", **record})

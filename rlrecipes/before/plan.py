@@ -23,8 +23,8 @@ from rlrecipes.run.stages import phases
 from rlrecipes.text import aligned
 
 UNKNOWN = (
-    "not counted: the reward's terms and the metrics, endpoints, loading, checkpoints, an embedded base; answers and stages "
-    "that end early make it shorter"
+    "not counted: the reward's terms and the metrics, endpoints, loading, tokenizing, checkpoints, an embedded base; answers "
+    "and stages that end early make it shorter"
 )
 
 
