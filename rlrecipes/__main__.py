@@ -139,7 +139,8 @@ def _status(argv: list[str]) -> int:
             raise
         end_bars()
         note = f", {error}" if isinstance(error, Interrupted) and error.args else ""
-        print(shown(f"\ninterrupted{note}; {again} to go on"), file=sys.stderr)
+        with unbroken():
+            print(shown(f"\ninterrupted{note}; {again} to go on"), file=sys.stderr)
         return INTERRUPTED
     return 0
 

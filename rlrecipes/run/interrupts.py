@@ -1,6 +1,8 @@
-"""Ctrl-C and SIGTERM: a training loop finishes its step and saves; everything else stops at once.
+"""Ctrl-C, SIGTERM and a terminal that closes (SIGHUP): a training loop finishes its step and saves; everything else stops at
+once.
 
-A loop runs inside `finishing_first()` and asks `stop_requested()` after each step. The second signal always stops at once.
+A loop runs inside `finishing_first()` and asks `stop_requested()` after each step. The second signal always stops at once,
+but for SIGHUP, which shell and kernel both send when a terminal closes.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from types import FrameType
 
 from rlrecipes.errors import TooLongError
 
+HANGUP = getattr(signal, "SIGHUP", None)
+"""None on Windows."""
 LONGEST = 10**8
 """Seconds of a limit, three years: the system's clocks refuse some larger numbers."""
 
@@ -41,11 +45,14 @@ def stop_requested() -> bool:
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Takes SIGINT and SIGTERM over inside the block; call it once, around a whole command."""
+    """Takes the signals over inside the block; call it once, around a whole command. SIGHUP stays ignored under `nohup`."""
     if threading.current_thread() is not threading.main_thread():  # Python lets no other thread take signals over
         yield
         return
-    before = {number: signal.signal(number, _on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:
+        numbers.append(HANGUP)
+    before = {number: signal.signal(number, _on_signal) for number in numbers}
     try:
         yield
     finally:
@@ -113,7 +120,8 @@ def _act() -> None:
 def _on_signal(number: int, frame: FrameType | None) -> None:
     first, _signals.requested = not _signals.requested, True
     if first and _signals.loops:
-        # not print: a signal may come in the middle of one
-        os.write(2, b"\nfinishing this step, then saving; once more stops at once\n")
-    else:
+        with contextlib.suppress(OSError):  # Ctrl-C ended the `tee` that read it, too, or the terminal is gone
+            # not print: a signal may come in the middle of one
+            os.write(2, b"\nfinishing this step, then saving; once more stops at once\n")
+    elif first or number != HANGUP:
         raise KeyboardInterrupt

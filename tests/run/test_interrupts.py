@@ -11,7 +11,15 @@ from conftest import ROOT
 
 from rlrecipes.run.interrupts import Interrupted, finishing_first, handled, stop_requested
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.fixture(autouse=True)
+def no_nohup():
+    """The tests may run under it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def send(number):
@@ -51,7 +59,7 @@ def test_a_loop_that_was_at_its_end_ends_the_command_after_it():
     assert steps == ["the last one"]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", SIGNALS[:2])
 def test_the_second_signal_acts_at_once(number):
     def loop():
         with finishing_first():
@@ -62,6 +70,51 @@ def test_the_second_signal_acts_at_once(number):
     with handled(), pytest.raises(KeyboardInterrupt) as raised:
         loop()
     assert not isinstance(raised.value, Interrupted)
+
+
+def test_a_terminal_that_closes_sends_its_signal_twice_and_the_step_is_finished_all_the_same():
+    steps = []
+
+    def loop():
+        with finishing_first():
+            send(signal.SIGHUP)
+            send(signal.SIGHUP)
+            steps.append("finished")
+
+    with handled(), pytest.raises(Interrupted):
+        loop()
+    assert steps == ["finished"]
+
+
+def test_under_nohup_a_terminal_that_closes_is_nothing():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with handled(), finishing_first():
+        send(signal.SIGHUP)
+        assert not stop_requested()
+
+
+def test_a_step_is_finished_where_nobody_reads_that_it_is(tmp_path):
+    code = """
+import os, signal, sys
+from rlrecipes import __main__ as command
+from rlrecipes.run.interrupts import Interrupted, finishing_first
+
+def act(arguments):
+    with finishing_first():
+        os.kill(os.getpid(), signal.SIGINT)
+        open("finished", "w").close()
+        raise Interrupted("saved up to step 1")
+
+command._list = act
+sys.exit(command.main(["list"]))
+"""
+    read, write = os.pipe()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=write, cwd=tmp_path, env=environment)
+    os.close(write)
+    os.close(read)  # as `2>&1 | tee log`, whose reader Ctrl-C ends too
+    assert process.wait() == 75
+    assert (tmp_path / "finished").exists()
 
 
 def test_a_signal_that_a_library_swallowed_acts_before_the_next_loop():
