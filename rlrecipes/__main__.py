@@ -14,6 +14,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,6 +39,7 @@ from rlrecipes.job import with_weights
 from rlrecipes.pipeline import in_order, run_stages
 from rlrecipes.profile import LOWEST_TEMPERATURE, check_once, profile_names
 from rlrecipes.recipe import BUILT_IN, load_recipe, recipe_names
+from rlrecipes.run.alive import OthersEndedError
 from rlrecipes.run.allocator import grow_in_place, keep_freed_memory
 from rlrecipes.run.console import end_bars, open_streams, quiet, say, shown, unbroken
 from rlrecipes.run.device import device_errors_told
@@ -46,6 +48,7 @@ from rlrecipes.run.folder import Run
 from rlrecipes.run.gpu import VARIABLE, use_one_gpu
 from rlrecipes.run.interrupts import Interrupted, handled, stop_requested
 from rlrecipes.run.leaving import leave
+from rlrecipes.run.processes import each_after_first, is_first, joined
 from rlrecipes.run.stages import POLICIES, STAGES
 
 INTERRUPTED = 75
@@ -57,7 +60,7 @@ def commands() -> dict[str, Command]:
     data, policy = ("data", "columns", "settings"), ("profile", "run", "policy")
     taking = {policy.stage for policy in POLICIES.values() if policy.stage not in (None, "sft")}
     stages = {
-        name: Command(stage.help, _run, (*size, *data, *place, *(["from"] if name in taking else [])))
+        name: Command(stage.help, _run, (*size, *data, *place, *(["from"] if name in taking else [])), several=True)
         for name, stage in STAGES.items()
     }
     return {
@@ -71,9 +74,14 @@ def commands() -> dict[str, Command]:
             "a recipe's data, reward terms and metrics, without training anything", _show, (*size, *data, "run")
         ),
         "run": Command(
-            "all stages of a recipe, those that are finished left out", _run, (*size, *data, *place, "from", "seeds")
+            "all stages of a recipe, those that are finished left out",
+            _run,
+            (*size, *data, *place, "from", "seeds"),
+            several=True,
         ),
-        "demo": Command("all recipes end to end, then one report over them", _demo, (*size, *place), recipe=False),
+        "demo": Command(
+            "all recipes end to end, then one report over them", _demo, (*size, *place), recipe=False, several=True
+        ),
         **stages,
         "runs": Command("all runs: what they reached, and how far they are", _runs, recipe=False, settings=False),
         "compare": Command(
@@ -117,19 +125,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _status(argv: list[str]) -> int:
-    again = "give the same command again"
+    again, first = "give the same command again", is_first()
     try:
         arguments = parse(argv, commands())
         again += f" without {switch('force')}" if arguments.force else ""
-        with disk_errors_told(again), device_errors_told(again):
-            commands()[arguments.command].act(arguments)
+        command = commands()[arguments.command]
+        if not (command.several or first):
+            return 0  # the first process does it by itself
+        with disk_errors_told(again), device_errors_told(again), joined() if command.several else nullcontext():
+            command.act(arguments)
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where a full disk can still be told
     except UserError as error:
         end_bars()
-        with unbroken():  # standard error may be on the full disk, too
-            print(f"error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
-        return 2
+        if error.said_here if isinstance(error, OthersEndedError) else first:
+            with unbroken():  # standard error may be on the full disk, too
+                print(f"error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
+        return INTERRUPTED if isinstance(error, OthersEndedError) and error.interrupted else 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -139,8 +151,9 @@ def _status(argv: list[str]) -> int:
             raise
         end_bars()
         note = f", {error}" if isinstance(error, Interrupted) and error.args else ""
-        with unbroken():
-            print(shown(f"\ninterrupted{note}; {again} to go on"), file=sys.stderr)
+        if first:
+            with unbroken():
+                print(shown(f"\ninterrupted{note}; {again} to go on"), file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -175,10 +188,10 @@ def _show(arguments: argparse.Namespace) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.seeds is not None:
         return _run_seeds(arguments)
-    job = job_of(arguments, arguments.recipe)
+    job = each_after_first(lambda: job_of(arguments, arguments.recipe))
     stages = in_order(() if arguments.command == "run" else (arguments.command,), job)
     run_stages(job, stages, arguments.force, source_of(arguments))
-    if stages[-1] == "report":
+    if stages[-1] == "report" and is_first():
         from rlrecipes.report.page import short_table
 
         why = (job.run.done("evaluate") or {}).get("withheld")
@@ -187,9 +200,11 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _run_seeds(arguments: argparse.Namespace) -> None:
-    jobs = [job_of(one, arguments.recipe) for one in of_each_seed(arguments)]
+    jobs = each_after_first(lambda: [job_of(one, arguments.recipe) for one in of_each_seed(arguments)])
     for job in jobs:
         run_stages(job, tuple(STAGES), arguments.force)
+    if not is_first():
+        return
     arguments.runs = [job.run.name for job in jobs]
     _compare(arguments)
 
@@ -217,11 +232,13 @@ def _demo(arguments: argparse.Namespace) -> None:
     if any("=" not in setting for setting in arguments.overrides):
         raise UserError("`demo` runs all recipes on their built-in data; name no recipe and no data")
     arguments.data = BUILT_IN
-    jobs = [job_of(arguments, name) for name in _recipes_to_demonstrate()]
+    jobs = each_after_first(lambda: [job_of(arguments, name) for name in _recipes_to_demonstrate()])
     from rlrecipes.report.page import combine, short_table
 
     for job in jobs:
         run_stages(job, tuple(STAGES), arguments.force)
+    if not is_first():
+        return
     runs = [job.run for job in jobs]
     page = combine(runs)
     say(f"\n{short_table(runs)}\nreport: {page}")

@@ -36,6 +36,7 @@ from rlrecipes.run.folder import Run
 from rlrecipes.run.gpu import use_one_gpu
 from rlrecipes.run.interrupts import handled
 from rlrecipes.run.lock import locked
+from rlrecipes.run.processes import dismiss, each_after_first, is_first, joined
 from rlrecipes.run.settings import put_back, write_settings
 from rlrecipes.run.stages import STAGES, below, with_brought
 from rlrecipes.run.taken import take
@@ -78,11 +79,14 @@ def run_recipe(
         UserError: something that you can mend; finished stages stay finished.
         Interrupted: a `KeyboardInterrupt`, after the current step was saved; the same call goes on from there.
     """
-    with handled(), disk_errors_told(), device_errors_told():
+    with handled(), disk_errors_told(), device_errors_told(), joined():
         named, weights = _asked(recipe, profile, overrides, model)
-        job = prepare(recipe, named, weights=weights, data=data, columns=columns, seed=seed, run=run)
-        if profile is None:
-            job = fitted(job, None, overrides)
+
+        def make() -> Job:
+            job = prepare(recipe, named, weights=weights, data=data, columns=columns, seed=seed, run=run)
+            return fitted(job, None, overrides) if profile is None else job
+
+        job = each_after_first(make)
         if from_run is not None:
             check_source(job.recipe.name, from_run, run)
         names = in_order((stages,) if isinstance(stages, str) else stages, job)
@@ -169,6 +173,10 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False, source: str
         UserError: a stage cannot run, or was finished under other settings without `force`, which removes the stages and
             all that stands on them first; PPO alone is asked for, on a reward model that is too weak to climb.
     """
+    if not is_first():
+        from rlrecipes.stages.attempt import follow
+
+        return follow(job)
     if all(reasons := [unneeded(job, stage) for stage in stages]):
         raise UserError(f"{reasons[0]}; leave out the stage '{stages[0]}', and go on with ppo")
     forced, stages = stages if force else (), with_brought(stages)
@@ -188,6 +196,7 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False, source: str
         if pending := _pending(job, stages, forced):
             job.run.check_removable(pending)
             _run_pending(job, pending, force)
+    dismiss()
 
 
 def _without_taken(job: Job, stages: Sequence[str], other: Run) -> list[str]:

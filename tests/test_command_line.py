@@ -264,13 +264,15 @@ def test_another_trl_is_refused_with_the_command_that_mends_it(stopped, monkeypa
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("WORLD_SIZE", "2", "this trains in one"),
-        ("OMPI_COMM_WORLD_SIZE", "4", "this trains in one"),
-        ("LOCAL_RANK", "0", "this trains in one"),
+        ("WORLD_SIZE", "2", "RANK is missing; start them with torchrun or accelerate launch"),
+        ("OMPI_COMM_WORLD_SIZE", "4", "start them with torchrun or accelerate launch"),
+        ("LOCAL_RANK", "0", "start them with torchrun or accelerate launch"),
         ("ACCELERATE_MIXED_PRECISION", "fp16", "behind the profile's back"),
         ("ACCELERATE_USE_DEEPSPEED", "true", "behind the profile's back"),
         ("ACCELERATE_USE_FSDP", "1", "behind the profile's back"),
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8", "behind the profile's back"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "compiled again and again"),
+        ("ACCELERATE_STRANGE", "1", "behind the profile's back; unset it"),
     ],
 )
 def test_what_a_launcher_left_is_refused_before_anything_runs(stopped, home, monkeypatch, name, value, said):
@@ -282,9 +284,19 @@ def test_what_a_launcher_left_is_refused_before_anything_runs(stopped, home, mon
 
 
 def test_a_launcher_of_one_process_that_changes_nothing_is_no_hindrance(monkeypatch):
-    for name, value in {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "-1", "ACCELERATE_MIXED_PRECISION": "no"}.items():
+    standing = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}
+    for name, value in {**standing, "ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_MODE": "default"}.items():
         monkeypatch.setenv(name, value)
     check_environment()
+    assert not {*standing} & {*os.environ}, "Accelerate would make a group of the one process"
+
+
+def test_what_accelerate_launch_says_of_the_cpu_holds_for_all_of_the_run(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    check_environment()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert "ACCELERATE_USE_CPU" not in os.environ
 
 
 def test_what_a_launcher_left_empty_counts_as_not_set(home, monkeypatch):

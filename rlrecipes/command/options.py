@@ -68,6 +68,8 @@ class Command:
     """Whether it takes overrides of the profile, `table.key=value`."""
     runs: bool = False
     """Whether it takes names of runs."""
+    several: bool = False
+    """Whether several processes do it together; else the first of those that a launcher started does it by itself."""
 
     @property
     def takes(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -41,6 +42,19 @@ class Sampled:
     """`[B, T]` of the states before each token, those on padding included; `[B, 0]` without a value function."""
 
 
+@dataclass(frozen=True)
+class Share:
+    """Some of the rows that one process alone would answer together."""
+
+    rows: Sequence[int]
+    """Their places in the whole batch."""
+    of: int
+    """How many rows the whole batch has."""
+    meet: Callable[[int, int], int]
+    """Called with how often tokens were drawn, and with the tokens of the longest answer; returns those of the longest in the
+    whole batch, and takes the random numbers to where all of its answers have ended."""
+
+
 @torch.no_grad()
 def sample(
     model: PeftModel,
@@ -51,11 +65,12 @@ def sample(
     temperature: float,
     value: Value | None = None,
     on_tokens: Callable[[torch.Tensor], None] | None = None,
+    share: Share | None = None,
 ) -> Sampled:
     """Answers of at most `length` tokens to `queries` `[B, longest prompt]`, which are padded on the left with `pad`.
 
     An answer ends with the first of the tokens `ends`. Temperature 0 is greedy. `on_tokens` gets each step's
-    tokens `[B]` as soon as they are drawn.
+    tokens `[B]` as soon as they are drawn. Rows that are a `share` of a batch draw the tokens that they would draw in it.
 
     Raises:
         UserError: the logits of an answer that goes on are NaN or infinite.
@@ -72,7 +87,7 @@ def sample(
     every = LOOK_EVERY[queries.device.type] if on_tokens is None else 1  # who gets tokens waits for each
     columns: list[tuple[torch.Tensor, ...]] = []
     for step in range(1, length + 1):
-        token, logprob, entropy, broken = _draw(next_token_logits(model, state), temperature)
+        token, logprob, entropy, broken = _draw(next_token_logits(model, state), temperature, share)
         unusable = unusable | (broken & ~finished).any()
         columns.append(
             (
@@ -99,6 +114,17 @@ def sample(
         start += 1
     tokens, logprobs, entropies, *values = (torch.stack(column, 1) for column in zip(*columns, strict=True))
     taken = _longest(tokens, ends)
+    if share is not None and (whole := share.meet(len(columns), taken)) > taken:
+        if (
+            value and len(columns) == taken
+        ):  # the state behind the end has a value, too, where the batch has room for it
+            state = _states(model, inputs, mask, positions, cache, start)[:, -1]
+            values = [torch.cat([values[0], value(state)[:, None]], 1)]
+        tokens, logprobs, entropies, *values = (
+            nn.functional.pad(column, (0, max(0, whole - column.shape[1])), value=fill)
+            for column, fill in zip((tokens, logprobs, entropies, *values), (pad, 0, 0, 0), strict=False)
+        )
+        taken = whole
     return Sampled(
         tokens[:, :taken],
         logprobs[:, :taken],
@@ -206,7 +232,7 @@ def _cache(model: PeftModel, rows: int, max_tokens: int) -> DynamicCache:
     return cache
 
 
-def _draw(logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
+def _draw(logits: torch.Tensor, temperature: float, share: Share | None) -> tuple[torch.Tensor, ...]:
     """A token of each row of `[B, vocabulary]` (overwritten), its log-probability, the entropy, and whether the row holds NaN
     or infinity, so that its token is any; `[B]` each."""
     if temperature not in (0, 1):
@@ -217,8 +243,18 @@ def _draw(logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
         # Of NaN, a GPU's `multinomial` is an assertion, after which the process can no longer use it; a look takes a wait.
         if probabilities.is_cuda or broken.any():
             probabilities.masked_fill_(broken[:, None], 1)
-        token = torch.multinomial(probabilities, 1).squeeze(1)
+        token = (_drawn_in_share(probabilities, share) if share else torch.multinomial(probabilities, 1)).squeeze(1)
     else:
         token = logits.argmax(-1)
     logprob = logits.gather(1, token[:, None]).squeeze(1) - total
     return token, logprob, total - torch.linalg.vecdot(probabilities, logits), broken
+
+
+def _drawn_in_share(probabilities: torch.Tensor, share: Share) -> torch.Tensor:
+    """Tokens `[b, 1]` of rows that are a share of a batch: those that `torch.multinomial` would draw of the whole batch.
+
+    For one token it takes the largest of p / q, with q from an exponential distribution for each token of each row (PyTorch
+    2.13, ATen `Distributions.cpp`: `multinomial`); so the rows need the numbers q of the whole batch, and not its p.
+    """
+    numbers = probabilities.new_empty(share.of, probabilities.shape[1]).exponential_(1)
+    return (probabilities / numbers[list(share.rows)]).argmax(-1, keepdim=True)

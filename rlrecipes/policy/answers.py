@@ -30,6 +30,7 @@ from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import bar, say
 from rlrecipes.run.interrupts import finishing_first
 from rlrecipes.run.policies import kinds
+from rlrecipes.run.processes import gather, rank, world
 from rlrecipes.run.stages import POLICIES, Policy
 
 
@@ -80,11 +81,11 @@ def answer(
 
     `voice` has the adapters of all of them but of whole models from elsewhere, which `other` loads, one at a time. All
     policies draw from the same random numbers. A batch has a seed of its own, so no answer depends on what ran before it,
-    and an interrupted stage goes on at the next batch.
+    and an interrupted stage goes on at the next batch. Several processes take a batch each, as many together as they are.
     """
-    size, prompts = job.profile.evaluate.batch_size, voice.prompts
+    size = job.profile.evaluate.batch_size
     # A batch has prompts of like length, which need less padding; the answers go back to their places.
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    order = sorted(range(len(voice.prompts)), key=lambda i: len(voice.prompts[i]))
     wanted = kinds(policies)
     batches = [
         _Batch(policy, kind, start)
@@ -92,9 +93,9 @@ def answer(
         for start in range(0, len(order), size)
         for kind in wanted[policy]
     ]
-    for name, given in wanted.items():
-        if drawn := len([kind for kind in given if kind.isdigit()]):
-            say(f"  {drawn} answers of {POLICIES[name].title} to each of {len(prompts)} prompts, to take the best of")
+    for name, each in wanted.items():
+        if drawn := len([kind for kind in each if kind.isdigit()]):
+            say(f"  {drawn} answers of {POLICIES[name].title} to each of {len(order)} prompts, to take the best of")
     checkpoint = checkpoints.newest()
     done = checkpoint.step if checkpoint else 0
     answers: dict[str, dict[str, list[Any]]] = (
@@ -104,20 +105,25 @@ def answer(
     )
     speaking, speaker = "", voice
     with finishing_first(), bar("answers", len(batches), done) as progress:
-        for number, batch in enumerate(batches[done:], done + 1):
-            draw = int(batch.kind) if batch.kind.isdigit() else 0
-            torch.manual_seed((job.seed + batch.start + draw * len(order)) % 2**64)
-            places = order[batch.start : batch.start + size]
-            policy = policies.get(batch.policy) or POLICIES[batch.policy]
-            if batch.policy != speaking:
-                speaking, speaker = batch.policy, voice  # the one before makes room first
-                speaker = other(policy) if policy.place and not policy.role else voice
-            rows = _answers(speaker, [speaker.prompts[i] for i in places], length, policy.role, batch.kind)
-            for i, row in zip(places, rows, strict=True):
-                answers[batch.policy][batch.kind][i] = list(row)
-            progress.update(1)
+        for first in range(done, len(batches), world()):
+            together = batches[first : first + world()]
+            rows: list[list[Any]] = []
+            if mine := together[rank() :][:1]:
+                (batch,) = mine
+                draw = int(batch.kind) if batch.kind.isdigit() else 0
+                torch.manual_seed((job.seed + batch.start + draw * len(order)) % 2**64)
+                policy = policies.get(batch.policy) or POLICIES[batch.policy]
+                if batch.policy != speaking:
+                    speaking, speaker = batch.policy, voice  # the one before makes room first
+                    speaker = other(policy) if policy.place and not policy.role else voice
+                prompts = [speaker.prompts[i] for i in order[batch.start : batch.start + size]]
+                rows = [list(row) for row in _answers(speaker, prompts, length, policy.role, batch.kind)]
+            for batch, given in zip(together, gather(rows), strict=False):
+                for i, row in zip(order[batch.start : batch.start + size], given, strict=True):
+                    answers[batch.policy][batch.kind][i] = row
+            progress.update(len(together))
             if checkpoints.due():
-                checkpoints.save(number, answers)
+                checkpoints.save(first + len(together), answers)
     return {
         name: {kind: [Answer(*row) for row in rows] for kind, rows in given.items()} for name, given in answers.items()
     }

@@ -20,6 +20,7 @@ from rlrecipes.model.tokens import Encoded, encode, pad_right
 from rlrecipes.policy.answers import Answer, Voice
 from rlrecipes.policy.rollout import places_before
 from rlrecipes.recipe import Example
+from rlrecipes.run.processes import divided
 
 
 def perplexity(voice: Voice, answers: Sequence[Answer], examples: Sequence[Example], size: int) -> dict[str, float]:
@@ -34,7 +35,9 @@ def perplexity(voice: Voice, answers: Sequence[Answer], examples: Sequence[Examp
     ]
     rows = sorted((row for row in rows if row.answer), key=lambda row: len(row.ids))
     with adapter(voice.model, None):
-        nats = [each for i in range(0, len(rows), size) for each in _nats(voice, rows[i : i + size])]
+        nats = divided(
+            rows, lambda mine: [each for i in range(0, len(mine), size) for each in _nats(voice, mine[i : i + size])]
+        )
     statistics = [(cost, float(len(row.answer))) for cost, row in zip(nats, rows, strict=True)]
     return bootstrap(statistics, lambda sums: math.exp(min(sums[0] / sums[1], 700))).as_json() if rows else {}
 

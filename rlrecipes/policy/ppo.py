@@ -6,6 +6,7 @@ The formulas are TRL's (arXiv 1707.06347, 1909.08593); `rollout` explains the sh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from statistics import fmean
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 
 from rlrecipes.policy.rollout import MicroBatch, Rollout
 from rlrecipes.profile import PPOSettings
+from rlrecipes.run.processes import gather, world
 
 
 class Advantages(NamedTuple):
@@ -86,6 +88,15 @@ def together(sums: Mapping[str, torch.Tensor], more: Mapping[str, torch.Tensor])
     for key, value in sums.items():
         joined[key] = torch.maximum(value, more[key]) if key.endswith("_max") else value + more[key]
     return joined
+
+
+def of_all(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The statistics of all processes' micro-batches, from those of this one's; a process without any has none."""
+    if world() == 1:
+        return sums
+    parts = [part for part in gather({key: value.cpu() for key, value in sums.items()}) if part]
+    found: dict[str, torch.Tensor] = reduce(together, parts)
+    return found
 
 
 FIRST = ("policy/clipfrac_avg", "policy/log_ratio_max", "val/ratio")

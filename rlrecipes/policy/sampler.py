@@ -5,7 +5,7 @@ PPO reads values as well. `rollout` explains the shapes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,12 @@ from torch import nn
 from rlrecipes.model.adapters import adapter
 from rlrecipes.model.forward import causal, next_token_logits, states_at
 from rlrecipes.model.likelihood import token_logprobs
-from rlrecipes.model.sampling import is_any, sample
+from rlrecipes.model.sampling import Share, is_any, sample
 from rlrecipes.model.tokens import decode, ends, pad_left, pad_right
 from rlrecipes.policy.rollout import Rollout, join_rows, places_before
 from rlrecipes.recipe import Example
+from rlrecipes.run.gradients import drawn_on
+from rlrecipes.run.processes import gather, interleaved, own, world
 
 ONCE_MORE = "the policy reads its answers once more, since bfloat16 rounds otherwise while it samples them"
 
@@ -84,10 +86,13 @@ class Sampler:
         chunks = [
             order[start : start + self.rollout_batch_size] for start in range(0, len(order), self.rollout_batch_size)
         ]
-        parts = [self._answers([prompts[i] for i in chunk]) for chunk in chunks]
+        parts = self._parts([[prompts[i] for i in chunk] for chunk in chunks])
         pad = self.tokenizer.pad_token_id
         tensors = {
-            key: join_rows([part[key] for part in parts], pad if key in ("ids", "response") else 0) for key in parts[0]
+            key: join_rows([part[key] for part in parts], pad if key in ("ids", "response") else 0).to(
+                self.model.device
+            )
+            for key in parts[0]
         }
         ended, lengths = tensors.pop("ended"), tensors.pop("lengths")
         places = torch.arange(tensors["response"].shape[1], device=lengths.device)[None]
@@ -100,6 +105,19 @@ class Sampler:
             ended=ended,
             **tensors | {"values": tensors["values"].masked_fill(states_padding, 0)},
         )
+
+    def _parts(self, chunks: Sequence[Sequence[Sequence[int]]]) -> list[dict[str, torch.Tensor]]:
+        """The tensors of `Rollout` for chunks of prompts, in their order; several processes share the rows of each."""
+        if world() == 1:
+            return [self._answers(chunk) for chunk in chunks]
+        mine = []
+        for chunk in chunks:
+            share = _share(len(chunk))
+            part = self._answers([chunk[i] for i in share.rows], share) if share.rows else {}
+            mine.append({key: tensor.cpu().clone() for key, tensor in part.items()})
+        return [
+            row for parts in zip(*gather(mine), strict=True) for row in interleaved([_rows(part) for part in parts])
+        ]
 
     def greedy(self, prompts: Sequence[Sequence[int]]) -> list[str]:
         """The policy's greedy answers, in the prompts' order; they use none of the training's random numbers."""
@@ -117,21 +135,33 @@ class Sampler:
 
     def _plain_answers(self, prompts: Sequence[Sequence[int]], temperature: float) -> list[str]:
         answers = [""] * len(prompts)
-        order, pad, last = self._by_length(prompts), self.tokenizer.pad_token_id, ends(self.tokenizer)
+        order = self._by_length(prompts)
         for start in range(0, len(order), self.rollout_batch_size):
             places = order[start : start + self.rollout_batch_size]
-            queries = pad_left([prompts[i] for i in places], pad).to(self.model.device)
-            rows = sample(self.model, queries, pad, last, self.response_length, temperature).tokens
+            rows = self._plain_rows([prompts[i] for i in places], temperature)
             for i, row in zip(places, rows, strict=True):
                 answers[i] = decode(self.tokenizer, row)
         return answers
+
+    def _plain_rows(self, prompts: Sequence[Sequence[int]], temperature: float) -> Sequence[Any]:
+        """The tokens of answers to prompts that are answered together, of several processes by each to its share of them."""
+        share = _share(len(prompts)) if world() > 1 else None
+        mine = [prompts[i] for i in share.rows] if share else prompts
+        if not mine:
+            return interleaved(gather([]))
+        pad, last = self.tokenizer.pad_token_id, ends(self.tokenizer)
+        queries = pad_left(mine, pad).to(self.model.device)
+        sampled = sample(self.model, queries, pad, last, self.response_length, temperature, share=share)
+        if share is None:
+            return list(sampled.tokens)
+        return interleaved(gather(sampled.tokens.tolist()))
 
     @staticmethod
     def _by_length(prompts: Sequence[Sequence[int]]) -> list[int]:
         """The places of prompts, the shortest first: a batch of like lengths needs less padding."""
         return sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
 
-    def _answers(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    def _answers(self, prompts: Sequence[Sequence[int]], share: Share | None = None) -> dict[str, torch.Tensor]:
         """The tensors of `Rollout` for some prompts, and the answers' `lengths` `[b]`."""
         pad, last, device = self.tokenizer.pad_token_id, ends(self.tokenizer), self.model.device
         sampled = sample(
@@ -142,6 +172,7 @@ class Sampler:
             self.response_length,
             self.temperature,
             None if self.value_adapter else self.value,
+            share=share,
         )
         is_end = is_any(sampled.tokens, last)
         ended, steps = is_end.any(1), sampled.tokens.shape[1]
@@ -201,3 +232,17 @@ class Sampler:
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         logits = next_token_logits(self.model, states)
         return logits if self.temperature == 1 else logits / self.temperature
+
+
+def _share(count: int) -> Share:
+    """This process's share of `count` rows; one without a row meets the others here, since it samples nothing."""
+    share = Share(own(range(count)), count, drawn_on)
+    if not share.rows:
+        drawn_on(0, 0)
+    return share
+
+
+def _rows(part: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """The rows of a chunk's tensors, one by one, each still with its first dimension."""
+    count = len(next(iter(part.values()))) if part else 0
+    return [{key: tensor[i : i + 1] for key, tensor in part.items()} for i in range(count)]

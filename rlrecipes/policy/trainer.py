@@ -47,6 +47,7 @@ from rlrecipes.recipe import Example, Reward
 from rlrecipes.reward.head import Head, Scorer
 from rlrecipes.reward.terms import set_term_states, term_states, term_values, weighted_sum
 from rlrecipes.run.checkpoint import Checkpoint, Checkpoints, random_states, set_random_states
+from rlrecipes.run.gradients import own_part, sum_gradients
 from rlrecipes.run.out_of_memory import phase
 from rlrecipes.text import quoted
 
@@ -91,8 +92,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         self.term_seconds, self.watch = term_seconds, watch
         self.stopped: str | None = None
         self.kept = 0  # the update of the policy that is left
-        self.within: list[torch.Tensor] | None = None
-        """The weights that the last batch within `kl_stop` was sampled from."""
+        self.within: list[torch.Tensor] | None = None  # the weights that sampled the last batch within `kl_stop`
         for name, parameter in model.named_parameters():  # the optimizer takes what is trainable when it is made
             parameter.requires_grad = ".policy." in name or (settings.value == "adapter" and ".value." in name)
         super().__init__(
@@ -248,6 +248,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             order = torch.from_numpy(np.random.permutation(len(rollout.answers)))
             for mini_batch in order.split(self.args.local_mini_batch_size):
                 sums = self._accumulate(rollout, advantages, returns, mini_batch.to(rollout.ids.device))
+                sum_gradients(self._trainable())
                 norm = self.accelerator.clip_grad_norm_(self._trainable(), self.args.max_grad_norm)
                 if not torch.isfinite(norm):
                     self.optimizer.zero_grad()
@@ -267,7 +268,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         states = (~rollout.states_padding[mini_batch]).sum()
         by_length = mini_batch[(rollout.prompt_lengths + rollout.lengths)[mini_batch].argsort(stable=True)]
         sums: dict[str, torch.Tensor] = {}
-        for rows in by_length.split(self.args.per_device_train_batch_size):
+        for rows in own_part(by_length).split(self.args.per_device_train_batch_size):
             micro = micro_batch(rollout, advantages, returns, rows)
             hidden = states_at(self.policy, micro.ids, micro.places)
             logprobs = self.sampler.logprobs(hidden, micro.response, micro.mask)
@@ -284,7 +285,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             statistics["loss/policy_avg"] = of_policy.detach().sum()
             statistics["loss/value_avg"] = of_value.detach().sum()
             sums = ppo.together(sums, statistics)
-        return sums
+        return ppo.of_all(sums)
 
     def _value_losses(self, micro: MicroBatch, hidden: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         values: torch.Tensor = self.model.value_model(hidden)

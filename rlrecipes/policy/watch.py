@@ -23,6 +23,7 @@ from rlrecipes.recipe import Example, Reward
 from rlrecipes.reward.head import Scorer
 from rlrecipes.reward.terms import rewards
 from rlrecipes.run.console import say
+from rlrecipes.run.processes import from_first
 from rlrecipes.text import see
 
 
@@ -61,7 +62,7 @@ class Watch:
         examples = [example for example, _ in self.slice] * (len(answers) // len(self.slice))
         pairs = [(example.prompt, answer) for example, answer in zip(examples, answers, strict=True)]
         measured = {
-            "slice/headline": fmean(self.headline(a, e) for a, e in zip(answers, examples, strict=True)),
+            "slice/headline": from_first(lambda: fmean(map(self.headline, answers, examples))),
             "slice/reward": fmean(rewards(self.reward, self.scorer, answers, examples, self.term_seconds)),
             **({"slice/judge": fmean(self.judge(pairs))} if self.judge else {}),
         }

@@ -34,6 +34,7 @@ from rlrecipes.reward.head import Ensemble, Head, Scorer, load_head, load_scale,
 from rlrecipes.reward.source import TOKENIZERS, RewardSource, find_reward_model
 from rlrecipes.run.device import is_devices
 from rlrecipes.run.folder import read_json
+from rlrecipes.run.processes import divided
 from rlrecipes.text import quoted
 
 
@@ -48,8 +49,19 @@ def score_answers(
 ) -> list[float]:
     """What `read`, such as a head, makes of each (prompt, answer)'s hidden state at the answer's EOS, `batch_size` together.
 
-    `read` takes `[b, N·H]`: the states under the adapters `roles`, side by side.
+    `read` takes `[b, N·H]`: the states under the adapters `roles`, side by side. Several processes share the pairs.
     """
+    return divided(pairs, lambda mine: _score_answers(model, read, tokenizer, mine, batch_size, roles))
+
+
+def _score_answers(
+    model: PeftModel,
+    read: Callable[[torch.Tensor], torch.Tensor],
+    tokenizer: Any,
+    pairs: Sequence[tuple[Prompt, str]],
+    batch_size: int,
+    roles: Sequence[str],
+) -> list[float]:
     scores: list[float] = []
     for start in range(0, len(pairs), batch_size):
         ids = [encode(tokenizer, prompt, answer).ids for prompt, answer in pairs[start : start + batch_size]]
@@ -82,7 +94,10 @@ class RewardModel:
     """Whether texts of several lengths may be read together."""
 
     def scores(self, rows: Sequence[Row], batch_size: int) -> list[float]:
-        """Raw scores of whole sequences, `[rows]`, `batch_size` of them read together."""
+        """Raw scores of whole sequences, `[rows]`, `batch_size` of them read together; several processes share them."""
+        return divided(rows, lambda mine: self._scores(mine, batch_size))
+
+    def _scores(self, rows: Sequence[Row], batch_size: int) -> list[float]:
         scores = [0.0] * len(rows)
         for places in self._batches(rows, batch_size):
             for i, score in zip(places, self.read_together([rows[i] for i in places]), strict=True):

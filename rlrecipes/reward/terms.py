@@ -18,6 +18,7 @@ from rlrecipes.errors import OwnCodeError, UserError, first_line, own_code
 from rlrecipes.recipe import Example, Prompt, Reward, Term, TermFunction, lent
 from rlrecipes.run.console import quiet
 from rlrecipes.run.interrupts import time_limit
+from rlrecipes.run.processes import from_first
 from rlrecipes.text import is_number, quoted, shortened
 
 
@@ -37,12 +38,19 @@ def score_each(
 ) -> list[float]:
     """What a person's own function gives each answer; `what` and `advice` are for the sentence of an error.
 
-    Each call gets a copy of its example: what one function takes out of it, the others still find.
+    Each call gets a copy of its example: what one function takes out of it, the others still find. Of several processes the
+    first calls it, so that one with a state or with random numbers of its own does as it does in one.
 
     Raises:
         UserError: it raises, takes too long, or gives no number that float32 holds; true and false are 1 and 0. The
             sentence names the function, the value and the row.
     """
+    return from_first(lambda: _score_each(what, score, advice, answers, examples, seconds))
+
+
+def _score_each(
+    what: str, score: TermFunction, advice: str, answers: Sequence[str], examples: Sequence[Example], seconds: float
+) -> list[float]:
     values = []
     for row, (answer, example) in enumerate(zip(answers, examples, strict=True), 1):
         try:

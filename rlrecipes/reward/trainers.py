@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,25 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import Trainer, TrainingArguments
+from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardConfig, RewardTrainer
 
 from rlrecipes.job import Job
 from rlrecipes.model.tokens import pad_right
 from rlrecipes.reward.rows import Rows
 from rlrecipes.run.best import evaluation
+from rlrecipes.run.gradients import whole_rows
+from rlrecipes.run.processes import world
 from rlrecipes.run.resume import Resumable, training_arguments
 
 
 class ResumableRewardTrainer(Resumable, RewardTrainer):
-    """TRL's `RewardTrainer`, which goes on from our checkpoints."""
+    """TRL's `RewardTrainer`, which goes on from our checkpoints; several processes share the texts of a batch."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *others: Any, **named: Any) -> Any:
+        """The loss over all pairs, from the scores that all processes have; its gradient flows to this one's own texts."""
+        read = model if world() == 1 else _divided(model)
+        return super().compute_loss(read, inputs, *others, **named)
 
 
 class ResumableRegressionTrainer(Resumable, Trainer):
@@ -31,8 +39,25 @@ class ResumableRegressionTrainer(Resumable, Trainer):
     )
 
     def compute_loss(self, model: Any, inputs: Mapping[str, torch.Tensor], *_: Any, **__: Any) -> torch.Tensor:
-        scores = model(input_ids=inputs["ids"], attention_mask=inputs["mask"], use_cache=False).logits.squeeze(-1)
+        read = model if world() == 1 else _divided(model)
+        scores = read(input_ids=inputs["ids"], attention_mask=inputs["mask"], use_cache=False).logits.squeeze(-1)
         return nn.functional.mse_loss(scores, inputs["score"])
+
+
+def _divided(model: Any) -> Callable[..., SequenceClassifierOutput]:
+    """The model as several processes call it together: each reads its own texts, and gets the scores of all."""
+    trained = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+
+    def read(input_ids: torch.Tensor, **inputs: Any) -> SequenceClassifierOutput:
+        def scores(rows: list[int]) -> torch.Tensor:
+            mine = {key: part[rows] if isinstance(part, torch.Tensor) else part for key, part in inputs.items()}
+            logits: torch.Tensor = model(input_ids=input_ids[rows], **mine).logits
+            return logits
+
+        inputs.pop("margin", None)  # TRL hands them to the model, too, which has no use for them
+        return SequenceClassifierOutput(logits=whole_rows(scores, len(input_ids), trained))
+
+    return read
 
 
 def pairwise_trainer(

@@ -28,7 +28,9 @@ from rlrecipes.errors import UserError
 from rlrecipes.run.checksums import MANIFEST, damage, describe, difference, sealed
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import CHECKPOINTS, sync
+from rlrecipes.run.gradients import check_together
 from rlrecipes.run.interrupts import Interrupted, stop_requested
+from rlrecipes.run.processes import from_first, gather, is_first
 from rlrecipes.run.tracking import Tracker
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
@@ -53,10 +55,12 @@ class Checkpoints:
         self.start = self.last_save = time.monotonic()
         self.resumed: dict[str, float] | None = None
         """For `done.json`: the step that this process went on from, and the seconds of training up to it."""
+        self.stopping = False
+        """Whether a signal asked for the end, as all processes know it."""
 
     def newest(self) -> Checkpoint | None:
         """The newest whole checkpoint, after cutting the logs back to it; None, with empty logs, if there is none."""
-        newest = load_newest(self.folder)
+        newest = from_first(lambda: load_newest(self.folder))
         if self.tracker is not None:
             self.tracker.go_back(newest.state["logs"] if newest else {})
         if newest is None:
@@ -71,6 +75,8 @@ class Checkpoints:
         Raises:
             UserError: with what it writes and what is free, in bytes.
         """
+        if not is_first():
+            return
         weights = sum(tensor.numel() * tensor.element_size() for tensor in trainable(model).values())
         # Each checkpoint holds the weights, the best ones and Adam's two moments, and the weights of finished parts; one is
         # written before the oldest goes.
@@ -84,21 +90,27 @@ class Checkpoints:
             )
 
     def due(self) -> bool:
-        """Whether to save now: `seconds` have passed, or a signal asked for the end."""
-        return stop_requested() or time.monotonic() - self.last_save >= self.seconds
+        """Whether to save now: `seconds` have passed, or a signal asked for the end, of several processes any of them."""
+        found = gather((stop_requested(), time.monotonic() - self.last_save >= self.seconds))
+        self.stopping = any(stop for stop, _ in found)
+        return self.stopping or found[0][1]
 
     def save(self, step: int, state: Any) -> None:
-        """Saves the stage's state after `step` steps.
+        """Saves the stage's state after `step` steps; of several processes, the first does, and all have the same state.
 
         Raises:
             Interrupted: after saving, where a signal asked for the end.
+            UserError: the processes no longer have the same weights and random numbers.
         """
+        if isinstance(state, Mapping) and state.keys() >= {"weights", "random"}:
+            check_together("weights and random numbers", state["weights"], state["random"])
         before = self.resumed["seconds"] if self.resumed else 0.0
         spent = round(before + time.monotonic() - self.start, 1)
         logs = self.tracker.positions() if self.tracker is not None else {}
-        save(self.folder, step, {"stage": state, "logs": logs, "seconds": spent}, logs)
+        if is_first():
+            save(self.folder, step, {"stage": state, "logs": logs, "seconds": spent}, logs)
         self.last_save = time.monotonic()
-        if stop_requested():
+        if self.stopping or any(gather(stop_requested())):
             raise Interrupted(f"saved after step {step}")
 
     def discard(self) -> None:
@@ -124,6 +136,7 @@ class PartsCheckpoints(Checkpoints):
 
     def save(self, step: int, state: Any) -> None:
         """Saves the state of the part that is training, after `step` of its own steps."""
+        check_together("weights and random numbers", state["weights"], state["random"])
         self._save_all(self.start + step, {"step": step, "state": state})
 
     def finish(self, left: Any, steps: int) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from rlrecipes.run.processes import is_first
+
 _ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, line separators, overrides of the direction, and bytes that are no text."""
 
@@ -32,7 +34,9 @@ def shown(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Writes a line to standard output, above any progress bar."""
+    """Writes a line to standard output, above any progress bar; of several processes, the first does."""
+    if not is_first():
+        return
     tqdm.write(shown(text), file=sys.stdout)
     sys.stdout.flush()
 
@@ -88,8 +92,8 @@ class _Unbroken:
 
 def bar(name: str, total: int, done: int = 0) -> tqdm[Any]:
     """A progress bar with the time left; where standard error is no terminal, a line every 20 seconds."""
-    often = 0.2 if sys.stderr.isatty() else 20
-    return tqdm(total=total, initial=done, desc=f"  {name:<9}", mininterval=often, dynamic_ncols=True)
+    often, mute = 0.2 if sys.stderr.isatty() else 20, not is_first()
+    return tqdm(total=total, initial=done, desc=f"  {name:<9}", mininterval=often, dynamic_ncols=True, disable=mute)
 
 
 def end_bars() -> None:

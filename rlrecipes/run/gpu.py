@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 
 from rlrecipes.errors import UserError
+from rlrecipes.run.processes import local_rank
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 
@@ -30,6 +31,8 @@ _process = _Process()
 def use_one_gpu(device: int | None = None, another: str = "model.device") -> str | None:
     """Leaves this process one of the GPUs that are visible: the one with the index `device`, or the first.
 
+    Of several processes on this machine each takes the GPU of its own number.
+
     Call it before anything asks CUDA for a GPU, which the import of bitsandbytes does. Returns the line to say where it chose
     among several, once a process; it names the setting or variable `another`.
 
@@ -37,6 +40,9 @@ def use_one_gpu(device: int | None = None, another: str = "model.device") -> str
         UserError: there is no such GPU, or CUDA has begun in this process, which then keeps what it saw.
     """
     entries = _entries()
+    if (number := local_rank()) is not None:
+        _take_own(number, device, entries)
+        return None
     if device is not None and device >= len(entries):
         there = f"{len(entries)} visible, counted from 0" if entries else "none visible"
         raise UserError(f"model.device={device} would have no effect: of GPUs there is {there}; leave it out")
@@ -45,6 +51,22 @@ def use_one_gpu(device: int | None = None, another: str = "model.device") -> str
     name = _narrowed(entry, entries)
     place = f"number {device}, counted from 0" if device else "the first"
     return f"{len(entries)} GPUs are visible; this uses {place}, {name}; {another} chooses another"
+
+
+def _take_own(number: int, device: int | None, entries: tuple[str, ...]) -> None:
+    """Leaves one of several processes the GPU of its number; where there are none, all of them work on CPUs."""
+    if device is not None:
+        raise UserError(
+            f"model.device={device} has no effect on several processes, each of which takes the GPU of its own number; leave "
+            "it out"
+        )
+    if entries and number >= len(entries):
+        raise UserError(
+            f"more than {number} processes are on this machine, and GPUs visible to them are {len(entries)}; start as many "
+            "processes as GPUs"
+        )
+    if len(entries) > 1 and entries[number] != _process.entry:
+        _narrowed(entries[number], entries)
 
 
 def _entries() -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from rlrecipes.run.console import shown
+from rlrecipes.run.processes import broken
 from rlrecipes.text import shortened
 
 PATIENCE = 10.0
@@ -28,6 +29,10 @@ def leave(command: Callable[[], int]) -> NoReturn:
     status = 1
     try:
         status = command()
+        if broken():  # what still waits for a process that is gone keeps Python from ending
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
         sys.exit(status)
     finally:
         if _others():

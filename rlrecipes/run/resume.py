@@ -19,6 +19,7 @@ from rlrecipes.run.best import Best
 from rlrecipes.run.checkpoint import Checkpoints, random_states, set_random_states, set_trainable, trainable
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import CHECKPOINTS, write_json
+from rlrecipes.run.gradients import own_numbers, sum_gradients
 from rlrecipes.run.interrupts import finishing_first
 from rlrecipes.text import see
 
@@ -126,6 +127,8 @@ class Resumable:
     kept: dict[str, Any]
     start: float = math.inf
     """The loss of the first batch, before anything was learned."""
+    passes: tuple[int, int] = (-1, 0)
+    """The step, and the micro-batches of it so far."""
     table: str
     """The profile's table whose learning rate this is."""
 
@@ -146,6 +149,7 @@ class Resumable:
             if best:
                 best.load_state_dict(self.checkpoint_state["best"])
             # Transformers reads this file when it resumes.
+            checkpoints.folder.mkdir(exist_ok=True)
             write_json(checkpoints.folder / "trainer_state.json", self.checkpoint_state["trainer"])
         if best:
             self.add_callback(best)  # type: ignore[attr-defined]
@@ -180,7 +184,14 @@ class Resumable:
 
     # Transformers calls the methods below.
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        # Of several processes each masks its own rows, and then all draw on from the same random numbers.
+        self.passes = (step, self.passes[1] + 1) if self.passes[0] == (step := self.state.global_step) else (step, 0)
+        with own_numbers(self.args.seed, *self.passes):
+            return super().training_step(*args, **kwargs)  # type: ignore[misc]
+
     def _clip_grad_norm(self, model: Any) -> Any:
+        sum_gradients([parameter for parameter in model.parameters() if parameter.requires_grad])
         norm = super()._clip_grad_norm(model)  # type: ignore[misc]
         if self.state.global_step == 0:
             self.start = float(self._tr_loss)

@@ -40,6 +40,7 @@ from rlrecipes.reward.model import Learned, open_learned
 from rlrecipes.reward.strength import withheld
 from rlrecipes.reward.terms import rewards, shown, value_rows
 from rlrecipes.run.console import say
+from rlrecipes.run.processes import alone, is_first
 from rlrecipes.run.stages import Policy
 from rlrecipes.run.tracking import Tracker
 
@@ -62,16 +63,17 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         texts, limit = [answer.text for answer in given], job.profile.limits.term_seconds
         return rewards(job.recipe.reward, scorer, texts, examples, limit)
 
-    def usual(each: Scored) -> dict[str, Any]:
-        found = perplexity(voice, each.greedy, examples, job.profile.evaluate.batch_size)
-        return {"perplexity": found} if found else {}
-
     def by(scorer: Scorer) -> Score:
         return lambda given: scorer([(each.prompt, a.text) for each, a in zip(examples, given, strict=True)])
 
     judge, judge_record = open_judge(job, model, tokenizer, examples)
     disagreement = by(learned.disagreement) if learned and learned.disagreement else None
     scored = score_all(job, policies, answers, examples, reward, judge, disagreement)
+    usual = {
+        name: perplexity(voice, each.greedy, examples, job.profile.evaluate.batch_size) for name, each in scored.items()
+    }
+    if not is_first():  # what is left reads no more texts, or is somebody's own
+        return {}
     rows = samples(scored, examples)
     (folder / "samples.jsonl").write_text(
         "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
@@ -80,7 +82,10 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     record: dict[str, Any] = {
         "metrics": {name: metrics(job, each, examples) | by_encoders[name] for name, each in scored.items()},
         "headline": job.metrics[0].name,
-        "style": {name: styles(each, examples) | usual(each) for name, each in scored.items()},
+        "style": {
+            name: styles(each, examples) | ({"perplexity": usual[name]} if usual[name] else {})
+            for name, each in scored.items()
+        },
         "comparisons": pairs(scored, policies),
         "judge": judge_record,
         "kl": {name: found for name, each in scored.items() if (found := divergence(policies[name], each))},
@@ -94,7 +99,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     if job.profile.evaluate.judge_url:
         record |= _asked(job, record, scored, policies, examples)
     if tracker.wandb_run is not None:
-        tracker.show("samples", _shown(job, scorer, scored, examples[:SHOWN]), step=0)
+        with alone():
+            tracker.show("samples", _shown(job, scorer, scored, examples[:SHOWN]), step=0)
     headlines = {name: found[record["headline"]] for name, found in record["metrics"].items()}
     tracker.summary({"headline": headlines, "verdict": verdict_of({"evaluate": record}).sentence})
     return record

@@ -27,6 +27,8 @@ from rlrecipes.recipe import Example
 from rlrecipes.run.best import Best, evaluation
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
+from rlrecipes.run.gradients import own_rows, whole_loss
+from rlrecipes.run.processes import add_up, world
 from rlrecipes.run.resume import (
     Resumable,
     check_rows,
@@ -42,7 +44,29 @@ SAMPLED = 64
 
 
 class ResumableSFTTrainer(Resumable, SFTTrainer):
-    """TRL's trainer, which goes on from our checkpoints."""
+    """TRL's trainer, which goes on from our checkpoints, and divides the rows of a batch among several processes."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of all rows, with the gradient of this process's own; it is a mean over the whole batch's tokens."""
+        if world() == 1:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        rows, idle = own_rows(inputs)
+        if idle:
+            rows["labels"] = torch.full_like(rows["labels"], -100)
+        gathered = self.accelerator.gather_for_metrics
+        # What TRL gathers it then adds up.
+        self.accelerator.gather_for_metrics = lambda part: add_up(part.detach() * (not idle))
+        try:
+            loss, outputs = super().compute_loss(model, rows, True, num_items_in_batch)
+        finally:
+            self.accelerator.gather_for_metrics = gathered
+        if num_items_in_batch is None or not self.model_accepts_loss_kwargs:  # a mean over the rows' own tokens
+            own, all_of_them = ((labels[..., 1:] != -100).sum() for labels in (rows["labels"], inputs["labels"]))
+            loss = loss * own / all_of_them
+        loss = whole_loss(loss)
+        return (loss, outputs) if return_outputs else loss
 
 
 def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
