@@ -45,6 +45,8 @@ MERGED =
 TO =
 # For export: org/name of the Hugging Face hub to upload to
 PUSH =
+# What starts several processes, as 'torchrun --nproc_per_node 2' or 'accelerate launch --num_processes 4'; without it, one
+LAUNCH =
 # For kills: how often to kill the run before it may finish
 KILLS = 50
 
@@ -52,7 +54,8 @@ KILLS = 50
 PYTHON = python3
 VENV := .venv
 READY := $(VENV)/.ready
-RLRECIPES := $(VENV)/bin/python -m rlrecipes
+# Behind `--`, torchrun takes no --run for one of its own options
+RLRECIPES = $(if $(value LAUNCH),PATH="$$PWD/$(VENV)/bin:$$PATH" $(call each,LAUNCH) -m -- rlrecipes,$(VENV)/bin/python -m rlrecipes)
 # A text as one word of the shell, whatever it holds
 quoted = '$(subst ','\'',$(1))'
 # A variable by its name, its value untouched by make: as one word, each word of it, and behind an option
@@ -170,8 +173,8 @@ numbers: $(READY) ## fill the pages' blocks of figures from finished runs; block
 test: $(READY) ## the tests, without network or GPU
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
-kills: $(READY) ## kill a run at random moments (KILLS, SEED) and compare it byte for byte with an uninterrupted one
-	PYTHONPATH=. $(VENV)/bin/python tests/kills.py --kills $(call one,KILLS) --seed $(or $(call one,SEED),0)
+kills: $(READY) ## kill a run, or one of its processes (LAUNCH), at random moments (KILLS, SEED) and compare it byte for byte
+	PYTHONPATH=. $(VENV)/bin/python tests/kills.py --kills $(call one,KILLS) --seed $(or $(call one,SEED),0) $(call given,LAUNCH,--launch)
 
 faults: $(READY) ## files, options, settings, kills and disks that go wrong, by the hundred; goes on where it was stopped
 	PYTHONPATH=.:tests $(VENV)/bin/python -m faults $(call each,ARGS)

@@ -108,6 +108,7 @@ def commands() -> dict[str, Command]:
             "what a run's reward model has learnt, or one from elsewhere (reward.model=…), as a page and a table",
             _examine,
             ("profile", "data", "columns", "run"),
+            several=True,
         ),
     }
 
@@ -138,10 +139,12 @@ def _status(argv: list[str]) -> int:
                 sys.stdout.flush()  # here, where a full disk can still be told
     except UserError as error:
         end_bars()
+        interrupted = isinstance(error, OthersEndedError) and error.interrupted
+        said = f"interrupted; {again} to go on" if interrupted else f"error: {' '.join(str(error).split())}"
         if error.said_here if isinstance(error, OthersEndedError) else first:
             with unbroken():  # standard error may be on the full disk, too
-                print(f"error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
-        return INTERRUPTED if isinstance(error, OthersEndedError) and error.interrupted else 2
+                print(shown(said), file=sys.stderr)
+        return INTERRUPTED if interrupted else 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -334,7 +337,8 @@ def _examine(arguments: argparse.Namespace) -> None:
 
     check_once(arguments.overrides)
     columns, profile = read_columns(arguments.columns), arguments.profile or PROFILE
-    asked = request(arguments.recipe, arguments.run, profile, arguments.data, columns, arguments.overrides)
+    named = (arguments.recipe, arguments.run, profile, arguments.data, columns, arguments.overrides)
+    asked = each_after_first(lambda: request(*named))
     if note := use_one_gpu(asked.settings.device, VARIABLE if asked.finished else "model.device"):
         say(note)
     quiet()

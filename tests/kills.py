@@ -1,17 +1,24 @@
 """Kills the whole road at random moments until it is through, and compares what came out with an uninterrupted run.
 
     python tests/kills.py --kills 50 --seed 0
+    python tests/kills.py --kills 5 --launch 'torchrun --nproc_per_node 2'
 
 SIGKILL comes before the n-th change to a file under `runs/`, so that saving and closing are hit as well, or after a random
 time; SIGTERM, which asks for a checkpoint first, after a random time. The libraries are imported once; each try is a forked
 child. Exit status 0: every byte is the same.
+
+With a launcher each try is a launch of its own, and one of its processes, any of them, is killed, stopped or asked to end.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
+import shlex
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from conftest import SMALLEST, last_of_each, sentences, write_rows
+from conftest import ROOT, SMALLEST, last_of_each, sentences, write_rows
 
 from rlrecipes.__main__ import INTERRUPTED
 
@@ -44,6 +51,8 @@ CHANGES = {"os.link", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.trun
 UNLIKE = {"finished", "seconds", "peak_memory_mb", "resumed", "sha256"}
 """What `done.json` says about the machine's time and not about the result, with its own checksum, which is over that too."""
 
+TOO_LONG = 300
+"""Seconds that a launcher has to end in once one of its processes was killed."""
 TIMES = ("eps", "_runtime", "_per_second")
 """How the columns of a log end that tell of time; `eps`: episodes a second."""
 
@@ -125,6 +134,56 @@ def road(home: Path) -> int:
     status = main(ROAD)
     sys.stdout.flush()
     return status
+
+
+def launched(home: Path, words: list[str], moment: Moment | None, draw: random.Random) -> int:
+    """Runs the road by a launcher, one of whose processes gets a signal at `moment`; the launcher's exit status."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [*words, "-m", "--", "rlrecipes", *ROAD]
+    with (home / "output.log").open("a") as output:
+        launcher = subprocess.Popen(command, cwd=home, env=environment, stdout=output, stderr=output)
+        if moment is not None and moment.seconds is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return launcher.wait(moment.seconds)
+            processes = workers(launcher.pid)
+            if processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(draw.choice(processes), moment.signal)
+        return launcher.wait(TOO_LONG)
+
+
+def workers(launcher: int) -> list[int]:
+    """The processes that a launcher started, by their numbers."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return sorted(map(int, children))
+
+
+def survive_launched(folder: Path, kills: int, seed: int, words: list[str]) -> list[str]:
+    """As `survive`, by a launcher; each road that comes through begins the next one."""
+    draw, whole = random.Random(seed), made(folder, "whole")
+    assert launched(whole, words, None, draw) == 0, (whole / "output.log").read_text()[-3000:]  # with the embedded base
+    shutil.rmtree(whole / "runs" / "road")
+    started = time.monotonic()
+    assert launched(whole, words, None, draw) == 0, (whole / "output.log").read_text()[-3000:]
+    seconds = time.monotonic() - started
+    print(f"uninterrupted: {seconds:.1f} s", flush=True)
+    expected, left, different = results(whole), kills, []
+    while left and not different:
+        home = made(folder, f"killed-{left}")
+        while True:
+            number = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+            moment = Moment(seconds=draw.uniform(seconds / 4, seconds), signal=number) if left else None
+            status = launched(home, words, moment, draw)
+            if status == 0:
+                break
+            assert moment is not None, f"the last try failed: {(home / 'output.log').read_text()[-3000:]}"
+            left -= 1
+            finished = sorted(path.parent.name for path in (home / "runs").glob("road/*/*/done.json"))
+            print(f"  {moment}; finished: {', '.join(finished) or 'nothing'}", flush=True)
+        found = results(home)
+        different = [name for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]
+        print(f"through after {kills - left} kills: {'every byte is the same' if not different else 'DIFFERENT'}")
+    return different
 
 
 def results(home: Path) -> dict[str, object]:
@@ -209,9 +268,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--launch", default="", help="what starts several processes, as 'torchrun --nproc_per_node 2'")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-        different = survive(Path(folder), arguments.kills, arguments.seed)
+        if words := shlex.split(arguments.launch):
+            different = survive_launched(Path(folder), arguments.kills, arguments.seed, words)
+        else:
+            different = survive(Path(folder), arguments.kills, arguments.seed)
     for name in different:
         print(f"different: {name}")
     return 1 if different else 0

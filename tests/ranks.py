@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 class Outcome:
     """How the processes of one job ended, and what they wrote."""
 
-    statuses: list[int]
-    """Negative for the signal that killed one."""
+    statuses: list[int | None]
+    """Negative for the signal that killed one; None: it was stopped, and killed at the end."""
     outputs: list[str]
     seconds: float
 
@@ -36,7 +36,9 @@ class Ranks:
     """The helper; one serves all tests of a session."""
 
     def __enter__(self) -> "Ranks":
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+        # The command line sets the last itself, before it imports torch, which the helper has done by then.
+        own = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        environment = {**os.environ, **own}
         self._helper = subprocess.Popen(
             [sys.executable, str(ROOT / "tests" / "ranks.py")],
             stdin=subprocess.PIPE,
@@ -109,7 +111,9 @@ def done(job: dict) -> dict:
         stopped = [
             signalled(children[rank], outputs[0], number, words) for rank, number, words in job.get("signals", ())
         ]
-        statuses = [0 if child in stopped else os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        statuses = [
+            None if child in stopped else os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children
+        ]
         for child in filter(None, stopped):
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)

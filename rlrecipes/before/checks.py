@@ -31,6 +31,7 @@ from rlrecipes.reward.model import reader_beside
 from rlrecipes.reward.source import find_reward_model, model_beside
 from rlrecipes.run.folder import make
 from rlrecipes.run.policies import check_shared, chosen
+from rlrecipes.run.processes import several
 from rlrecipes.text import shortened
 
 
@@ -40,6 +41,11 @@ def check_device(profile: Profile) -> None:
     Raises:
         UserError: the sentence says which and what to set instead.
     """
+    if profile.memory.halve_on_oom and several() > 1:
+        raise UserError(
+            "memory.halve_on_oom=true has no effect on several processes, of which one may run out of memory and the others "
+            "not; lower per_device_train_batch_size of the stage, or start more processes"
+        )
     _check_memory(profile)
     _check_repeatable(profile)
     if profile.model.dtype == "bfloat16":

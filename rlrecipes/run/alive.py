@@ -27,10 +27,12 @@ from rlrecipes.run.environment import Standing
 BEAT = 1.0
 """Seconds between two counts."""
 SILENCE = 30.0
-"""Seconds without a count after which a process is lost. A thread counts even while the machine is busy, unless a library
-keeps the interpreter for so long."""
+"""Seconds without a count after which a process is lost, unless the one that looks was kept from its own work as well: by a
+machine with too much to do, or by a Ctrl-Z that stopped all of them."""
 SUSPECTED = 6.0
 """Likewise once the connection to one of them broke: then one is known to be lost, and not yet which."""
+ANSWER = 10.0
+"""Seconds in which the store has to answer."""
 GRACE = 15.0
 """Seconds that a process has to end by itself after another one ended."""
 JOINING = timedelta(seconds=300)
@@ -77,7 +79,7 @@ class Alive(threading.Thread):
         self.others: list[tuple[int, str, int]] = []
         """Rank, machine and number of each other process, once they are known."""
         self.store = meeting(place, host=False)
-        self.store.set_timeout(timedelta(seconds=10))
+        self.store.set_timeout(timedelta(seconds=ANSWER))
         self.watched = [rank for rank in (range(1, place.world) if place.rank == 0 else [0]) if rank != place.rank]
         self.patience = SILENCE
         self.resting = False
@@ -87,12 +89,15 @@ class Alive(threading.Thread):
         self._lock = threading.Lock()
         self.noticed = False
         """Whether this process is on its way out."""
+        self.looks = 0
+        """How often this thread has looked around."""
 
     def run(self) -> None:
         seen: dict[int, tuple[int, float]] = {}
-        answered = time.monotonic()
+        """Each one's count, and when it changed, in seconds of this thread's own work."""
+        now = answered = 0.0
         while self.ended is None:
-            now = time.monotonic()
+            began = time.monotonic()
             try:
                 self.store.add(f"alive/{self.place.rank}", 1)
                 counts = {rank: self.store.add(f"alive/{rank}", 0) for rank in self.watched}
@@ -100,16 +105,19 @@ class Alive(threading.Thread):
                 answered = now
             except Exception:  # the store's process is gone or stopped, and with it the first or the launcher
                 counts, note = {}, None
-                if not self.resting and time.monotonic() - answered > min(self.patience, SILENCE):
+                if now - answered > self.patience:
                     note = {"rank": 0, "kind": LOST, "text": ""}
+            self.looks += 1
             for rank, count in counts.items():
                 if rank not in seen or seen[rank][0] != count or self.resting:
                     seen[rank] = (count, now)
                 elif now - seen[rank][1] > self.patience and note is None:
                     note = {"rank": rank, "kind": LOST, "text": ""}
-            if note is not None and not self.resting:
+            if not self.resting and (note := note or self._gone_here()) is not None:
                 self._end(note)
+            asked = time.monotonic()
             time.sleep(BEAT)
+            now += min(asked - began, 1.2 * ANSWER) + min(time.monotonic() - asked, 2 * BEAT)
 
     def tell(self, kind: str, text: str) -> None:
         """Leaves the note of why this process ends, and gives the others a few seconds to hear it."""
@@ -134,12 +142,23 @@ class Alive(threading.Thread):
             time.sleep(0.05)
         return self.sentence()
 
+    def unanswered(self) -> OthersEndedError:
+        """What to raise where the store's process is stopped: asked for anything, it would never answer."""
+        self.ended = self.ended or {"rank": 0, "kind": LOST, "text": ""}
+        return self.sentence()
+
     def look(self) -> None:
         """Notes which process of this machine is gone; those of others are known to be by their silence alone."""
+        if self.ended is None and (note := self._gone_here()) is not None:
+            self.noticed = True
+            self._note(note)
+
+    def _gone_here(self) -> dict[str, Any] | None:
+        """The note on a process of this machine that is gone; None where all run."""
         for rank, machine, number in self.others:
-            if self.ended is None and machine == platform.node() and not _runs(number):
-                self.noticed = True
-                self._note({"rank": rank, "kind": LOST, "text": ""})
+            if machine == platform.node() and not _runs(number):
+                return {"rank": rank, "kind": LOST, "text": ""}
+        return None
 
     def sentence(self) -> OthersEndedError:
         """What to raise for the note that was left; without one, nobody knows."""

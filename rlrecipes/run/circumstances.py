@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrecipes.errors import UserError
+from rlrecipes.run.processes import several
 
 
 def git_commit() -> str | None:
@@ -45,7 +46,8 @@ def machine() -> dict[str, Any]:
     gpu = {}
     if torch.cuda.is_available():
         gpu = {"gpu": torch.cuda.get_device_name(), "deterministic": torch.are_deterministic_algorithms_enabled()}
-    return {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), **gpu}
+    many = {"processes": several()} if several() > 1 else {}
+    return {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), **many, **gpu}
 
 
 def processor() -> str:

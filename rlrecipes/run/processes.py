@@ -23,7 +23,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlrecipes.errors import UserError
-from rlrecipes.run.alive import BROKE, ERROR, INTERRUPTED, JOINING, Alive, OthersEndedError, meeting
+from rlrecipes.run.alive import ANSWER, BROKE, ERROR, INTERRUPTED, JOINING, SILENCE, Alive, OthersEndedError, meeting
 from rlrecipes.run.environment import Standing, check_environment, hide, rank_said, standing
 
 if TYPE_CHECKING:
@@ -53,11 +53,15 @@ class _Group:
         Raises:
             OthersEndedError: it cannot end, since a process is gone.
         """
+        looks, vain = self.alive.looks, 0
         while True:
             try:
                 work.wait(LOOK)
                 return
             except RuntimeError as error:
+                looks, vain = self.alive.looks, vain + 1 if looks == self.alive.looks else 0
+                if vain > (SILENCE + ANSWER) / LOOK.total_seconds():
+                    raise self.alive.unanswered() from None
                 if self.alive.ended is not None:
                     raise self.alive.sentence() from None
                 if work.is_completed():
@@ -115,16 +119,19 @@ def joined() -> Iterator[None]:
     group.alive.resting = False
     try:
         yield
+        group.alive.resting = True  # from here on the others may end
         with together():
-            gather(None)  # all leave together
-        group.alive.resting = True
+            gather(None)
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, OthersEndedError):
+            raise
+        interrupted = isinstance(error, KeyboardInterrupt)
+        if interrupted:
             group.alive.look()  # a launcher that lost one interrupts the others
-        ended = group.alive.ended is not None
-        if not isinstance(error, OthersEndedError):
+        note = group.alive.ended
+        if note is None:
             _tell(group, error)
-        if ended and not isinstance(error, OthersEndedError):  # interrupted from here, or by what its end did
+        elif not (interrupted and note["kind"] == INTERRUPTED):  # this one was interrupted by the other's end
             raise group.alive.sentence() from error
         raise
 
@@ -139,6 +146,9 @@ def _tell(group: _Group, error: BaseException) -> None:
 
 
 def _join(place: Standing) -> None:
+    os.environ.setdefault(
+        "TORCH_CPP_LOG_LEVEL", "ERROR"
+    )  # of a process that is gone we tell in a sentence, not in frames
     from torch.distributed.distributed_c10d import PrefixStore, ProcessGroupGloo
 
     hide()

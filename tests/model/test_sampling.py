@@ -9,7 +9,7 @@ from rlrecipes.model import sampling
 from rlrecipes.model.adapters import load_adapter
 from rlrecipes.model.forward import hidden_states, next_token_logits, trunk
 from rlrecipes.model.loading import load_causal
-from rlrecipes.model.sampling import _Reserved, sample
+from rlrecipes.model.sampling import Share, _Reserved, sample
 from rlrecipes.model.tokens import encode_prompt, load_tokenizer, pad_left
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import user
@@ -53,6 +53,23 @@ def test_greedy_answers_are_each_prompts_own_and_take_no_random_numbers(model, t
     for row, answer in zip(queries, together, strict=True):
         alone = answers(model, tokenizer, row[row != tokenizer.pad_token_id][None], 0.0).tokens[0]
         assert answer.tolist()[: len(alone)] == alone.tolist()
+
+
+def test_rows_that_are_a_share_of_a_batch_draw_what_they_draw_in_it(model, tokenizer, queries):
+    torch.manual_seed(1)
+    whole = answers(model, tokenizer, queries, 1.0, value=lambda states: states.sum(-1))
+    numbers, longest = torch.get_rng_state(), whole.tokens.shape[1]
+    parts, drawn = [], []
+    for rows in ([0, 2], [1]):
+        torch.manual_seed(1)
+        share = Share(rows, len(queries), lambda times, _: (drawn.append((times, torch.get_rng_state())), longest)[1])
+        parts.append(answers(model, tokenizer, queries[rows], 1.0, value=lambda states: states.sum(-1), share=share))
+    assert torch.equal(parts[0].tokens, whole.tokens[[0, 2]])
+    assert torch.equal(parts[1].tokens, whole.tokens[[1]])
+    for rows, part in zip(([0, 2], [1]), parts, strict=True):
+        places = torch.arange(longest)[None] <= (part.tokens != tokenizer.pad_token_id).sum(1, keepdim=True)
+        assert part.values[places].tolist() == pytest.approx(whole.values[rows][places].tolist(), abs=1e-4)
+    assert torch.equal(max(drawn, key=lambda each: each[0])[1], numbers), "and the random numbers go on from there"
 
 
 def test_greedy_answers_are_those_of_transformers(model, tokenizer, queries):

@@ -1,16 +1,17 @@
 """Several processes come to what one comes to: losses, weights, answers and records, whatever their number."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
-from conftest import SMALLEST
+from conftest import SMALLEST, sentences, write_rows
 from ranks import Ranks
 from safetensors.torch import load_file
 
-UNLIKE = ("seconds", "finished", "peak_memory_mb", "git_commit", "files", "sha256", "eps", "machine")
+UNLIKE = ("seconds", "finished", "peak_memory_mb", "git_commit", "files", "sha256", "eps", "machine", "resumed")
 TIMES = ("_runtime", "_per_second")
-OWN = ("--data", "pairs.jsonl")
+OWN, MANY = ("--data", "pairs.jsonl"), ("--data", "many.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +59,121 @@ def test_sft_in_several_processes_is_that_of_one(ranks, home):
     runs = home / "runs"
     for world in (2, 3):
         assert different(runs / "sft-in-1", runs / f"sft-in-{world}") == []
+
+
+INTERRUPTED_AT = """
+import os, signal
+from rlrecipes.run.checkpoint import Checkpoints
+usual, asked = Checkpoints.due, []
+def due(self):
+    asked.append(self)
+    if rank == %d and len(asked) == %d:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return usual(self)
+Checkpoints.due = due
+"""
+"""Has one of the processes get a signal at the n-th moment at which it might save."""
+ROAD = (
+    *("lora.lora_dropout=0", "sft.max_steps=3", "sft.logging_steps=1", "reward.logging_steps=1"),
+    *("reward.learning_rate=1e-4", "reward.max_steps=3", "evaluate.batch_size=3", "ppo.total_episodes=24"),
+    *("ppo.keep=last", "ppo.num_mini_batches=2", "ppo.learning_rate=1e-3", "ppo.local_rollout_forward_batch_size=5"),
+    *("ppo.kl_target=1", "ppo.kl_horizon=100", "ppo.eval_every=1"),
+)
+
+
+def test_the_road_begun_in_two_processes_and_ended_in_others_is_that_of_one(ranks, home):
+    write_rows(home / "many.jsonl", sentences(300))  # so that rows are set aside to choose the best step by
+
+    def road(world: int, run: str, *interrupted: int):
+        code = {"code": INTERRUPTED_AT % interrupted} if interrupted else {}
+        return ranks(world, home, "run", "translation", "--run", run, *MANY, *SMALLEST, *ROAD, **code)
+
+    assert road(1, "whole").statuses == [0]
+    for world, moment in ((2, (1, 2)), (3, (2, 6)), (2, (0, 3))):  # in SFT, in PPO, in the answers
+        done = road(world, "parted", *moment)
+        assert done.statuses == [75] * world, done.outputs
+        assert done.outputs[0].count("interrupted, saved after step") == 1
+        assert "interrupted" not in "".join(done.outputs[1:])
+    last = road(1, "parted")
+    assert last.statuses == [0], last.outputs
+    assert "going on after step" in last.outputs[0]
+    assert different(home / "runs" / "whole", home / "runs" / "parted") == []
+
+
+def test_ppo_with_a_value_adapter_and_an_idle_process_is_that_of_one(ranks, home, finished):
+    shape = ("ppo.value=adapter", "ppo.keep=last", "ppo.per_device_train_batch_size=2", "ppo.total_episodes=4")
+    for world in (1, 3):
+        arguments = ("ppo", "translation", "--run", f"valued-{world}", "--from", "t", *OWN, *SMALLEST, *shape)
+        done = ranks(world, home, *arguments, "ppo.gradient_accumulation_steps=1")
+        assert done.statuses == [0] * world, done.outputs
+    assert different(home / "runs" / "valued-1", home / "runs" / "valued-3") == []
+
+
+RAISES = """
+import rlrecipes.stages.sft as stage
+from rlrecipes.errors import UserError
+def fails(*arguments):
+    raise {error}
+if rank == {rank}:
+    stage.add_lora = fails
+"""
+QUICKLY = """
+import rlrecipes.run.alive as alive, rlrecipes.run.processes as processes
+processes.SILENCE = alive.SILENCE = 10.0
+processes.ANSWER = alive.ANSWER = 3.0
+"""
+"""A process is lost sooner."""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        ("UserError('the sky fell; mend it')", 2, "error: the sky fell; mend it\n"),
+        ("ValueError('a fault of ours')", 1, "broke down (ValueError: a fault of ours), and the others ended with it"),
+    ],
+)
+def test_an_error_in_one_process_ends_all_and_is_told_once(ranks, home, rank, error, status, said):
+    code = RAISES.format(error=error, rank=rank)
+    done = ranks(2, home, "sft", "translation", "--run", "failing", *OWN, *SMALLEST, code=code)
+    assert done.statuses == [status if number == rank else 2 for number in (0, 1)]
+    assert sum(output.count("error: ") for output in done.outputs) == (1 if status == 2 or rank == 1 else 0)
+    if status == 2 or rank == 1:
+        assert said in done.outputs[0]
+    assert not list((home / "runs" / "failing").glob("**/done.json"))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_process_that_is_killed_or_stopped_ends_the_others_with_a_sentence(ranks, home, rank, number):
+    arguments = ("sft", "translation", "--run", "lost", *OWN, *SMALLEST, "sft.max_steps=100000", "sft.patience=0")
+    done = ranks(2, home, *arguments, code=QUICKLY, signals=[(rank, number, "100000 steps")])
+    assert done.statuses[1 - rank] == 2
+    said = f"error: process {rank} of 2 (counted from 0) gave no sign of life and the others ended with it; "
+    assert done.outputs[1 - rank].count(said) == 1
+    assert "give the same command again" in done.outputs[1 - rank]
+
+
+def test_a_command_line_that_is_refused_is_told_once(ranks, home):
+    done = ranks(3, home, "sft", "translation", "--data", "nowhere.jsonl")
+    assert done.statuses == [2, 2, 2]
+    assert done.outputs[0].startswith("error: there is no file or folder 'nowhere.jsonl'")
+    assert done.outputs[1:] == ["", ""]
+
+
+def test_what_one_process_does_is_done_by_the_first_alone(ranks, home):
+    done = ranks(2, home, "list")
+    assert done.statuses == [0, 0]
+    assert "translation" in done.outputs[0]
+    assert done.outputs[1] == ""
+
+
+def test_settings_of_one_process_are_refused_in_several(ranks, home):
+    for setting, why in (
+        ("model.device=0", "has no effect on several processes"),
+        ("memory.halve_on_oom=true", "has no effect on several processes"),
+    ):
+        done = ranks(2, home, "sft", "translation", "--run", "refused", *OWN, *SMALLEST, setting)
+        assert done.statuses == [2, 2]
+        assert f"error: {setting} {why}" in done.outputs[0]
+        assert done.outputs[1] == ""

@@ -25,19 +25,26 @@ from rlrecipes.run.console import say
 from rlrecipes.run.device import is_out_of_memory
 from rlrecipes.run.folder import write_json
 from rlrecipes.run.lock import locked
+from rlrecipes.run.processes import from_first, is_first, together
 
 
 def examine(request: Request) -> Path:
-    """Examines a reward model, writes what it finds and says the most of it; returns the folder.
+    """Examines a reward model, writes what it finds and says the most of it; returns the folder. Several processes share the
+    texts that it scores.
 
     Raises:
         UserError: the model cannot be loaded, memory runs out, or a score is NaN or infinite.
     """
     folder = request.run.folder / EXAMINE
+    if not is_first():
+        with together():
+            _found(open_subject(request))
+        return folder
     with locked(request.run.folder):
         began = time.perf_counter()
         try:
-            found = _found(open_subject(request))
+            with together():
+                found = _found(open_subject(request))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -87,5 +94,5 @@ def _found(subject: Subject) -> dict[str, Any]:
     found["answers"] = kinds_of_answers(subject, answers)
     found["edits"] = changes(subject, answers)
     found["truth"] = agreement_with_headline(subject)
-    found["reading"] = read_answers(subject, answers)
+    found["reading"] = from_first(lambda: read_answers(subject, answers))
     return found
