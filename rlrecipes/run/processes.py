@@ -272,13 +272,20 @@ def add_up(tensor: torch.Tensor) -> torch.Tensor:
     """Makes a tensor the sum over all processes, the same bits on each, and returns it."""
     if world() > 1:
         group = _needed()
-        if tensor.is_cuda and group.nccl is None:
-            from torch.distributed.distributed_c10d import PrefixStore, ProcessGroupNCCL
-
-            store, options = PrefixStore("nccl", group.store), ProcessGroupNCCL.Options()
-            group.nccl = ProcessGroupNCCL(store, group.place.rank, group.place.world, options)
-        group.wait((group.nccl if tensor.is_cuda else group.gloo).allreduce([tensor]))
+        if tensor.is_cuda:
+            _nccl(group).allreduce([tensor]).wait()  # on the GPU's queue; with a limit it would break off by itself
+        else:
+            group.wait(group.gloo.allreduce([tensor]))
     return tensor
+
+
+def _nccl(group: _Group) -> Any:
+    if group.nccl is None:
+        from torch.distributed.distributed_c10d import PrefixStore, ProcessGroupNCCL
+
+        store, options = PrefixStore("nccl", group.store), ProcessGroupNCCL.Options()
+        group.nccl = ProcessGroupNCCL(store, group.place.rank, group.place.world, options)
+    return group.nccl
 
 
 def _needed() -> _Group:
