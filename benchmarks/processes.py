@@ -1,11 +1,12 @@
-"""One road in one, two and three processes: the seconds of each stage, and how far what comes out is from one process.
+"""One road in one, two and three processes: what each stage takes, and how far what comes out is from one process.
 
     python -m benchmarks.processes
-    {"processes": 2, "seconds": {"sft": 9.1, …}, "apart": {"sft": 3e-08, …}, "shared": {"ppo": {"updates": 8, …}, …}}
+    {"processes": 2, "wall_s": {"sft": 9.1, …}, "cpu_s": {"sft": 7.2, …}, "apart": {"sft": 3e-08, …}, "shared": {…}}
 
 The stages run as `torchrun --nproc_per_node n -m -- rlrecipes …` runs them, on the embedded base and generated data, each
-process with one thread. `shared` is what the processes hand one another, in bytes of one process: gradients are summed,
-everything else is gathered.
+process with one thread. `cpu_s` are the seconds that the first process computes, which other work on the machine leaves
+alone. `shared` is how often the first process hands something to the others, and its bytes: gradients and losses are summed,
+all else is gathered.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("sft", "reward", "ppo", "answers", "evaluate")
 SETTINGS = (
-    *("base.max_steps=60", "track.wandb=off", "evaluate.limit=100", "evaluate.policies=base,sft,best4,ppo"),
-    *("sft.max_steps=40", "reward.max_steps=40", "ppo.total_episodes=512", "ppo.anyway=true", "ppo.keep=last"),
+    *("base.max_steps=20", "track.wandb=off", "evaluate.limit=48", "evaluate.batch_size=8"),
+    *("evaluate.policies=base,sft,best4,ppo", "ppo.anyway=true", "ppo.keep=last"),
+    *("sft.max_steps=10", "sft.keep=last", "reward.max_steps=10", "reward.keep=last", "ppo.total_episodes=128"),
     *("ppo.eval_every=0", "ppo.num_sample_generations=0", "evaluate.judge=none", "checkpoint.seconds=3600"),
 )
 """Sizes of the profile `tiny`, fewer steps."""
 COUNTED = """
-import atexit, json, os, pathlib, runpy, sys
+import atexit, json, pathlib, pickle, runpy, sys, time
 from rlrecipes.run import processes
 counts, stage = {}, ["before"]
 def counted(name, usual, size):
@@ -39,17 +41,19 @@ def counted(name, usual, size):
         row[0], row[1] = row[0] + 1, row[1] + size(value)
         return usual(value)
     return act
-import pickle
 processes.add_up = counted("summed", processes.add_up, lambda tensor: tensor.numel() * tensor.element_size())
 processes.gather = counted("gathered", processes.gather, lambda value: len(pickle.dumps(value)))
 if processes.is_first():
     import rlrecipes.stages.attempt as attempt
     usual = attempt._attempt
     def named(job, profile, model, name, conditions):
-        stage[0] = name
-        return usual(job, profile, model, name, conditions)
+        stage[0], began = name, time.process_time()
+        try:
+            return usual(job, profile, model, name, conditions)
+        finally:
+            counts.setdefault(name, {})["cpu_s"] = round(time.process_time() - began, 1)
     attempt._attempt = named
-    atexit.register(lambda: pathlib.Path("shared.json").write_text(json.dumps(counts)))
+    atexit.register(lambda: pathlib.Path("counts.json").write_text(json.dumps(counts)))
 sys.argv = ["rlrecipes", *sys.argv[1:]]
 runpy.run_module("rlrecipes", run_name="__main__", alter_sys=True)
 """
@@ -72,8 +76,14 @@ def measured(home: Path, processes: int, name: str) -> dict[str, Any]:
     """What a finished road took, and how far it is from that of one process."""
     folder, one = (home / "runs" / run / "translation" for run in (name, "in-1"))
     seconds = {stage: json.loads((folder / stage / "done.json").read_text())["seconds"] for stage in STAGES}
-    shared = json.loads((home / "shared.json").read_text()) if processes > 1 else {}
-    return {"processes": processes, "seconds": seconds, "apart": apart(folder, one), "shared": shared}
+    counts = json.loads((home / "counts.json").read_text())
+    return {
+        "processes": processes,
+        "wall_s": seconds,
+        "cpu_s": {stage: counts[stage].pop("cpu_s") for stage in STAGES},
+        "apart": apart(folder, one),
+        "shared": {stage: counts[stage] for stage in STAGES if processes > 1},
+    }
 
 
 def apart(ours: Path, theirs: Path) -> dict[str, float]:
