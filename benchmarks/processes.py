@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("sft", "reward", "ppo", "answers", "evaluate")
 SETTINGS = (
     *("base.max_steps=20", "track.wandb=off", "evaluate.limit=48", "evaluate.batch_size=8"),
-    *("evaluate.policies=base,sft,best4,ppo", "ppo.anyway=true", "ppo.keep=last"),
+    *("evaluate.policies=base,sft,best4,ppo", "ppo.anyway=true"),
     *("sft.max_steps=10", "sft.keep=last", "reward.max_steps=10", "reward.keep=last", "ppo.total_episodes=128"),
     *("ppo.eval_every=0", "ppo.num_sample_generations=0", "evaluate.judge=none", "checkpoint.seconds=3600"),
 )

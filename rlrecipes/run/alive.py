@@ -156,7 +156,7 @@ class Alive(threading.Thread):
     def _gone_here(self) -> dict[str, Any] | None:
         """The note on a process of this machine that is gone; None where all run."""
         for rank, machine, number in self.others:
-            if machine == platform.node() and not _runs(number):
+            if machine == here() and not _runs(number):
                 return {"rank": rank, "kind": LOST, "text": ""}
         return None
 
@@ -203,6 +203,13 @@ class Alive(threading.Thread):
             self.store.compare_set(NOTE, "", json.dumps(note))
             self.store.add(HEARD, 1)
         return True
+
+
+def here() -> str:
+    """Where the numbers of processes are known by which this one knows its own: a machine, or a container on it."""
+    with contextlib.suppress(OSError):
+        return f"{platform.node()} {os.readlink('/proc/self/ns/pid')}"
+    return f"{platform.node()} {os.getpid()}"  # a system without namespaces: nobody else is here
 
 
 def _runs(number: int) -> bool:

@@ -16,14 +16,24 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlrecipes.errors import UserError
-from rlrecipes.run.alive import ANSWER, BROKE, ERROR, INTERRUPTED, JOINING, SILENCE, Alive, OthersEndedError, meeting
+from rlrecipes.run.alive import (
+    ANSWER,
+    BROKE,
+    ERROR,
+    INTERRUPTED,
+    JOINING,
+    SILENCE,
+    Alive,
+    OthersEndedError,
+    here,
+    meeting,
+)
 from rlrecipes.run.environment import Standing, check_environment, hide, rank_said, standing
 
 if TYPE_CHECKING:
@@ -164,7 +174,7 @@ def _join(place: Standing) -> None:
     group = _process.group = _Group(place, Alive(place), store, gloo)
     group.alive.start()
     with together():
-        there = gather((place.rank, platform.node(), os.getpid()))
+        there = gather((place.rank, here(), os.getpid()))
     group.alive.others = [one for one in there if one[0] != place.rank]
 
 
