@@ -28,8 +28,8 @@ from rlrecipes.policy.rollout import places_before
 from rlrecipes.recipe import Example
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import bar, say
-from rlrecipes.run.interrupts import finishing_first
 from rlrecipes.run.policies import kinds
+from rlrecipes.run.processes import gather, rank, world
 from rlrecipes.run.processes import gather, rank, world
 from rlrecipes.run.stages import POLICIES, Policy
 
@@ -104,7 +104,7 @@ def answer(
         else {name: {kind: [None] * len(order) for kind in wanted[name]} for name in wanted}
     )
     speaking, speaker = "", voice
-    with finishing_first(), bar("answers", len(batches), done) as progress:
+    with checkpoints.finishing_first(), bar("answers", len(batches), done) as progress:
         for first in range(done, len(batches), world()):
             together = batches[first : first + world()]
             rows: list[list[Any]] = []

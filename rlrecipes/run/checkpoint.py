@@ -4,17 +4,20 @@
                             state.json             everything else, with the tensors' names in their places
                             manifest.json          {"logs": …, "files": {"state.json": {"bytes": 8211, …}, …}, …}
 
-We write a checkpoint aside, force it to the disk and then rename it, so a kill at any moment leaves the one before. We pickle
-nothing: a state is a nest of dictionaries, lists, tuples, texts, numbers and tensors.
+We write a checkpoint aside, force it to the disk and then rename it, so a kill at any moment leaves the one before. We copy
+the state while the training stands, and a thread writes the copy while it goes on. We pickle nothing: a state is a nest of
+dictionaries, lists, tuples, texts, numbers and tensors.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,7 @@ from rlrecipes.run.checksums import MANIFEST, damage, describe, difference, seal
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import CHECKPOINTS, sync
 from rlrecipes.run.gradients import check_together
-from rlrecipes.run.interrupts import Interrupted, stop_requested
+from rlrecipes.run.interrupts import Interrupted, finishing_first, stop_requested
 from rlrecipes.run.processes import from_first, gather, is_first
 from rlrecipes.run.tracking import Tracker
 
@@ -57,6 +60,8 @@ class Checkpoints:
         """For `done.json`: the step that this process went on from, and the seconds of training up to it."""
         self.stopping = False
         """Whether a signal asked for the end, as all processes know it."""
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
+        self._writing: Future[None] | None = None
 
     def newest(self) -> Checkpoint | None:
         """The newest whole checkpoint, after cutting the logs back to it; None, with empty logs, if there is none."""
@@ -89,17 +94,46 @@ class Checkpoints:
                 f"has {free / 1e9:.2g} GB left; free space and give the same command again"
             )
 
+    @contextlib.contextmanager
+    def finishing_first(self) -> Iterator[None]:
+        """`interrupts.finishing_first`, at whose end what was saved is on the disk.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        try:
+            with finishing_first():
+                yield
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._written()
+            raise
+        self._written()
+
+    def _written(self) -> None:
+        """Waits for what is being written, and raises what kept it from the disk."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
     def due(self) -> bool:
-        """Whether to save now: `seconds` have passed, or a signal asked for the end, of several processes any of them."""
+        """Whether to save now: `seconds` have passed, or a signal asked for the end, of several processes any of them.
+
+        Raises:
+            OSError: what was saved last could not be written.
+        """
+        if self._writing is not None and self._writing.done():
+            self._written()
         found = gather((stop_requested(), time.monotonic() - self.last_save >= self.seconds))
         self.stopping = any(stop for stop, _ in found)
         return self.stopping or found[0][1]
 
     def save(self, step: int, state: Any) -> None:
-        """Saves the stage's state after `step` steps; of several processes, the first does, and all have the same state.
+        """Copies the stage's state after `step` steps, and has it written; of several processes, all have it, and one writes.
 
         Raises:
             Interrupted: after saving, where a signal asked for the end.
+            OSError: what was saved before could not be written.
             UserError: the processes no longer have the same weights and random numbers.
         """
         if isinstance(state, Mapping) and state.keys() >= {"weights", "random"}:
@@ -107,14 +141,19 @@ class Checkpoints:
         before = self.resumed["seconds"] if self.resumed else 0.0
         spent = round(before + time.monotonic() - self.start, 1)
         logs = self.tracker.positions() if self.tracker is not None else {}
+        self._written()
         if is_first():
-            save(self.folder, step, {"stage": state, "logs": logs, "seconds": spent}, logs)
+            packed = _packed({"stage": state, "logs": logs, "seconds": spent})
+            self._writing = self._writer.submit(_write, self.folder, step, packed, logs)
         self.last_save = time.monotonic()
         if self.stopping or any(gather(stop_requested())):
+            self._written()
             raise Interrupted(f"saved after step {step}")
 
     def discard(self) -> None:
         """Removes the checkpoints, so that the stage starts from the beginning."""
+        with contextlib.suppress(OSError):
+            self._written()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -144,9 +183,14 @@ class PartsCheckpoints(Checkpoints):
         self.finished.append(left)
         self.start += steps + 1
         self._save_all(self.start, None)
+        self._written()
 
     def _save_all(self, step: int, begun: Any) -> None:
         super().save(step, {"finished": self.finished, "start": self.start, "begun": begun})
+
+
+Packed = tuple[Any, dict[str, torch.Tensor]]
+"""A state as JSON, and its tensors in the memory of the CPU, by their paths within it."""
 
 
 def save(folder: Path, step: int, state: Any, logs: Mapping[str, int] | None = None) -> None:
@@ -155,8 +199,16 @@ def save(folder: Path, step: int, state: Any, logs: Mapping[str, int] | None = N
     Raises:
         TypeError: the state holds something that is neither JSON nor a tensor.
     """
+    _write(folder, step, _packed(state), logs)
+
+
+def _packed(state: Any) -> Packed:
     tensors: dict[str, torch.Tensor] = {}
-    plain = pack(state, "", tensors)
+    return pack(state, "", tensors), tensors
+
+
+def _write(folder: Path, step: int, packed: Packed, logs: Mapping[str, int] | None) -> None:
+    plain, tensors = packed
     aside, target = folder / f".step-{step:06d}", folder / f"step-{step:06d}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

@@ -20,7 +20,6 @@ from rlrecipes.run.checkpoint import Checkpoints, random_states, set_random_stat
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import CHECKPOINTS, write_json
 from rlrecipes.run.gradients import own_numbers, sum_gradients
-from rlrecipes.run.interrupts import finishing_first
 from rlrecipes.text import see
 
 TITLES = {"sft": "SFT", "reward": "the reward model"}
@@ -154,7 +153,7 @@ class Resumable:
         if best:
             self.add_callback(best)  # type: ignore[attr-defined]
         self.add_callback(_Saves(self))  # type: ignore[attr-defined]
-        with finishing_first():
+        with checkpoints.finishing_first():
             output = self.train(resume_from_checkpoint=str(checkpoints.folder) if self.checkpoint_state else None)  # type: ignore[attr-defined]
         self.kept = best.restore(self.model, self.state.global_step) if best else {}
         return float(output.training_loss)

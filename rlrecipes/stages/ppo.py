@@ -27,7 +27,6 @@ from rlrecipes.reward.model import open_learned
 from rlrecipes.reward.terms import fresh, shown, value_rows
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
-from rlrecipes.run.interrupts import finishing_first
 from rlrecipes.run.resume import check_rows, record_drops, training_arguments
 from rlrecipes.run.tracking import Tracker, progress, remove_printer
 
@@ -105,7 +104,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         say("  ppo.vf_coef=0: no value function is learned, so advantages are rewards less the first batch's mean")
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
     checkpoints.check_room(trainer.model)
-    with finishing_first():
+    with checkpoints.finishing_first():
         trainer.train(checkpoints)
     if trainer.stopped:
         say(f"  stopped early: {trainer.stopped}")

@@ -5,7 +5,9 @@ import json
 import pickle
 import random
 import re
+import threading
 import zipfile
+from concurrent.futures import wait
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ import torch
 from kills import Moment, counted, forked
 
 from rlrecipes.errors import UserError
-from rlrecipes.run import interrupts
+from rlrecipes.run import checkpoint, interrupts
 from rlrecipes.run.checkpoint import (
     Checkpoints,
+    PartsCheckpoints,
     load_newest,
     random_states,
     save,
@@ -279,10 +282,96 @@ def test_a_signal_ends_the_stage_once_its_state_is_saved(tmp_path, monkeypatch):
     assert Checkpoints(tmp_path, 30).newest().state == {"a": 1}
 
 
+class Disk:
+    """Takes the place of what writes checkpoints: it waits until it may, and fails if it is told to."""
+
+    def __init__(self, monkeypatch, error=None):
+        self.free, self.error, self.write = threading.Event(), error, checkpoint._write
+        monkeypatch.setattr("rlrecipes.run.checkpoint._write", self)
+
+    def __call__(self, *arguments):
+        assert self.free.wait(60)
+        if self.error:
+            raise self.error
+        self.write(*arguments)
+
+
+def test_training_goes_on_while_a_checkpoint_of_what_it_was_is_written(tmp_path, monkeypatch):
+    disk, weights, counts = Disk(monkeypatch), torch.ones(2), [1]
+    checkpoints = Checkpoints(tmp_path, 0)
+    with checkpoints.finishing_first():
+        checkpoints.save(1, {"weights": weights, "counts": counts})
+        assert checkpoints.due()
+        weights += 1
+        counts.append(2)
+        assert not list(tmp_path.rglob("step-*"))
+        disk.free.set()
+    state = load_newest(tmp_path / "checkpoints").state["stage"]
+    assert state["weights"].tolist() == [1, 1]
+    assert state["counts"] == [1]
+
+
+def then_saves(checkpoints):
+    checkpoints.save(2, {})
+    pytest.fail("it goes on as if nothing were")
+
+
+def then_asks(checkpoints):
+    wait([checkpoints._writing])
+    checkpoints.due()
+    pytest.fail("it goes on as if nothing were")
+
+
+@pytest.mark.parametrize("go_on", [then_saves, then_asks, lambda checkpoints: None])
+def test_what_keeps_a_checkpoint_from_the_disk_ends_the_training(tmp_path, monkeypatch, go_on):
+    def train():
+        checkpoints = Checkpoints(tmp_path, 0)
+        with checkpoints.finishing_first():
+            checkpoints.save(1, {})
+            disk.free.set()
+            go_on(checkpoints)
+
+    disk = Disk(monkeypatch, OSError(28, "No space left on device"))
+    with pytest.raises(OSError, match="No space left"):
+        train()
+
+
+def test_a_signal_ends_the_stage_once_its_state_is_on_the_disk(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    threading.Timer(0.2, disk.free.set).start()
+    monkeypatch.setattr(interrupts._signals, "requested", True)
+    with pytest.raises(Interrupted, match="saved after step 3"):
+        Checkpoints(tmp_path, 30).save(3, {"a": 1})
+    assert load_newest(tmp_path / "checkpoints").step == 3
+
+
+def test_discarded_checkpoints_do_not_come_back_from_what_was_being_written(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    checkpoints = Checkpoints(tmp_path, 0)
+    checkpoints.save(1, {})
+    threading.Timer(0.2, disk.free.set).start()
+    checkpoints.discard()
+    checkpoints._writer.shutdown()
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_what_a_finished_part_left_is_on_the_disk_before_the_next_begins(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    threading.Timer(0.2, disk.free.set).start()
+    PartsCheckpoints(tmp_path, 0, None, 2).finish({"loss": 1.0}, 5)
+    assert PartsCheckpoints(tmp_path, 0, None, 2).finished == [{"loss": 1.0}]
+
+
+def save_now(folder, tracker, step):
+    checkpoints = Checkpoints(folder, 0, tracker)
+    with checkpoints.finishing_first():
+        checkpoints.save(step, {})
+
+
 def test_the_logs_are_cut_back_to_the_checkpoint(tmp_path):
     tracker = Tracker(tmp_path)
     tracker.log({"loss": 3.0}, 1)
-    Checkpoints(tmp_path, 0, tracker).save(1, {})
+    save_now(tmp_path, tracker, 1)
     tracker.log({"loss": 2.0}, 2)
     tracker.table("samples", [{"answer": "a"}], 2)
     assert Checkpoints(tmp_path, 0, tracker).newest().step == 1
@@ -294,7 +383,7 @@ def test_a_damaged_log_takes_the_stage_back_to_the_checkpoint_before_the_damage(
     tracker = Tracker(tmp_path)
     for step in (1, 2):
         tracker.log({"loss": float(step)}, step)
-        Checkpoints(tmp_path, 0, tracker).save(step, {})
+        save_now(tmp_path, tracker, step)
     log = tmp_path / "log.jsonl"
     tracker.log({"loss": 3.0}, 3)
     assert load_newest(tmp_path / "checkpoints").step == 2, "what came behind the checkpoint is cut off"
@@ -320,7 +409,8 @@ def test_seconds_add_up_over_interruptions(tmp_path, monkeypatch):
         checkpoints = Checkpoints(tmp_path, 0)
         checkpoints.newest()
         clock[0] += 10
-        checkpoints.save(step, {})
+        with checkpoints.finishing_first():
+            checkpoints.save(step, {})
     last = Checkpoints(tmp_path, 0)
     last.newest()
     assert last.resumed == {"step": 2, "seconds": 20.0}
