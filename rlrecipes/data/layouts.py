@@ -262,13 +262,11 @@ def _mapping(recipe: Recipe, rows: list[Row]) -> str | None:
     spare = [name for name, _ in _fields(rows[0].values) if name not in known and len(name) <= 40][:TRIED_COLUMNS]
     either = [layout for layout in LAYOUTS if layout.needs == ("prompt", "response")]
     for layout in (*_offered(recipe), *either):
-        if "rejected" in {*layout.needs} - {*header} or {*layout.needs} <= {
-            *header
-        }:  # nobody would name them otherwise
-            continue
-        if begun.isdisjoint(layout.needs) and begun:
-            continue
         lacking = [name for name in layout.needs if name not in header]
+        if not lacking or "rejected" in lacking:  # nobody would name them otherwise
+            continue
+        if begun and begun.isdisjoint(layout.needs):
+            continue
         ways = [dict(zip(lacking, columns, strict=True)) for columns in permutations(spare, len(lacking))]
         alike = max(map(_likeness, ways), default=0) + len(layout.needs) - len(lacking)
         if len(layout.needs) > 2 and 0 < alike < len(layout.needs):  # the last would be any, such as a ticket's number

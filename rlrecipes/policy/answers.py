@@ -30,7 +30,6 @@ from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import bar, say
 from rlrecipes.run.policies import kinds
 from rlrecipes.run.processes import gather, rank, world
-from rlrecipes.run.processes import gather, rank, world
 from rlrecipes.run.stages import POLICIES, Policy
 
 
