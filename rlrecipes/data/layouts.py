@@ -19,6 +19,7 @@ from typing import Any
 
 from rlrecipes.data.cells import swallowed
 from rlrecipes.data.files import Row, column_names, is_table, read, rename
+from rlrecipes.data.likeness import ALIASES, likeness
 from rlrecipes.data.preferences import BESIDE_PAIR, CHOSEN, compared, lone_scores, sides_of
 from rlrecipes.data.readers import BESIDE, LAYOUTS, Layout, Reader, Record, answer_of, graded, with_system
 from rlrecipes.data.reasons import Drop, reason_of
@@ -240,16 +241,6 @@ def _offered(recipe: Recipe) -> list[Layout]:
     return [known[needs] for needs in (recipe.columns.required, *names, ("prompt", "completion"))]
 
 
-ALIASES = {
-    "context": ("passage", "paragraph", "document", "text"),
-    "prompt": ("question", "instruction", "input", "user", "query"),
-    "answers": ("answer",),
-    "completion": ("answer", "response", "output", "reply", "assistant"),
-    "score": ("rating", "grade", "stars"),
-    "source": ("src", "input"),
-    "target": ("tgt", "trg"),
-}
-"""How a refusal takes other names to be meant."""
 TRIED, TRIED_COLUMNS = 10, 6
 """Rows that a mapping has to read, and columns that are tried, before a refusal names it."""
 
@@ -268,28 +259,20 @@ def _mapping(recipe: Recipe, rows: list[Row]) -> str | None:
         if begun and begun.isdisjoint(layout.needs):
             continue
         ways = [dict(zip(lacking, columns, strict=True)) for columns in permutations(spare, len(lacking))]
-        alike = max(map(_likeness, ways), default=0) + len(layout.needs) - len(lacking)
+        alike = max(map(likeness, ways), default=0) + len(layout.needs) - len(lacking)
         if len(layout.needs) > 2 and 0 < alike < len(layout.needs):  # the last would be any, such as a ticket's number
             continue
         if layout.needs[0] == "prompt":  # any two texts would do, also wrong ones
-            named = [way for way in ways if _likeness(way) == len(lacking)]
+            named = [way for way in ways if likeness(way) == len(lacking)]
             others = [] if {"role", "from"} & set(header) or len(lacking) < len(header) else ways
             ways = named if len(named) == 1 else others
         read = [way for way in ways if _reads(layout, rows[:TRIED], way)]
-        likeliest = [way for way in read if _likeness(way) == max(map(_likeness, read))]
+        likeliest = [way for way in read if likeness(way) == max(map(likeness, read))]
         if len({frozenset(way.values()) for way in likeliest}) == 1:
             pairs = [f"{name}={column}" for name, column in likeliest[0].items()]
             plainly = has_make() and not any(" " in pair for pair in pairs)
             return f"COLUMNS={' '.join(pairs)!r}" if plainly else f"--columns {shlex.join(pairs)}"
     return None
-
-
-def _likeness(columns: Mapping[str, str]) -> int:
-    """How many columns are called nearly as what they are to be read as."""
-    return sum(
-        any(word in spelled(column) for word in (name, *ALIASES.get(name, ()))) and "system" not in spelled(column)
-        for name, column in columns.items()
-    )
 
 
 def _reads(layout: Layout, rows: list[Row], columns: Mapping[str, str]) -> bool:
