@@ -1,6 +1,6 @@
 """Which names of columns are nearly those that are read: a refusal offers them.
 
-likeness({"prompt": "Question text", "completion": "Notes"}) -> 1
+    likeness({"prompt": "Question text", "completion": "Notes"}) -> 1
 """
 
 from __future__ import annotations
