@@ -1,6 +1,8 @@
 """Which names of columns are nearly those that are read: a refusal offers them.
 
     likeness({"prompt": "Question text", "completion": "Notes"}) -> 1
+
+"question" is another name of a prompt; notes are no name of an answer.
 """
 
 from __future__ import annotations
