@@ -335,13 +335,27 @@ def _start_wandb(run: Run, settings: TrackSettings, stage: str, config: Mapping[
 
 
 def _mode(settings: TrackSettings) -> str:
-    """`online`, `offline` or `off`: the profile's word; under `auto` the environment's, and online where it has none."""
+    """`online`, `offline` or `off`: the profile's word; under `auto` the environment's, then that of W&B's own settings, and
+    online where neither has one."""
     if settings.wandb != "auto":
         return settings.wandb
     if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
         return "off"
-    name = os.environ.get("WANDB_MODE", "").lower() or "online"
+    name = (os.environ.get("WANDB_MODE") or _kept_mode() or "online").lower()
     return {"online": "online", "run": "online", "shared": "online", "disabled": "off"}.get(name, "offline")
+
+
+def _kept_mode() -> str | None:
+    """What `wandb offline` or `wandb disabled` has left in the settings of this folder or user; None: nothing.
+
+    `wandb.init` would let the mode that it is given win over it.
+    """
+    from wandb.sdk import wandb_setup
+
+    with contextlib.suppress(Exception):  # a file that W&B cannot read, which it says itself
+        mode: str | None = wandb_setup.singleton().settings.read_system_settings().all().get("mode")
+        return mode
+    return None
 
 
 def _failed_lately(folder: Path) -> bool:

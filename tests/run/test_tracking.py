@@ -50,6 +50,7 @@ def started(monkeypatch):
 
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setattr("rlrecipes.run.tracking._logged_in", lambda: False)
+    monkeypatch.setattr("rlrecipes.run.tracking._kept_mode", lambda: None)
     monkeypatch.setattr("rlrecipes.run.tracking._process.unreached", False)
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
@@ -321,6 +322,15 @@ def test_with_a_key_and_wandb_mode_offline_nothing_leaves_the_machine(tmp_path):
     assert heard == []
     assert [words[1:] for words in lines] == [["theirs", "sweep", "team", "a", "b", "True"]] * 2
     assert len({"one", *(words[0] for words in lines)}) == 3, "each stage is a run of its own"
+
+
+def test_with_a_key_nothing_leaves_the_machine_where_wandb_offline_was_said_before(tmp_path):
+    settings = tmp_path / "wandb" / "settings"  # which the command `wandb offline` writes
+    settings.parent.mkdir(parents=True)
+    settings.write_text("[default]\nmode = offline\n", encoding="utf-8")
+    lines, heard = stages(tmp_path, **KEY, HOME=str(tmp_path))
+    assert heard == []
+    assert [words[-1] for words in lines] == ["True", "True"]
 
 
 def test_with_a_key_alone_the_server_is_asked_by_the_first_stage_of_a_run_alone(tmp_path):
