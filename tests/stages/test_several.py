@@ -101,7 +101,7 @@ def test_the_road_begun_in_two_processes_and_ended_in_others_is_that_of_one(rank
 
 
 def test_ppo_with_a_value_adapter_and_an_idle_process_is_that_of_one(ranks, home, finished):
-    shape = ("ppo.value=adapter", "ppo.keep=last", "ppo.per_device_train_batch_size=2", "ppo.total_episodes=4")
+    shape = ("ppo.value=adapter", "ppo.per_device_train_batch_size=2", "ppo.total_episodes=4")
     for world in (1, 3):
         arguments = ("ppo", "translation", "--run", f"valued-{world}", "--from", "t", *OWN, *SMALLEST, *shape)
         done = ranks(world, home, *arguments, "ppo.gradient_accumulation_steps=1")
@@ -146,7 +146,7 @@ def test_an_error_in_one_process_ends_all_and_is_told_once(ranks, home, rank, er
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_process_that_is_killed_or_stopped_ends_the_others_with_a_sentence(ranks, home, rank, number):
-    arguments = ("sft", "translation", "--run", "lost", *OWN, *SMALLEST, "sft.max_steps=100000", "sft.patience=0")
+    arguments = ("sft", "translation", "--run", "lost", *OWN, *SMALLEST, "sft.max_steps=100000")
     done = ranks(2, home, *arguments, code=QUICKLY, signals=[(rank, number, "100000 steps")])
     assert done.statuses[1 - rank] == 2
     said = f"error: process {rank} of 2 (counted from 0) gave no sign of life and the others ended with it; "
