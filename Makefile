@@ -56,6 +56,8 @@ VENV := .venv
 READY := $(VENV)/.ready
 # Behind `--`, torchrun takes no --run for one of its own options
 RLRECIPES = $(if $(value LAUNCH),PATH="$$PWD/$(VENV)/bin:$$PATH" $(call each,LAUNCH) -m -- rlrecipes,$(VENV)/bin/python -m rlrecipes)
+# With it, `python -m` does not find the package that lies here
+unexport PYTHONSAFEPATH
 # A text as one word of the shell, whatever it holds
 quoted = '$(subst ','\'',$(1))'
 # A variable by its name, its value untouched by make: as one word, each word of it, and behind an option

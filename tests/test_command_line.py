@@ -494,6 +494,14 @@ def test_a_file_that_make_is_told_to_read_first_hides_no_variable(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_make_finds_the_package_that_lies_beside_it_whatever_pythons_safe_path_says():
+    words = ["make", "list", f"VENV={sys.prefix}", "READY=Makefile", "-oMakefile"]
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PYTHONSAFEPATH": "1"}
+    done = subprocess.run(words, cwd=ROOT, env=kept, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 @pytest.mark.parametrize(
     ("given", "said"),
     [
