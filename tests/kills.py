@@ -12,6 +12,7 @@ With a launcher each try is a launch of its own, and one of its processes, any o
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -212,18 +213,20 @@ def made(folder: Path, name: str) -> Path:
 
 
 def load() -> None:
-    """Imports all that the children shall inherit."""
+    """Imports all that the children shall inherit, and has the embedded base read the documents of one recipe."""
+    import_all()
     import rlrecipes.model.embedded
-    import rlrecipes.model.pretrain
-    import rlrecipes.stages.answers
-    import rlrecipes.stages.attempt
-    import rlrecipes.stages.evaluate
-    import rlrecipes.stages.ppo
-    import rlrecipes.stages.reward
-    import rlrecipes.stages.sft
 
     # Reading all recipes' documents takes longer than the road.
     rlrecipes.model.embedded.recipe_names = lambda: ["translation"]
+
+
+def import_all() -> None:
+    """Imports what a command that trains imports."""
+    for name in ("model.embedded", "model.pretrain", "stages.answers", "stages.attempt", "stages.evaluate"):
+        importlib.import_module(f"rlrecipes.{name}")
+    for name in ("ppo", "reward", "sft"):
+        importlib.import_module(f"rlrecipes.stages.{name}")
 
 
 def sample_by_hash(draw: random.Random, changes: int, seconds: float) -> Moment:

@@ -131,9 +131,9 @@ def signalled(child: int, console: Path, number: int, words: str) -> int:
 
 
 def serve(jobs: Sequence[str]) -> None:
-    from kills import load
+    from kills import import_all
 
-    load()
+    import_all()
     answers = os.dup(1)
     os.dup2(2, 1)
     for line in jobs:

@@ -56,20 +56,25 @@ def test_greedy_answers_are_each_prompts_own_and_take_no_random_numbers(model, t
 
 
 def test_rows_that_are_a_share_of_a_batch_draw_what_they_draw_in_it(model, tokenizer, queries):
-    torch.manual_seed(1)
-    whole = answers(model, tokenizer, queries, 1.0, value=lambda states: states.sum(-1))
-    numbers, longest = torch.get_rng_state(), whole.tokens.shape[1]
-    parts, drawn = [], []
-    for rows in ([0, 2], [1]):
+    def drawn(rows, end, share=None):
         torch.manual_seed(1)
-        share = Share(rows, len(queries), lambda times, _: (drawn.append((times, torch.get_rng_state())), longest)[1])
-        parts.append(answers(model, tokenizer, queries[rows], 1.0, value=lambda states: states.sum(-1), share=share))
-    assert torch.equal(parts[0].tokens, whole.tokens[[0, 2]])
-    assert torch.equal(parts[1].tokens, whole.tokens[[1]])
-    for rows, part in zip(([0, 2], [1]), parts, strict=True):
-        places = torch.arange(longest)[None] <= (part.tokens != tokenizer.pad_token_id).sum(1, keepdim=True)
-        assert part.values[places].tolist() == pytest.approx(whole.values[rows][places].tolist(), abs=1e-4)
-    assert torch.equal(max(drawn, key=lambda each: each[0])[1], numbers), "and the random numbers go on from there"
+        value = {"value": lambda states: states.sum(-1), "share": share}
+        return sample(model, queries[rows], tokenizer.pad_token_id, (end,), LENGTH, 1.0, **value)
+
+    end = int(drawn([0, 1, 2], tokenizer.eos_token_id).tokens[1, 3])  # where the second answer ends before the others
+    whole, numbers = drawn([0, 1, 2], end), torch.get_rng_state()
+    lengths = (whole.tokens != tokenizer.pad_token_id).sum(1)
+    assert lengths[1] == 4 < min(lengths[0], lengths[2])
+    times = []
+    for rows in ([0, 2], [1]):
+        share = Share(
+            rows, 3, lambda *found: (times.append((found[0], torch.get_rng_state())), len(whole.tokens[0]))[1]
+        )
+        part = drawn(rows, end, share)
+        assert torch.equal(part.tokens, whole.tokens[rows])
+        states = torch.arange(len(whole.tokens[0]))[None] <= lengths[rows, None]  # and one behind the end
+        assert part.values[states].tolist() == pytest.approx(whole.values[rows][states].tolist(), abs=1e-4)
+    assert torch.equal(max(times, key=lambda each: each[0])[1], numbers), "the random numbers go on from there"
 
 
 def test_greedy_answers_are_those_of_transformers(model, tokenizer, queries):
