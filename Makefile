@@ -54,8 +54,6 @@ KILLS = 50
 PYTHON = python3
 VENV := .venv
 READY := $(VENV)/.ready
-# Behind `--`, torchrun takes no --run for one of its own options
-RLRECIPES = $(if $(value LAUNCH),PATH="$$PWD/$(VENV)/bin:$$PATH" $(call each,LAUNCH) -m -- rlrecipes,$(VENV)/bin/python -m rlrecipes)
 # With it, `python -m` does not find the package that lies here
 unexport PYTHONSAFEPATH
 # A text as one word of the shell, whatever it holds
@@ -64,6 +62,8 @@ quoted = '$(subst ','\'',$(1))'
 one = $(if $(value $(1)),$(call quoted,$(value $(1))))
 each = $(foreach part,$(value $(1)),$(call quoted,$(part)))
 given = $(if $(value $(1)),$(2) $(call one,$(1)))
+# Behind `--`, torchrun takes no --run for one of its own options
+RLRECIPES := $(if $(value LAUNCH),PATH="$$PWD/$(VENV)/bin:$$PATH" $(call each,LAUNCH) -m -- rlrecipes,$(VENV)/bin/python -m rlrecipes)
 # 1 says yes; nothing and 0 say no
 yes = $(filter-out 0,$(value $(1)))
 # ARGS stand first: --columns would take them for its own
