@@ -47,7 +47,7 @@ from rlrecipes.recipe import Example, Reward
 from rlrecipes.reward.head import Head, Scorer
 from rlrecipes.reward.terms import set_term_states, term_states, term_values, weighted_sum
 from rlrecipes.run.checkpoint import Checkpoint, Checkpoints, random_states, set_random_states
-from rlrecipes.run.gradients import own_part, sum_gradients
+from rlrecipes.run.gradients import own_parts, sum_gradients
 from rlrecipes.run.out_of_memory import phase
 from rlrecipes.text import quoted
 
@@ -268,7 +268,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         states = (~rollout.states_padding[mini_batch]).sum()
         by_length = mini_batch[(rollout.prompt_lengths + rollout.lengths)[mini_batch].argsort(stable=True)]
         sums: dict[str, torch.Tensor] = {}
-        for rows in own_part(by_length).split(self.args.per_device_train_batch_size):
+        for rows in own_parts(by_length, self.args.per_device_train_batch_size):
             micro = micro_batch(rollout, advantages, returns, rows)
             hidden = states_at(self.policy, micro.ids, micro.places)
             logprobs = self.sampler.logprobs(hidden, micro.response, micro.mask)

@@ -64,9 +64,10 @@ def own_rows(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     }, not mine
 
 
-def own_part(rows: torch.Tensor) -> torch.Tensor:
-    """This process's share of a tensor's rows."""
-    return rows[rank() :: world()]
+def own_parts(rows: torch.Tensor, size: int) -> Sequence[torch.Tensor]:
+    """This process's share of a tensor's rows, `size` at a time; none where there are fewer rows than processes."""
+    mine = rows[rank() :: world()]
+    return mine.split(size) if len(mine) else ()
 
 
 class _Whole(torch.autograd.Function):
