@@ -100,6 +100,21 @@ def test_the_road_begun_in_two_processes_and_ended_in_others_is_that_of_one(rank
     assert different(home / "runs" / "whole", home / "runs" / "parted") == []
 
 
+def test_a_process_that_is_killed_changes_no_byte_where_as_many_go_on(ranks, home):
+    arguments = ("sft", "translation", *OWN, *SMALLEST, "sft.max_steps=4", "checkpoint.seconds=0")  # with dropout
+    assert ranks(2, home, *arguments, "--run", "unharmed").statuses == [0, 0]
+    code = (INTERRUPTED_AT % (1, 3)).replace("SIGTERM", "SIGKILL")
+    done = ranks(2, home, *arguments, "--run", "harmed", code=code)
+    assert done.statuses == [2, -signal.SIGKILL], done.outputs
+    assert "process 1 of 2 (counted from 0) gave no sign of life" in done.outputs[0]
+    last = ranks(2, home, *arguments, "--run", "harmed")
+    assert last.statuses == [0, 0], last.outputs
+    assert "going on after step 2" in last.outputs[0]
+    weights = "translation/sft/adapter/adapter_model.safetensors"
+    unharmed, harmed = ((home / "runs" / run / weights).read_bytes() for run in ("unharmed", "harmed"))
+    assert unharmed == harmed
+
+
 def test_ppo_with_a_value_adapter_and_an_idle_process_is_that_of_one(ranks, home, finished):
     shape = ("ppo.value=adapter", "ppo.per_device_train_batch_size=2", "ppo.total_episodes=4")
     for world in (1, 3):
