@@ -138,7 +138,13 @@ def road(home: Path) -> int:
 
 def launched(home: Path, words: list[str], moment: Moment | None, draw: random.Random) -> int:
     """Runs the road by a launcher, one of whose processes gets a signal at `moment`; the launcher's exit status."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    # PEFT writes a set of names to adapter_config.json, whose order Python draws anew for each process.
+    own = {
+        "PYTHONPATH": str(ROOT),
+        "PYTHONHASHSEED": "0",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    environment = {**os.environ, **own}
     command = [*words, "-m", "--", "rlrecipes", *ROAD]
     with (home / "output.log").open("a") as output:
         launcher = subprocess.Popen(command, cwd=home, env=environment, stdout=output, stderr=output)
