@@ -209,7 +209,12 @@ def test_a_name_that_no_layout_has_is_answered_in_one_short_sentence(tmp_path):
         ("dialogue", ("status", "input", "chosen", "rejected"), "prompt=input"),
         ("translation", ("kind", "input", "target"), "source=input"),
         ("translation", ("url", "topic", "text_de", "text_en"), None),
-        ("question_answering", ("question", "wrong_one", "passage", "right_answer"), None),
+        ("question_answering", ("question", "wrong_one", "notes", "right_one"), None),
+        (
+            "question_answering",
+            ("question", "wrong_one", "passage", "right_answer"),
+            "context=passage answers=right_answer",
+        ),
     ],
 )
 def test_a_refusal_offers_a_column_for_what_it_is_called(tmp_path, recipe, names, offered):
