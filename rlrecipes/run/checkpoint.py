@@ -33,7 +33,7 @@ from rlrecipes.run.console import say
 from rlrecipes.run.folder import CHECKPOINTS, sync
 from rlrecipes.run.gradients import check_together
 from rlrecipes.run.interrupts import Interrupted, finishing_first, stop_requested
-from rlrecipes.run.processes import from_first, gather, is_first
+from rlrecipes.run.processes import from_first, gather, is_first, part
 from rlrecipes.run.tracking import Tracker
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
@@ -148,6 +148,7 @@ class Checkpoints:
         self.last_save = time.monotonic()
         if self.stopping or any(gather(stop_requested())):
             self._written()
+            part()  # the first has written
             raise Interrupted(f"saved after step {step}")
 
     def discard(self) -> None:

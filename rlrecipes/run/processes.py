@@ -35,6 +35,7 @@ from rlrecipes.run.alive import (
     meeting,
 )
 from rlrecipes.run.environment import Standing, check_environment, hide, rank_said, standing
+from rlrecipes.run.interrupts import Interrupted
 
 if TYPE_CHECKING:
     import torch
@@ -133,7 +134,8 @@ def joined() -> Iterator[None]:
         with together():
             gather(None)
     except BaseException as error:
-        if isinstance(error, OthersEndedError):
+        parted = isinstance(error, Interrupted) and group.alive.resting
+        if parted or isinstance(error, OthersEndedError):
             raise
         interrupted = isinstance(error, KeyboardInterrupt)
         if interrupted:
@@ -209,6 +211,13 @@ def alone() -> Iterator[None]:
         yield
     finally:
         group.blocks = before
+
+
+def part() -> None:
+    """Waits for all, after which each ends by itself: one that is gone takes none with it any more."""
+    gather(None)
+    if _process.group is not None:
+        _process.group.alive.resting = True
 
 
 def dismiss() -> None:

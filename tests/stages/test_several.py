@@ -61,6 +61,12 @@ def test_sft_in_several_processes_is_that_of_one(ranks, home):
         assert different(runs / "sft-in-1", runs / f"sft-in-{world}") == []
 
 
+QUICKLY = """
+import rlrecipes.run.alive as alive, rlrecipes.run.processes as processes
+processes.SILENCE = alive.SILENCE = 10.0
+processes.ANSWER = alive.ANSWER = 3.0
+"""
+"""A process is lost sooner."""
 INTERRUPTED_AT = """
 import os, signal
 from rlrecipes.run.checkpoint import Checkpoints
@@ -100,6 +106,26 @@ def test_the_road_begun_in_two_processes_and_ended_in_others_is_that_of_one(rank
     assert different(home / "runs" / "whole", home / "runs" / "parted") == []
 
 
+SLOW_TO_END = """
+import time
+from rlrecipes.run.checkpoint import Checkpoints
+alive.Alive.tell = lambda *arguments: None
+usual_save = Checkpoints.save
+def save(self, *arguments):
+    try:
+        usual_save(self, *arguments)
+    finally:
+        time.sleep(6 * rank)
+Checkpoints.save = save
+"""
+
+
+def test_a_process_that_ends_long_after_the_first_once_all_have_saved_ends_as_that_did(ranks, home):
+    code = QUICKLY + INTERRUPTED_AT % (0, 1) + SLOW_TO_END
+    done = ranks(2, home, "sft", "translation", "--run", "slow", *OWN, *SMALLEST, code=code)
+    assert done.statuses == [75, 75], done.outputs
+
+
 def test_a_process_that_is_killed_changes_no_byte_where_as_many_go_on(ranks, home):
     arguments = ("sft", "translation", *OWN, *SMALLEST, "sft.max_steps=4", "checkpoint.seconds=0")  # with dropout
     assert ranks(2, home, *arguments, "--run", "unharmed").statuses == [0, 0]
@@ -132,12 +158,6 @@ def fails(*arguments):
 if rank == {rank}:
     stage.add_lora = fails
 """
-QUICKLY = """
-import rlrecipes.run.alive as alive, rlrecipes.run.processes as processes
-processes.SILENCE = alive.SILENCE = 10.0
-processes.ANSWER = alive.ANSWER = 3.0
-"""
-"""A process is lost sooner."""
 
 
 @pytest.mark.parametrize("rank", [0, 1])
