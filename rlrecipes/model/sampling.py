@@ -117,7 +117,7 @@ def sample(
     if share is not None and (whole := share.meet(len(columns), taken)) > taken:
         if (
             value and len(columns) == taken
-        ):  # the state behind the end has a value, too, where the batch has room for it
+        ):  # where the batch has room for it, the state behind the end has a value, too
             state = _states(model, inputs, mask, positions, cache, start)[:, -1]
             values = [torch.cat([values[0], value(state)[:, None]], 1)]
         tokens, logprobs, entropies, *values = (

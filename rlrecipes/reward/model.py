@@ -51,28 +51,21 @@ def score_answers(
 
     `read` takes `[b, N·H]`: the states under the adapters `roles`, side by side. Several processes share the pairs.
     """
-    return divided(pairs, lambda mine: _score_answers(model, read, tokenizer, mine, batch_size, roles))
 
+    def score(mine: Sequence[tuple[Prompt, str]]) -> list[float]:
+        scores: list[float] = []
+        for start in range(0, len(mine), batch_size):
+            ids = [encode(tokenizer, prompt, answer).ids for prompt, answer in mine[start : start + batch_size]]
+            batch = pad_right(ids, tokenizer.pad_token_id).to(device())
+            last = torch.tensor([[len(row) - 1] for row in ids], device=batch.device)
+            states = []
+            for role in roles:
+                with adapter(model, role):
+                    states.append(states_at(model, batch, last).squeeze(1))
+            scores += read(torch.cat(states, -1)).tolist()
+        return scores
 
-def _score_answers(
-    model: PeftModel,
-    read: Callable[[torch.Tensor], torch.Tensor],
-    tokenizer: Any,
-    pairs: Sequence[tuple[Prompt, str]],
-    batch_size: int,
-    roles: Sequence[str],
-) -> list[float]:
-    scores: list[float] = []
-    for start in range(0, len(pairs), batch_size):
-        ids = [encode(tokenizer, prompt, answer).ids for prompt, answer in pairs[start : start + batch_size]]
-        batch = pad_right(ids, tokenizer.pad_token_id).to(device())
-        last = torch.tensor([[len(row) - 1] for row in ids], device=batch.device)
-        states = []
-        for role in roles:
-            with adapter(model, role):
-                states.append(states_at(model, batch, last).squeeze(1))
-        scores += read(torch.cat(states, -1)).tolist()
-    return scores
+    return divided(pairs, score)
 
 
 Row = Mapping[str, Sequence[int]]

@@ -55,8 +55,8 @@ class _Group:
     gloo: Any
     nccl: Any = None
     """For tensors on GPUs; made when the first is summed."""
-    blocks: int = 0
-    """How many `together()` blocks are open."""
+    dividing: bool = False
+    """Whether work is divided now, as it is in `together()`."""
 
     def wait(self, work: Any) -> None:
         """Waits for a collective operation.
@@ -104,12 +104,12 @@ def local_rank() -> int | None:
 
 def world() -> int:
     """How many processes divide the work here; 1 outside of `together()`."""
-    return _process.group.place.world if _process.group and _process.group.blocks else 1
+    return _process.group.place.world if _process.group and _process.group.dividing else 1
 
 
 def rank() -> int:
     """This process's place among those that divide the work; 0 outside of `together()`."""
-    return _process.group.place.rank if _process.group and _process.group.blocks else 0
+    return _process.group.place.rank if _process.group and _process.group.dividing else 0
 
 
 @contextlib.contextmanager
@@ -185,32 +185,27 @@ def broken() -> bool:
     return _process.group is not None and _process.group.alive.ended is not None
 
 
-@contextlib.contextmanager
-def together() -> Iterator[None]:
+def together() -> contextlib.AbstractContextManager[None]:
     """Inside, work is divided: every process has to come here, and take the same steps."""
-    group = _process.group
-    if group is None:
-        yield
-        return
-    group.blocks += 1
-    try:
-        yield
-    finally:
-        group.blocks -= 1
+    return _dividing(True)
+
+
+def alone() -> contextlib.AbstractContextManager[None]:
+    """Inside, a process works by itself, also in the midst of `together()`."""
+    return _dividing(False)
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Inside, a process works by itself, also in the midst of `together()`."""
+def _dividing(now: bool) -> Iterator[None]:
     group = _process.group
     if group is None:
         yield
         return
-    before, group.blocks = group.blocks, 0
+    before, group.dividing = group.dividing, now
     try:
         yield
     finally:
-        group.blocks = before
+        group.dividing = before
 
 
 def part() -> None:
