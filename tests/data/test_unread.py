@@ -80,7 +80,7 @@ def test_texts_that_are_labelled_both_ways_are_left_out_and_the_more_frequent_la
 
 def test_a_column_of_one_label_alone_is_named_where_nothing_can_be_learnt(tmp_path):
     data = read(tmp_path, "text_generation", lambda i: {"text": opinion(i), "label": "Positive"})
-    with pytest.raises(UserError, match=r"'label' is positive in all \d+ training rows") as error:
+    with pytest.raises(UserError, match="'label' is positive") as error:
         objective(RewardSettings(), {"text_generation": data})
     assert "`compare`" not in str(error.value)
 

@@ -279,7 +279,7 @@ def test_an_adapter_in_the_hubs_cache_is_taken_without_a_network(snapshot):
     assert source.base == "hub/base"
     assert source.shares("hub/base")
     (snapshot / "adapter_model.safetensors").unlink()
-    with pytest.raises(UserError, match="cache does not"):
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
         find_reward_model("someone/rm")
 
 
