@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -65,8 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     torch.set_num_threads(1)
     work = _work(find_finished_run(Run(given.run, given.recipe), load_recipe(given.recipe)), given.answers)
-    models = {kind: _model(work, kind) for kind in ("nf4", "none")}
-    greedy = {}
+    kinds: tuple[Literal["nf4", "none"], ...] = ("nf4", "none")
+    models = {kind: _model(work, kind) for kind in kinds}
+    greedy: dict[str, Answers] = {}
     for kind, model in models.items():
         row, greedy[kind] = _ours(work, model)
         print(json.dumps({"arm": f"ours, {kind}", **row}), flush=True)
@@ -85,7 +86,7 @@ def _work(finished: FinishedRun, answers: int) -> Work:
     return Work(finished, tokenizer, prompts, finished.answer_length)
 
 
-def _model(work: Work, quantization: str) -> PeftModel:
+def _model(work: Work, quantization: Literal["nf4", "none"]) -> PeftModel:
     settings = dataclasses.replace(work.finished.model, quantization=quantization, dtype="float32")
     model = load_causal(work.finished.base_model(), settings, work.tokenizer)
     return load_policies(model, work.finished.run, ["ppo"])

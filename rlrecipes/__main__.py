@@ -44,9 +44,10 @@ from rlrecipes.run.allocator import grow_in_place, keep_freed_memory
 from rlrecipes.run.console import end_bars, open_streams, quiet, say, shown, unbroken
 from rlrecipes.run.device import device_errors_told
 from rlrecipes.run.disk import disk_errors_told
+from rlrecipes.run.environment import ApartError
 from rlrecipes.run.folder import Run
 from rlrecipes.run.gpu import VARIABLE, use_one_gpu
-from rlrecipes.run.interrupts import Interrupted, handled, stop_requested
+from rlrecipes.run.interrupts import Interrupted, handled, stop_requested, tell_end
 from rlrecipes.run.leaving import leave
 from rlrecipes.run.processes import each_after_first, is_first, joined
 from rlrecipes.run.stages import POLICIES, STAGES
@@ -141,7 +142,7 @@ def _status(argv: list[str]) -> int:
         end_bars()
         interrupted = isinstance(error, OthersEndedError) and error.interrupted
         said = f"interrupted; {again} to go on" if interrupted else f"error: {' '.join(str(error).split())}"
-        if error.said_here if isinstance(error, OthersEndedError) else first:
+        if error.said_here if isinstance(error, OthersEndedError) else first or isinstance(error, ApartError):
             with unbroken():  # standard error may be on the full disk, too
                 print(shown(said), file=sys.stderr)
         return INTERRUPTED if interrupted else 2
@@ -152,6 +153,7 @@ def _status(argv: list[str]) -> int:
         # Libraries may turn an interrupt into another error.
         if not (isinstance(error, KeyboardInterrupt) or stop_requested()):
             raise
+        tell_end()
         end_bars()
         note = f", {error}" if isinstance(error, Interrupted) and error.args else ""
         if first:

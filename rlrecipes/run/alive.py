@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import platform
+import socket
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrecipes.errors import UserError
-from rlrecipes.run.environment import Standing
+from rlrecipes.run.environment import ApartError, Standing
 
 BEAT = 1.0
 """Seconds between two counts."""
@@ -37,8 +38,10 @@ GRACE = 15.0
 """Seconds that a process has to end by itself after another one ended."""
 JOINING = timedelta(seconds=300)
 """The longest wait for a process that starts later than the others."""
+PATIENT = 5.0
+"""Seconds after which the first process says that it waits for others."""
 ERROR, INTERRUPTED, BROKE, LOST = "error", "interrupted", "broke", "lost"
-NOTE, HEARD = "ended", "heard"
+NOTE, HEARD, HERE = "ended", "heard", "here"
 
 
 class OthersEndedError(UserError):
@@ -56,18 +59,68 @@ def meeting(place: Standing, host: bool) -> Any:
     """A connection of one's own to the store; the first to ask with `host` opens it.
 
     Raises:
-        UserError: there is no answer.
+        ApartError: there is no answer.
     """
     from torch._C._distributed_c10d import PrefixStore, TCPStore
 
     try:
+        if not host:
+            _knock(place)
         store = TCPStore(place.address, place.port, place.world, host, JOINING, wait_for_workers=False)
-    except RuntimeError as error:
-        raise UserError(
+    except (OSError, RuntimeError) as error:
+        raise ApartError(
             f"process {place.rank} of {place.world} cannot {'open' if host else 'reach'} {place.address}:{place.port}, where "
-            f"they meet ({str(error).splitlines()[0][:80]}); start all of them, with a free port that each machine can reach"
+            f"they meet ({str(error).splitlines()[0][:60]}); start all of them, with a free port that each machine can reach"
         ) from None
     return PrefixStore(f"rlrecipes/{place.attempt}", store)
+
+
+def _knock(place: Standing) -> None:
+    """Waits until somebody opens the store: within the library, a wait would hear no signal.
+
+    Raises:
+        OSError: nobody does, within `JOINING`.
+    """
+    until = time.monotonic() + JOINING.total_seconds()
+    while True:
+        try:
+            socket.create_connection((place.address, place.port), timeout=2).close()
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
+def wait_for_all(store: Any, place: Standing) -> None:
+    """Waits until all processes have come; the first says so if that takes long.
+
+    Raises:
+        ApartError: they do not, within `JOINING`.
+    """
+    began, said = time.monotonic(), False
+    try:
+        store.add(HERE, 1)
+        while (count := store.add(HERE, 0)) < place.world:
+            waited = time.monotonic() - began
+            if waited > JOINING.total_seconds():
+                raise ApartError(
+                    f"of {place.world} processes {count} came within {JOINING.seconds} s; start all of them, with the same "
+                    "command, or unset WORLD_SIZE"
+                )
+            if waited > PATIENT and not said and place.rank == 0:
+                said = True
+                text = (
+                    f"  {count} of WORLD_SIZE={place.world} processes are here; waiting for the others (Ctrl-C stops)"
+                )
+                print(text, file=sys.stderr, flush=True)
+            time.sleep(0.05)
+    except RuntimeError as error:
+        raise ApartError(
+            f"process {place.rank} of {place.world} lost {place.address}:{place.port}, where they meet "
+            f"({str(error).splitlines()[0][:60]}); start all of them again"
+        ) from None
 
 
 class Alive(threading.Thread):

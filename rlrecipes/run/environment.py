@@ -40,6 +40,10 @@ REASONS = {
 NO = ("0", "no", "false")
 
 
+class ApartError(UserError):
+    """A process cannot meet the others, or does not know them: each says so itself."""
+
+
 @dataclass(frozen=True)
 class Standing:
     """Where a process stands among those that a launcher started."""
@@ -64,7 +68,7 @@ def standing() -> Standing | None:
     """What a launcher left in the environment; None where it started one process, or there was none.
 
     Raises:
-        UserError: it started several and does not say all that is needed.
+        ApartError: it started several and does not say all that is needed.
     """
     _drop_empty()
     if os.environ.get("WORLD_SIZE", "1") in ("0", "1"):
@@ -84,12 +88,12 @@ def standing() -> Standing | None:
         )
     except (KeyError, ValueError) as error:
         wrong = f"{error.args[0]} is missing" if isinstance(error, KeyError) else "one of its numbers is none"
-        raise UserError(
+        raise ApartError(
             f"WORLD_SIZE={os.environ['WORLD_SIZE']} is set for several processes, and {wrong}; start them with torchrun or "
             "accelerate launch, which set all that is needed, or unset it"
         ) from None
     if not 0 <= place.rank < place.world:
-        raise UserError(f"RANK={place.rank} is none of WORLD_SIZE={place.world} processes; start them with torchrun")
+        raise ApartError(f"RANK={place.rank} is none of WORLD_SIZE={place.world} processes; start them with torchrun")
     return place
 
 

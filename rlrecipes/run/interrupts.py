@@ -33,6 +33,8 @@ class _Signals:
     requested: bool = False
     loops: int = 0
     """How many `finishing_first()` blocks are open."""
+    told: bool = False
+    """Whether the command has ended and says so."""
 
 
 _signals = _Signals()
@@ -58,7 +60,12 @@ def handled() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _signals.requested = False
+        _signals.requested = _signals.told = False
+
+
+def tell_end() -> None:
+    """From here to the end of `handled()` a signal finds nothing to interrupt: some senders, as `timeout`, send two."""
+    _signals.told = True
 
 
 @contextlib.contextmanager
@@ -118,6 +125,8 @@ def _act() -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
+    if _signals.told:
+        return
     first, _signals.requested = not _signals.requested, True
     if first and _signals.loops:
         with contextlib.suppress(OSError):  # Ctrl-C ended the `tee` that read it, too, or the terminal is gone

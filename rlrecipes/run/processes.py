@@ -33,8 +33,9 @@ from rlrecipes.run.alive import (
     OthersEndedError,
     here,
     meeting,
+    wait_for_all,
 )
-from rlrecipes.run.environment import Standing, check_environment, hide, rank_said, standing
+from rlrecipes.run.environment import ApartError, Standing, check_environment, hide, rank_said, standing
 from rlrecipes.run.interrupts import Interrupted
 
 if TYPE_CHECKING:
@@ -165,10 +166,11 @@ def _join(place: Standing) -> None:
 
     hide()
     store = meeting(place, place.rank == 0 and not place.served)
+    wait_for_all(store, place)
     try:
         gloo = ProcessGroupGloo(PrefixStore("gloo", store), place.rank, place.world, JOINING)
     except RuntimeError as error:
-        raise UserError(
+        raise ApartError(
             f"process {place.rank} of {place.world} met not all of the others within {JOINING.seconds} s "
             f"({str(error).splitlines()[0][:80]}); start all of them, with the same command"
         ) from None

@@ -1,11 +1,16 @@
 """Several processes come to what one comes to: losses, weights, answers and records, whatever their number."""
 
 import json
+import os
 import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from conftest import SMALLEST, sentences, write_rows
+from conftest import ROOT, SMALLEST, sentences, write_rows
 from ranks import Ranks
 from safetensors.torch import load_file
 
@@ -194,6 +199,39 @@ def test_a_command_line_that_is_refused_is_told_once(ranks, home):
     assert done.statuses == [2, 2, 2]
     assert done.outputs[0].startswith("error: there is no file or folder 'nowhere.jsonl'")
     assert done.outputs[1:] == ["", ""]
+
+
+@pytest.mark.parametrize(("rank", "said"), [(0, ["1 of WORLD_SIZE=2 processes are here"]), (1, [])])
+def test_what_a_launcher_left_behind_is_told_and_waits_for_nobody_against_a_signal(home, rank, said):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    left = {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "rlrecipes", "sft", "translation"]
+    environment = {**os.environ, **left, "PYTHONPATH": str(ROOT)}
+    waiting = subprocess.Popen(command, cwd=home, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        assert waiting.stderr is not None
+        lines = [waiting.stderr.readline() for _ in said]
+        if not said:
+            time.sleep(3)  # by then it knocks where nobody opens
+        for _ in range(2):  # as `timeout` sends them
+            waiting.send_signal(signal.SIGTERM)
+        rest = waiting.communicate(timeout=30)[1]
+    finally:
+        waiting.kill()
+    assert [part in line for part, line in zip(said, lines, strict=True)] == [True] * len(said)
+    assert "Traceback" not in rest
+    assert waiting.returncode in (75, -signal.SIGTERM)  # the second one may find it gone but for its memory
+
+
+def test_a_process_that_cannot_meet_the_others_says_so_itself(home):
+    for left, said in ({"RANK": "1"}, "MASTER_PORT is missing"), ({"RANK": "5", "MASTER_PORT": "1"}, "is none of"):
+        environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", **left, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "rlrecipes", "sft", "translation"]
+        done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert said in done.stderr
 
 
 def test_what_one_process_does_is_done_by_the_first_alone(ranks, home):
