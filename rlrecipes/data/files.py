@@ -22,7 +22,7 @@ from rlrecipes.errors import UserError, check_text
 from rlrecipes.recipe import unknown
 from rlrecipes.text import shortened
 
-SWOLLEN, TOLERATED = 200, 1 << 26
+SWOLLEN, TOLERATED = 50, 1 << 26
 """A file that unpacks to so many times its size is refused once it has given so many bytes; text packs 3 to 20 times."""
 CHUNK, ROWS_AT_ONCE = 1 << 22, 64
 """Bytes of a gzip file and rows of a Parquet file that are unpacked before their size is looked at."""
