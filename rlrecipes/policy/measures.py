@@ -34,6 +34,7 @@ def measures(
         "objective/kl": (rollout.logprobs - rollout.reference_logprobs).sum(1).mean().item(),
         "objective/scores": scores.mean().item(),
         "objective/scores_std": scores.std(correction=0).item(),
+        "objective/terms_std": max((values.float().std(correction=0).item() for values in terms.values()), default=0.0),
         "objective/non_score_reward": non_score,
         "objective/rlhf_reward": scores.mean().item() + non_score,
         "policy/entropy_avg": (rollout.entropy.sum() / rollout.lengths.sum()).item(),
@@ -120,6 +121,9 @@ def faults(rows: Sequence[Mapping[str, float]]) -> list[str]:
     return [see("The KL explodes", broke)]
 
 
+FLAT = 1e-6
+"""The largest standard deviation of any term over a batch below which the reward says nothing of its answers. What is taken
+from an answer that does not end is no term: it teaches to end, and nothing else."""
 FEWEST = 5
 """Updates below which a policy is not said to rest."""
 REST = 0.01
@@ -131,12 +135,12 @@ HELD = 0.1
 
 def at_rest(rows: Sequence[Mapping[str, float]]) -> list[str]:
     """A sentence on a policy that had nothing to climb, or that hardly left the SFT policy, and why."""
+    if max(row["objective/terms_std"] for row in rows) < FLAT:
+        flat = f"the reward gave all answers of an update the same score, in all {len(rows)} updates"
+        return [see("The reward stays flat", f"{flat}; look at its terms and at the reward model")]
     if len(rows) < FEWEST:
         return []
     spread, cost = fmean(row["objective/scores_std"] for row in rows), max(row["kl_coef"] for row in rows)
-    if spread < 1e-6:
-        flat = f"the reward gave all answers of an update the same score, in all {len(rows)} updates"
-        return [see("The reward stays flat", f"{flat}; look at its terms and at the reward model")]
     if (mean := fmean(abs(row["objective/kl"]) for row in rows)) > (HELD if cost > spread else REST):
         return []
     rest = f"over {len(rows)} updates the policy stayed at SFT (mean KL {mean:.1g} nats an answer)"

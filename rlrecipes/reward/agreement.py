@@ -25,7 +25,7 @@ from rlrecipes.reward.model import RewardModel, Row
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import Run, write_json
 from rlrecipes.run.resume import record_drops
-from rlrecipes.text import interval, see
+from rlrecipes.text import interval, see, shortened
 
 
 def accuracy(
@@ -98,9 +98,12 @@ def write_scale(job: Job, folder: Path, model: RewardModel) -> list[str]:
     write_json(folder / "scale.json", scale | {"std": 1.0} if constant else scale)
     if not constant:
         return []
+    mend = "lower reward.learning_rate or bring more preferences"
+    if name := job.profile.reward.model:
+        mend = f"choose another than reward.model={shortened(name)}"
     sentence = (
         f"the reward model gives all {len(scores)} demonstrations that it was scaled on the score {scores[0]:.3g}, so PPO "
-        "learns nothing from it; look at its accuracy, lower reward.learning_rate or bring more preferences"
+        f"learns nothing from it; look at its accuracy, {mend}"
     )
     return [see("The reward model is at chance", sentence)]
 

@@ -49,7 +49,13 @@ def test_each_sign_of_a_broken_policy_is_told_in_one_sentence(rows, said):
 
 
 def rows_at_rest(kl=0.005, std=0.5, kl_coef=0.03, lr=1e-7):
-    last = {"objective/kl": kl, "objective/scores_std": std, "kl_coef": kl_coef, "lr": lr}
+    last = {
+        "objective/kl": kl,
+        "objective/scores_std": max(std, 0.3),
+        "objective/terms_std": std,
+        "kl_coef": kl_coef,
+        "lr": lr,
+    }
     return [last] * 5
 
 
@@ -63,7 +69,6 @@ def rows_at_rest(kl=0.005, std=0.5, kl_coef=0.03, lr=1e-7):
         ),
         (rows_at_rest(), "did not move", "so raise ppo.learning_rate (1e-07)"),
         (rows_at_rest(kl=0.08, kl_coef=50.0), "did not move", "a nat of KL costs 50, so lower ppo.kl_coef"),
-        (rows_at_rest(kl=3.0, std=0.0), "stays flat", "the same score, in all 5 updates"),
     ],
 )
 def test_a_policy_at_rest_is_told_with_its_reason(rows, symptom, said):
@@ -71,6 +76,13 @@ def test_a_policy_at_rest_is_told_with_its_reason(rows, symptom, said):
     assert said in sentence
     assert symptom in sentence.partition("(see ")[2]
     assert at_rest(rows[:4]) == []
+
+
+def test_a_reward_of_one_score_is_told_after_any_update_whether_or_not_answers_end():
+    (sentence,) = at_rest(rows_at_rest(kl=3.0, std=0.0)[:1])
+    assert "the same score, in all 1 updates" in sentence
+    assert "stays flat" in sentence.partition("(see ")[2]
+    assert at_rest([*rows_at_rest(std=0.0), *rows_at_rest(kl=3.0)]) == []
 
 
 def test_a_policy_that_moved_is_not_at_rest():

@@ -84,7 +84,8 @@ class Fixed(RewardModel):
     ("scores", "constant"),
     [([2.0], True), ([1e3, 1e3 + 1e-4], True), ([0.0], True), ([0.0, 0.1], False), ([1e-3, -1e-3], False)],
 )
-def test_a_constant_reward_model_is_told_and_not_divided_by_nothing(tmp_path, scores, constant):
+@pytest.mark.parametrize("taken", [None, "mine"])
+def test_a_constant_reward_model_is_told_and_not_divided_by_nothing(tmp_path, scores, constant, taken):
     rows = [Example(user(f"{i}"), ("a",)) for i in range(8)]
 
     class Job:
@@ -93,17 +94,19 @@ def test_a_constant_reward_model_is_told_and_not_divided_by_nothing(tmp_path, sc
         class profile:  # noqa: N801
             class reward:  # noqa: N801
                 per_device_train_batch_size = 2
+                model = taken
 
     model = Fixed(scores, lambda prompt, answer: {"input_ids": [1]}, 0, 9, None)
     said = write_scale(Job, tmp_path, model)
     assert len(said) == constant
     if constant:
         assert "the reward model gives all 8 demonstrations that it was scaled on the score" in said[0]
+        assert ("choose another than reward.model=mine" if taken else "lower reward.learning_rate") in said[0]
         assert json.loads((tmp_path / "scale.json").read_text())["std"] == 1.0
 
 
 def test_a_policy_at_rest_is_told_as_that_even_where_nothing_better_was_found(tmp_path):
-    row = {"objective/kl": 0.0, "objective/scores_std": 0.5, "kl_coef": 0.03, "lr": 1e-7}
+    row = {"objective/kl": 0.0, "objective/scores_std": 0.5, "objective/terms_std": 0.5, "kl_coef": 0.03, "lr": 1e-7}
     watch = SimpleNamespace(warnings=lambda: ["PPO found nothing better"])
     trainer = SimpleNamespace(state=SimpleNamespace(log_history=[row] * 8), watch=watch, stopped=None)
     (said,) = ppo._warnings(trainer, tmp_path, tmp_path)
