@@ -28,6 +28,7 @@ from rlrecipes.profile import TrackSettings
 from rlrecipes.run.console import bar, say
 from rlrecipes.run.folder import CHECKPOINTS, Run, sync, write_json
 from rlrecipes.run.stages import below
+from rlrecipes.text import shortened
 
 _BAR_VALUES = {
     "loss": "loss",
@@ -39,6 +40,11 @@ _BAR_VALUES = {
 
 LEAVES = ("adapter", "member-*", "value_adapter", "value_head.safetensors", "scale.json", "index.html")
 """What an artifact holds of a stage's files, where the stage left them."""
+MODES = {
+    **{"online": "online", "run": "online", "shared": "online"},
+    **{"offline": "offline", "dryrun": "offline", "disabled": "off"},
+}
+"""What W&B's words for a mode come to."""
 SECONDS = 5
 """The longest wait for W&B's server, once a run."""
 UNREACHED, REMEMBERED = "unreached", 3600
@@ -342,7 +348,10 @@ def _mode(settings: TrackSettings) -> str:
     if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
         return "off"
     name = (os.environ.get("WANDB_MODE") or _kept_mode() or "online").lower()
-    return {"online": "online", "run": "online", "shared": "online", "disabled": "off"}.get(name, "offline")
+    if name not in MODES and "WANDB_MODE" in os.environ:
+        say(f"  WANDB_MODE={shortened(name, 40)} is none of online, offline and disabled, so tracked offline")
+        os.environ["WANDB_MODE"] = "offline"  # W&B reads it too, and would start no run at all
+    return MODES.get(name, "offline")
 
 
 def _kept_mode() -> str | None:

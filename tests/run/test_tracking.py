@@ -288,6 +288,14 @@ def test_the_environments_word_counts_where_the_profile_has_none(
     assert [{key: call[key] for key in OURS} for call in started.calls] == ([] if expected is None else [expected])
 
 
+def test_a_mode_that_there_is_not_is_told_by_its_name_and_wandb_starts_offline(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "weird")
+    with tracked(Run("t", "translation", tmp_path), TrackSettings(), "sft", tmp_path, {}) as tracker:
+        assert tracker.wandb_run is not None
+        assert tracker.wandb_run.offline
+    assert "WANDB_MODE=weird is none of online, offline and disabled, so tracked offline" in capsys.readouterr().out
+
+
 STAGES = """
 import sys
 from pathlib import Path
