@@ -23,6 +23,7 @@ from rlrecipes.recipe import HUB, load_recipe
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import Run
 from rlrecipes.run.settings import NAME, Settings, read_settings, tables_of
+from rlrecipes.text import shortened
 
 
 def job_of(arguments: argparse.Namespace, recipe: str) -> Job:
@@ -150,7 +151,7 @@ def kept(arguments: argparse.Namespace, recipe: str) -> tuple[Path, Settings] | 
 def _told(path: Path, own: Settings, arguments: argparse.Namespace) -> str:
     """The line that says where a command's settings come from, and what it changes."""
     given = [f"{name} {value}" for name in ("model", "data", "seed") if (value := getattr(arguments, name)) is not None]
-    changes = ", ".join([*given, *arguments.columns, *arguments.overrides])
+    changes = ", ".join(shortened(each, 80) for each in (*given, *arguments.columns, *arguments.overrides))
     begun = f"profile {own.profile}{_changed(own)}, data {own.data}, seed {own.seed}"
     return f"settings of {path}: {begun}" + (f"; here with {changes}" if changes else "")
 
