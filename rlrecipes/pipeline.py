@@ -359,7 +359,7 @@ def _base(job: Job) -> str:
 
     if job.profile.model.name == "builtin":
         return str(embedded_base(job.profile.base, job.run.root, job.profile.checkpoint.seconds, job.recipe.name))
-    check_model(job.profile.model.name)
+    check_model(job.profile.model.name, job.profile.model)
     _, note = open_with_note(job.profile.model.name)
     if note:
         say(f"{job.recipe.name}: {note}")

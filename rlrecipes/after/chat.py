@@ -131,7 +131,7 @@ def load_voice(finished: FinishedRun, temperature: float) -> Voice:
     """
     base, run = finished.base_model(), finished.run
     _ = finished.prompts  # read now: damage must not look like a fault of the question
-    check_model(base)
+    check_model(base, finished.model)
     tokenizer = open_tokenizer(base)
     model = load_policies(load_causal(base, finished.model, tokenizer), run, finished.policies)
     scorer = open_learned(run.stage("reward"), model, tokenizer, finished.model, 1).score if finished.learned else None

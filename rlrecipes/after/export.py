@@ -52,7 +52,7 @@ def export(
             stands in the place of the export's folder; or the merged weights are not those of the adapter.
     """
     base = finished.base_model()
-    check_model(base)
+    check_model(base, finished.model)
     if merged:
         check_unquantized(base)
     _ = finished.prompts  # damage must show before the work

@@ -77,7 +77,7 @@ def export_reward(finished: FinishedRun, elsewhere: Path | None = None) -> Path:
     """
     _check(finished)
     base = finished.base_model()
-    check_model(base)
+    check_model(base, finished.model)
     check_unquantized(base)
     if type(model_config(base)) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise UserError(

@@ -22,6 +22,7 @@ from rlrecipes.errors import UserError, first_line, switch
 from rlrecipes.job import Job
 from rlrecipes.model.forward import device
 from rlrecipes.model.loading import DTYPES, check_score_head, model_config
+from rlrecipes.model.quantized import check_quantization
 from rlrecipes.model.tokens import learned_rows, open_tokenizer, vocabulary
 from rlrecipes.profile import EvaluateSettings, ModelSettings, Profile
 from rlrecipes.profile.load import by_hand
@@ -99,17 +100,19 @@ def _trained_on(job: Job, stage: str) -> tuple[str, Sequence[Example | Compariso
 
 
 def check_taken(job: Job) -> None:
-    """Refuses a reward model from elsewhere of which nothing here can make a classifier, such as one with its own code, and
-    one beside the base that is too short for every demonstration.
+    """Refuses a reward model from elsewhere of which nothing here can make a classifier, such as one with its own code, one
+    that is quantized otherwise than the profile says, and one beside the base that is too short for every demonstration.
 
     Raises:
         UserError: with the reason.
     """
     source = find_reward_model(str(job.profile.reward.model))
+    name = source.base or source.place
     try:
-        check_score_head(source.base or source.place)
+        check_score_head(name)
     except UserError as error:
         raise UserError(f"reward.model={source.name} cannot be used: {shortened(str(error), 200)}") from None
+    check_quantization(name, model_config(name), job.profile.model.quantization)
     if model_beside(job.profile):
         readable(job, reader_beside(source), 1)
 

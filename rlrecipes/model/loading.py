@@ -19,6 +19,7 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from rlrecipes.errors import UserError, cannot, option
 from rlrecipes.hub.reach import check_no_adapter, fetched_file, is_local
 from rlrecipes.model.forward import device
+from rlrecipes.model.quantized import check_quantization, compute_in, is_quantized, keep_heads
 from rlrecipes.model.tokens import lacking
 from rlrecipes.model.trial import check_parts
 from rlrecipes.model.whole import check_layers, check_whole
@@ -28,16 +29,17 @@ from rlrecipes.text import quoted
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-HEADS = ("lm_head", "embed_out", "score", "classifier")
+SCORE_HEADS = ("score", "classifier")
+HEADS = ("lm_head", "embed_out", *SCORE_HEADS)
 """Ends of the names of layers that are never quantized."""
 
 
-def check_model(name: str) -> None:
-    """Refuses, before anything is trained, a model that cannot be read, is no decoder, or is no plain base.
+def check_model(name: str, settings: ModelSettings) -> None:
+    """Refuses, before anything is trained, a model that cannot be read, is no decoder, or is no base for these settings.
 
     Raises:
         UserError: the folder holds no checkpoint, the hub id cannot be read, the model is an encoder-decoder or quantized
-            by another method, or an adapter lies where the base should.
+            otherwise than the settings say, or an adapter lies where the base should.
     """
     check_no_adapter(name, fetched_file)
     config = model_config(name)
@@ -47,13 +49,7 @@ def check_model(name: str) -> None:
         )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(f"'{name}' ({config.model_type}) is no causal language model; choose one that continues text")
-    quantized = getattr(config, "quantization_config", None) or {}
-    method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized.quant_method
-    if method not in (None, "bitsandbytes"):
-        raise UserError(
-            f"'{name}' is quantized already ({method}), and LoRA here stands on plain weights or 4-bit ones of its own; "
-            "choose the checkpoint with plain weights"
-        )
+    check_quantization(name, config, settings.quantization)
 
 
 def model_config(name: str) -> Any:
@@ -105,7 +101,7 @@ def load_causal(name: str, settings: ModelSettings, tokenizer: Any) -> Any:
     Raises:
         UserError: its weights cannot be read, some are in no file, or it fails `check_parts`.
     """
-    model, info = _load(AutoModelForCausalLM, name, **_load_options(settings))
+    model, info = _load(AutoModelForCausalLM, name, model_config(name), settings)
     check_whole(name, model, info)
     model = _prepare(model, tokenizer)
     check_parts(model, name, window(name, settings))
@@ -134,7 +130,10 @@ def load_scorer_with_missing(
     Raises:
         UserError: as `load_scorer`.
     """
-    model, info = _load(scorer_class(model_config(name)), name, **_load_options(settings), num_labels=1)
+    config = model_config(name)
+    config.num_labels = 1
+    keep_heads(config, SCORE_HEADS)
+    model, info = _load(scorer_class(config), name, config, settings)
     check_layers(name, model, info)
     # While it is trained the head is in float32, so hidden states are cast to the type of its weights.
     if hasattr(model, "score"):  # a decoder's head, the only one that is trained here
@@ -188,14 +187,23 @@ def _no_score_head(name: str, config: Any, absent: str) -> UserError:
     )
 
 
-def _load(kind: Any, name: str, **options: Any) -> Any:
+def _load(kind: Any, name: str, config: Any, settings: ModelSettings) -> Any:
     """A model, and what Transformers tells of its loading."""
+    check_quantization(name, config, settings.quantization)
+    options = _load_options(settings)
+    if quantized := is_quantized(config):
+        options.pop("quantization_config")  # the checkpoint's own holds
     try:
-        return kind.from_pretrained(name, trust_remote_code=False, output_loading_info=True, **options)
+        model, info = kind.from_pretrained(
+            name, config=config, trust_remote_code=False, output_loading_info=True, **options
+        )
     except Exception as error:  # each way in which a file is damaged has an error of its own
         if is_devices(error):
             raise
         raise cannot(f"cannot load the model '{name}'", error, "fetch it anew, or choose another model") from None
+    if quantized:
+        compute_in(model, name, DTYPES[settings.dtype])
+    return model, info
 
 
 def _to_weights_dtype(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:

@@ -68,7 +68,7 @@ def _whole_model(job: Job, policy: Policy, examples: Sequence[Example], length: 
     Raises:
         UserError: it cannot be loaded, or a prompt is too long for it.
     """
-    check_model(policy.place)
+    check_model(policy.place, job.profile.model)
     tokenizer = open_tokenizer(policy.place)
     prompts = [encode_prompt(tokenizer, example.prompt) for example in examples]
     _check_window(policy, job.profile.model, max(map(len, prompts)) + length)

@@ -18,6 +18,7 @@ from rlrecipes.errors import UserError
 from rlrecipes.recipe import load_recipe
 from rlrecipes.run.folder import Run
 
+NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 MESSAGES = [[{"role": "user", "content": f"Translate: {text}"}] for text in ("Das Kind liest.", "Wer da?", "🙂 gut")]
 
 
@@ -348,9 +349,7 @@ def test_a_base_of_quantized_weights_alone_cannot_be_merged_into(home, apart, mo
     base = find_finished_run(Run("apart", "translation"), load_recipe("translation")).base_model()
     four_bit = shutil.copytree(base, home / "four_bit", dirs_exist_ok=True)
     config = json.loads((four_bit / "config.json").read_text())
-    (four_bit / "config.json").write_text(
-        json.dumps({**config, "quantization_config": {"quant_method": "bitsandbytes"}})
-    )
+    (four_bit / "config.json").write_text(json.dumps({**config, "quantization_config": NF4}))
     monkeypatch.setattr("rlrecipes.after.finished.FinishedRun.base_model", lambda self: str(four_bit))
     assert main(["export", "translation", "--run", "apart", "--merged"]) == 2
     assert "quantized weights alone" in capsys.readouterr().err

@@ -282,10 +282,10 @@ def test_rows_that_are_all_too_long_are_told_with_what_would_make_room(most, ask
 
 
 def test_an_encoder_decoder_is_refused_and_a_decoder_is_not(checkpoint, tmp_path):
-    check_model(str(checkpoint.model))
+    check_model(str(checkpoint.model), PLAIN)
     T5Config().save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"is an encoder-decoder \(t5\)"):
-        check_model(str(tmp_path))
+        check_model(str(tmp_path), PLAIN)
 
 
 def test_answers_are_as_long_as_nearly_all_demonstrations_or_as_asked(tokenizer):
@@ -327,7 +327,7 @@ def damaged(checkpoint, tmp_path):
 )
 def test_a_damaged_configuration_is_told(damaged, values):
     changed(damaged / "config.json", **values)
-    for call in (lambda: check_model(str(damaged)), lambda: window(str(damaged), PLAIN)):
+    for call in (lambda: check_model(str(damaged), PLAIN), lambda: window(str(damaged), PLAIN)):
         assert sentence(call).startswith(f"cannot read the model '{damaged}': ")
         assert "; mend its config.json, fetch it anew, or choose another model" in sentence(call)
 
@@ -335,7 +335,7 @@ def test_a_damaged_configuration_is_told(damaged, values):
 @pytest.mark.parametrize("file", ["{", "[" * 100_000])
 def test_a_configuration_that_is_no_json_is_told(damaged, file):
     (damaged / "config.json").write_text(file)
-    assert sentence(check_model, str(damaged)).startswith(f"cannot read the model '{damaged}': ")
+    assert sentence(check_model, str(damaged), PLAIN).startswith(f"cannot read the model '{damaged}': ")
 
 
 @pytest.mark.parametrize("weights", [None, b"", b"version https://git-lfs.github.com/spec/v1\nsize 269060552\n"])

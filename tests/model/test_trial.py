@@ -138,25 +138,16 @@ def test_every_target_of_an_adapter_is_a_layer_that_it_can_stand_on(tmp_path, ta
 def test_an_adapter_given_as_a_base_is_told_with_its_base(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "own/base"}))
     with pytest.raises(UserError, match=r"is an adapter; give its base \('own/base'\) as"):
-        check_model(str(tmp_path))
+        check_model(str(tmp_path), PLAIN)
     made(tmp_path, "llama", **GROUPED)
     with pytest.raises(UserError, match="holds an adapter beside its weights"):
-        check_model(str(tmp_path))
-
-
-@pytest.mark.parametrize("method", ["gptq", "awq", "fp8", "mxfp4", "compressed-tensors"])
-def test_a_base_that_is_quantized_already_is_told(tmp_path, method):
-    made(tmp_path, "llama", **GROUPED)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": method}}))
-    with pytest.raises(UserError, match=rf"is quantized already \({method}\)"):
-        check_model(str(tmp_path))
+        check_model(str(tmp_path), PLAIN)
 
 
 def test_an_encoder_is_no_base(tmp_path):
     made(tmp_path, "vit", AutoModel, **VISION)
     with pytest.raises(UserError, match=r"\(vit\) is no causal language model"):
-        check_model(str(tmp_path))
+        check_model(str(tmp_path), PLAIN)
 
 
 def test_a_tilde_is_the_home_folder_wherever_a_path_may_stand(monkeypatch):
