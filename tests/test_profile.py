@@ -12,6 +12,7 @@ from conftest import ROOT
 from rlrecipes import run_recipe
 from rlrecipes.errors import UserError
 from rlrecipes.profile import REFUSED, Profile, load_profile, profile_names, settings_of
+from rlrecipes.profile.load import make_profile
 from rlrecipes.profile.names import OTHER, ours
 from rlrecipes.run.stages import STAGES
 
@@ -255,6 +256,27 @@ def test_a_setting_that_nothing_would_read_is_refused_in_a_sentence_that_names_i
         )
         assert "no effect" in str(error.value) or "would never come to its value" in str(error.value)
         assert len(str(error.value)) < 300
+
+
+def test_a_default_that_somebody_gives_is_refused_where_nothing_would_read_it():
+    assert load_profile("tiny", ["sft.max_steps=3"]).sft.logging_steps == 10
+    with pytest.raises(UserError, match=r"sft\.logging_steps=10 would have no effect above sft\.max_steps"):
+        load_profile("tiny", ["sft.max_steps=3", "sft.logging_steps=10"])
+
+
+def test_what_a_file_sets_for_the_usual_case_stands_in_no_overrides_way():
+    assert load_profile("own").ppo.patience == 0
+    assert load_profile("own", ["ppo.eval_every=0"]).ppo.eval_every == 0
+    with pytest.raises(UserError, match=r"ppo\.patience=0 would have no effect while ppo\.eval_every is 0"):
+        load_profile("own", ["ppo.eval_every=0", "ppo.patience=0"])
+
+
+def test_a_file_that_sets_what_nothing_would_read_is_refused_whatever_is_overridden():
+    tables = {"ppo": {"eval_every": 0, "patience": 3}}
+    for overrides in [], ["sft.max_steps=50"]:
+        with pytest.raises(UserError, match=r"ppo\.patience=3 would have no effect"):
+            make_profile(tables, "mine", overrides, None, "profile 'mine'")
+    assert make_profile(tables, "mine", ["ppo.eval_every=4"], None, "profile 'mine'").ppo.patience == 3
 
 
 @pytest.mark.parametrize(("table", "key"), [pair for pair in KEYS if pair[0] in RECORDED], ids=lambda part: part)

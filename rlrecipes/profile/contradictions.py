@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from rlrecipes.profile.settings import PPOSettings, Profile
 
@@ -25,9 +25,18 @@ def idle(profile: Profile, overrides: Sequence[str]) -> Iterator[str]:
             yield f"{override} has no effect beside reward.model={reward}, which trains nothing"
 
 
-def contradictions(profile: Profile) -> Iterator[str]:
-    """Sentences about values that are within their bounds and contradict each other, or have no effect."""
-    yield from _without_effect(profile)
+def contradictions(profile: Profile, given: Collection[str] = (), spared: Collection[str] = ()) -> Iterator[str]:
+    """Sentences about values that are within their bounds and contradict each other, or have no effect.
+
+    A value may have no effect where it is a setting's own default and is not among those `given` by name, or where it is
+    `spared`: a file's, which has an effect without what was given.
+    """
+    for name, why in without_effect(profile).items():
+        table, _, key = name.partition(".")
+        settings = getattr(profile, table)
+        value = getattr(settings, key)
+        if name in given or (value != getattr(type(settings), key) and name not in spared):
+            yield f"{name}={value} would have no effect {why}; change that or leave it out"
     for stage, settings in (("sft", profile.sft), ("reward", profile.reward)):
         steps, epochs = settings.max_steps, settings.num_train_epochs
         if 0 < steps <= settings.warmup_steps:
@@ -50,8 +59,8 @@ def contradictions(profile: Profile) -> Iterator[str]:
         yield f"evaluate.judge_url={profile.evaluate.judge_url} needs evaluate.judge_model, the name of its model"
 
 
-def _without_effect(profile: Profile) -> Iterator[str]:
-    """Sentences about values, other than a setting's own default, that nothing reads beside the others."""
+def without_effect(profile: Profile) -> dict[str, str]:
+    """The settings that nothing reads beside the others, and why."""
     ppo, evaluate = profile.ppo, profile.evaluate
     batch = ppo.per_device_train_batch_size * ppo.gradient_accumulation_steps
     one_step = ppo.num_ppo_epochs == ppo.num_mini_batches == 1
@@ -99,11 +108,7 @@ def _without_effect(profile: Profile) -> Iterator[str]:
             for stage, never in logged_never.items()
         },
     }
-    for name, (idle, why) in rules.items():
-        table, _, key = name.partition(".")
-        settings = getattr(profile, table)
-        if idle and (value := getattr(settings, key)) != getattr(type(settings), key):
-            yield f"{name}={value} would have no effect {why}; change that or leave it out"
+    return {name: why for name, (idle, why) in rules.items() if idle}
 
 
 def _has_epsilon(optim: str) -> bool:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from rlrecipes.errors import UserError, first_line
-from rlrecipes.profile.contradictions import contradictions, idle
+from rlrecipes.profile.contradictions import contradictions, idle, without_effect
 from rlrecipes.profile.names import OTHER, meant, ours
 from rlrecipes.profile.settings import Profile
 from rlrecipes.recipe import recipe_roots, unknown
@@ -92,6 +92,7 @@ def make_profile(
     tables: dict[str, Any] = deepcopy(dict(read))
     for table in outweighed(tables, overrides):
         del tables[table]["num_train_epochs"]
+    alone = _idle_alone(tables)
     for override in [*overrides, *([f"model.name={model}"] if model is not None else [])]:
         table, key, value = split_override(override)
         check_key(table, key)
@@ -103,8 +104,18 @@ def make_profile(
         raise UserError(_refusal(error.errors()[0], origin, overrides)) from None
     for sentence in idle(profile, overrides):
         raise UserError(sentence)
-    check_profile(profile)
+    names = [override.partition("=")[0] for override in overrides]
+    for sentence in contradictions(profile, names, {*without_effect(profile)} - alone):
+        raise UserError(sentence)
     return profile
+
+
+def _idle_alone(tables: Mapping[str, Any]) -> set[str]:
+    """The settings that nothing reads beside the others of a file; an override may yet take the place of a bad value."""
+    try:
+        return {*without_effect(Profile(**{**tables, "name": ""}))}
+    except (ValidationError, TypeError):
+        return set()
 
 
 def outweighed(tables: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
