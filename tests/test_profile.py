@@ -272,8 +272,9 @@ def test_what_a_file_sets_for_the_usual_case_stands_in_no_overrides_way():
 
 
 def test_a_file_that_sets_what_nothing_would_read_is_refused_whatever_is_overridden():
-    tables = {"ppo": {"eval_every": 0, "patience": 3}}
-    for overrides in [], ["sft.max_steps=50"]:
+    steps = {"max_steps": 50}
+    tables = {"sft": steps, "reward": steps, "ppo": {"eval_every": 0, "patience": 3}}
+    for overrides in [], ["sft.max_steps=40"]:
         with pytest.raises(UserError, match=r"ppo\.patience=3 would have no effect"):
             make_profile(tables, "mine", overrides, None, "profile 'mine'")
     assert make_profile(tables, "mine", ["ppo.eval_every=4"], None, "profile 'mine'").ppo.patience == 3

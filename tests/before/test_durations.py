@@ -94,7 +94,7 @@ def test_the_policy_is_looked_at_before_the_first_update_every_few_and_after_the
     # at updates 0, 4, 8 and 10, greedy and sampled; then the reward model and the judge on both
     assert [each.times for each in looks] == [4, 4 * 6, 4, 4 * 6, 2 * 4, 2 * 4]
     assert looks[1].drawn == 0 < looks[3].drawn
-    assert times_of(made(shape, *settings, "ppo.eval_every=0", "ppo.patience=5"), "ppo rollout", "looks") == []
+    assert times_of(made(shape, *settings, "ppo.eval_every=0"), "ppo rollout", "looks") == []
     alone = passes(made(shape, *settings, "reward.seeds=3", "ppo.judge=false"))["ppo rollout"]
     assert [each.times for each in alone if each.what == "looks"][4:] == [3 * 2 * 4]
     assert times_of(made(shape, *settings), "ppo rollout", "samples") == [5, 5 * 6, 5]
