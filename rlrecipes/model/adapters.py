@@ -8,7 +8,7 @@ only, never between a forward pass and its backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
 from rlrecipes.errors import UserError, first_line, switch
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.model.forward import causal
 from rlrecipes.profile import LoraSettings
-from rlrecipes.recipe import unknown
 from rlrecipes.run.device import is_devices
 from rlrecipes.run.folder import Run
 from rlrecipes.run.stages import POLICIES
@@ -38,26 +38,23 @@ def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
         UserError: the model has no such modules, embeddings or the output layer are among them.
     """
     targets = [name.strip() for name in settings.target_modules.split(",")]
-    _check_targets(model, targets)
+    layers = _text_layers(model)
+    _check_targets(model, targets, layers)
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
-        exclude_modules=_beside_text(model) or None,
+        exclude_modules=_beside_text(model, layers) or None,
         task_type=task_type,
         modules_to_save=["score"] if task_type == "SEQ_CLS" else None,
     )
     try:
         wrapped = get_peft_model(model, config)
     except ValueError as error:
-        experts = "ParamWrapper" in str(error)  # PEFT has no dropout there
-        why = (
-            "its experts take adapters with lora.lora_dropout=0 alone; set that, or name other layers"
-            if experts
-            else error
-        )
-        raise UserError(f"lora.target_modules={settings.target_modules} does not fit this model: {why}") from None
+        raise UserError(
+            f"lora.target_modules={settings.target_modules} does not fit this model: {_reason(error, layers)}"
+        ) from None
     if isinstance(causal(wrapped).get_output_embeddings(), LoraLayer):
         raise UserError(
             f"lora.target_modules={settings.target_modules} names the output layer, which PPO does not train; leave it out"
@@ -66,25 +63,69 @@ def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
     return wrapped
 
 
-def _check_targets(model: Any, targets: Sequence[str]) -> None:
-    """Refuses names of no module, and of modules that no adapter can stand on here."""
-    modules = dict(model.named_modules())
-    ends = sorted({name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, nn.Linear)})
-    for target in targets if targets != ["all-linear"] else ():
-        named = [module for name, module in modules.items() if name == target or name.endswith(f".{target}")]
-        if not named:
-            sentence = unknown("module", target, ends, f"there are {', '.join(ends)}")
-            raise UserError(f"lora.target_modules={','.join(targets)}: {sentence}")
-        if any(isinstance(module, nn.Embedding) for module in named):
+def _reason(error: ValueError, layers: Iterable[str]) -> str:
+    """Why PEFT puts no adapters on a model, and what it would take."""
+    if "ParamWrapper" in str(error):  # PEFT has no dropout there
+        return "its experts take adapters with lora.lora_dropout=0 alone; set that, or name other layers"
+    if "Mamba" in str(error):  # PEFT refuses these names for each such family
+        fit = ",".join(name for name in _ends(layers) if name not in MAMBA)
+        return f"its Mamba layers read the weights of {' and '.join(MAMBA)} past any adapter; take others of {fit}"
+    return f"{first_line(error)}; there are {', '.join(_ends(layers))}"
+
+
+MAMBA = ("conv1d", "out_proj")
+"""The layers of Mamba whose weights its kernels take as they are."""
+
+
+def _text_layers(model: Any) -> dict[str, nn.Module]:
+    """The linear layers that an adapter may stand on, by name: of a model that also sees or hears, its text's alone.
+
+    GPT-2's are of a class of their own.
+    """
+    head = model.get_output_embeddings()
+    text = model if model.config.get_text_config() is model.config else model.get_decoder()
+    inside = {id(module) for module in text.modules()}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and id(module) in inside and module is not head
+    }
+
+
+def _ends(layers: Iterable[str]) -> list[str]:
+    """The last parts of layers' names, such as `q_proj`, by which adapters name them."""
+    return sorted({name.rpartition(".")[2] for name in layers})
+
+
+def _check_targets(model: Any, targets: Sequence[str], layers: Mapping[str, nn.Module]) -> None:
+    """Refuses names of no module, and of modules that no adapter can stand on here; `layers` are those that it can."""
+    if targets == ["all-linear"]:
+        return
+    beside, head = set(_beside_text(model, layers)), model.get_output_embeddings()
+    start, there = f"lora.target_modules={','.join(targets)}", f"there are {', '.join(_ends(layers))}"
+    for target in targets:
+        named = {
+            name: module for name, module in model.named_modules() if name == target or name.endswith(f".{target}")
+        }
+        if any(isinstance(module, nn.Embedding) for module in named.values()):
             raise UserError(f"lora.target_modules={target} names embeddings, which are not trained here; leave it out")
+        if named and named.keys() <= beside:
+            raise UserError(f"{start}: '{target}' lies outside of the model's text, which alone is trained; {there}")
+        others = named.keys() - beside - layers.keys()
+        if not named or any(named[name] is not head for name in others):
+            raise UserError(f"{start}: '{target}' is no linear layer of this model's text; {there}")
 
 
-def _beside_text(model: Any) -> list[str]:
+def _beside_text(model: Any, layers: Mapping[str, nn.Module]) -> list[str]:
     """The linear layers of a model's other senses, such as `model.vision_tower.….q_proj`; empty for a model of text."""
+    head = model.get_output_embeddings()
     if model.config.get_text_config() is model.config:
         return []
-    text = {id(module) for module in model.get_decoder().modules()}
-    return [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and id(part) not in text]
+    return [
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, nn.Linear) and name not in layers and part is not head
+    ]
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from conftest import SHORTEST, main, tiny_tokenizer
 from families import GROUPED, LLAMA
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from rlrecipes.errors import UserError
 from rlrecipes.model import trial
@@ -111,8 +111,6 @@ def test_a_family_without_a_classifier_gets_the_score_head_on_its_trunk(tmp_path
 
 
 def test_a_model_that_also_sees_has_adapters_on_its_text_alone_and_the_texts_window(tmp_path):
-    from transformers import AutoModelForImageTextToText
-
     name = made(tmp_path, "gemma3", AutoModelForImageTextToText)
     model = add_lora(load_causal(name, PLAIN, load_tokenizer(name)), LoraSettings(r=2), "CAUSAL_LM")
     adapted = [key for key, _ in model.named_parameters() if "lora_A" in key]
@@ -121,18 +119,46 @@ def test_a_model_that_also_sees_has_adapters_on_its_text_alone_and_the_texts_win
     assert window(name, PLAIN) == 96
 
 
+LLAMAS = "there are down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+FALCON_H1 = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1}
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2}
+
+
 @pytest.mark.parametrize(
-    ("targets", "told"),
+    ("family", "targets", "told"),
     [
-        ("q_proj,v_porj", "there is no module 'v_porj'; did you mean 'v_proj'"),
-        ("q_proj,embed_tokens", "names embeddings"),
-        ("q_proj,lm_head", "names the output layer"),
+        ("llama", "q_proj,v_porj", f"'v_porj' is no linear layer of this model's text; {LLAMAS}"),
+        ("llama", "q_proj,embed_tokens", "names embeddings"),
+        ("llama", "q_proj,lm_head", "names the output layer"),
+        ("llama", "model", f"'model' is no linear layer of this model's text; {LLAMAS}"),
+        ("llama", "q_proj,input_layernorm", f"'input_layernorm' is no linear layer of this model's text; {LLAMAS}"),
+        ("gpt2", "q_proj", "'q_proj' is no linear layer of this model's text; there are c_attn, c_fc, c_proj"),
+        ("gpt2", "c_attn,lm_head", "names the output layer"),
+        ("gemma3", "vision_tower", f"'vision_tower' is no linear layer of this model's text; {LLAMAS}"),
+        ("gemma3", "out_proj", f"'out_proj' lies outside of the model's text, which alone is trained; {LLAMAS}"),
+        ("gemma3", "q_proj,fc1", f"'fc1' lies outside of the model's text, which alone is trained; {LLAMAS}"),
+        ("gemma3", "lm_head", "names the output layer"),
+        (
+            "falcon_h1",
+            "all-linear",
+            "out_proj past any adapter; take others of down_proj,gate_proj,in_proj,k_proj,o_proj,",
+        ),
     ],
 )
-def test_every_target_of_an_adapter_is_a_layer_that_it_can_stand_on(tmp_path, targets, told):
-    name = made(tmp_path, "llama", **GROUPED)
-    with pytest.raises(UserError, match=told):
+def test_every_target_of_an_adapter_is_a_layer_that_it_can_stand_on(tmp_path, family, targets, told):
+    sizes = {"gpt2": GPT2, "falcon_h1": GROUPED | FALCON_H1}.get(family, GROUPED)
+    name = made(tmp_path, family, AutoModelForImageTextToText if family == "gemma3" else AutoModelForCausalLM, **sizes)
+    with pytest.raises(UserError, match=told) as error:
         add_lora(load_causal(name, PLAIN, load_tokenizer(name)), LoraSettings(target_modules=targets), "CAUSAL_LM")
+    assert str(error.value).startswith(f"lora.target_modules={'embed_tokens' if 'embed' in targets else targets}")
+
+
+def test_layers_of_a_class_of_gpt2s_own_take_adapters(tmp_path):
+    name = made(tmp_path, "gpt2", **GPT2)
+    model = add_lora(
+        load_causal(name, PLAIN, load_tokenizer(name)), LoraSettings(target_modules="c_attn,c_fc"), "CAUSAL_LM"
+    )
+    assert len([key for key, _ in model.named_parameters() if "lora_A" in key]) == 4
 
 
 def test_an_adapter_given_as_a_base_is_told_with_its_base(tmp_path):
