@@ -128,7 +128,12 @@ def _theirs(work: Work, python: str) -> tuple[dict[str, Any], Answers, Answers, 
         "rank": json.loads((adapter / "adapter_config.json").read_text())["r"],
     }
     done = subprocess.run(
-        [python, "-P", str(WORKER)], input=json.dumps(asked), env=environment, stdout=subprocess.PIPE, text=True, check=True
+        [python, "-P", str(WORKER)],
+        input=json.dumps(asked),
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     told = json.loads(done.stdout.splitlines()[-1])
     row = _figures(told["cpu_s"], told["wall_s"], told["drawn"])

@@ -131,12 +131,14 @@ def outweighed(tables: Mapping[str, Any], overrides: Sequence[str]) -> list[str]
 
 
 def check_profile(profile: Profile) -> None:
-    """Refuses a profile whose values contradict each other or have no effect, wherever it was made.
+    """Refuses a profile whose values contradict each other, or that somebody chose and that have no effect, wherever it was
+    made.
 
     Raises:
         UserError: the sentence says which.
     """
-    for sentence in contradictions(profile):
+    from_file = [name for name in without_effect(profile) if not by_hand(profile, name)]
+    for sentence in contradictions(profile, spared=from_file):
         raise UserError(sentence)
 
 
