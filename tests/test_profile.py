@@ -12,7 +12,7 @@ from conftest import ROOT
 from rlrecipes import run_recipe
 from rlrecipes.errors import UserError
 from rlrecipes.profile import REFUSED, Profile, check_profile, load_profile, profile_names, settings_of
-from rlrecipes.profile.load import make_profile
+from rlrecipes.profile.load import make_profile, read_tables
 from rlrecipes.profile.names import OTHER, ours
 from rlrecipes.run.stages import STAGES
 
@@ -267,6 +267,9 @@ def test_a_default_that_somebody_gives_is_refused_where_nothing_would_read_it():
 def test_what_a_file_sets_for_the_usual_case_stands_in_no_overrides_way():
     assert load_profile("own").ppo.patience == 0
     check_profile(load_profile("own", ["ppo.eval_every=0"]))
+    tables = read_tables("own")
+    kept = tables | {"ppo": tables["ppo"] | {"eval_every": 0}}  # as a run's settings.toml keeps them
+    assert make_profile(kept, "own", [], None, "settings.toml").ppo.patience == 0
     with pytest.raises(UserError, match=r"ppo\.patience=0 would have no effect while ppo\.eval_every is 0"):
         load_profile("own", ["ppo.eval_every=0", "ppo.patience=0"])
 

@@ -92,7 +92,6 @@ def make_profile(
     tables: dict[str, Any] = deepcopy(dict(read))
     for table in outweighed(tables, overrides):
         del tables[table]["num_train_epochs"]
-    alone = _idle_alone(tables)
     for override in [*overrides, *([f"model.name={model}"] if model is not None else [])]:
         table, key, value = split_override(override)
         check_key(table, key)
@@ -105,17 +104,18 @@ def make_profile(
     for sentence in idle(profile, overrides):
         raise UserError(sentence)
     names = [override.partition("=")[0] for override in overrides]
-    for sentence in contradictions(profile, names, {*without_effect(profile)} - alone):
+    for sentence in contradictions(profile, names, _spared(profile)):
         raise UserError(sentence)
     return profile
 
 
-def _idle_alone(tables: Mapping[str, Any]) -> set[str]:
-    """The settings that nothing reads beside the others of a file; an override may yet take the place of a bad value."""
+def _spared(profile: Profile) -> set[str]:
+    """The settings without effect that nobody chose: they are as in the profile's file, where they have one."""
+    names = {name for name in without_effect(profile) if not by_hand(profile, name)}
     try:
-        return {*without_effect(Profile(**{**tables, "name": ""}))}
-    except (ValidationError, TypeError):
-        return set()
+        return names - {*without_effect(Profile(**{**_tables_of_file(profile), "name": ""}))}
+    except ValidationError:  # an override took the place of a bad value
+        return names
 
 
 def outweighed(tables: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
@@ -137,8 +137,7 @@ def check_profile(profile: Profile) -> None:
     Raises:
         UserError: the sentence says which.
     """
-    from_file = [name for name in without_effect(profile) if not by_hand(profile, name)]
-    for sentence in contradictions(profile, spared=from_file):
+    for sentence in contradictions(profile, spared=_spared(profile)):
         raise UserError(sentence)
 
 
@@ -183,9 +182,13 @@ def _known() -> list[str]:
 def by_hand(profile: Profile, name: str) -> bool:
     """Whether a setting such as `sft.patience` has another value than the profile's file, or its default, gives it."""
     table, _, key = name.partition(".")
-    file = read_tables(profile.name) if profile.name in _files() else {}
-    usual = file.get(table, {}).get(key, getattr(_TABLES[table], key))
+    usual = _tables_of_file(profile).get(table, {}).get(key, getattr(_TABLES[table], key))
     return bool(getattr(getattr(profile, table), key) != usual)
+
+
+def _tables_of_file(profile: Profile) -> dict[str, Any]:
+    """Those of the file that the profile is named after; empty where there is none."""
+    return read_tables(profile.name) if profile.name in _files() else {}
 
 
 def settings_of(profile: Profile, *names: str) -> dict[str, Any]:
