@@ -41,7 +41,7 @@ FORCE =
 POLICY =
 # For export: 1 also writes whole weights, with the adapter merged in
 MERGED =
-# For export: the folder it goes to; without it, the run's own
+# For export and examine: the folder it goes to; without it, the run's own
 TO =
 # For export: org/name of the Hugging Face hub to upload to
 PUSH =

@@ -108,7 +108,7 @@ def commands() -> dict[str, Command]:
         "examine": Command(
             "what a run's reward model has learnt, or one from elsewhere (reward.model=…), as a page and a table",
             _examine,
-            ("profile", "data", "columns", "run"),
+            ("profile", "data", "columns", "run", "to"),
             several=True,
         ),
     }
@@ -346,7 +346,7 @@ def _examine(arguments: argparse.Namespace) -> None:
     quiet()
     from rlrecipes.after.examine.examination import examine
 
-    say(f"examined: {examine(asked)}")
+    say(f"examined: {examine(asked, arguments.to and Path(arguments.to))}")
 
 
 def process() -> NoReturn:

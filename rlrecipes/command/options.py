@@ -49,7 +49,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "temperature": {"type": float, "help": "of sampling (default: 0, greedy)"},
     "json": {"action": "store_true", "help": "prompts and answers are lines of JSON"},
     "merged": {"action": "store_true", "help": "also whole weights, merged in full precision"},
-    "to": {"metavar": "folder", "help": "where the export goes (default: the run's folder)"},
+    "to": {"metavar": "folder", "help": "where the export or the examination goes (default: the run's folder)"},
     "push": {"metavar": "org/name", "help": "upload to this repository of the Hugging Face hub"},
 }
 """The keywords of `add_argument` for each option."""

@@ -16,7 +16,7 @@ from rlrecipes.report.verdict import Verdict
 from rlrecipes.run.folder import Run, make
 from rlrecipes.text import interval, number
 
-EXAMINE = "examine"
+EXAMINE, FILE = "examine", "examine.json"
 NOTICED = 0.25
 """A change of a score that is worth a sentence, in standard deviations."""
 CHEAP = 5
@@ -35,7 +35,7 @@ def read_examination(run: Run, reward: Mapping[str, Any]) -> Found | None:
     Raises:
         UserError: its file is damaged.
     """
-    path = run.folder / EXAMINE / "examine.json"
+    path = run.folder / EXAMINE / FILE
     if not path.exists():
         return None
     try:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from rlrecipes.after.examine.reading import read_answers
 from rlrecipes.after.examine.request import Request
 from rlrecipes.after.examine.subject import Subject, open_subject
 from rlrecipes.after.examine.truth import agreement_with_headline
-from rlrecipes.errors import UserError
-from rlrecipes.report.examination import EXAMINE, terminal_table
+from rlrecipes.errors import UserError, option
+from rlrecipes.report.examination import EXAMINE, FILE, terminal_table
 from rlrecipes.report.page import write_examination
 from rlrecipes.reward.agreement import correlations
 from rlrecipes.reward.baselines import baselines
@@ -25,17 +26,18 @@ from rlrecipes.run.console import say
 from rlrecipes.run.device import is_out_of_memory
 from rlrecipes.run.folder import write_json
 from rlrecipes.run.lock import locked
-from rlrecipes.run.processes import from_first, is_first, together
+from rlrecipes.run.processes import each_after_first, from_first, is_first, together
 
 
-def examine(request: Request) -> Path:
-    """Examines a reward model, writes what it finds and says the most of it; returns the folder. Several processes share the
-    texts that it scores.
+def examine(request: Request, elsewhere: Path | None = None) -> Path:
+    """Examines a reward model, writes what it finds and says the most of it; returns the folder: the run's, or `elsewhere`.
+    Several processes share the texts that it scores.
 
     Raises:
-        UserError: the model cannot be loaded, memory runs out, or a score is NaN or infinite.
+        UserError: nothing can be written there, or `elsewhere` holds something else; the model cannot be loaded, memory runs
+            out, or a score is NaN or infinite.
     """
-    folder = request.run.folder / EXAMINE
+    folder = each_after_first(lambda: _place(request, elsewhere))
     if not is_first():
         with together():
             _found(open_subject(request))
@@ -53,13 +55,33 @@ def examine(request: Request) -> Path:
                 "(CUDA_VISIBLE_DEVICES=)"
             ) from None
         found["seconds"] = round(time.perf_counter() - began, 1)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "examine.json", found)
+        folder.mkdir(exist_ok=True)
+        write_json(folder / FILE, found)
         write_examination(found, folder)
     say(terminal_table(found))
     for note in request.notes:
         say(f"note: {note}")
     return folder
+
+
+def _place(request: Request, elsewhere: Path | None) -> Path:
+    """The folder that the examination goes to, before it takes its minutes.
+
+    Raises:
+        UserError: nothing can be written there, or it holds something else.
+    """
+    if elsewhere is None:
+        run = request.run.folder
+        if run.exists() and not os.access(run, os.W_OK):
+            raise UserError(f"nothing can be written into {run}; name a folder ({option('to')})")
+        return run / EXAMINE
+    place = Path(os.path.expanduser(elsewhere))
+    if place.exists() and (place.is_file() or (any(place.iterdir()) and not (place / FILE).is_file())):
+        raise UserError(f"{place} holds something else than an examination; name another folder")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(place if place.exists() else place.parent, os.W_OK):
+        raise UserError(f"nothing can be written into {place}; name another folder")
+    return place
 
 
 def _found(subject: Subject) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`examine` on the road: whose model, on which rows, what it leaves, and what it refuses."""
 
 import json
+import os
 import re
 import shutil
 
@@ -150,6 +151,29 @@ def test_settings_that_have_no_effect_are_refused(finished, home, capsys):
     assert "reward.learning_rate has no effect" in refused(capsys, "reward.model=x", "reward.learning_rate=1")
     given = refused(capsys, "--run", "t", "reward.model=runs/t/translation/reward")
     assert "has a reward model of its own; name another run" in given
+
+
+def test_an_examination_goes_elsewhere_where_the_run_can_only_be_read(finished, home, tmp_path, monkeypatch, capsys):
+    place = copied(finished, "read_only", "sft", "reward")
+    before = sorted(place.rglob("*"))
+    command = ["examine", "translation", "--run", "read_only"]
+    access = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: "read_only" not in str(path) and access(path, mode))
+    assert main(command) == 2
+    assert "nothing can be written into runs/read_only/translation; name a folder (--to …)" in capsys.readouterr().err
+    for _ in range(2):  # the second replaces the first
+        assert main([*command, "--to", str(tmp_path / "found" / "here")]) == 0
+    assert f"examined: {tmp_path / 'found' / 'here'}" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "found" / "here").iterdir()) == ["examine.json", "index.html"]
+    assert sorted(place.rglob("*")) == before
+
+
+def test_an_examination_takes_no_folder_that_holds_something_else(finished, home, tmp_path, capsys):
+    copied(finished, "elsewhere_examined", "sft", "reward")
+    (tmp_path / "notes.txt").write_text("mine")
+    for place in (tmp_path, tmp_path / "notes.txt"):
+        assert main(["examine", "translation", "--run", "elsewhere_examined", "--to", str(place)]) == 2
+        assert f"{place} holds something else than an examination; name another folder" in capsys.readouterr().err
 
 
 def test_data_that_have_changed_since_are_refused_before_anything_is_loaded(finished, home, capsys):
