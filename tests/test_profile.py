@@ -264,14 +264,20 @@ def test_a_default_that_somebody_gives_is_refused_where_nothing_would_read_it():
         load_profile("tiny", ["sft.max_steps=3", "sft.logging_steps=10"])
 
 
+def test_what_switches_off_what_is_off_may_be_given():
+    assert load_profile(
+        "tiny", ["sft.lr_scheduler_type=constant", "sft.warmup_steps=0", "ppo.kl_target=0", "ppo.kl_coef=0"]
+    )
+
+
 def test_what_a_file_sets_for_the_usual_case_stands_in_no_overrides_way():
     assert load_profile("own").ppo.patience == 0
     check_profile(load_profile("own", ["ppo.eval_every=0"]))
     tables = read_tables("own")
     kept = tables | {"ppo": tables["ppo"] | {"eval_every": 0}}  # as a run's settings.toml keeps them
     assert make_profile(kept, "own", [], None, "settings.toml").ppo.patience == 0
-    with pytest.raises(UserError, match=r"ppo\.patience=0 would have no effect while ppo\.eval_every is 0"):
-        load_profile("own", ["ppo.eval_every=0", "ppo.patience=0"])
+    with pytest.raises(UserError, match=r"ppo\.patience=2 would have no effect while ppo\.eval_every is 0"):
+        load_profile("own", ["ppo.eval_every=0", "ppo.patience=2"])
 
 
 def test_a_file_that_sets_what_nothing_would_read_is_refused_whatever_is_overridden():

@@ -28,14 +28,15 @@ def idle(profile: Profile, overrides: Sequence[str]) -> Iterator[str]:
 def contradictions(profile: Profile, given: Collection[str] = (), spared: Collection[str] = ()) -> Iterator[str]:
     """Sentences about values that are within their bounds and contradict each other, or have no effect.
 
-    A value may have no effect where it is a setting's own default and is not among those `given` by name, or where it is
-    `spared`: a file's, which has an effect without what was given.
+    A value may have no effect where it is a setting's own default and is not among those `given` by name, where it is given
+    and switches off what is off, as `ppo.kl_target=0`, or where it is `spared`: a file's, which has an effect without what
+    was given.
     """
     for name, why in without_effect(profile).items():
         table, _, key = name.partition(".")
         settings = getattr(profile, table)
         value = getattr(settings, key)
-        if name in given or (value != getattr(type(settings), key) and name not in spared):
+        if (name in given and value) or (value != getattr(type(settings), key) and name not in spared):
             yield f"{name}={value} would have no effect {why}; change that or leave it out"
     for stage, settings in (("sft", profile.sft), ("reward", profile.reward)):
         steps, epochs = settings.max_steps, settings.num_train_epochs
