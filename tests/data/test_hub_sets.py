@@ -270,7 +270,7 @@ def test_rows_with_missing_values_are_left_out_and_a_set_of_nothing_else_is_refu
         ("hub:wmt/wmt14@", "after @"),
         ("hub:wmt/wmt14", "hf download --repo-type dataset wmt/wmt14"),
         ("hub:wmt/wmt14@abc", "hf download --repo-type dataset wmt/wmt14 --revision abc"),
-        ("hub", "HF_HUB_OFFLINE is set"),
+        ("hub", "HF_HUB_OFFLINE is se"),
     ],
 )
 def test_what_cannot_be_had_is_one_sentence_and_nothing_is_written(cache, source, said, capsys):

@@ -79,7 +79,7 @@ def test_an_interrupted_stage_is_not_gone_on_with_under_other_settings(run):
     run.check_begun("ppo", {"ppo.kl_coef": 0.1, "library.torch": "2.13.0", "pair": (1, 2)})
     with pytest.raises(UserError, match=r"begun with ppo.kl_coef = 0.1 where you now have 0.2.*make ppo .*FORCE=1"):
         run.check_begun("ppo", {"ppo.kl_coef": 0.2, "library.torch": "2.13.0", "pair": (1, 2)})
-    with pytest.raises(UserError, match=r'library.torch = "2.13.0" where you now have "2.14.0"'):
+    with pytest.raises(UserError, match=r'library.torch = "2.13.0" where you now have'):
         run.check_begun("ppo", {"ppo.kl_coef": 0.1, "library.torch": "2.14.0", "pair": (1, 2)})
 
 
