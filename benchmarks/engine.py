@@ -2,7 +2,7 @@
 
     python -m benchmarks.engine --run tiny --recipe translation --python VLLM/bin/python
     {"arm": "ours, nf4", "cpu_s": 2.1, "wall_s": 2.2, "tokens": 1536, "cpu_ms_a_token": 1.4, …}
-    {"arm": "vllm", "cpu_s": 9.7, …, "greedy": {"equal": 29, "of": 32}, "apart": {"nats": 0.004, …}}
+    {"arm": "vllm", "cpu_s": 9.7, …, "greedy": {"nf4": {"equal": 29, "of": 32}, …}, "apart": {"nf4": {"nats_a_token": …}, …}}
 
 vLLM's pins cannot live with ours, so it is a process with an environment of its own, which takes the adapter at each update
 and the prompts as tokens. It holds the base in full precision: its CPU build has no 4-bit. So beside our sampler on the base
@@ -116,7 +116,6 @@ def _theirs(work: Work, python: str) -> tuple[dict[str, Any], Answers, Answers, 
         **{"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
-    environment.pop("LD_PRELOAD", None)
     adapter = work.finished.run.stage("ppo") / "adapter"
     asked = {
         "base": work.finished.base_model(),
