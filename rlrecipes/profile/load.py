@@ -111,9 +111,10 @@ def make_profile(
 
 def _spared(profile: Profile) -> set[str]:
     """The settings without effect that nobody chose: they are as in the profile's file, where they have one."""
-    names = {name for name in without_effect(profile) if not by_hand(profile, name)}
+    file = _tables_of_file(profile)
+    names = {name for name in without_effect(profile) if not _differs(profile, name, file)}
     try:
-        return names - {*without_effect(Profile(**{**_tables_of_file(profile), "name": ""}))}
+        return names - {*without_effect(Profile(**{**file, "name": ""}))}
     except ValidationError:  # an override took the place of a bad value
         return names
 
@@ -181,8 +182,12 @@ def _known() -> list[str]:
 
 def by_hand(profile: Profile, name: str) -> bool:
     """Whether a setting such as `sft.patience` has another value than the profile's file, or its default, gives it."""
+    return _differs(profile, name, _tables_of_file(profile))
+
+
+def _differs(profile: Profile, name: str, file: Mapping[str, Any]) -> bool:
     table, _, key = name.partition(".")
-    usual = _tables_of_file(profile).get(table, {}).get(key, getattr(_TABLES[table], key))
+    usual = file.get(table, {}).get(key, getattr(_TABLES[table], key))
     return bool(getattr(getattr(profile, table), key) != usual)
 
 
