@@ -1,6 +1,8 @@
 """What the tests share: a home for runs that trains one base for all, and a tiny checkpoint with adapters."""
 
 import contextlib
+import gc
+import importlib
 import json
 import os
 import re
@@ -110,6 +112,20 @@ class Listener:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "WANDB_", "DISABLE_"))}
         proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), self.url)
         return own | proxies | {name.lower(): url for name, url in proxies.items()} | {"NO_PROXY": "", "no_proxy": ""}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def libraries() -> None:
+    """The libraries are loaded, and the garbage collector leaves their objects alone: each stage collects several times."""
+    for name in (
+        "rlrecipes.stages.ppo",
+        "rlrecipes.stages.reward",
+        "rlrecipes.stages.sft",
+        "rlrecipes.stages.evaluate",
+    ):
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ With a launcher each try is a launch of its own, and one of its processes, any o
 
 import argparse
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -93,6 +94,7 @@ def forked(work: Callable[[], int], moment: Moment = Moment()) -> int:
     """Runs `work` in a child that is ended at `moment`; the exit status, negative for the signal that killed it."""
     child = os.fork()
     if child == 0:
+        gc.freeze()  # as in faults.attempt
         files.changes, files.fatal, files.watching = 0, moment.change, True
         os._exit(work())
     if moment.seconds is not None:

@@ -7,6 +7,7 @@ The parent pays for the imports once; a child is as fresh as the parent is.
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -54,6 +55,7 @@ def forked(work: Callable[[], int], output: Path, limit: float, memory: int | No
     errors, started = output.with_name(output.name + ".err"), time.monotonic()
     child = os.fork()
     if child == 0:
+        gc.freeze()  # stages collect garbage often, and need not look through the libraries each time
         os.setsid()
         for path, handle in ((output, 1), (errors, 2)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), handle)
