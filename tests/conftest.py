@@ -114,16 +114,18 @@ class Listener:
         return own | proxies | {name.lower(): url for name, url in proxies.items()} | {"NO_PROXY": "", "no_proxy": ""}
 
 
+def import_all() -> None:
+    """Imports what a command that trains imports."""
+    for name in ("model.embedded", "model.pretrain", "stages.answers", "stages.attempt", "stages.evaluate"):
+        importlib.import_module(f"rlrecipes.{name}")
+    for name in ("ppo", "reward", "sft"):
+        importlib.import_module(f"rlrecipes.stages.{name}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def libraries() -> None:
     """The libraries are loaded, and the garbage collector leaves their objects alone: each stage collects several times."""
-    for name in (
-        "rlrecipes.stages.ppo",
-        "rlrecipes.stages.reward",
-        "rlrecipes.stages.sft",
-        "rlrecipes.stages.evaluate",
-    ):
-        importlib.import_module(name)
+    import_all()
     gc.collect()
     gc.freeze()
 

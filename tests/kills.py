@@ -13,7 +13,6 @@ With a launcher each try is a launch of its own, and one of its processes, any o
 import argparse
 import contextlib
 import gc
-import importlib
 import json
 import os
 import random
@@ -27,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from conftest import ROOT, SMALLEST, last_of_each, sentences, write_rows
+from conftest import ROOT, SMALLEST, import_all, last_of_each, sentences, write_rows
 
 from rlrecipes.__main__ import INTERRUPTED
 
@@ -227,14 +226,6 @@ def load() -> None:
 
     # Reading all recipes' documents takes longer than the road.
     rlrecipes.model.embedded.recipe_names = lambda: ["translation"]
-
-
-def import_all() -> None:
-    """Imports what a command that trains imports."""
-    for name in ("model.embedded", "model.pretrain", "stages.answers", "stages.attempt", "stages.evaluate"):
-        importlib.import_module(f"rlrecipes.{name}")
-    for name in ("ppo", "reward", "sft"):
-        importlib.import_module(f"rlrecipes.stages.{name}")
 
 
 def sample_by_hash(draw: random.Random, changes: int, seconds: float) -> Moment:

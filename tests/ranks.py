@@ -131,7 +131,7 @@ def signalled(child: int, console: Path, number: int, words: str) -> int:
 
 
 def serve(jobs: Sequence[str]) -> None:
-    from kills import import_all
+    from conftest import import_all
 
     import_all()
     answers = os.dup(1)

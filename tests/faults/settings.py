@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
-from conftest import sentences, write_rows
+from conftest import import_all, sentences, write_rows
 from kills import ROAD, results
 
 from faults.attempt import Outcome, command, fault_of, forked
@@ -107,13 +107,7 @@ def _others(hint: object, value: object) -> list[str]:
 
 def outcomes(folder: Path, done: set[str]) -> Iterator[Outcome]:
     """Runs the road once as it is and once for each change."""
-    import rlrecipes.stages.answers
-    import rlrecipes.stages.attempt
-    import rlrecipes.stages.evaluate
-    import rlrecipes.stages.ppo
-    import rlrecipes.stages.reward
-    import rlrecipes.stages.sft  # noqa: F401  so that the children inherit them
-
+    import_all()  # so that the children inherit it
     plains: dict[tuple[str, ...], dict[str, object]] = {}
     for change in changes():
         if change in done:
