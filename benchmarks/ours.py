@@ -54,6 +54,7 @@ def _settings(work: Work) -> PPOSettings:
         reward_clip=0.0,  # plain TRL has none
         num_sample_generations=0,
         value=work.value,
+        dense_rollout=work.dense_rollout,
     )
 
 

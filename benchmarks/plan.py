@@ -201,6 +201,7 @@ def profile(work: Work) -> Profile:
             local_rollout_forward_batch_size=work.rollout_batch or work.batch,
             response_length=work.answer,
             value=work.value,
+            dense_rollout=work.dense_rollout,
             num_sample_generations=0,
             judge=False,
         ),

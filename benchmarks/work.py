@@ -63,6 +63,8 @@ class Work:
     """Of our arm; plain TRL never turns it on."""
     value: Literal["trunk", "adapter"] = "trunk"
     """Where our arm's value head stands."""
+    dense_rollout: Literal["always", "never"] = "never"
+    """Whether our arm draws answers from a dense copy of the policy."""
     reward: Literal["model", "program"] = "model"
     """A random reward model, or how many of the answer's tokens are `liked` (something that can be learned)."""
     missing_eos_penalty: float = 1.0

@@ -168,17 +168,27 @@ def _measured(plan: Plan, sizes: Sizes, settings: RewardSettings, texts: int, se
 # PPO.
 
 
-def _generation(plan: Plan, what: str, times: float, rows: float, pool: float, greedy: bool = False) -> list[Pass]:
+def _generation(
+    plan: Plan, what: str, times: float, rows: float, pool: float, greedy: bool = False, copied: bool = False
+) -> list[Pass]:
     """`times` generations of `rows` prompts, neighbours among `pool` that are ordered by length.
 
-    Each runs until its longest answer has ended; the rows that end before it are read along.
+    Each runs until its longest answer has ended; the rows that end before it are read along. The policy may be `copied` into
+    plain matrices for each.
     """
     prompt, answer = padded(plan.work.asked, rows, pool), padded(plan.work.answers, rows)
     mask = rows > 1 and len(set(plan.work.asked)) > 1
+    sizes = plan.sizes.copied if copied else plan.sizes
     return [
-        plan.sizes.read("reading prompts", times, rows, prompt, states=rows, padded=mask),
-        plan.sizes.draw(what, times * answer, rows, prompt + answer / 2, mask, greedy),
+        *([plan.sizes.copy("dense copy", times)] if copied else []),
+        sizes.read("reading prompts", times, rows, prompt, states=rows, padded=mask, adapted=not copied),
+        sizes.draw(what, times * answer, rows, prompt + answer / 2, mask, greedy, adapted=not copied),
     ]
+
+
+def _policys(plan: Plan, what: str, times: float, rows: float, pool: float, greedy: bool = False) -> list[Pass]:
+    """`_generation` as the policy writes while it is trained."""
+    return _generation(plan, what, times, rows, pool, greedy, plan.profile.ppo.dense_rollout == "always")
 
 
 def _batch(profile: Profile) -> int:
@@ -208,7 +218,7 @@ def _rollout(plan: Plan) -> list[Pass]:
     chunks, times = updates * math.ceil(batch / rows), updates * math.ceil(batch / micro)
     tokens, states = padded(work.answered, rows), micro * padded(work.answers, rows)
     once_more = plan.profile.model.dtype == "bfloat16"  # `Sampler.rounds`
-    found = _generation(plan, "sampling", chunks, rows, batch)
+    found = _policys(plan, "sampling", chunks, rows, batch)
     for what in (*(["policy once more"] if once_more else []), "reference"):
         found.append(sizes.read(what, times, micro, tokens, states=states))
         found.append(sizes.logprobs(what, chunks, rows * mean(work.answers)))
@@ -225,8 +235,8 @@ def _looks(plan: Plan, rows: int, micro: int) -> list[Pass]:
     looks, parts = 1 + math.ceil(_updates(plan.profile) / settings.eval_every), math.ceil(prompts / rows)
     scored, together = 2 * looks * math.ceil(prompts / micro), min(micro, prompts)
     found = [
-        *_generation(plan, "looks", looks * parts, prompts / parts, prompts, greedy=True),
-        *_generation(plan, "looks", looks * parts, prompts / parts, prompts),
+        *_policys(plan, "looks", looks * parts, prompts / parts, prompts, greedy=True),
+        *_policys(plan, "looks", looks * parts, prompts / parts, prompts),
         *_scoring(plan, scored, together),
     ]
     if plan.judged and settings.judge:
@@ -241,7 +251,7 @@ def _samples(plan: Plan) -> list[Pass]:
     if not wanted:
         return []
     shown = math.ceil(updates / max(1, updates // wanted))
-    found = [*_generation(plan, "samples", shown, SAMPLES, SAMPLES, greedy=True), *_scoring(plan, shown, SAMPLES)]
+    found = [*_policys(plan, "samples", shown, SAMPLES, SAMPLES, greedy=True), *_scoring(plan, shown, SAMPLES)]
     return [replace(each, what="samples") for each in found]
 
 

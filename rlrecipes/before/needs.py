@@ -19,9 +19,9 @@ from rlrecipes.run.stages import phases
 
 GIB = 1 << 30
 
-ROLES = ("base", "beside", "adapters", "optimizer", "KV cache", "activations", "logits", "reserve")
-"""What the memory is for. `beside` is a reward model that is no adapter of the base; `optimizer` holds gradients too;
-`reserve` is for all that is no tensor."""
+ROLES = ("base", "beside", "copy", "adapters", "optimizer", "KV cache", "activations", "logits", "reserve")
+"""What the memory is for. `beside` is a reward model that is no adapter of the base; `copy` is the policy as plain matrices
+while it writes; `optimizer` holds gradients too; `reserve` is for all that is no tensor."""
 
 RESERVE = {"cpu": 0, "cuda": int(0.75 * GIB)}
 """CUDA context, cuBLAS workspaces and rounding of the allocator: a usual size, which we have not measured."""
@@ -351,7 +351,8 @@ def _rollout(sizes: _Sizes) -> Iterator[Need]:
     micro = min(settings.per_device_train_batch_size, rows)
     trained = 1 + (settings.value == "adapter")
     fixed = sizes.rewarded(1 + trained + sizes.watched) | sizes.optimizer(settings, trained)
-    yield from _generation(sizes, "ppo rollout", fixed, rows)
+    copy = {"copy": float(sizes.width * shape.linear)} if settings.dense_rollout == "always" else {}
+    yield from _generation(sizes, "ppo rollout", fixed | copy, rows)
     states = rows * longest.answer * shape.hidden * sizes.width
     reading = states + sizes.passed(micro * longest.whole)
     yield Need("ppo rollout", "reading answers", fixed | {"activations": reading})

@@ -146,9 +146,39 @@ class Sizes:
             kernels=turns * (forward.kernels - ENDS) + ENDS,
         )
 
-    def draw(self, what: str, times: float, rows: float, past: float, padded: bool, greedy: bool = False) -> Pass:
+    @property
+    def copied(self) -> Sizes:
+        """Those of the policy as plain matrices in the base's precision."""
+        model = replace(self.profile.model, quantization="none")
+        return replace(self, profile=replace(self.profile, model=model))
+
+    def copy(self, what: str, times: float) -> Pass:
+        """The policy's layers are made plain matrices: unpacked, taken to float32, added to, and written."""
+        linear, layers = float(self.shape.linear), self._adapted()
+        return Pass(
+            what,
+            times,
+            tokens=self.shape.hidden,
+            flops=2 * self.profile.lora.r * linear,
+            weights=linear * (NF4 if self.packed else self.width),
+            moved=(4 * 4 + 2 * self.width) * linear,
+            unpacked=linear if self.packed else 0,
+            drawn=0,
+            kernels=(4 + PACKED[self.device] * self.packed) * layers,
+        )
+
+    def draw(
+        self,
+        what: str,
+        times: float,
+        rows: float,
+        past: float,
+        padded: bool,
+        greedy: bool = False,
+        adapted: bool = True,
+    ) -> Pass:
         """A token step of a generation: one token of each row behind `past` tokens, its logits, and the draw."""
-        step = self.read(what, times, rows, 1, past=past, padded=padded)
+        step = self.read(what, times, rows, 1, past=past, padded=padded, adapted=adapted)
         output = 2 * rows * self.shape.vocabulary * self.shape.hidden
         return replace(
             step,

@@ -7,6 +7,7 @@ sft   loss    2.47      0.25       0.37      0.00         1.61    2.03     0.75 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from rlrecipes.before.cards import WITHOUT_BFLOAT16, cards_of, gib, known, without_bfloat16
 from rlrecipes.before.durations import Plan
@@ -51,9 +52,12 @@ def plan(
     shape = read_shape(profile, learned)
     longest = lengths(shape, profile)
     needs = moments(shape, profile, longest, "cuda" if room else "cpu", learned)
+    settled = with_copy(profile, shape, room, learned) if room else profile
     half = "" if profile.ppo.response_length else " (half of a row: ppo.response_length=0 leaves it to the data)"
     used = {role for phase in needs.values() for need in phase for role, size in need.roles.items() if size}
-    columns = [role for role in ROLES if (role != "reserve" or room) and (role != "beside" or role in used)]
+    columns = [
+        role for role in ROLES if (role != "reserve" or room) and (role not in ("beside", "copy") or role in used)
+    ]
     heads = ["GiB", "moment", *columns, "total", *(["fits", f"largest batch in {room:g} GiB"] if room else [])]
     rows = [
         _row(need, columns) + (_verdict(shape, profile, need, room, learned) if room and need is fullest(phase) else [])
@@ -68,10 +72,11 @@ def plan(
             f"on {place}",
             f"rows of at most {longest.whole} tokens, answers of at most {longest.answer}{half}",
             *(["in bfloat16 PPO reads its answers once more than in float32, under the policy"] if rounds else []),
+            *([_copy(shape, settled, learned)] if settled != profile else []),
             "",
             *aligned([heads, *rows], words={0, 1, len(heads) - 1}),
             "",
-            *times(shape, profile, learned, longest, card, run, count(longest)),
+            *times(shape, settled, learned, longest, card, run, count(longest)),
         ]
     )
 
@@ -105,12 +110,30 @@ def times(
     return [*table(found), "", work.source, how, UNKNOWN]
 
 
+def with_copy(profile: Profile, shape: Shape, room: float, learned: bool) -> Profile:
+    """The profile with `ppo.dense_rollout=auto` settled for a card of `room` GiB: `always` where the copy has room beside all
+    that a rollout holds."""
+    if profile.ppo.dense_rollout != "auto":
+        return profile
+    copied, without = (replace(profile, ppo=replace(profile.ppo, dense_rollout=how)) for how in ("always", "never"))
+    needs = moments(shape, copied, learned=learned)["ppo rollout"]
+    return copied if fullest(needs).total <= room * GIB else without
+
+
 def gpu_profile(room: float) -> str:
     """The profile of the largest card that `room` GiB hold, or of the smallest there is."""
     cards = {name: load_profile(name).memory.card for name in profile_names()}
     sizes = sorted((float(card), name) for name, card in cards.items() if card.replace(".", "").isdigit())
     # A card of 24 GiB shows a little less.
     return next((name for size, name in reversed(sizes) if size <= room * 1.05), sizes[0][1])
+
+
+def _copy(shape: Shape, settled: Profile, learned: bool) -> str:
+    """What `ppo.dense_rollout=auto` came to."""
+    if settled.ppo.dense_rollout == "never":
+        return "ppo.dense_rollout=auto: the card has no room for a dense copy of the policy to draw answers from"
+    most = fullest(moments(shape, settled, learned=learned)["ppo rollout"]).total / GIB
+    return f"ppo.dense_rollout=auto: answers are drawn from a dense copy of the policy, with {most:.2f} GiB in all"
 
 
 def _row(need: Need, roles: Sequence[str]) -> list[str]:

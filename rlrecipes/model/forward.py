@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,7 +59,7 @@ def needed_states_only(model: Any, needed: torch.Tensor) -> Iterator[None]:
     if block is None or (torch.is_grad_enabled() and trunk(model).is_gradient_checkpointing):
         yield
         return
-    whole, own = block.forward, block.__dict__.get("forward")  # accelerate, too, puts its own there
+    whole = block.forward
 
     def forward(states: torch.Tensor, *others: Any, **options: Any) -> Any:
         if others or options:  # Bloom's adds the residual itself
@@ -72,14 +72,22 @@ def needed_states_only(model: Any, needed: torch.Tensor) -> Iterator[None]:
     def spread(outputs: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         return outputs.new_zeros(states.shape).index_put((needed,), outputs.view(-1, states.shape[-1]))
 
-    block.forward = forward
+    with other_forward(block, forward):
+        yield
+
+
+@contextmanager
+def other_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """The module computes `forward` inside the block, and its own afterwards."""
+    own = module.__dict__.get("forward")  # accelerate, too, puts its own there
+    module.forward = forward
     try:
         yield
     finally:
         if own is None:
-            del block.forward
+            del module.forward
         else:
-            block.forward = own
+            module.forward = own
 
 
 def _last_feed_forward(model: Any) -> Any:

@@ -6,6 +6,7 @@ PPO reads values as well. `rollout` explains the shapes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from peft import PeftModel
 from torch import nn
 
 from rlrecipes.model.adapters import adapter
+from rlrecipes.model.dense import dense
 from rlrecipes.model.forward import causal, next_token_logits, states_at
 from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.sampling import Share, is_any, sample
@@ -69,6 +71,8 @@ class Sampler:
     """Values come from a pass under the adapter `value`, rather than from the policy's own states while it samples."""
     scored: Sequence[str]
     """The adapters that read the answers' last tokens: those of the learned reward."""
+    dense: bool = False
+    """Answers are drawn from a dense copy of the policy, which is made anew for each batch of them."""
 
     @property
     def rounds(self) -> bool:
@@ -151,7 +155,8 @@ class Sampler:
             return interleaved(gather([]))
         pad, last = self.tokenizer.pad_token_id, ends(self.tokenizer)
         queries = pad_left(mine, pad).to(self.model.device)
-        sampled = sample(self.model, queries, pad, last, self.response_length, temperature, share=share)
+        with self._drawn_from():
+            sampled = sample(self.model, queries, pad, last, self.response_length, temperature, share=share)
         if share is None:
             return list(sampled.tokens)
         return interleaved(gather(sampled.tokens.tolist()))
@@ -164,16 +169,9 @@ class Sampler:
     def _answers(self, prompts: Sequence[Sequence[int]], share: Share | None = None) -> dict[str, torch.Tensor]:
         """The tensors of `Rollout` for some prompts, and the answers' `lengths` `[b]`."""
         pad, last, device = self.tokenizer.pad_token_id, ends(self.tokenizer), self.model.device
-        sampled = sample(
-            self.model,
-            pad_left(prompts, pad).to(device),
-            pad,
-            last,
-            self.response_length,
-            self.temperature,
-            None if self.value_adapter else self.value,
-            share=share,
-        )
+        queries, value = pad_left(prompts, pad).to(device), None if self.value_adapter else self.value
+        with self._drawn_from():
+            sampled = sample(self.model, queries, pad, last, self.response_length, self.temperature, value, share=share)
         is_end = is_any(sampled.tokens, last)
         ended, steps = is_end.any(1), sampled.tokens.shape[1]
         lengths = torch.where(ended, is_end.int().argmax(1) + 1, steps)
@@ -218,6 +216,10 @@ class Sampler:
             "ended": ended,
             **rounding,
         }
+
+    def _drawn_from(self) -> AbstractContextManager[None]:
+        """Inside, the model is what answers are drawn from."""
+        return dense(self.model) if self.dense else nullcontext()
 
     def _states(self, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """Hidden states `[b, t, H]` at `places` `[b, t]` of right-padded `ids` `[b, w]`."""

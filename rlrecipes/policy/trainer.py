@@ -116,6 +116,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             value=self.model.value_model,
             value_adapter=settings.value == "adapter",
             scored=head.roles("reward") if head else (),
+            dense=settings.dense_rollout == "always",
         )
 
     @property
@@ -282,8 +283,7 @@ class SharedBasePPOTrainer(PPOTrainer):
                     hidden = states_at(self.policy, micro.ids, micro.places)
                     of_value = self._value_losses(micro, hidden, states)
                     self._backward(rollout, micro, self.args.vf_coef * of_value)
-            statistics["loss/policy_avg"] = of_policy.detach().sum()
-            statistics["loss/value_avg"] = of_value.detach().sum()
+            statistics |= {"loss/policy_avg": of_policy.detach().sum(), "loss/value_avg": of_value.detach().sum()}
             sums = ppo.together(sums, statistics)
         return ppo.of_all(sums)
 

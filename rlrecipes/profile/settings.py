@@ -155,6 +155,9 @@ class PPOSettings:
     num_ppo_epochs: Count = 4
     local_rollout_forward_batch_size: Count = 64
     """Answers generated and scored together, without gradients."""
+    dense_rollout: Literal["auto", "always", "never"] = "auto"
+    """Ours: answers are drawn from a copy of the policy whose layers are whole matrices, the adapter added, in `model.dtype`.
+    `auto`: on a GPU that has room for it by the plan."""
     response_length: CountOrZero = 0
     """Most tokens in an answer, in PPO and in evaluation; 0: as long as 99 % of the demonstrations' answers."""
     temperature: Annotated[Number, Field(ge=LOWEST_TEMPERATURE)] = 1.0

@@ -6,9 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 
+from rlrecipes.before.needs import GIB
+from rlrecipes.before.plan import with_copy
+from rlrecipes.before.shape import read_shape
 from rlrecipes.data.split import SAMPLES, SLICE, sample_by_hash, set_aside
 from rlrecipes.job import Job
 from rlrecipes.model.adapters import load_adapter, unmoved
@@ -86,7 +90,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         prompts=prompts,
         reward=fresh(job.recipe.reward),
         head=head,
-        settings=settings,
+        settings=_settled(job, model),
         samples=samples,
         on_samples=show,
         scorer=scorer,
@@ -98,6 +102,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     updates = trainer.args.num_total_batches
     note = "" if updates * batch == settings.total_episodes else f" (rounded up from {settings.total_episodes})"
     say(f"  {updates * batch} episodes{note} in {updates} updates of {batch}, answers of at most {length} tokens")
+    if trainer.sampler.dense:
+        say("  answers are drawn from a dense copy of the policy")
     if trainer.sampler.rounds:
         say(f"  {ONCE_MORE}")
     if settings.vf_coef == 0:
@@ -128,10 +134,20 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "answer_length": length,
         "too_long": dropped,
         "stopped": trainer.stopped,
+        "dense_rollout": trainer.sampler.dense,
         **({"watch": watch.record(trainer.stopped)} if watch else {}),
         "warnings": _warnings(trainer, folder, sft),
         "resumed": checkpoints.resumed,
     }
+
+
+def _settled(job: Job, model: PeftModel) -> PPOSettings:
+    """The profile's `[ppo]` table, where `dense_rollout=auto` has become `always` or `never`."""
+    if model.device.type != "cuda":
+        return job.profile.ppo
+    room = torch.cuda.get_device_properties(model.device).total_memory / GIB
+    learned = bool(job.recipe.reward.learned)
+    return with_copy(job.profile, read_shape(job.profile, learned), room, learned).ppo
 
 
 def _judge(job: Job, model: PeftModel, tokenizer: Any) -> Scorer | None:

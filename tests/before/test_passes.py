@@ -138,7 +138,13 @@ def test_products_of_the_reward_model_are_those_of_its_steps_and_of_its_scores(t
     assert products(found, "forward and backward", "scale") == pytest.approx(counted(run), rel=0.1)
 
 
-@pytest.mark.parametrize("changes", [{}, {"value": "adapter"}, {"gradient_checkpointing": True}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({}, {"value": "adapter"}, {"gradient_checkpointing": True}, {"dtype": "bfloat16"}),
+        {"dense_rollout": "always"},
+    ],
+)
 def test_products_of_ppo_are_those_of_its_rollout_and_its_update(changes, tmp_path):
     model = dataclasses.replace(TOY, dtype=changes.pop("dtype", "float32"))
     work = dataclasses.replace(WORK, model=model, **changes)
@@ -153,7 +159,12 @@ def test_products_of_ppo_are_those_of_its_rollout_and_its_update(changes, tmp_pa
     trainer.roll_out = partial(count, "ppo rollout", trainer.roll_out)
     trainer.update = partial(count, "ppo update", trainer.update)
     trainer.train()
-    rollout = [*ROLLOUT, "values", "policy once more"]  # the bench looks at no policy and shows no samples
+    rollout = [
+        *ROLLOUT,
+        "values",
+        "policy once more",
+        "dense copy",
+    ]  # the bench looks at no policy and shows no samples
     assert products(planned(work, "ppo rollout"), *rollout) == pytest.approx(found["ppo rollout"], rel=0.1)
     assert products(planned(work, "ppo update")) == pytest.approx(found["ppo update"], rel=0.1)
 

@@ -36,6 +36,7 @@ from rlrecipes.before.needs import (
     largest_batch,
     moments,
 )
+from rlrecipes.before.plan import with_copy
 from rlrecipes.before.shape import read_shape, shape_of
 from rlrecipes.errors import UserError
 from rlrecipes.model import likelihood, sampling
@@ -206,6 +207,7 @@ def peak(work, step, folder, base=None):
 
 STEPS = [
     ("ppo rollout", "roll_out", {}),
+    ("ppo rollout", "roll_out", {"dense_rollout": "always"}),
     ("ppo update", "update", {}),
     ("ppo update", "update", {"gradient_checkpointing": True}),
     ("ppo update", "update", {"value": "adapter"}),
@@ -223,7 +225,7 @@ def test_the_plan_is_what_is_alive_at_the_peak(phase, step, changes, dtype, tmp_
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("targets", ["q_proj,k_proj,v_proj,o_proj", "all-linear"])
-@pytest.mark.parametrize(("phase", "step", "changes"), STEPS[:3])
+@pytest.mark.parametrize(("phase", "step", "changes"), STEPS[:4])
 def test_so_it_is_of_a_mixture_of_experts(phase, step, changes, targets, dtype, tmp_path, monkeypatch):
     tiny = dataclasses.replace(TINY, dtype=dtype)
     work = Work("t", tiny, 80, 80, 16, batch=16, micro_batch=8, epochs=1, updates=2, lora_rank=4, **changes)
@@ -305,6 +307,7 @@ def test_a_rollout_is_never_larger_than_a_batch(settings, planned):
         ("reward.seeds=3", "evaluate", "adapters"),
         ("ppo.judge=false", "ppo rollout", "adapters"),
         ("ppo.judge=false", "ppo update", "adapters"),
+        ("ppo.dense_rollout=always", "ppo rollout", "copy"),
         ("model.max_length=2048", "ppo rollout", "KV cache"),
         ("ppo.local_rollout_forward_batch_size=4", "ppo rollout", "KV cache"),
         ("model.attention=eager", "sft", "activations"),
@@ -345,11 +348,27 @@ def test_prompts_that_are_read_in_parts_take_no_more_memory_where_they_are_more(
 def test_the_table_has_every_role_and_the_largest_batches(capsys):
     assert main(["plan", "translation", "--profile", "single_gpu_24gb"]) == 0
     said = capsys.readouterr().out
-    assert all(role in said for role in ROLES if role != "beside")
+    assert all(role in said for role in ROLES if role not in ("beside", "copy"))
     assert "beside" not in said
     assert "Qwen/Qwen3-4B-Instruct-2507" in said
     assert "largest batch in 24 GiB" in said
     assert "ppo.local_rollout_forward_batch_size=64 (now 64)" in said
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ("24", "the card has no room for a dense copy of the policy"),
+        ("80", "answers are drawn from a dense copy of the policy"),
+    ],
+)
+def test_a_dense_copy_is_drawn_from_where_a_card_has_room_for_it(card, said, settings, planned, capsys):
+    assert main(["plan", "translation", "--profile", "single_gpu_24gb", "--card", card]) == 0
+    assert f"ppo.dense_rollout=auto: {said}" in capsys.readouterr().out
+    whole = with_copy(load_profile("single_gpu_24gb", ["ppo.dense_rollout=always"]), planned, 1, True)
+    most = fullest(moments(planned, whole)["ppo rollout"]).total / GIB
+    assert with_copy(settings, planned, most + 0.01, True).ppo.dense_rollout == "always"
+    assert with_copy(settings, planned, most - 0.01, True).ppo.dense_rollout == "never"
 
 
 @pytest.mark.parametrize("card", ["t4", "Tesla T4", "v100", "Tesla V100-SXM2-32GB", "NVIDIA V100 16GB"])

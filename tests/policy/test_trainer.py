@@ -14,6 +14,7 @@ from transformers import TrainerCallback as Callback
 
 from rlrecipes.errors import UserError
 from rlrecipes.model.adapters import adapter, load_adapter
+from rlrecipes.model.dense import dense
 from rlrecipes.model.forward import states_at
 from rlrecipes.model.loading import load_causal
 from rlrecipes.model.tokens import decode, encode_prompt, load_tokenizer
@@ -332,9 +333,14 @@ def rollout_of(trainer, lengths):
 # Update.
 
 
+DRAWN_FROM = pytest.mark.parametrize("dense_rollout", ["never", "always"])
+
+
+@DRAWN_FROM
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_the_first_ratio_is_one(make, quantization):
-    trainer = make(quantization=quantization, num_ppo_epochs=1)
+def test_the_first_ratio_is_one(make, quantization, dense_rollout):
+    trainer = make(quantization=quantization, num_ppo_epochs=1, dense_rollout=dense_rollout)
+    scatter(trainer.policy, "policy")
     trainer.train()
     assert logged(trainer, "val/ratio") == pytest.approx([1, 1], abs=1e-5)
     assert logged(trainer, "policy/approxkl_avg") == pytest.approx([0, 0], abs=1e-9)
@@ -342,10 +348,12 @@ def test_the_first_ratio_is_one(make, quantization):
 
 
 @PLACEMENTS
+@DRAWN_FROM
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_a_policy_in_bfloat16_does_not_differ_from_itself(make, value, quantization):
+def test_a_policy_in_bfloat16_does_not_differ_from_itself(make, value, quantization, dense_rollout):
     """Sampling a token at a time rounds otherwise than reading a row, and much more than an update moves."""
-    trainer = make(quantization=quantization, dtype="bfloat16", value=value, num_ppo_epochs=1, temperature=0.7)
+    settings = {"value": value, "num_ppo_epochs": 1, "temperature": 0.7, "dense_rollout": dense_rollout}
+    trainer = make(quantization=quantization, dtype="bfloat16", **settings)
     scatter(trainer.policy, "policy", size=1.0)
     for ours, theirs in zip(of_role(trainer, "policy"), of_role(trainer, "reference"), strict=True):
         theirs.data.copy_(ours)
@@ -355,6 +363,27 @@ def test_a_policy_in_bfloat16_does_not_differ_from_itself(make, value, quantizat
     assert logged(trainer, "first/clipfrac_avg") == [0, 0]
     assert logged(trainer, "sampling/rounding_avg")[0] > 0
     assert logged(trainer, "sampling/rounding_max")[0] > 1e-4
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_answers_are_drawn_from_the_dense_copy_alone_and_are_the_policys(make, quantization, monkeypatch):
+    drawn = {}
+    for dense_rollout in ("never", "always"):
+        trainer = make(quantization=quantization, dense_rollout=dense_rollout)
+        scatter(trainer.policy, "policy", size=0.5)
+        copies = []
+        monkeypatch.setattr(
+            "rlrecipes.policy.sampler.dense", lambda model, copies=copies: copies.append(model) or dense(model)
+        )
+        set_seed(1)
+        rollout = first_batch(trainer)
+        answers = [trainer.sampler.greedy(trainer.prompts[:3]), trainer.sampler.at_temperature_1(trainer.prompts[:3])]
+        drawn[dense_rollout] = rollout, answers, len(copies)
+    (theirs, their_answers, none), (ours, our_answers, made) = drawn["never"], drawn["always"]
+    assert (none, made) == (0, 3)
+    assert (ours.answers, our_answers) == (theirs.answers, their_answers)
+    for name in ("logprobs", "reference_logprobs", "values", "entropy", "last_states"):
+        assert torch.allclose(getattr(ours, name), getattr(theirs, name), atol=1e-4), name
 
 
 def of_role(trainer, role):
@@ -1026,6 +1055,7 @@ EFFECTS = {
     "keep": ({}, "last"),
     "patience": ({"eval_every": 1, "total_episodes": 64}, 1),
     "num_sample_generations": ({}, 2),
+    "dense_rollout": ({}, "always"),
 }
 """A value of each setting that is not the usual one, and what must be said beside it."""
 

@@ -88,7 +88,7 @@ ROAD = (
     *("lora.lora_dropout=0", "sft.max_steps=3", "sft.logging_steps=1", "reward.logging_steps=1"),
     *("reward.learning_rate=1e-4", "reward.max_steps=3", "evaluate.batch_size=3", "ppo.total_episodes=24"),
     *("ppo.keep=last", "ppo.num_mini_batches=2", "ppo.learning_rate=1e-3", "ppo.local_rollout_forward_batch_size=5"),
-    *("ppo.kl_target=1", "ppo.kl_horizon=100", "ppo.eval_every=1"),
+    *("ppo.kl_target=1", "ppo.kl_horizon=100", "ppo.eval_every=1", "ppo.dense_rollout=always"),
 )
 
 

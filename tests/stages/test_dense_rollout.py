@@ -1,0 +1,23 @@
+"""`ppo.dense_rollout=auto` takes a dense copy of the policy where the GPU has room for it by the plan."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rlrecipes.before.needs import GIB
+from rlrecipes.profile import load_profile
+from rlrecipes.stages.ppo import _settled
+
+
+@pytest.mark.parametrize(
+    ("gib", "given", "settled"),
+    [(80, "auto", "always"), (24, "auto", "never"), (24, "always", "always"), (80, "never", "never")],
+)
+def test_a_gpus_memory_decides_what_is_left_to_it(gib, given, settled, monkeypatch):
+    profile = load_profile("single_gpu_24gb", [f"ppo.dense_rollout={given}"])
+    job = SimpleNamespace(profile=profile, recipe=SimpleNamespace(reward=SimpleNamespace(learned=1.0)))
+    memory = SimpleNamespace(total_memory=gib * GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    assert _settled(job, SimpleNamespace(device=torch.device("cuda"))).dense_rollout == settled
+    assert _settled(job, SimpleNamespace(device=torch.device("cpu"))).dense_rollout == given
