@@ -358,8 +358,8 @@ def test_the_table_has_every_role_and_the_largest_batches(capsys):
 @pytest.mark.parametrize(
     ("card", "said"),
     [
-        ("24", "the card has no room for a dense copy of the policy"),
-        ("80", "answers are drawn from a dense copy of the policy"),
+        ("16", "the card has no room for a dense copy of the policy"),
+        ("24", "answers are drawn from a dense copy of the policy"),
     ],
 )
 def test_a_dense_copy_is_drawn_from_where_a_card_has_room_for_it(card, said, settings, planned, capsys):

@@ -12,7 +12,7 @@ from rlrecipes.stages.ppo import _settled
 
 @pytest.mark.parametrize(
     ("gib", "given", "settled"),
-    [(80, "auto", "always"), (24, "auto", "never"), (24, "always", "always"), (80, "never", "never")],
+    [(24, "auto", "always"), (16, "auto", "never"), (16, "always", "always"), (24, "never", "never")],
 )
 def test_a_gpus_memory_decides_what_is_left_to_it(gib, given, settled, monkeypatch):
     profile = load_profile("single_gpu_24gb", [f"ppo.dense_rollout={given}"])
