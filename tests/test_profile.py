@@ -221,7 +221,7 @@ ALWAYS = {
         "ppo.gradient_accumulation_steps",
         "ppo.num_mini_batches",
     ),
-    *("ppo.num_ppo_epochs", "ppo.response_length", "ppo.temperature"),
+    *("ppo.num_ppo_epochs", "ppo.response_length", "ppo.temperature", "ppo.dense_rollout"),
     *(
         "ppo.learning_rate",
         "ppo.lr_scheduler_type",
@@ -363,7 +363,7 @@ def test_only_what_a_configuration_of_trl_knows_is_handed_to_it(tmp_path):
     ppo = training_arguments(PPOConfig, profile.ppo, tmp_path, 0)
     assert {key for key in settings_of(profile, "ppo") if key.removeprefix("ppo.") not in ppo} == {
         *("ppo.kl_target", "ppo.kl_horizon", "ppo.kl_stop", "ppo.value", "ppo.reward_clip"),
-        *("ppo.eval_every", "ppo.keep", "ppo.patience", "ppo.judge", "ppo.anyway"),
+        *("ppo.eval_every", "ppo.keep", "ppo.patience", "ppo.judge", "ppo.anyway", "ppo.dense_rollout"),
     }
     assert training_arguments(RewardConfig, profile.reward, tmp_path, 0)["center_rewards_coefficient"] == 0.5
     assert "center_rewards_coefficient" not in training_arguments(TrainingArguments, profile.reward, tmp_path, 0)
