@@ -2,7 +2,7 @@
 
 # The table with the stages' names and help
 TABLE := rlrecipes/run/stages.py
-STAGES := $(shell awk -F '"' '/^    "[a-z_]+": Stage/ { print $$2 }' $(TABLE))
+STAGES := $(shell awk -F '"' '/^    "[a-z_]+": (Stage|_algorithm)/ { print $$2 }' $(TABLE))
 RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard recipes/*/recipe.py))))
 
 # `=` and not `?=`: what the environment exports for others (COLUMNS is the terminal's width) is not ours.
@@ -33,6 +33,8 @@ SETTINGS =
 FROM =
 # Settings of the profile to override, as 'ppo.learning_rate=1e-6 sft.max_steps=50'; for bench, numbers and chat, options
 ARGS =
+# Which algorithms train a policy, as 'ppo rloo grpo'; without it, as RUN was begun, or ppo
+ALGORITHM =
 # What evaluation compares, as 'base sft ppo runs/other'; without it, all policies of the run
 POLICIES =
 # 1 makes finished stages again, with all that stands on them
@@ -67,7 +69,7 @@ RLRECIPES := $(if $(value LAUNCH),PATH="$$PWD/$(VENV)/bin:$$PATH" $(call each,LA
 # 1 says yes; nothing and 0 say no
 yes = $(filter-out 0,$(value $(1)))
 # ARGS stand first: --columns would take them for its own
-options = $(call each,ARGS) $(if $(value POLICIES),$(call quoted,evaluate.policies=$(value POLICIES))) \
+options = $(call each,ARGS) $(if $(value ALGORITHM),$(call quoted,run.algorithms=$(value ALGORITHM))) $(if $(value POLICIES),$(call quoted,evaluate.policies=$(value POLICIES))) \
 	$(call given,COLUMNS,--columns) $(call given,PROFILE,--profile) $(call given,SEED,--seed) \
 	$(call given,MODEL,--model) $(call given,DATA,--data) $(call given,RUN,--run) $(call given,SETTINGS,--settings) \
 	$(call given,FROM,--from) $(if $(call yes,FORCE),--force) $(call given,POLICY,--policy) \
@@ -99,7 +101,7 @@ TARGETS := help setup demo test kills faults lint check list sweep bench gpu pla
 help: ## this list
 	@{ echo "Targets:"; \
 	awk -F ':.*## ' '/^[$$a-z()A-Z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST) | sed 's/$$(RECIPES)   /<recipe>     /'; \
-	awk -F '"' '/^    "[a-z_]+": Stage\(/ { name = $$2 } /[ (]help="/ { for (i = 1; i < NF; i++) if ($$i ~ /help=$$/) printf "  %-18s RECIPE=…: %s\n", name, $$(i + 1) }' $(TABLE); \
+	awk -F '"' '/^    "[a-z_]+": (Stage|_algorithm)\(/ { name = $$2 } /[ (]help="/ { for (i = 1; i < NF; i++) if ($$i ~ /help=$$/) printf "  %-18s RECIPE=…: %s\n", name, $$(i + 1) }' $(TABLE); \
 	echo "  (<recipe> is one of: $(RECIPES))"; \
 	echo "Variables:"; \
 	awk '/^# / { text = substr($$0, 3) } /^[A-Z]+ =/ { printf "  %-18s %s\n", $$1 ($$3 == "" ? "" : "=" $$3), text }' $(MAKEFILE_LIST); } | awk '$(WRAP)'

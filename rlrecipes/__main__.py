@@ -198,9 +198,10 @@ def _run(arguments: argparse.Namespace) -> None:
     run_stages(job, stages, arguments.force, source_of(arguments))
     if stages[-1] == "report" and is_first():
         from rlrecipes.report.page import short_table
+        from rlrecipes.report.records import not_run
 
-        why = (job.run.done("evaluate") or {}).get("withheld")
-        first = f"PPO was not run: {why}\n" if why else ""
+        why = not_run({"evaluate": job.run.done("evaluate") or {}})
+        first = f"{why}\n" if why else ""
         say(f"\n{first}{short_table([job.run])}\nreport: {job.run.stage('report') / 'index.html'}")
 
 

@@ -11,8 +11,9 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from rlrecipes.data.load import fingerprint, lists, load
+from rlrecipes.data.objective import objective
 from rlrecipes.errors import UserError, option
-from rlrecipes.profile import Profile, RewardSettings, settings_of, split_override
+from rlrecipes.profile import Profile, algorithms, settings_of, split_override
 from rlrecipes.recipe import (
     BUILT_IN,
     HUB,
@@ -81,9 +82,16 @@ class Job:
         given = [guarded(metric, self.profile.limits.term_seconds) for metric in served]
         return [metric for metric in given if metric.applies is None or metric.applies(held_out)]
 
+    def has(self, stage: str) -> bool:
+        """Whether the run has a stage: of the algorithms those that `run.algorithms` names, and those that are finished."""
+        return not STAGES[stage].algorithm or stage in algorithms(self.profile) or self.run.done(stage) is not None
+
     def settings(self, stage: str) -> dict[str, Any]:
         """Every setting that decides the output of `stage` and of the stages below it, as its `done.json` records them."""
-        tables = [table for name in (*below(stage), stage) for table in STAGES[name].tables]
+        # An algorithm that was never run, such as on a reward model that is too weak, decides nothing.
+        names = [name for name in below(stage) if not STAGES[name].algorithm or self.run.done(name) is not None]
+        names.append(stage)
+        tables = [table for name in names for table in STAGES[name].tables]
         if self.profile.model.name == "builtin":
             tables.append("base")
         settings = settings_of(self.profile, *(table for table in tables if table != "terms"))
@@ -129,6 +137,7 @@ def make_job(
         UserError: for anything wrong in the names, the seed, the weights or the data.
     """
     check_seed(seed)
+    algorithms(profile)
     chosen(profile.evaluate.policies, run)
     if isinstance(recipe, str):
         if PLUS in recipe:
@@ -165,6 +174,7 @@ def make_job(
     job = Job(recipe, profile, run, dataclasses.replace(data, notes=[*data.notes, *notes]), seed, asked=asked)
     _check_headline(job)
     _check_turns(job)
+    _check_policies(job)
     return job
 
 
@@ -212,6 +222,23 @@ def _check_turns(job: Job) -> None:
             f"sft.learn=all has no effect: no demonstration of {job.data.source} has a turn of the assistant before its "
             "answer; leave it out"
         )
+
+
+def _check_policies(job: Job) -> None:
+    """Refuses to compare the policy of an algorithm that the run does not have.
+
+    Raises:
+        UserError: it is named; `all` means those that are there.
+    """
+    if job.profile.evaluate.policies == "all":
+        return
+    for name, policy in chosen(job.profile.evaluate.policies, job.run).items():
+        if policy.stage and not job.has(policy.stage):
+            there = ", ".join(algorithms(job.profile))
+            raise UserError(
+                f"evaluate.policies names {name}, and run.algorithms={there} leaves that out; add it there, or leave it out "
+                "here"
+            )
 
 
 def check_seed(seed: int) -> None:
@@ -353,48 +380,3 @@ def _interleave(splits: Sequence[Split]) -> Split:
     kinds = [kind.name for kind in dataclasses.fields(Split)]
     turns = {kind: chain.from_iterable(zip_longest(*(getattr(split, kind) for split in splits))) for kind in kinds}
     return Split(**{kind: [row for row in rows if row is not None] for kind, rows in turns.items()})
-
-
-def objective(settings: RewardSettings, tasks: Mapping[str, Data]) -> str:
-    """`pairwise` or `regression`: one for all recipes.
-
-    Raises:
-        UserError: the data or another setting do not allow what the profile asks for.
-    """
-    kinds = {name: _objective(settings, name, data) for name, data in tasks.items()}
-    if len(set(kinds.values())) > 1:
-        wishes = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
-        raise UserError(f"one reward model learns one way, but the data want {wishes}; say reward.objective=…")
-    return next(iter(kinds.values()))
-
-
-def _objective(settings: RewardSettings, name: str, data: Data) -> str:
-    kind, comparisons, ratings = settings.objective, data.train.comparisons, data.train.ratings
-    if kind == "auto":
-        kind = "regression" if ratings and not comparisons else "pairwise"
-    if not comparisons and not ratings:
-        raise UserError(
-            f"the reward model of {name} learns from preferences, but {data.source} brings none"
-            f"{data.lacking and f': {data.lacking}'}; bring rows with prompt, chosen and rejected, or do without the model "
-            "(terms.learned=0)"
-        )
-    if kind == "pairwise" and not comparisons:
-        raise UserError(
-            f"reward.objective=pairwise needs comparisons, but {data.source} brings {len(ratings)} ratings, hardly two "
-            "of the same prompt; say reward.objective=regression, or bring comparisons"
-        )
-    if kind == "regression" and not ratings:
-        raise UserError(
-            f"reward.objective=regression needs ratings (prompt, completion, score), but {data.source} brings none for "
-            f"{name}; say reward.objective=pairwise, or bring ratings"
-        )
-    if kind == "regression" and len({rating.score for rating in ratings}) == 1:
-        raise UserError(
-            f"all {len(ratings)} training ratings in {data.source} are {ratings[0].score:g}: there is nothing to "
-            f"learn{data.lacking and f' ({data.lacking})'}; bring ratings that differ"
-        )
-    if kind == "regression" and settings.center_rewards_coefficient is not None:
-        raise UserError(
-            "reward.center_rewards_coefficient has no effect on regression, which fixes the scores; leave it out"
-        )
-    return kind

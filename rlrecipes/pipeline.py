@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrecipes.before.asked import asked_profile, fitted, refuse_unlearned
+from rlrecipes.before.asked import asked_profile, fitted, refuse_unlearned, with_algorithms
+from rlrecipes.before.needed import is_withheld, needed, required, unneeded, withheld_aloud
 from rlrecipes.errors import UserError, option, switch
 from rlrecipes.hub.identity import identity, is_another, reading
 from rlrecipes.hub.reach import reach_model
@@ -23,9 +24,9 @@ from rlrecipes.profile import Profile, check_profile
 from rlrecipes.recipe import Recipe, load_recipe, unknown
 from rlrecipes.report.listing import find_runs
 from rlrecipes.reward.code import code_of
-from rlrecipes.reward.judge import missing, own_judge
+from rlrecipes.reward.judge import own_judge
 from rlrecipes.reward.source import reach_reward_model
-from rlrecipes.reward.strength import too_weak, withheld
+from rlrecipes.reward.strength import too_weak
 from rlrecipes.reward.terms import fresh, term_states
 from rlrecipes.run.circumstances import Stopwatch, git_commit, machine, require_trl, versions
 from rlrecipes.run.console import quiet, say, unbroken
@@ -72,15 +73,16 @@ def run_recipe(
         force: Makes the stages again, with all that stands on them.
 
     Returns:
-        The record of each stage, as its `done.json` has it, by the stage's name; none of PPO where its reward model is too
-        weak to climb (`ppo.anyway`).
+        The record of each stage, as its `done.json` has it, by the stage's name; none of an algorithm whose reward model is
+        too weak to climb (`ppo.anyway`).
 
     Raises:
         UserError: something that you can mend; finished stages stay finished.
         Interrupted: a `KeyboardInterrupt`, after the current step was saved; the same call goes on from there.
     """
     with handled(), disk_errors_told(), device_errors_told(), joined():
-        named, weights = _asked(recipe, profile, overrides, model)
+        wanted = (stages,) if isinstance(stages, str) else stages
+        named, weights = _asked(recipe, profile, overrides, model, wanted)
 
         def make() -> Job:
             job = prepare(recipe, named, weights=weights, data=data, columns=columns, seed=seed, run=run)
@@ -89,21 +91,25 @@ def run_recipe(
         job = each_after_first(make)
         if from_run is not None:
             check_source(job.recipe.name, from_run, run)
-        names = in_order((stages,) if isinstance(stages, str) else stages, job)
+        names = in_order(wanted, job)
         run_stages(job, names, force, from_run)
-        made = [stage for stage in names if needed(job, stage) and not (stage == "ppo" and withheld(job))]
+        made = [stage for stage in names if needed(job, stage) and not is_withheld(job, stage)]
         return {stage: job.run.need(stage) for stage in made}
 
 
 def _asked(
-    recipe: str | Recipe, profile: str | Profile | None, overrides: Sequence[str], model: str | None
+    recipe: str | Recipe,
+    profile: str | Profile | None,
+    overrides: Sequence[str],
+    model: str | None,
+    stages: Sequence[str],
 ) -> tuple[Profile, list[str]]:
     """The profile that a call asks for, and its overrides of reward weights."""
     if isinstance(profile, Profile):
         if overrides or model is not None:
             raise UserError("a profile that is loaded has its model and overrides; give them to load_profile instead")
-        return profile, []
-    named, weights = asked_profile(profile, overrides, model)
+        return with_algorithms(profile, stages), []
+    named, weights = asked_profile(profile, overrides, model, stages=stages)
     if not isinstance(recipe, str) or PLUS not in recipe:
         reward = (load_recipe(recipe) if isinstance(recipe, str) else recipe).reward
         refuse_unlearned(overrides, with_weights(reward, weights))
@@ -171,7 +177,7 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False, source: str
 
     Raises:
         UserError: a stage cannot run, or was finished under other settings without `force`, which removes the stages and
-            all that stands on them first; PPO alone is asked for, on a reward model that is too weak to climb.
+            all that stands on them first; an algorithm alone is asked for, on a reward model that is too weak to climb.
     """
     if not is_first():
         from rlrecipes.stages.attempt import follow
@@ -186,13 +192,13 @@ def run_stages(job: Job, stages: Sequence[str], force: bool = False, source: str
         job.run.recover()
         if source is not None:
             stages = _without_taken(job, stages, Run(source, job.run.recipe, job.run.root))
-        required = {lower for stage in stages for lower in below(stage)} - set(stages)
+        below_them = {lower for stage in stages for lower in below(stage)} - set(stages)
         for stage in STAGES:
-            if stage in required and needed(job, stage) and not _withheld(job, stage):
+            if stage in below_them and required(job, stage) and not withheld_aloud(job, stage):
                 job.run.need(stage)
                 job.run.is_finished(stage, job.settings(stage))
-        if [*stages] == ["ppo"] and (reason := too_weak(job)):
-            raise UserError(f"PPO is not run: {reason}")
+        if len(stages) == 1 and STAGES[stages[0]].algorithm and (reason := too_weak(job, stages[0])):
+            raise UserError(f"{stages[0].upper()} is not run: {reason}")
         if pending := _pending(job, stages, forced):
             job.run.check_removable(pending)
             _run_pending(job, pending, force)
@@ -230,25 +236,17 @@ def _pending(job: Job, stages: Sequence[str], forced: Sequence[str]) -> list[str
             continue
         again = stage in forced or (forced and job.run.differs(stage, job.settings(stage)))
         if not again and not set(below(stage)) & set(pending):  # what stands on a stage goes when that is made
-            if _is_finished(job, stage) or _withheld(job, stage):
+            if _is_finished(job, stage) or withheld_aloud(job, stage):
                 continue
             job.run.check_begun(stage, _conditions(job, stage))
         pending.append(stage)
     return pending
 
 
-def _withheld(job: Job, stage: str) -> bool:
-    """Whether a stage is PPO, is not there, and is not run on this reward model, which the console then says."""
-    reason = withheld(job) if stage == "ppo" else None
-    if reason is not None:
-        say(f"{job.recipe.name} · ppo: not run: {reason}")
-    return reason is not None
-
-
 def _conditions(job: Job, stage: str) -> dict[str, Any]:
     """Everything that decides a stage's bytes on one machine; an interrupted stage goes on under no other."""
     libraries = {f"library.{name}": version for name, version in versions().items()}
-    code = {"reward code": code_of(job.recipe.reward)} if stage == "ppo" else {}
+    code = {"reward code": code_of(job.recipe.reward)} if STAGES[stage].algorithm else {}
     return job.settings(stage) | libraries | code | {"base": _base_of(job, stage)}
 
 
@@ -303,7 +301,7 @@ def _make_pending(job: Job, pending: Sequence[str], force: bool) -> None:
         for stage in pending:
             job.run.remove(stage)
     for stage in pending:
-        if _withheld(job, stage):
+        if withheld_aloud(job, stage):
             continue
         try:
             _run_stage(job, name, stage)
@@ -324,30 +322,18 @@ def _check_base(job: Job, name: str, pending: Sequence[str]) -> None:
             )
 
 
-def needed(job: Job, stage: str) -> bool:
-    """Whether the job needs a stage."""
-    return unneeded(job, stage) is None
-
-
-def unneeded(job: Job, stage: str) -> str | None:
-    """Why the job does without a stage, in a sentence without its stop; None where it needs it."""
-    if STAGES[stage].for_learned_reward and not job.recipe.reward.learned:
-        return "terms.learned is 0, so there is no reward model to train"
-    return missing(job) if stage == "judge" else None
-
-
 def _is_finished(job: Job, stage: str) -> bool:
     finished = job.run.is_finished(stage, job.settings(stage))
     if finished:
-        changed = stage == "ppo" and _has_other_reward(job)
+        changed = STAGES[stage].algorithm and _has_other_reward(job, stage)
         what = f"; the code of its reward has changed since, and {switch('force')} makes it again" if changed else ""
         say(f"{job.recipe.name} · {stage}: done already, in {job.run.stage(stage)}{what}")
     return finished
 
 
-def _has_other_reward(job: Job) -> bool:
-    """Whether the code of the reward's terms has changed since PPO was finished."""
-    made_by = job.run.need("ppo").get("reward_code")
+def _has_other_reward(job: Job, stage: str) -> bool:
+    """Whether the code of the reward's terms has changed since an algorithm was finished."""
+    made_by = job.run.need(stage).get("reward_code")
     return made_by is not None and made_by != code_of(job.recipe.reward)
 
 
@@ -386,7 +372,7 @@ def _run_stage(job: Job, model_name: str, stage: str) -> None:
             "seed": job.seed,
             "data": job.described_data(),
             "base": identity(model_name),
-            **({"reward_code": code_of(job.recipe.reward)} if stage == "ppo" else {}),
+            **({"reward_code": code_of(job.recipe.reward)} if STAGES[stage].algorithm else {}),
             "versions": versions(),
             "machine": machine(),
             "git_commit": git_commit(),

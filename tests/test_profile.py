@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import re
 from itertools import pairwise
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -11,16 +12,23 @@ from conftest import ROOT
 
 from rlrecipes import run_recipe
 from rlrecipes.errors import UserError
-from rlrecipes.profile import REFUSED, Profile, check_profile, load_profile, profile_names, settings_of
+from rlrecipes.profile import ALGORITHMS, REFUSED, Profile, check_profile, load_profile, profile_names, settings_of
 from rlrecipes.profile.load import make_profile, read_tables
 from rlrecipes.profile.names import OTHER, ours
 from rlrecipes.run.stages import STAGES
 
 TABLES = [field.name for field in dataclasses.fields(Profile) if field.name not in ("name", "description", "data")]
 KEYS = [
-    (table, key) for table in TABLES for key in get_type_hints(type(getattr(Profile("any"), table))) if key != "optim"
+    (table, field.name)
+    for table in TABLES
+    for field in dataclasses.fields(getattr(Profile("any"), table))
+    if field.name != "optim"
 ]
+EVERY = f"run.algorithms={','.join(ALGORITHMS)}"
+GROUPED = ("rloo", "grpo")
 COMPANIONS = {
+    **{f"{table}.{key}": [EVERY] for table, key in KEYS if table in GROUPED},
+    **{f"{table}.kl_horizon": [EVERY, f"{table}.kl_target=6"] for table in GROUPED},
     "sft.num_train_epochs": ["sft.max_steps=-1"],
     "reward.num_train_epochs": ["reward.max_steps=-1"],
     "ppo.kl_horizon": ["ppo.kl_target=6"],
@@ -32,7 +40,9 @@ COMPANIONS = {
 """What must be said beside a setting, so that it does not contradict the profile."""
 
 
-OTHERS = {"ppo.kl_horizon": 700, "base.vocab_size": 500, "base.hidden_size": 320, "base.num_attention_heads": 2}
+OTHERS = {"base.vocab_size": 500, "base.hidden_size": 320, "base.num_attention_heads": 2, "run.algorithms": "grpo"}
+OTHERS |= {f"{table}.kl_horizon": 700 for table in ALGORITHMS}
+OTHERS |= {f"{table}.{key}": 8 for table in GROUPED for key in ("num_generations", "per_device_train_batch_size")}
 """Values where 7 will not do."""
 RECORDED = {name.partition(".")[0] for stage in STAGES.values() for name in stage.tables} | {"base"}
 """The tables that `done.json` holds."""
@@ -133,7 +143,15 @@ def test_a_contradiction_is_refused(overrides, said):
         ("load_in_4bit=true", "did you mean 'model.quantization=nf4'?"),
         ("epochs=1", "did you mean 'sft.num_train_epochs' or 'reward.num_train_epochs'?"),
         ("ppo.epochs=1", "did you mean 'ppo.num_ppo_epochs'?"),
-        ("lr=1", "did you mean 'sft.learning_rate', 'reward.learning_rate' or 'ppo.learning_rate'?"),
+        (
+            "lr=1",
+            "did you mean 'sft.learning_rate', 'reward.learning_rate', 'ppo.learning_rate', 'rloo.learning_rate' or",
+        ),
+        ("grpo.max_completion_length=9", "use ppo.response_length"),
+        ("grpo.response_length=9", "did you mean 'ppo.response_length'?"),
+        ("grpo.kl_coef=1", "did you mean 'grpo.beta'?"),
+        ("rloo.rloo_k=2", "did you mean 'rloo.num_generations'?"),
+        ("grpo.num_ppo_epochs=2", "did you mean 'grpo.num_iterations'?"),
         ("nonsense=1", "write it as table.key=value"),
     ],
 )
@@ -167,24 +185,35 @@ CONSTANT = "lr_scheduler_type=constant"
 IDLE = {
     "sft.warmup_steps": [["sft." + CONSTANT], ["sft.max_steps=7"]],
     "reward.warmup_steps": [["reward." + CONSTANT], ["reward.max_steps=7"]],
-    "ppo.warmup_steps": [["ppo." + CONSTANT], ["ppo.total_episodes=448"]],
     "sft.logging_steps": [["sft.max_steps=6"]],
     "reward.logging_steps": [["reward.max_steps=6"]],
     "sft.num_train_epochs": [["sft.max_steps=6"]],
     "reward.num_train_epochs": [["reward.max_steps=6"]],
-    "ppo.kl_horizon": [["ppo.kl_target=0"]],
-    "ppo.kl_target": [["ppo.kl_coef=0"]],
     "ppo.kl_estimator": [["ppo.kl_coef=0"]],
-    "ppo.adam_epsilon": [[f"ppo.optim={name}"] for name in ("sgd", "adafactor", "adagrad", "rmsprop", "lion_32bit")],
     "ppo.cliprange": [["ppo.num_ppo_epochs=1"]],
     "ppo.cliprange_value": [["ppo.num_ppo_epochs=1"], ["ppo.vf_coef=0"]],
     "ppo.value": [["ppo.vf_coef=0"]],
     "sft.patience": [["sft.keep=last"]],
     "reward.patience": [["reward.keep=last"]],
-    "ppo.local_rollout_forward_batch_size": [["ppo.per_device_train_batch_size=4"]],
-    "ppo.keep": [["ppo.eval_every=0"]],
-    "ppo.patience": [["ppo.eval_every=0"]],
-    "ppo.judge": [["ppo.eval_every=0"], ["evaluate.judge=none"]],
+    **{
+        f"{table}.{key}": [[EVERY, f"{table}.{beside}"] for beside in besides]
+        for table, weight in (("ppo", "kl_coef"), ("rloo", "beta"), ("grpo", "beta"))
+        for key, besides in {
+            "warmup_steps": [CONSTANT, "total_episodes=448"],
+            "kl_horizon": ["kl_target=0"],
+            "kl_target": [f"{weight}=0"],
+            "adam_epsilon": [f"optim={name}" for name in ("sgd", "adafactor", "adagrad", "rmsprop", "lion_32bit")],
+            "local_rollout_forward_batch_size": ["per_device_train_batch_size=4"],
+            "keep": ["eval_every=0"],
+            "patience": ["eval_every=0"],
+            "judge": ["eval_every=0"],
+        }.items()
+    },
+    **{
+        f"{table}.{key}": [[EVERY, f"{table}.num_iterations=1"]]
+        for table in GROUPED
+        for key in ("epsilon", "epsilon_high")
+    },
     "track.project": [["track.wandb=off"]],
     "track.artifacts": [["track.wandb=off"]],
     "evaluate.judge": [["evaluate.judge_url=http://localhost/v1", "evaluate.judge_model=m"]],
@@ -202,6 +231,12 @@ IDLE = {
     },
 }
 """Settings, and those beside which nothing would read them."""
+OF_EVERY_ALGORITHM = (
+    *("total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps", "temperature", "dense_rollout"),
+    *("learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "gradient_checkpointing", "kl_stop"),
+    *("anyway", "eval_every", "missing_eos_penalty", "reward_clip", "num_sample_generations"),
+)
+OF_GROUPS = ("num_generations", "num_iterations", "steps_per_generation", "beta", "mask_truncated_completions")
 ALWAYS = {
     *("model.name", "model.quantization", "model.dtype", "model.attention", "model.max_length", "model.device"),
     *("lora.r", "lora.lora_alpha", "lora.lora_dropout", "lora.target_modules"),
@@ -215,22 +250,13 @@ ALWAYS = {
         "sft.gradient_checkpointing",
     ),
     *("reward.model", "reward.per_device_train_batch_size"),
-    *(
-        "ppo.total_episodes",
-        "ppo.per_device_train_batch_size",
-        "ppo.gradient_accumulation_steps",
-        "ppo.num_mini_batches",
-    ),
-    *("ppo.num_ppo_epochs", "ppo.response_length", "ppo.temperature", "ppo.dense_rollout"),
-    *(
-        "ppo.learning_rate",
-        "ppo.lr_scheduler_type",
-        "ppo.weight_decay",
-        "ppo.max_grad_norm",
-        "ppo.gradient_checkpointing",
-    ),
-    *("ppo.kl_coef", "ppo.kl_stop", "ppo.vf_coef", "ppo.gamma", "ppo.lam", "ppo.whiten_rewards"),
-    *("ppo.anyway", "ppo.eval_every", "ppo.missing_eos_penalty", "ppo.reward_clip", "ppo.num_sample_generations"),
+    "ppo.num_mini_batches",
+    *("ppo.num_ppo_epochs", "ppo.response_length"),
+    *(f"{table}.{key}" for table in ALGORITHMS for key in OF_EVERY_ALGORITHM),
+    *(f"{table}.{key}" for table in GROUPED for key in OF_GROUPS),
+    *("rloo.normalize_advantages", "grpo.loss_type", "grpo.scale_rewards", "grpo.importance_sampling_level"),
+    "run.algorithms",
+    *("ppo.kl_coef", "ppo.vf_coef", "ppo.gamma", "ppo.lam", "ppo.whiten_rewards"),
     *("evaluate.limit", "evaluate.batch_size", "evaluate.policies", "evaluate.judge_url"),
     *("evaluate.bertscore", "evaluate.comet"),
     *("track.wandb", "checkpoint.seconds", "limits.term_seconds"),
@@ -332,23 +358,29 @@ def attributes(folder):
     return {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
-def marked(table):
-    """The fields of a table, and of what it inherits, whose text begins with "Ours"."""
+def marked(table, mark=r"Ours"):
+    """The fields of a table, and of what it inherits, whose text begins with "Ours", or as `mark` says."""
     kinds = [kind for kind in type(table).__mro__ if dataclasses.is_dataclass(kind)]
     body = [line for kind in kinds for line in ast.parse(inspect.getsource(kind)).body[0].body]
     pairs = [(field, text) for field, text in pairwise(body) if isinstance(field, ast.AnnAssign)]
-    return {field.target.id for field, text in pairs if ast.unparse(text).strip("'\"").startswith("Ours")}
+    return {field.target.id for field, text in pairs if re.match(mark, ast.unparse(text).strip("'\""), re.DOTALL)}
 
 
 def test_every_training_setting_is_one_that_trl_knows_or_is_marked_as_ours_and_read_by_us():
-    from trl import RewardConfig, SFTConfig
+    from trl import GRPOConfig, RewardConfig, RLOOConfig, SFTConfig
 
     from rlrecipes.policy.trainer import PPOConfig
 
-    profile = load_profile("tiny")
-    for table, config in ((profile.sft, SFTConfig), (profile.reward, RewardConfig), (profile.ppo, PPOConfig)):
+    profile, grouped = load_profile("tiny"), r"Ours|.*Not in TRL's RLOO and GRPO"
+    for table, config, mark in (
+        (profile.sft, SFTConfig, "Ours"),
+        (profile.reward, RewardConfig, "Ours"),
+        (profile.ppo, PPOConfig, "Ours"),
+        (profile.rloo, RLOOConfig, grouped),
+        (profile.grpo, GRPOConfig, grouped),
+    ):
         lacking = {field.name for field in dataclasses.fields(table)} - {f.name for f in dataclasses.fields(config)}
-        assert marked(table) == lacking
+        assert marked(table, mark) == lacking
         assert lacking <= attributes(ROOT / "rlrecipes")
 
 

@@ -21,6 +21,7 @@ from rlrecipes.after.finished import FinishedRun
 from rlrecipes.hub.reach import is_hub_id, is_local
 from rlrecipes.recipe import BUILT_IN, is_hub
 from rlrecipes.report.languages import PREFIX, languages
+from rlrecipes.report.records import climbers, finished_algorithms
 from rlrecipes.run.folder import make
 from rlrecipes.run.stages import POLICIES, below, models
 from rlrecipes.text import interval
@@ -267,10 +268,10 @@ def _results(finished: FinishedRun, policy: str) -> list[str]:
     names = list(evaluation["metrics"][policy])
     rows = [[f"`{name}`", *(_estimate(evaluation["metrics"][p].get(name)) for p in policies)] for name in names]
     table = _table(["metric", *(POLICIES[name].title for name in policies)], rows)
-    climbed = "climbed" if "ppo" in finished.records else "would climb"
+    climbed = f"{climbers(finished.records)} {'climbed' if finished_algorithms(finished.records) else 'would climb'}"
     sentences = [
         f"Greedy answers to {evaluation['examples']} held-out prompts, with 95 % intervals; `{evaluation['headline']}` is "
-        f"the headline, `_sampled` is at temperature 1, `reward` is what PPO {climbed}."
+        f"the headline, `_sampled` is at temperature 1, `reward` is what {climbed}."
     ]
     over = POLICIES[policy].over
     if over and (pair := evaluation["comparisons"].get(f"{policy}_over_{over}")) and POLICIES[over].stage:
@@ -285,7 +286,7 @@ def _results(finished: FinishedRun, policy: str) -> list[str]:
 
 
 def _reward(finished: FinishedRun) -> str:
-    """What PPO's learned reward is."""
+    """What the learned reward is."""
     record = finished.records.get("reward")
     if record is None:
         return "none: programmed terms alone"

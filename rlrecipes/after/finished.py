@@ -19,6 +19,7 @@ from rlrecipes.hub.identity import is_another
 from rlrecipes.model.embedded import check_base
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import BUILT_IN, Message, Prompt, Recipe, unknown
+from rlrecipes.report.records import finished_algorithms, is_algorithm, withheld_algorithms
 from rlrecipes.run.folder import Run, make, read_json
 from rlrecipes.run.stages import STAGES, models
 
@@ -57,14 +58,21 @@ class FinishedRun:
         return tuple(name for name, policy in models().items() if policy.stage is None or policy.stage in self.records)
 
     def missing(self) -> str | None:
-        """A sentence on the first policy that is not there yet, with the command for it; None where all are there."""
-        return next((self._without(name) for name in models() if name not in self.policies), None)
+        """A sentence on the first policy that is not there yet, with the command for it; None where all are there.
+
+        One algorithm is enough; where none is finished, the sentence is on one that was not run, or on PPO.
+        """
+        spare = {name for name in models() if is_algorithm(name)}
+        if not finished_algorithms(self.records):
+            spare -= {*(withheld_algorithms(self.records) or ["ppo"])[:1]}
+        return next((self._without(name) for name in models() if name not in (*self.policies, *spare)), None)
 
     def _without(self, policy: str) -> str:
         title, stage = models()[policy].title, str(models()[policy].stage)
-        if policy == "ppo" and (withheld := self.records.get("evaluate", {}).get("withheld")):
-            anyway = "ARGS=ppo.anyway=true" if has_make() else "ppo.anyway=true"
-            why = f"{title} was not run in {self.run.folder}, since {withheld.partition(';')[0]}"
+        if policy in withheld_algorithms(self.records):
+            anyway = f"ARGS={policy}.anyway=true" if has_make() else f"{policy}.anyway=true"
+            reason = self.records["evaluate"]["withheld"].partition(";")[0]
+            why = f"{title} was not run in {self.run.folder}, since {reason}"
             return f"{why}; make it all the same with `{make(stage, self.run)} {anyway}`"
         return f"{title} has not been run in {self.run.folder}; make it with `{make(stage, self.run)}`"
 
@@ -119,9 +127,11 @@ class FinishedRun:
 
     @property
     def answer_length(self) -> int | None:
-        """The most tokens of PPO's answers; None before PPO."""
-        length: int | None = self.records.get("ppo", {}).get("answer_length")
-        return length
+        """The most tokens of the algorithms' answers, which is the same for all; None before one is finished."""
+        lengths: list[int | None] = [
+            self.records[name].get("answer_length") for name in finished_algorithms(self.records)
+        ]
+        return lengths[0] if lengths else None
 
     @cached_property
     def samples(self) -> Sequence[Mapping[str, Any]]:

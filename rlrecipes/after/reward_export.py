@@ -25,6 +25,7 @@ from rlrecipes.model.loading import check_model, model_config
 from rlrecipes.model.template import FIXED, space_before
 from rlrecipes.model.tokens import open_tokenizer
 from rlrecipes.recipe import Message, Prompt, user
+from rlrecipes.report.records import climbers
 from rlrecipes.reward.head import load_scale, members
 from rlrecipes.reward.model import Row, load_sharing, shares_base
 from rlrecipes.reward.source import find_reward_model
@@ -106,11 +107,12 @@ def _write(finished: FinishedRun, base: str, draft: Path) -> None:
     settings = replace(finished.model, quantization="none", dtype="float32")
     reward = load_sharing(find_reward_model(str(stage / "adapter")), base, settings, tokenizer)
     record, count = finished.records["reward"], len(members(stage))
-    climbed = "the score that PPO climbed"
+    who = climbers(finished.records)
+    climbed = f"the score that {who} climbed"
     if count > 1:
         how = record["settings"]["reward.combine"]
         say(f"  the first of the run's {count} reward models; the others are in {stage}/member-…")
-        climbed = f"one of the {count} scores that PPO climbed together ({how}; this is the first)"
+        climbed = f"one of the {count} scores that {who} climbed together ({how}; this is the first)"
     answered = _answers(finished)
     rows = [reward.cut(reward.encode(*pair)) for pair in answered]
     before = reward.scores(rows, 1)

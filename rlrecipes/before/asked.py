@@ -5,13 +5,25 @@ asked_profile(None, ["sft.max_steps=50", "terms.chrf=2"], "Qwen/Qwen2.5-0.5B")  
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from rlrecipes.before.fit import PROFILE as OWN
 from rlrecipes.before.fit import fit
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
-from rlrecipes.profile import Profile, check_once, make_profile, outweighed, read_tables
+from rlrecipes.profile import (
+    ALGORITHMS,
+    Profile,
+    RunSettings,
+    algorithms,
+    check_once,
+    make_profile,
+    named_algorithms,
+    outweighed,
+    read_tables,
+)
 from rlrecipes.recipe import Reward
 from rlrecipes.run.console import say
 from rlrecipes.run.settings import NAME, Settings
@@ -26,11 +38,16 @@ def usual_profile(named: str | None, model: str | None) -> str:
 
 
 def asked_profile(
-    named: str | None, overrides: Sequence[str], model: str | None, own: Settings | None = None
+    named: str | None,
+    overrides: Sequence[str],
+    model: str | None,
+    own: Settings | None = None,
+    stages: Sequence[str] = (),
 ) -> tuple[Profile, list[str]]:
     """The profile with the overrides, and the overrides of reward weights, which belong to the recipe.
 
-    `own` are the settings that a run has kept, which take the profile's place.
+    `own` are the settings that a run has kept, which take the profile's place. Algorithms among the `stages` that are asked
+    for by name are the run's from then on.
 
     Raises:
         UserError: for anything wrong in them.
@@ -41,11 +58,33 @@ def asked_profile(
     name, tables = (own.profile, own.tables) if own else (usual_profile(named, model), {})
     origin = NAME if own else f"profile '{name}'"
     tables = tables or read_tables(name)
+    others = _with_algorithms(tables, others, stages)
     profile = make_profile(tables, name, others, model, origin)
     for table in outweighed(tables, others):
         steps, epochs = getattr(profile, table).max_steps, tables[table]["num_train_epochs"]
         say(f"{table}.max_steps={steps} takes the place of {table}.num_train_epochs={epochs} in {origin}")
     return profile, weights
+
+
+def with_algorithms(profile: Profile, stages: Sequence[str]) -> Profile:
+    """A profile that was put together in Python, with the algorithms among the stages that are asked for by name."""
+    asked = [stage for stage in stages if stage in ALGORITHMS and stage not in algorithms(profile)]
+    if not asked:
+        return profile
+    names = ",".join(named_algorithms(" ".join([*algorithms(profile), *asked])))
+    return replace(profile, run=replace(profile.run, algorithms=names))
+
+
+def _with_algorithms(tables: Mapping[str, Any], overrides: Sequence[str], stages: Sequence[str]) -> list[str]:
+    """The overrides, of which `run.algorithms` names the algorithms among the stages too."""
+    asked = [stage for stage in stages if stage in ALGORITHMS]
+    if not asked:
+        return [*overrides]
+    key = "run.algorithms="
+    said = [override.removeprefix(key) for override in overrides if override.startswith(key)]
+    names = [*(said or [tables.get("run", {}).get("algorithms", RunSettings.algorithms)]), *asked]
+    others = [override for override in overrides if not override.startswith(key)]
+    return [*others, f"{key}{','.join(dict.fromkeys(named_algorithms(' '.join(names))))}"]
 
 
 def refuse_unlearned(overrides: Sequence[str], reward: Reward) -> None:
@@ -57,7 +96,7 @@ def refuse_unlearned(overrides: Sequence[str], reward: Reward) -> None:
     if reward.learned:
         return
     said = any(s.startswith("terms.learned=") for s in overrides)
-    idle = ("reward.", "ppo.anyway=") if said else ("reward.model=",)
+    idle = ("reward.", *(f"{name}.anyway=" for name in ALGORITHMS)) if said else ("reward.model=",)
     for setting in overrides:
         if setting.startswith(idle):
             raise UserError(f"{setting} has no effect while terms.learned is 0; give that a weight or leave it out")

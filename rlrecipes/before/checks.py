@@ -24,7 +24,7 @@ from rlrecipes.model.forward import device
 from rlrecipes.model.loading import DTYPES, check_score_head, model_config
 from rlrecipes.model.quantized import check_quantization
 from rlrecipes.model.tokens import learned_rows, open_tokenizer, vocabulary
-from rlrecipes.profile import EvaluateSettings, ModelSettings, Profile
+from rlrecipes.profile import ALGORITHMS, EvaluateSettings, ModelSettings, Profile, algorithms
 from rlrecipes.profile.load import by_hand
 from rlrecipes.recipe import Comparison, Example, Rating, unknown
 from rlrecipes.reward.agreement import readable
@@ -53,7 +53,7 @@ def check_device(profile: Profile) -> None:
         _check_bfloat16()
     if profile.model.quantization == "nf4":
         _check_4bit(profile.model)
-    for stage in ("sft", "reward", "ppo"):
+    for stage in ("sft", "reward", *algorithms(profile)):
         optimizer = getattr(profile, stage).optim
         if optimizer not in (known := [str(name.value) for name in OptimizerNames]):
             raise UserError(
@@ -68,7 +68,8 @@ def check_aside(job: Job, pending: Collection[str]) -> None:
     Raises:
         UserError: the sentence says which.
     """
-    for name in ("sft.patience", "reward.patience", "ppo.eval_every", "ppo.patience"):
+    watched = [f"{stage}.{key}" for stage in ALGORITHMS for key in ("eval_every", "patience")]
+    for name in ("sft.patience", "reward.patience", *watched):
         stage, _, key = name.partition(".")
         settings = getattr(job.profile, stage)
         if stage not in pending or not by_hand(job.profile, name) or not _sets_aside(job, stage, pending):
@@ -83,8 +84,8 @@ def check_aside(job: Job, pending: Collection[str]) -> None:
 
 def _sets_aside(job: Job, stage: str, pending: Collection[str]) -> bool:
     """Whether a stage sets rows aside where it has enough, and `_trained_on` is all that its settings are for."""
-    if stage == "ppo":
-        return job.profile.ppo.eval_every > 0
+    if stage in ALGORITHMS:
+        return bool(getattr(job.profile, stage).eval_every)
     more = stage == "reward" and (job.parts or "judge" in pending)  # rows that repeat, and rows of the judge's own
     return getattr(job.profile, stage).keep == "best" and not more
 
@@ -94,7 +95,7 @@ def _trained_on(job: Job, stage: str) -> tuple[str, Sequence[Example | Compariso
     train = job.data.train
     if stage == "sft":
         return "demonstrations", learned_rows(train.demonstrations, job.profile.sft.learn)
-    if stage == "ppo":
+    if stage in ALGORITHMS:
         return "prompts", train.prompts
     return ("comparisons", train.comparisons) if job.objective == "pairwise" else ("ratings", train.ratings)
 
@@ -136,7 +137,7 @@ def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
         check_score_head(name)
     if "sft" not in pending and pending != ["report"]:
         _check_template(job, name)
-    if "reward" not in pending and {"ppo", "evaluate"} & set(pending):
+    if "reward" not in pending and {*ALGORITHMS, "evaluate"} & set(pending):
         _check_vocabulary(job, name)
 
 

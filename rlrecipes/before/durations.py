@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from rlrecipes.before.passes import Pass, Sizes, rounded_up
 from rlrecipes.before.workload import Workload, aside, mean, padded
 from rlrecipes.data.split import SAMPLES, SLICE
-from rlrecipes.profile import Profile, RewardSettings, TrainingSettings
+from rlrecipes.profile import PolicySettings, Profile, RewardSettings, TrainingSettings, algorithms
 from rlrecipes.run.policies import kinds
 from rlrecipes.run.stages import Policy
 
@@ -64,7 +64,9 @@ def passes(plan: Plan) -> dict[str, list[Pass]]:
         found["reward"] = _reward(plan)
     if plan.judged:
         found["judge"] = _judge(plan)
-    found |= {"ppo rollout": _rollout(plan), "ppo update": _update(plan)}
+    for table in algorithms(plan.profile):
+        settings = getattr(plan.profile, table)
+        found |= {f"{table} rollout": _rollout(plan, settings), f"{table} update": _update(plan, settings)}
     found |= {"answers": _answers(plan), "evaluate": _evaluate(plan)}
     return {phase: [each for each in counted if each.times] for phase, counted in found.items()}
 
@@ -186,17 +188,8 @@ def _generation(
     ]
 
 
-def _policys(plan: Plan, what: str, times: float, rows: float, pool: float, greedy: bool = False) -> list[Pass]:
-    """`_generation` as the policy writes while it is trained."""
-    return _generation(plan, what, times, rows, pool, greedy, plan.profile.ppo.dense_rollout == "always")
-
-
-def _batch(profile: Profile) -> int:
-    return profile.ppo.per_device_train_batch_size * profile.ppo.gradient_accumulation_steps
-
-
-def _updates(profile: Profile) -> int:
-    return math.ceil(profile.ppo.total_episodes / _batch(profile))
+def _updates(settings: PolicySettings) -> int:
+    return math.ceil(settings.total_episodes / settings.batch)
 
 
 def _scoring(plan: Plan, times: float, rows: float) -> list[Pass]:
@@ -209,34 +202,38 @@ def _scoring(plan: Plan, times: float, rows: float) -> list[Pass]:
     return [plan.sizes.read("scoring", times * plan.seeds, rows, tokens, states=rows)]
 
 
-def _rollout(plan: Plan) -> list[Pass]:
+def _rollout(plan: Plan, settings: PolicySettings) -> list[Pass]:
     """As `Sampler.roll_out` takes its passes, and as the trainer looks at the policy."""
-    settings, sizes, work = plan.profile.ppo, plan.sizes, plan.work
-    batch, updates = _batch(plan.profile), _updates(plan.profile)
+    sizes, work = plan.sizes, plan.work
+    batch, updates = settings.batch, _updates(settings)
     rows = min(settings.local_rollout_forward_batch_size, batch)
     micro = min(settings.per_device_train_batch_size, rows)
     chunks, times = updates * math.ceil(batch / rows), updates * math.ceil(batch / micro)
     tokens, states = padded(work.answered, rows), micro * padded(work.answers, rows)
     once_more = plan.profile.model.dtype == "bfloat16"  # `Sampler.rounds`
-    found = _policys(plan, "sampling", chunks, rows, batch)
+    found = _generation(plan, "sampling", chunks, rows, batch, copied=settings.dense_rollout == "always")
     for what in (*(["policy once more"] if once_more else []), "reference"):
         found.append(sizes.read(what, times, micro, tokens, states=states))
         found.append(sizes.logprobs(what, chunks, rows * mean(work.answers)))
-    if settings.value == "adapter":
+    if _has_value_adapter(settings):
         found.append(sizes.read("values", times, micro, tokens, states=states))
-    return [*found, *_scoring(plan, times, micro), *_looks(plan, rows, micro), *_samples(plan)]
+    return [*found, *_scoring(plan, times, micro), *_looks(plan, settings, rows, micro), *_samples(plan, settings)]
 
 
-def _looks(plan: Plan, rows: int, micro: int) -> list[Pass]:
+def _has_value_adapter(settings: PolicySettings) -> bool:
+    return getattr(settings, "value", "") == "adapter"
+
+
+def _looks(plan: Plan, settings: PolicySettings, rows: int, micro: int) -> list[Pass]:
     """Looks at the policy: before the first update, every few and after the last, greedy and at temperature 1."""
-    settings, prompts = plan.profile.ppo, min(SLICE, plan.work.prompts // 10)
+    prompts, copied = min(SLICE, plan.work.prompts // 10), settings.dense_rollout == "always"
     if not settings.eval_every or not aside(plan.work.prompts):
         return []
-    looks, parts = 1 + math.ceil(_updates(plan.profile) / settings.eval_every), math.ceil(prompts / rows)
+    looks, parts = 1 + math.ceil(_updates(settings) / settings.eval_every), math.ceil(prompts / rows)
     scored, together = 2 * looks * math.ceil(prompts / micro), min(micro, prompts)
     found = [
-        *_policys(plan, "looks", looks * parts, prompts / parts, prompts, greedy=True),
-        *_policys(plan, "looks", looks * parts, prompts / parts, prompts),
+        *_generation(plan, "looks", looks * parts, prompts / parts, prompts, greedy=True, copied=copied),
+        *_generation(plan, "looks", looks * parts, prompts / parts, prompts, copied=copied),
         *_scoring(plan, scored, together),
     ]
     if plan.judged and settings.judge:
@@ -245,25 +242,26 @@ def _looks(plan: Plan, rows: int, micro: int) -> list[Pass]:
     return [replace(each, what="looks") for each in found]
 
 
-def _samples(plan: Plan) -> list[Pass]:
+def _samples(plan: Plan, settings: PolicySettings) -> list[Pass]:
     """Answers for the log, as often as TRL says."""
-    updates, wanted = _updates(plan.profile), plan.profile.ppo.num_sample_generations
+    updates, wanted = _updates(settings), settings.num_sample_generations
     if not wanted:
         return []
     shown = math.ceil(updates / max(1, updates // wanted))
-    found = [*_policys(plan, "samples", shown, SAMPLES, SAMPLES, greedy=True), *_scoring(plan, shown, SAMPLES)]
+    copied = settings.dense_rollout == "always"
+    found = _generation(plan, "samples", shown, SAMPLES, SAMPLES, greedy=True, copied=copied)
+    found += _scoring(plan, shown, SAMPLES)
     return [replace(each, what="samples") for each in found]
 
 
-def _update(plan: Plan) -> list[Pass]:
-    """As `SharedBasePPOTrainer.update` passes over a batch."""
-    settings, sizes, work = plan.profile.ppo, plan.sizes, plan.work
-    batch, micro = _batch(plan.profile), settings.per_device_train_batch_size
-    times = _updates(plan.profile) * settings.num_ppo_epochs
-    rows = times * settings.gradient_accumulation_steps
-    tokens = padded(work.answered, micro, batch / settings.num_mini_batches)
+def _update(plan: Plan, settings: PolicySettings) -> list[Pass]:
+    """As `PolicyTrainer.update` passes over a batch."""
+    sizes, work, batch, micro = plan.sizes, plan.work, settings.batch, settings.per_device_train_batch_size
+    times = _updates(settings) * settings.passes
+    rows = times * (batch // micro)
+    tokens = padded(work.answered, micro, batch / settings.mini_batches)
     states = micro * padded(work.answers, micro)
-    taken = times * settings.num_mini_batches
+    taken = times * settings.mini_batches
     policy = sizes.train(
         "forward and backward",
         rows,
@@ -274,7 +272,7 @@ def _update(plan: Plan) -> list[Pass]:
         checkpointed=settings.gradient_checkpointing,
     )
     value = sizes.train("values", rows, micro, tokens, states=states, checkpointed=settings.gradient_checkpointing)
-    trained = [policy, value] if settings.value == "adapter" else [policy]
+    trained = [policy, value] if _has_value_adapter(settings) else [policy]
     return [*trained, *(sizes.step("optimizer", taken, settings) for _ in trained)]
 
 

@@ -18,7 +18,7 @@ from rlrecipes.before.plan import gpu_profile
 from rlrecipes.before.shape import read_size
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
-from rlrecipes.profile import make_profile, read_tables
+from rlrecipes.profile import algorithms, make_profile, read_tables
 from rlrecipes.run.console import say
 from rlrecipes.run.gpu import use_one_gpu
 from rlrecipes.run.settings import tables_of
@@ -78,7 +78,11 @@ def fit(job: Job, overrides: Sequence[str]) -> Job:
         name, tables = _published(job, gib) if gib is not None else _fitted(job, overrides)
     except UserError:
         return job
-    model = job.profile.model.name
+    model, key = job.profile.model.name, "run.algorithms="
+    tables["run"] = tables.get("run", {}) | {
+        "algorithms": job.profile.run.algorithms
+    }  # stages asked for by name included
+    overrides = [override for override in overrides if not override.startswith(key)]
     profile = make_profile(tables, name, overrides, model, f"the settings for '{model}'")
     asked = job.asked and dataclasses.replace(job.asked, profile=name, tables=tables_of(profile))
     return dataclasses.replace(job, profile=profile, asked=asked)
@@ -94,7 +98,7 @@ def _published(job: Job, gib: float) -> tuple[str, dict[str, Any]]:
 def _fitted(job: Job, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """The profile for a CPU, and its tables with what follows from the size of the model and the data."""
     size, tables = _size(job), read_tables(PROFILE)
-    fitted = rules(size)
+    fitted = rules(size, algorithms(job.profile))
     for table in ("sft", "reward"):
         if any(override.startswith(f"{table}.num_train_epochs=") for override in overrides):
             del fitted[table]["max_steps"]
@@ -120,8 +124,8 @@ def _gpu(job: Job) -> float | None:
     return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
 
 
-def rules(size: Size) -> dict[str, dict[str, Any]]:
-    """The settings that follow from the size, by table."""
+def rules(size: Size, policies: Sequence[str] = ("ppo",)) -> dict[str, dict[str, Any]]:
+    """The settings that follow from the size, by table, of which `policies` are those of algorithms."""
     rate = min(HIGHEST, RATE * (WIDTH / size.width) ** POWER)
     few = min(size.demonstrations, size.judged or size.demonstrations) < 10_000
     window = min(512, 64 * (size.tokens // 32 + 1))
@@ -139,13 +143,13 @@ def rules(size: Size) -> dict[str, dict[str, Any]]:
     batch = 64 if size.prompts >= 256 else max(2, 2 ** ((size.prompts // 2).bit_length() - 1))
     micro = min(batch, 64 if size.parameters < 1e7 else 16)
     updates = max(8, min(UPDATES, _rows(size, "ppo") // batch))
-    tables["ppo"] = {
+    of_policy = {
         "learning_rate": _rounded(rate * SHARES["ppo"]),
         "total_episodes": updates * batch,
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": batch // micro,
     }
-    return tables
+    return tables | {table: dict(of_policy) for table in policies}
 
 
 def _rows(size: Size, stage: str) -> int:

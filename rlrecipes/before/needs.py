@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from rlrecipes.before.shape import Block, Input, Lengths, Network, Shape, lengths
-from rlrecipes.profile import Profile
+from rlrecipes.profile import PolicySettings, Profile, algorithms
 from rlrecipes.run.stages import phases
 
 GIB = 1 << 30
@@ -72,8 +73,11 @@ def moments(
         "sft": _sft,
         "reward": _reward,
         "judge": _judge,
-        "ppo rollout": _rollout,
-        "ppo update": _update,
+        **{
+            f"{table} {part}": partial(needs, getattr(profile, table))
+            for table in algorithms(profile)
+            for part, needs in (("rollout", _rollout), ("update", _update))
+        },
         "answers": _answers,
         "evaluate": _evaluate,
     }
@@ -93,8 +97,8 @@ def largest_batch(
     A rollout is never larger than a batch of episodes.
     """
     table, key = phases()[phase].batch.split(".")
-    if phase == "ppo rollout":
-        most = profile.ppo.per_device_train_batch_size * profile.ppo.gradient_accumulation_steps
+    if phase.endswith(" rollout"):
+        most = getattr(profile, table).batch
 
     def fits(batch: int) -> bool:
         settings = replace(getattr(profile, table), **{key: batch})
@@ -130,11 +134,9 @@ class _Sizes:
         """Whether the judge is a second reward model."""
         return self.profile.evaluate.judge == "auto" and not self.profile.evaluate.judge_url
 
-    @property
-    def watched(self) -> bool:
-        """Whether it looks at PPO too."""
-        ppo = self.profile.ppo
-        return self.judged and ppo.judge and ppo.eval_every > 0
+    def watched(self, settings: PolicySettings) -> bool:
+        """Whether it looks at an algorithm too."""
+        return self.judged and settings.judge and settings.eval_every > 0
 
     @property
     def scorer(self) -> _Sizes:
@@ -344,30 +346,34 @@ def _generation(sizes: _Sizes, phase: str, fixed: Mapping[str, float], rows: int
     )
 
 
-def _rollout(sizes: _Sizes) -> Iterator[Need]:
-    settings, shape, longest = sizes.profile.ppo, sizes.shape, sizes.longest
-    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    rows = min(settings.local_rollout_forward_batch_size, batch)
+def _trained(settings: PolicySettings) -> int:
+    """Adapters that are trained: the policy, and a value function that has one of its own."""
+    return 1 + (getattr(settings, "value", "") == "adapter")
+
+
+def _rollout(settings: PolicySettings, sizes: _Sizes) -> Iterator[Need]:
+    phase, shape, longest = f"{settings.table} rollout", sizes.shape, sizes.longest
+    rows = min(settings.local_rollout_forward_batch_size, settings.batch)
     micro = min(settings.per_device_train_batch_size, rows)
-    trained = 1 + (settings.value == "adapter")
-    fixed = sizes.rewarded(1 + trained + sizes.watched) | sizes.optimizer(settings, trained)
+    trained = _trained(settings)
+    fixed = sizes.rewarded(1 + trained + sizes.watched(settings)) | sizes.optimizer(settings, trained)
     copy = {"copy": float(sizes.width * shape.linear)} if settings.dense_rollout == "always" else {}
-    yield from _generation(sizes, "ppo rollout", fixed | copy, rows)
+    yield from _generation(sizes, phase, fixed | copy, rows)
     states = rows * longest.answer * shape.hidden * sizes.width
     reading = states + sizes.passed(micro * longest.whole)
-    yield Need("ppo rollout", "reading answers", fixed | {"activations": reading})
+    yield Need(phase, "reading answers", fixed | {"activations": reading})
     logits = 2 * 4 * min(AT_ONCE[sizes.device], rows * longest.answer * shape.vocabulary)
-    yield Need("ppo rollout", "log-probabilities", fixed | {"activations": 2 * states, "logits": logits})
-    if sizes.watched:
+    yield Need(phase, "log-probabilities", fixed | {"activations": 2 * states, "logits": logits})
+    if sizes.watched(settings):
         scored = sizes.passed(settings.per_device_train_batch_size * longest.whole)
-        yield Need("ppo rollout", "judge", fixed | {"activations": scored})
+        yield Need(phase, "judge", fixed | {"activations": scored})
 
 
-def _update(sizes: _Sizes) -> Iterator[Need]:
-    settings, shape, longest = sizes.profile.ppo, sizes.shape, sizes.longest
+def _update(settings: PolicySettings, sizes: _Sizes) -> Iterator[Need]:
+    phase, shape, longest = f"{settings.table} update", sizes.shape, sizes.longest
     rows, tokens = settings.per_device_train_batch_size, longest.whole - 1
-    trained = 1 + (settings.value == "adapter")
-    fixed = sizes.rewarded(1 + trained + sizes.watched) | sizes.optimizer(settings, trained)
+    trained = _trained(settings)
+    fixed = sizes.rewarded(1 + trained + sizes.watched(settings)) | sizes.optimizer(settings, trained)
     activations, back = sizes.trained(
         rows, tokens, False, settings.gradient_checkpointing, read_share=longest.answer / tokens
     )
@@ -376,10 +382,10 @@ def _update(sizes: _Sizes) -> Iterator[Need]:
     # The logits and their gradient in float32, the gradient also in the base's type where that is another, and one more
     # copy where the temperature divides them.
     logits = at_once * (8 + sizes.width % 4 + 4 * (settings.temperature != 1))
-    yield Need("ppo update", "log-probabilities", fixed | {"activations": activations + 3 * states, "logits": logits})
-    yield Need("ppo update", "backward", fixed | {"activations": activations + back})
+    yield Need(phase, "log-probabilities", fixed | {"activations": activations + 3 * states, "logits": logits})
+    yield Need(phase, "backward", fixed | {"activations": activations + back})
     if shape.beside is not None:
-        yield Need("ppo update", "scoring", fixed | {"activations": sizes.scoring(rows)})
+        yield Need(phase, "scoring", fixed | {"activations": sizes.scoring(rows)})
 
 
 def _answers(sizes: _Sizes) -> Iterator[Need]:

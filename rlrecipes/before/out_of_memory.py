@@ -30,7 +30,9 @@ def halved(profile: Profile, phase: str) -> tuple[Profile, dict[str, tuple[int, 
     if key == "per_device_train_batch_size":
         if size % 2:
             return None
-        changes["gradient_accumulation_steps"] = 2 * settings.gradient_accumulation_steps
+        for parts in ("gradient_accumulation_steps", "steps_per_generation"):
+            if getattr(settings, parts, None) is not None:
+                changes[parts] = 2 * getattr(settings, parts)
     if size < 2:
         return None
     difference = {f"{table}.{name}": (getattr(settings, name), value) for name, value in changes.items()}

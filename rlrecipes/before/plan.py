@@ -7,9 +7,9 @@ sft   loss    2.47      0.25       0.37      0.00         1.61    2.03     0.75 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from rlrecipes.before.cards import WITHOUT_BFLOAT16, cards_of, gib, known, without_bfloat16
+from rlrecipes.before.dense import copy_lines, with_copies
 from rlrecipes.before.durations import Plan
 from rlrecipes.before.needs import GIB, ROLES, Need, fullest, largest_batch, moments
 from rlrecipes.before.passes import Sizes
@@ -17,7 +17,7 @@ from rlrecipes.before.shape import Lengths, Shape, lengths, read_shape
 from rlrecipes.before.timetable import KERNEL, MEMORY, PRODUCTS, card_rates, cpu_rates, durations, table
 from rlrecipes.before.workload import Workload, assumed
 from rlrecipes.errors import option
-from rlrecipes.profile import Profile, load_profile, profile_names
+from rlrecipes.profile import ALGORITHMS, Profile, algorithms, load_profile, profile_names
 from rlrecipes.run.folder import Run
 from rlrecipes.run.policies import chosen
 from rlrecipes.run.stages import phases
@@ -52,7 +52,7 @@ def plan(
     shape = read_shape(profile, learned)
     longest = lengths(shape, profile)
     needs = moments(shape, profile, longest, "cuda" if room else "cpu", learned)
-    settled = with_copy(profile, shape, room, learned) if room else profile
+    settled = with_copies(profile, shape, room, learned) if room else profile
     half = "" if profile.ppo.response_length else " (half of a row: ppo.response_length=0 leaves it to the data)"
     used = {role for phase in needs.values() for need in phase for role, size in need.roles.items() if size}
     columns = [
@@ -71,8 +71,8 @@ def plan(
             f"{profile.name}: {profile.model.name}, {shape.kind}, {profile.model.quantization}, {profile.model.dtype}, "
             f"on {place}",
             f"rows of at most {longest.whole} tokens, answers of at most {longest.answer}{half}",
-            *(["in bfloat16 PPO reads its answers once more than in float32, under the policy"] if rounds else []),
-            *([_copy(shape, settled, learned)] if settled != profile else []),
+            *(["in bfloat16 answers are read once more than in float32, under the policy"] if rounds else []),
+            *copy_lines(profile, settled, shape, learned),
             "",
             *aligned([heads, *rows], words={0, 1, len(heads) - 1}),
             "",
@@ -99,7 +99,11 @@ def times(
     judged = profile.evaluate.judge == "auto" and not profile.evaluate.judge_url
     work = counted or assumed(longest, judged)
     sizes = Sizes(shape, profile, "cuda" if card else "cpu")
-    made = Plan(sizes, work, learned, chosen(profile.evaluate.policies, run or Run(profile.name, "")))
+    named = chosen(profile.evaluate.policies, run or Run(profile.name, ""))
+    there = {
+        name: policy for name, policy in named.items() if policy.stage not in set(ALGORITHMS) - set(algorithms(profile))
+    }
+    made = Plan(sizes, work, learned, there)
     if cards:
         found = {name: durations(made, card_rates(name, each, sizes.width)) for name, each in cards.items()}
         shares = f"{PRODUCTS:.0%} of a card's peak in products and {MEMORY:.0%} of its memory's"
@@ -110,30 +114,12 @@ def times(
     return [*table(found), "", work.source, how, UNKNOWN]
 
 
-def with_copy(profile: Profile, shape: Shape, room: float, learned: bool) -> Profile:
-    """The profile with `ppo.dense_rollout=auto` settled for a card of `room` GiB: `always` where the copy has room beside all
-    that a rollout holds."""
-    if profile.ppo.dense_rollout != "auto":
-        return profile
-    copied, without = (replace(profile, ppo=replace(profile.ppo, dense_rollout=how)) for how in ("always", "never"))
-    needs = moments(shape, copied, learned=learned)["ppo rollout"]
-    return copied if fullest(needs).total <= room * GIB else without
-
-
 def gpu_profile(room: float) -> str:
     """The profile of the largest card that `room` GiB hold, or of the smallest there is."""
     cards = {name: load_profile(name).memory.card for name in profile_names()}
     sizes = sorted((float(card), name) for name, card in cards.items() if card.replace(".", "").isdigit())
     # A card of 24 GiB shows a little less.
     return next((name for size, name in reversed(sizes) if size <= room * 1.05), sizes[0][1])
-
-
-def _copy(shape: Shape, settled: Profile, learned: bool) -> str:
-    """What `ppo.dense_rollout=auto` came to."""
-    if settled.ppo.dense_rollout == "never":
-        return "ppo.dense_rollout=auto: the card has no room for a dense copy of the policy to draw answers from"
-    most = fullest(moments(shape, settled, learned=learned)["ppo rollout"]).total / GIB
-    return f"ppo.dense_rollout=auto: answers are drawn from a dense copy of the policy, with {most:.2f} GiB in all"
 
 
 def _row(need: Need, roles: Sequence[str]) -> list[str]:

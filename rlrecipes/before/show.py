@@ -28,6 +28,7 @@ from rlrecipes.model.tokens import (
     spelled_note,
 )
 from rlrecipes.model.unwritten import unwritten, unwritten_note
+from rlrecipes.profile import PolicySettings, algorithms
 from rlrecipes.recipe import Comparison, Example, Prompt, user
 from rlrecipes.reward.terms import score_term
 from rlrecipes.run.folder import make
@@ -88,8 +89,8 @@ def _longer(comparisons: Sequence[Comparison]) -> list[str]:
     if sum(wins) <= MOSTLY * len(wins):
         return []
     return [
-        f"  held out, the chosen answer is the longer one in {sum(wins):,} of {len(wins):,}; PPO is run only where the "
-        "reward model is shown to beat that: bring comparisons that the shorter answer wins"
+        f"  held out, the chosen answer is the longer one in {sum(wins):,} of {len(wins):,}; a policy is trained only "
+        "where the reward model is shown to beat that: bring comparisons that the shorter answer wins"
     ]
 
 
@@ -101,8 +102,9 @@ def _too_few(job: Job) -> list[str]:
     if job.recipe.reward.learned and profile.reward.model is None:
         what, rows = ("comparisons", train.comparisons) if job.objective == "pairwise" else ("ratings", train.ratings)
         needs.append((what, len(rows), profile.reward.per_device_train_batch_size, f"reward.{size}"))
-    batch = profile.ppo.per_device_train_batch_size * profile.ppo.gradient_accumulation_steps
-    needs += [] if job.parts else [("prompts", len(train.prompts), batch, f"ppo.{size}")]
+    for table in () if job.parts else algorithms(profile):
+        settings: PolicySettings = getattr(profile, table)
+        needs.append(("prompts", len(train.prompts), settings.batch // settings.answers_each, f"{table}.{size}"))
     lines = [
         f"  {count:,} {what} cannot fill one batch of {batch}: bring more, or lower {setting}"
         for what, count, batch, setting in needs
@@ -240,10 +242,10 @@ def _lengths(job: Job, model: Reader) -> list[str]:
         f"\ntokens: shortest / median / 90 % / 99 % / longest, of at most {SAMPLED:,} rows of each kind",
         *_spread(tokenizer, "demonstrations", demonstrations, "answer"),
         *_spread(tokenizer, "comparisons", comparisons, "longer answer"),
-        *_spread(tokenizer, "PPO", prompts),
+        *_spread(tokenizer, " ".join(map(str.upper, algorithms(profile))), prompts),
         *_spread(tokenizer, "held out", held_out),
         f"  the window has {window:,} for prompt and answer (model.max_length {profile.model.max_length:,}{own})",
-        f"  answers of PPO and evaluation have at most {length:,} ({why})",
+        f"  answers in training and evaluation have at most {length:,} ({why})",
         "\nleft out as too long, of all rows",
     ]
     both = [(pair.prompt, side) for pair in train.comparisons for side in (pair.chosen, pair.rejected)]

@@ -60,7 +60,7 @@ def settings_of(arguments: argparse.Namespace, recipe: str) -> tuple[Settings | 
 
 def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tuple[Profile, list[str]]:
     """The profile with the command line's overrides, and the overrides of reward weights, which belong to the recipe."""
-    return asked_profile(arguments.profile, arguments.overrides, arguments.model, own)
+    return asked_profile(arguments.profile, arguments.overrides, arguments.model, own, (arguments.command,))
 
 
 def rows_of(

@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rlrecipes.errors import UserError
 from rlrecipes.model.forward import causal, needed_states_only, next_token_logits, trunk
@@ -66,8 +66,12 @@ def sample(
     value: Value | None = None,
     on_tokens: Callable[[torch.Tensor], None] | None = None,
     share: Share | None = None,
+    of: torch.Tensor | None = None,
 ) -> Sampled:
     """Answers of at most `length` tokens to `queries` `[B, longest prompt]`, which are padded on the left with `pad`.
+
+    With `of` `[B]`, the places of the answers' prompts, `queries` holds each prompt once, however many answers it gets: its
+    keys and values are made once.
 
     An answer ends with the first of the tokens `ends`. Temperature 0 is greedy. `on_tokens` gets each step's
     tokens `[B]` as soon as they are drawn. Rows that are a `share` of a batch draw the tokens that they would draw in it.
@@ -80,9 +84,15 @@ def sample(
     attention = torch.cat([real.long(), real.new_ones(len(queries), length, dtype=torch.long)], 1)
     mask = None if bool(real.all()) else attention
     positions = (attention.cumsum(1) - 1).clamp(min=0)
-    inputs, cache = queries.masked_fill(~real, 0), _cache(model, len(queries), attention.shape[1])
-    state, start = _read(model, inputs, mask, positions, cache), inputs.shape[1]
-    finished = torch.zeros_like(real[:, 0])
+    inputs = queries.masked_fill(~real, 0)
+    cache = _cache(model, len(queries if of is None else of), attention.shape[1])
+    if of is not None and not all(type(layer) in COPIED for layer in cache.layers):
+        mask = None if mask is None else mask[of]
+        inputs, positions, of = inputs[of], positions[of], None  # a state that cannot be copied is made for each answer
+    state, start = _read(model, inputs, mask, positions, cache, of), inputs.shape[1]
+    if of is not None:
+        positions, mask = positions[of], None if mask is None else mask[of]
+    finished = torch.zeros_like(state[:, 0], dtype=torch.bool)
     unusable = torch.zeros_like(finished[0])
     every = LOOK_EVERY[queries.device.type] if on_tokens is None else 1  # who gets tokens waits for each
     columns: list[tuple[torch.Tensor, ...]] = []
@@ -134,11 +144,16 @@ def sample(
 
 
 def _read(
-    model: PeftModel, inputs: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, cache: DynamicCache
+    model: PeftModel,
+    inputs: torch.Tensor,
+    mask: torch.Tensor | None,
+    positions: torch.Tensor,
+    cache: DynamicCache,
+    of: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The states `[B, H]` behind prompts `[B, longest prompt]`, whose keys and values it puts into the cache.
+    """The states `[B, H]` behind the answers' prompts `[P, longest prompt]`, whose keys and values it puts into the cache.
 
-    It reads some rows at a time: a pass over prompts takes far more memory than a token step.
+    It reads some rows at a time: a pass over prompts takes far more memory than a token step. `of` is as in `sample`.
     """
     end = inputs.shape[1]
     layers = [layer for layer in cache.layers if isinstance(layer, _Reserved)]
@@ -148,14 +163,17 @@ def _read(
     for first in range(0, len(inputs), at_once):
         rows = slice(first, first + at_once)
         for layer in layers:
-            layer.choose(rows, 0)
+            layer.choose(rows, 0, of)
         last = positions[rows, :end] == positions[rows, end - 1 : end]
         with needed_states_only(model, last):
             part = _states(model, inputs[rows], None if mask is None else mask[rows], positions[rows], cache, 0)
         states.append(part[:, -1].clone())  # a view would keep the states of all tokens
-    for layer in layers:
-        layer.choose(slice(None), end)
-    return torch.cat(states)
+    for layer in cache.layers:
+        if isinstance(layer, _Reserved):
+            layer.choose(slice(None), end)
+        elif of is not None:
+            layer.batch_select_indices(of)
+    return torch.cat(states) if of is None else torch.cat(states)[of]
 
 
 def _states(
@@ -200,13 +218,20 @@ class _Reserved(DynamicLayer):
     def __init__(self, rows: int, max_tokens: int) -> None:
         super().__init__()
         self.size, self.max_tokens = rows, max_tokens
-        self.rows = slice(None)
+        self.rows: slice | torch.Tensor = slice(None)
+        self.of: torch.Tensor | None = None
 
-    def choose(self, rows: slice, tokens: int) -> None:
-        """Turns to some rows, of which `tokens` tokens are known."""
-        self.rows = rows
+    def choose(self, rows: slice, tokens: int, of: torch.Tensor | None = None) -> None:
+        """Turns to some rows, of which `tokens` tokens are known; with `of`, to the answers to these rows of prompts.
+
+        What comes next is then the prompts' alone.
+        """
+        self.rows, self.of = rows, None
+        if of is not None:
+            self.rows = ((of >= rows.start) & (of < rows.stop)).nonzero().squeeze(1)
+            self.of = of[self.rows] - rows.start
         if self.is_initialized:
-            self.keys, self.values = (room[rows, :, :tokens] for room in self.room)
+            self.keys, self.values = (room[self.rows, :, :tokens] for room in self.room)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -220,9 +245,16 @@ class _Reserved(DynamicLayer):
         start = self.get_seq_length()
         end = start + key_states.shape[2]
         for room, states in zip(self.room, (key_states, value_states), strict=True):
-            room[self.rows, :, start:end] = states
+            room[self.rows, :, start:end] = states if self.of is None else states[self.of]
+        if self.of is not None:
+            self.keys, self.values = key_states, value_states
+            return self.keys, self.values
         self.keys, self.values = (room[self.rows, :, :end] for room in self.room)
         return self.keys, self.values
+
+
+COPIED = (_Reserved, DynamicSlidingWindowLayer)
+"""The kinds of layers whose keys and values are all they keep, so that several answers can go on from one prompt's."""
 
 
 def _cache(model: PeftModel, rows: int, max_tokens: int) -> DynamicCache:

@@ -12,7 +12,7 @@ from rlrecipes.job import Job
 from rlrecipes.model.loading import prompt_window
 from rlrecipes.model.tokens import answer_length, fitting_prompts
 from rlrecipes.recipe import Example
-from rlrecipes.reward.strength import withheld
+from rlrecipes.reward.strength import any_withheld
 from rlrecipes.run.policies import chosen
 from rlrecipes.run.stages import Policy
 
@@ -45,10 +45,10 @@ def asked(job: Job, model_name: str, tokenizer: Any) -> Prompts:
 
 
 def answering(job: Job) -> dict[str, Policy]:
-    """The policies that `evaluate.policies` names and that are there: all but a PPO that was not run.
+    """The policies that `evaluate.policies` names and that are there: all but those of algorithms that were not run.
 
     Raises:
-        UserError: it names PPO alone, and PPO was not run.
+        UserError: it names none that is there.
     """
     policies = {
         name: policy
@@ -56,5 +56,7 @@ def answering(job: Job) -> dict[str, Policy]:
         if policy.place or policy.stage is None or job.run.done(policy.stage)
     }
     if not policies:
-        raise UserError(f"evaluate.policies names PPO alone, which is not run: {withheld(job)}")
+        titles = " and ".join(policy.title for policy in chosen(job.profile.evaluate.policies, job.run).values())
+        why = any_withheld(job) or "its stage is not made yet"
+        raise UserError(f"evaluate.policies names {titles} alone, which is not run: {why}")
     return policies

@@ -16,6 +16,7 @@ from peft import PeftModel
 from rlrecipes.job import Job
 from rlrecipes.policy.answers import Answer
 from rlrecipes.policy.scores import Score
+from rlrecipes.profile import ALGORITHMS
 from rlrecipes.recipe import Example
 from rlrecipes.reward.head import Scorer
 from rlrecipes.reward.judge import judged, missing, rows
@@ -53,8 +54,8 @@ def _open(
     scorer, record = open_second(job, model, tokenizer, job.profile.evaluate.batch_size)
     if scorer is None:
         return None, record
-    if (job.run.done("ppo") or {}).get("watch", {}).get("ended_by_judge"):
-        record["ended_ppo"] = True
+    if ended := [name for name in ALGORITHMS if (job.run.done(name) or {}).get("watch", {}).get("ended_by_judge")]:
+        record["ended"] = ended
 
     def score(given: Sequence[Answer]) -> list[float]:
         return scorer([(example.prompt, answer.text) for example, answer in zip(examples, given, strict=True)])

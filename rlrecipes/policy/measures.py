@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from statistics import fmean
 
 import torch
 
 from rlrecipes.policy.rollout import Rollout
+from rlrecipes.profile import PolicySettings
 from rlrecipes.reward.head import Ensemble, Head
 from rlrecipes.run.console import say
+from rlrecipes.run.processes import gather, world
 from rlrecipes.text import ngrams, repeated, see, words
 
 
@@ -63,6 +66,52 @@ def _rounding(rollout: Rollout) -> dict[str, float]:
     }
 
 
+@torch.no_grad()
+def ratio_statistics(
+    log_ratio: torch.Tensor, clipped: torch.Tensor, mask: torch.Tensor, tokens: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """A micro-batch's share of the statistics of a mini-batch with so many `tokens`, from the logarithms of each token's
+    ratio, 0 outside `mask`, and whether it was clipped; `[b, t]` each."""
+    return {
+        "policy/approxkl_avg": 0.5 * (log_ratio**2).sum() / tokens,
+        "policy/clipfrac_avg": clipped.sum() / tokens,
+        "val/ratio": (log_ratio.exp() * mask).sum() / tokens,
+        "policy/log_ratio_max": log_ratio.abs().max(),
+    }
+
+
+def together(sums: Mapping[str, torch.Tensor], more: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The statistics of some micro-batches with those of one more: their sum, or the larger of what ends in `_max`."""
+    joined = {**more}
+    for key, value in sums.items():
+        joined[key] = torch.maximum(value, more[key]) if key.endswith("_max") else value + more[key]
+    return joined
+
+
+def of_all(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The statistics of all processes' micro-batches, from those of this one's; a process without any has none."""
+    if world() == 1:
+        return sums
+    parts = [part for part in gather({key: value.cpu() for key, value in sums.items()}) if part]
+    found: dict[str, torch.Tensor] = reduce(together, parts)
+    return found
+
+
+FIRST = ("policy/clipfrac_avg", "policy/log_ratio_max", "val/ratio")
+
+
+def over_steps(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The means of the optimizer steps' statistics, the largest of what ends in `_max`, and those of `FIRST` before any step.
+
+    Before the first step the policy is still the one that sampled: a ratio other than 1 there is rounding.
+    """
+    found = {
+        key: max(row[key] for row in steps) if key.endswith("_max") else fmean(row[key] for row in steps)
+        for key in steps[0]
+    }
+    return found | {f"first/{key.partition('/')[2]}": steps[0][key] for key in FIRST}
+
+
 def diversity(answers: Sequence[str]) -> dict[str, float]:
     """How answers to different prompts repeat themselves and one another, each from 0 to 1.
 
@@ -86,14 +135,14 @@ def _correlation(values: torch.Tensor, others: torch.Tensor) -> float:
 
 
 def warn_of_endless(rollout: Rollout, response_length: int) -> None:
-    """Warns of answers that do not end: PPO cannot learn an ending that it never samples."""
+    """Warns of answers that do not end: no algorithm learns an ending that it never samples."""
     ended = rollout.ended.float().mean().item()
     if ended < 0.5:
         cut = f"  only {ended:.0%} of the SFT policy's answers end within {response_length} tokens"
         say(see("The answers never end", f"{cut}: train SFT longer, or raise ppo.response_length"))
 
 
-def faults(rows: Sequence[Mapping[str, float]]) -> list[str]:
+def faults(rows: Sequence[Mapping[str, float]], settings: PolicySettings) -> list[str]:
     """A sentence on a training that ran to its end and broke the policy, from its log's rows; none where all is well.
 
     Measured on the embedded base, 10 updates of 64 answers of 10 tokens. At the learning rates 5e-4, 5e-3, 0.03 and 10 the
@@ -117,7 +166,10 @@ def faults(rows: Sequence[Mapping[str, float]]) -> list[str]:
     ]
     if not (seen := [sign for told, sign in signs if told]):
         return []
-    broke = f"PPO broke the policy: {', '.join(seen)}; lower ppo.learning_rate, or set ppo.kl_stop"
+    broke = (
+        f"{settings.title} broke the policy: {', '.join(seen)}; lower {settings.table}.learning_rate, or set "
+        f"{settings.table}.kl_stop"
+    )
     return [see("The KL explodes", broke)]
 
 
@@ -133,7 +185,7 @@ HELD = 0.1
 """Likewise of one that the penalty holds, a nat of which costs more than the scores spread: 0.04 at a `kl_coef` of 100."""
 
 
-def at_rest(rows: Sequence[Mapping[str, float]]) -> list[str]:
+def at_rest(rows: Sequence[Mapping[str, float]], settings: PolicySettings) -> list[str]:
     """A sentence on a policy that had nothing to climb, or that hardly left the SFT policy, and why."""
     if max(row["objective/terms_std"] for row in rows) < FLAT:
         flat = f"the reward gave all answers of an update the same score, in all {len(rows)} updates"
@@ -145,5 +197,7 @@ def at_rest(rows: Sequence[Mapping[str, float]]) -> list[str]:
         return []
     rest = f"over {len(rows)} updates the policy stayed at SFT (mean KL {mean:.1g} nats an answer)"
     values = f"the scores spread by {spread:.2g} and a nat of KL costs {cost:g}"
-    mend = "lower ppo.kl_coef" if cost > spread else f"raise ppo.learning_rate ({max(row['lr'] for row in rows):g})"
+    rate = max(row["lr"] for row in rows)
+    lower, more = f"lower {settings.table}.{settings.kl_weight}", f"raise {settings.table}.learning_rate ({rate:g})"
+    mend = lower if cost > spread else more
     return [see("The policy did not move", f"{rest}: {values}, so {mend}")]

@@ -1,4 +1,4 @@
-"""A batch of answers and the tensors that PPO needs of it, whole and cut into micro-batches. It needs no model.
+"""A batch of answers and the tensors that an update needs of it, whole and cut into micro-batches. It needs no model.
 
 Shapes: B answers of at most T tokens; L is the longest prompt with its answer, H the hidden size.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -30,8 +31,6 @@ class Rollout:
     """`[B, T]` of the sampled tokens under the policy that sampled them, as the update computes them; 0 on padding."""
     reference_logprobs: torch.Tensor
     """`[B, T]`, likewise under the reference."""
-    values: torch.Tensor
-    """`[B, T]`, of the state before each token; the state after EOS has one too, as in TRL."""
     entropy: torch.Tensor
     """`[B, T]` in nats; 0 on padding."""
     padding: torch.Tensor
@@ -42,6 +41,8 @@ class Rollout:
     """`[B]`, true where the answer holds EOS."""
     last_states: torch.Tensor
     """`[B, H]` hidden states of the last tokens under the reward adapter; empty without a learned reward."""
+    values: torch.Tensor | None = None
+    """`[B, T]`, of the state before each token; the state after EOS has one too, as in TRL. None without a value function."""
     rounding: torch.Tensor | None = None
     """`[B, T]`, how far sampling's own log-probabilities were from `logprobs`; None where the model computes in float32."""
 
@@ -49,6 +50,17 @@ class Rollout:
     def lengths(self) -> torch.Tensor:
         """`[B]`, of the answers in tokens, EOS included."""
         return (~self.padding).sum(1)
+
+
+class Advantages(NamedTuple):
+    """What an update climbs, each `[B, T]`."""
+
+    advantages: torch.Tensor
+    """What each token is worth; 0 behind an answer's last."""
+    returns: torch.Tensor | None
+    """The targets of the value function, if there is one."""
+    penalty: torch.Tensor
+    """The KL penalty on each token; never above 0 with the estimator k3."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +80,12 @@ class MicroBatch:
     states_mask: torch.Tensor
     """True on states: one for each token, and the one behind EOS."""
     logprobs: torch.Tensor
-    values: torch.Tensor
+    reference_logprobs: torch.Tensor
     advantages: torch.Tensor
-    returns: torch.Tensor
+    ended: torch.Tensor
+    """`[b]`."""
+    values: torch.Tensor | None = None
+    returns: torch.Tensor | None = None
 
 
 def places_before(prompt_lengths: torch.Tensor, steps: int, width: int) -> torch.Tensor:
@@ -90,7 +105,9 @@ def join_rows(parts: Sequence[torch.Tensor], fill: int) -> torch.Tensor:
     return torch.cat([nn.functional.pad(part, (0, widest - part.shape[1]), value=fill) for part in parts])
 
 
-def micro_batch(rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor, rows: torch.Tensor) -> MicroBatch:
+def micro_batch(
+    rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor | None, rows: torch.Tensor
+) -> MicroBatch:
     """The rows `[b]` of a rollout with their advantages and returns `[B, T]`, cut to the longest of them.
 
     A row has a state for each answer token and, where there is room, one behind EOS; t is the most that a row has. The first
@@ -111,9 +128,11 @@ def micro_batch(rollout: Rollout, advantages: torch.Tensor, returns: torch.Tenso
         mask=~cut(rollout.padding),
         states_mask=states_mask[:, :steps],
         logprobs=cut(rollout.logprobs),
-        values=cut(rollout.values),
+        reference_logprobs=cut(rollout.reference_logprobs),
         advantages=cut(advantages),
-        returns=cut(returns),
+        ended=rollout.ended[rows],
+        values=None if rollout.values is None else cut(rollout.values),
+        returns=None if returns is None else cut(returns),
     )
 
 

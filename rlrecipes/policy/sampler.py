@@ -51,6 +51,16 @@ class ValueHead(nn.Module):
         return values
 
 
+class NoValue(nn.Module):
+    """Stands where TRL's trainer wants a value function, for algorithms that have none."""
+
+    base_model_prefix = "trunk"
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+
 @dataclass(frozen=True)
 class Sampler:
     """The roles on one base, and the number of rows that each pass takes."""
@@ -65,12 +75,14 @@ class Sampler:
     """Prompts that are answered together."""
     micro_batch_size: int
     """Rows whose hidden states are made together: the update takes that memory anyway."""
-    value: Callable[[torch.Tensor], torch.Tensor]
-    """Values `[…]` of hidden states `[…, H]`."""
-    value_adapter: bool
-    """Values come from a pass under the adapter `value`, rather than from the policy's own states while it samples."""
     scored: Sequence[str]
     """The adapters that read the answers' last tokens: those of the learned reward."""
+    value: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """Values `[…]` of hidden states `[…, H]`; None without a value function."""
+    value_adapter: bool = False
+    """Values come from a pass under the adapter `value`, rather than from the policy's own states while it samples."""
+    answers_each: int = 1
+    """Answers to each prompt, which is then read once for all of them that are drawn together."""
     dense: bool = False
     """Answers are drawn from a dense copy of the policy, which is made anew for each batch of them."""
 
@@ -107,7 +119,7 @@ class Sampler:
             padding=padding,
             states_padding=states_padding,
             ended=ended,
-            **tensors | {"values": tensors["values"].masked_fill(states_padding, 0)},
+            **tensors | ({"values": tensors["values"].masked_fill(states_padding, 0)} if self.value else {}),
         )
 
     def _parts(self, chunks: Sequence[Sequence[Sequence[int]]]) -> list[dict[str, torch.Tensor]]:
@@ -169,9 +181,21 @@ class Sampler:
     def _answers(self, prompts: Sequence[Sequence[int]], share: Share | None = None) -> dict[str, torch.Tensor]:
         """The tensors of `Rollout` for some prompts, and the answers' `lengths` `[b]`."""
         pad, last, device = self.tokenizer.pad_token_id, ends(self.tokenizer), self.model.device
-        queries, value = pad_left(prompts, pad).to(device), None if self.value_adapter else self.value
+        value = None if self.value_adapter else self.value
+        unique, of = _once(prompts) if self.answers_each > 1 else (prompts, None)
+        queries = pad_left(unique, pad).to(device)
         with self._drawn_from():
-            sampled = sample(self.model, queries, pad, last, self.response_length, self.temperature, value, share=share)
+            sampled = sample(
+                self.model,
+                queries,
+                pad,
+                last,
+                self.response_length,
+                self.temperature,
+                value,
+                share=share,
+                of=None if of is None else of.to(device),
+            )
         is_end = is_any(sampled.tokens, last)
         ended, steps = is_end.any(1), sampled.tokens.shape[1]
         lengths = torch.where(ended, is_end.int().argmax(1) + 1, steps)
@@ -186,11 +210,11 @@ class Sampler:
             states = self._states(ids, places)
             logprobs = self.logprobs(states, sampled.tokens, mask)
             rounding = {"rounding": (logprobs - sampled.logprobs).abs()}
-            values = values if self.value_adapter else self.value(states)
+            values = self.value(states) if self.value and not self.value_adapter else values
         with adapter(self.model, "reference"):
             states = self._states(ids, places)
             reference = self.logprobs(states, sampled.tokens, mask)
-        if self.value_adapter:
+        if self.value and self.value_adapter:
             with adapter(self.model, "value"):
                 values = self.value(self._states(ids, places))
         last_states = states[:, 0, :0]
@@ -209,11 +233,11 @@ class Sampler:
             "response": sampled.tokens,
             "logprobs": logprobs,
             "reference_logprobs": reference,
-            "values": values,
             "entropy": sampled.entropy,
             "last_states": last_states,
             "lengths": lengths,
             "ended": ended,
+            **({"values": values} if self.value else {}),
             **rounding,
         }
 
@@ -234,6 +258,13 @@ class Sampler:
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         logits = next_token_logits(self.model, states)
         return logits if self.temperature == 1 else logits / self.temperature
+
+
+def _once(prompts: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], torch.Tensor]:
+    """Each prompt once, and the places of all prompts among these."""
+    places: dict[tuple[int, ...], int] = {}
+    of = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
+    return [*places], torch.tensor(of)
 
 
 def _share(count: int) -> Share:

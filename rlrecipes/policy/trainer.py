@@ -1,7 +1,7 @@
-"""PPO on one shared base: TRL's `PPOTrainer` with its `train()` written as four named steps.
+"""The loop of PPO, RLOO and GRPO on one shared base: TRL's `PPOTrainer` with its `train()` written as four named steps.
 
-From TRL come the configuration, the optimizer and its schedule, the data loader, callbacks, logging and the algorithm. The
-rest is ours, because TRL 1.12's loop ignores it, breaks on it, or takes memory for it:
+From TRL come the configuration, the optimizer and its schedule, the data loader, callbacks, logging and the algorithms. The
+rest is ours, because TRL 1.12's loops ignore it, break on it, or take memory for it:
 
 - reference and reward model are adapters of the policy's base, and the value function is a head on the policy's trunk (one
   forward and one backward serve both) or an adapter of its own; TRL takes up to four models
@@ -16,12 +16,12 @@ rest is ours, because TRL 1.12's loop ignores it, breaks on it, or takes memory 
   network runs only on the states that are read (`forward.states_at`)
 
 TRL's `train()` is one function of 300 lines. Overriding its parts could do half of this list, and a reader would have to know
-both files at once. So this class replaces the loop and inherits the rest. `rollout` explains the shapes.
+both files at once. So this class replaces the loop and inherits the rest. What differs between the algorithms stands in
+`ppo_trainer` and `group_trainer`: advantages, and what is learned from a micro-batch. `rollout` explains the shapes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -31,18 +31,18 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
+from torch.utils.data import DataLoader
 from trl.experimental.ppo import PPOConfig as PPOConfig
 from trl.experimental.ppo import PPOTrainer
 
 from rlrecipes.errors import UserError, switch
-from rlrecipes.model.adapters import training
-from rlrecipes.model.forward import causal, states_at
-from rlrecipes.policy import ppo
-from rlrecipes.policy.measures import measures, warn_of_endless
-from rlrecipes.policy.rollout import MicroBatch, Rollout, broken_row, micro_batch
-from rlrecipes.policy.sampler import Sampler, ValueHead
+from rlrecipes.model.forward import states_at
+from rlrecipes.policy.kl import adapted_kl_coef
+from rlrecipes.policy.measures import measures, of_all, over_steps, together, warn_of_endless
+from rlrecipes.policy.rollout import Advantages, MicroBatch, Rollout, broken_row, micro_batch
+from rlrecipes.policy.sampler import NoValue, Sampler
 from rlrecipes.policy.watch import Watch
-from rlrecipes.profile import PPOSettings
+from rlrecipes.profile import PolicySettings
 from rlrecipes.recipe import Example, Reward
 from rlrecipes.reward.head import Head, Scorer
 from rlrecipes.reward.terms import set_term_states, term_states, term_values, weighted_sum
@@ -52,14 +52,15 @@ from rlrecipes.run.out_of_memory import phase
 from rlrecipes.text import quoted
 
 
-class SharedBasePPOTrainer(PPOTrainer):
-    """PPO for a policy that shares one base with its reference and its reward model.
+class PolicyTrainer(PPOTrainer):
+    """Trains a policy that shares one base with its reference and its reward model.
 
     Args:
-        model: the base with adapters `policy`, `reference`, those of the `head`, and `value` where `settings.value` says so.
+        model: the base with adapters `policy`, `reference` and those of the `head`; PPO's also `value` where `settings.value`
+            says so.
         prompts: examples and their prompt ids.
         reward, head: what to climb; `head` turns the reward adapters' hidden states into scores.
-        settings: the profile's `[ppo]` table; `args` holds the part of it that TRL knows.
+        settings: the profile's table of the algorithm; `args` holds the part of it that TRL knows.
         on_samples: called with greedy answers to `samples` as often as `num_sample_generations` says.
         scorer: the learned score of prompts with their answers, where there is no `head` to read it off hidden states.
         term_seconds: the most that one call of a reward term may take; 0: no limit.
@@ -67,8 +68,7 @@ class SharedBasePPOTrainer(PPOTrainer):
     """
 
     control: Any
-    begins_at_mean = True
-    """Whether the value function begins at the first batch's mean reward; plain TRL's, beside which it is measured, at 0."""
+    settings: Any
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         prompts: Sequence[tuple[Example, list[int]]],
         reward: Reward,
         head: Head | None,
-        settings: PPOSettings,
+        settings: PolicySettings,
         samples: Sequence[tuple[Example, list[int]]] = (),
         on_samples: Callable[[list[dict[str, Any]], int], None] | None = None,
         scorer: Scorer | None = None,
@@ -94,18 +94,20 @@ class SharedBasePPOTrainer(PPOTrainer):
         self.kept = 0  # the update of the policy that is left
         self.within: list[torch.Tensor] | None = None  # the weights that sampled the last batch within `kl_stop`
         for name, parameter in model.named_parameters():  # the optimizer takes what is trainable when it is made
-            parameter.requires_grad = ".policy." in name or (settings.value == "adapter" and ".value." in name)
+            parameter.requires_grad = settings.learns(name)
         super().__init__(
             args=args,
             processing_class=tokenizer,
             model=model,
             ref_model=None,
             reward_model=nn.Identity(),  # scored by `score`, not by TRL
-            value_model=ValueHead(model, causal(model).get_output_embeddings().weight.shape[1]),
+            value_model=self.value_function(model),
             train_dataset=Dataset.from_dict({"index": range(len(prompts))}),
             data_collator=lambda rows: {"index": torch.tensor([row["index"] for row in rows])},
             callbacks=callbacks,
         )
+        if settings.answers_each > 1:
+            self.dataloader = self.accelerator.prepare(self._loader(settings.batch // settings.answers_each))
         self.sampler = Sampler(
             model=self.policy,
             tokenizer=tokenizer,
@@ -113,11 +115,39 @@ class SharedBasePPOTrainer(PPOTrainer):
             temperature=args.temperature,
             rollout_batch_size=min(args.local_rollout_forward_batch_size, args.local_batch_size),
             micro_batch_size=args.per_device_train_batch_size,
-            value=self.model.value_model,
-            value_adapter=settings.value == "adapter",
             scored=head.roles("reward") if head else (),
+            answers_each=settings.answers_each,
             dense=settings.dense_rollout == "always",
+            **self.read_values(),
         )
+
+    def value_function(self, model: PeftModel) -> nn.Module:
+        """What TRL's trainer holds as a value function; without parameters where there is none."""
+        return NoValue(model)
+
+    def read_values(self) -> dict[str, Any]:
+        """How the sampler reads values of states; nothing where there is no value function."""
+        return {}
+
+    def begin(self, rollout: Rollout, scores: torch.Tensor) -> Rollout:
+        """The first batch, from which something may begin."""
+        return rollout
+
+    def estimate_advantages(self, rollout: Rollout, scores: torch.Tensor) -> Advantages:
+        """Advantages, the value function's targets and the KL penalty, from the scores `[B]`."""
+        raise NotImplementedError
+
+    def learn(self, rollout: Rollout, micro: MicroBatch, mini_batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Adds a micro-batch's gradient, and returns its share of the statistics of its mini-batch, rows `[n]`."""
+        raise NotImplementedError
+
+    def measures(self, rollout: Rollout, scores: torch.Tensor) -> dict[str, float]:
+        """What is measured of a batch beside what all algorithms measure."""
+        return {}
+
+    def _loader(self, prompts: int) -> DataLoader[Any]:
+        """Batches of so many prompts; TRL's own have one for each answer."""
+        return DataLoader(self.train_dataset, prompts, shuffle=True, collate_fn=self.data_collator, drop_last=True)
 
     @property
     def policy(self) -> PeftModel:
@@ -139,13 +169,14 @@ class SharedBasePPOTrainer(PPOTrainer):
             if self.watch and (why := self.watch.exhausted):
                 self.stopped = why
                 break
-            with phase("ppo rollout"):
+            with phase(f"{self.settings.table} rollout"):
                 rollout = self.roll_out(next(batches))
             terms, scores = self.score(rollout)
-            if update == 1 and self.begins_at_mean:
-                rollout = self._begin_values(rollout, scores)
+            if update == 1:
+                rollout = self.begin(rollout, scores)
             advantages, returns, penalty = self.estimate_advantages(rollout, scores)
             metrics = measures(rollout, terms, scores, penalty, self.args.kl_coef, self.head)
+            metrics |= self.measures(rollout, scores)
             kl = metrics["objective/kl"]
             if update == 1:
                 warn_of_endless(rollout, self.args.response_length)
@@ -156,11 +187,11 @@ class SharedBasePPOTrainer(PPOTrainer):
                 break
             if self.settings.kl_stop:
                 self.within = [parameter.detach().to("cpu", copy=True) for parameter in self._trainable()]
-            with phase("ppo update"):
+            with phase(f"{self.settings.table} update"):
                 losses = self.update(rollout, advantages, returns)
             self._finish_update(update, {**metrics, **losses, **self._look(update)})
             self.kept = update
-            self.args.kl_coef = ppo.adapted_kl_coef(self.args.kl_coef, kl, self.settings, self.args.batch_size)
+            self.args.kl_coef = adapted_kl_coef(self.args.kl_coef, kl, self.settings, self.args.batch_size)
             if checkpoints and checkpoints.due():
                 checkpoints.save(update, self.resume_state())
         if self.watch:
@@ -170,8 +201,8 @@ class SharedBasePPOTrainer(PPOTrainer):
     # 1. rollout
 
     def roll_out(self, batch: dict[str, torch.Tensor]) -> Rollout:
-        """Samples an answer to each prompt and takes all that the update needs from the adapters."""
-        rows = batch["index"].tolist()
+        """Samples answers to each prompt and takes all that the update needs from the adapters."""
+        rows = [row for row in batch["index"].tolist() for _ in range(self.settings.answers_each)]
         return self.sampler.roll_out([self.examples[i] for i in rows], [self.prompts[i] for i in rows])
 
     # 2. score
@@ -212,33 +243,10 @@ class SharedBasePPOTrainer(PPOTrainer):
         pairs = [(e.prompt, answer) for e, answer in zip(rollout.examples, rollout.answers, strict=True)]
         return torch.tensor(self.scorer(pairs), device=rollout.ids.device)
 
-    # 3. advantages
+    # 4. update, from the advantages that each algorithm estimates in its own way
 
-    def estimate_advantages(self, rollout: Rollout, scores: torch.Tensor) -> ppo.Advantages:
-        """Advantages, returns and the KL penalty, from the scores `[B]`."""
-        rewards, penalty = self._rewards(rollout, scores)
-        advantages = ppo.generalised_advantages(rewards, rollout.values, self.args.gamma, self.args.lam)
-        return ppo.Advantages(ppo.whiten(advantages, ~rollout.padding), advantages + rollout.values, penalty)
-
-    def _rewards(self, rollout: Rollout, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        args = self.args
-        rewards, penalty = ppo.token_rewards(rollout, scores, kl_coef=args.kl_coef, kl_estimator=args.kl_estimator)
-        return ppo.whiten(rewards, ~rollout.states_padding, keep_mean=True) if args.whiten_rewards else rewards, penalty
-
-    def _begin_values(self, rollout: Rollout, scores: torch.Tensor) -> Rollout:
-        """Lets every state begin with the first batch's mean reward as its value, and returns the batch with these values.
-
-        From 0, all of the mean would be an advantage, which the last tokens get and the first do not (by `lam`): PPO would
-        learn to end answers early, whatever they say, before it learns anything else.
-        """
-        mean = self._rewards(rollout, scores)[0].sum(1).mean()
-        self.model.value_model.begin(mean)
-        return dataclasses.replace(rollout, values=(rollout.values + mean).masked_fill(rollout.states_padding, 0))
-
-    # 4. update
-
-    def update(self, rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor) -> dict[str, float]:
-        """`num_ppo_epochs` passes over the batch, one optimizer step a mini-batch; returns their statistics.
+    def update(self, rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor | None) -> dict[str, float]:
+        """Passes over the batch, one optimizer step a mini-batch; returns their statistics.
 
         Raises:
             UserError: a loss or a gradient is NaN or infinite; that step is not taken.
@@ -254,54 +262,44 @@ class SharedBasePPOTrainer(PPOTrainer):
                 if not torch.isfinite(norm):
                     self.optimizer.zero_grad()
                     raise UserError(
-                        "a PPO gradient is NaN or infinite; that step was not taken; lower ppo.learning_rate"
+                        f"a {self.settings.title} gradient is NaN or infinite; that step was not taken; "
+                        f"lower {self.settings.table}.learning_rate"
                     )
                 self.optimizer.step()
                 self.optimizer.zero_grad()
                 steps.append({**{key: float(value) for key, value in sums.items()}, "policy/grad_norm": float(norm)})
-        return ppo.over_steps(steps)
+        return over_steps(steps)
 
     def _accumulate(
-        self, rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor, mini_batch: torch.Tensor
+        self, rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor | None, mini_batch: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Adds up the gradients of one mini-batch's loss, a micro-batch of like lengths at a time; returns its statistics."""
-        tokens = (~rollout.padding[mini_batch]).sum()
-        states = (~rollout.states_padding[mini_batch]).sum()
         by_length = mini_batch[(rollout.prompt_lengths + rollout.lengths)[mini_batch].argsort(stable=True)]
         sums: dict[str, torch.Tensor] = {}
         for rows in own_parts(by_length, self.args.per_device_train_batch_size):
             micro = micro_batch(rollout, advantages, returns, rows)
-            hidden = states_at(self.policy, micro.ids, micro.places)
-            logprobs = self.sampler.logprobs(hidden, micro.response, micro.mask)
-            of_policy, statistics = ppo.policy_losses(micro, logprobs, tokens, self.args.cliprange)
-            if self.settings.value == "trunk":
-                of_value = self._value_losses(micro, hidden, states)
-                self._backward(rollout, micro, of_policy + self.args.vf_coef * of_value)
-            else:
-                self._backward(rollout, micro, of_policy)
-                with training(self.policy, "value", "policy"):
-                    hidden = states_at(self.policy, micro.ids, micro.places)
-                    of_value = self._value_losses(micro, hidden, states)
-                    self._backward(rollout, micro, self.args.vf_coef * of_value)
-            statistics |= {"loss/policy_avg": of_policy.detach().sum(), "loss/value_avg": of_value.detach().sum()}
-            sums = ppo.together(sums, statistics)
-        return ppo.of_all(sums)
+            sums = together(sums, self.learn(rollout, micro, mini_batch))
+        return of_all(sums)
 
-    def _value_losses(self, micro: MicroBatch, hidden: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        values: torch.Tensor = self.model.value_model(hidden)
-        return ppo.value_losses(micro, values, states, self.args.cliprange_value)
+    def logprobs(self, micro: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities `[b, t]` of a micro-batch's tokens under the policy in training, and its states `[b, t, H]`."""
+        hidden = states_at(self.policy, micro.ids, micro.places)
+        return self.sampler.logprobs(hidden, micro.response, micro.mask), hidden
 
-    def _backward(self, rollout: Rollout, micro: MicroBatch, losses: torch.Tensor) -> None:
+    def backward(self, rollout: Rollout, micro: MicroBatch, losses: torch.Tensor) -> None:
+        """Adds the gradient of the sum of losses `[b, t]`, each of which is its share of the mini-batch's loss.
+
+        Raises:
+            UserError: one is NaN or infinite; the step will not be taken.
+        """
         if (row := broken_row(losses)) is not None:
             self.optimizer.zero_grad()
             raise UserError(
-                f"the PPO loss is NaN or infinite {self._place(rollout, int(micro.rows[row]))}; that step was not taken; "
-                "lower ppo.learning_rate"
+                f"the {self.settings.title} loss is NaN or infinite {self._place(rollout, int(micro.rows[row]))}; that step "
+                f"was not taken; lower {self.settings.table}.learning_rate"
             )
         # Accelerate divides by the number of micro-batches; the mean over the mini-batch has done that already.
         self.accelerator.backward(losses.sum() * self.accelerator.gradient_accumulation_steps)
-
-    # around the steps
 
     def _trainable(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -370,7 +368,7 @@ class SharedBasePPOTrainer(PPOTrainer):
     def _finish_update(self, update: int, metrics: dict[str, float]) -> None:
         self.state.global_step = update
         self.state.episode += self.args.batch_size
-        self.state.epoch = self.state.episode / self.train_dataset_len
+        self.state.epoch = self.state.episode / self.settings.answers_each / self.train_dataset_len
         speed = (self.state.episode - self.start_episode) / (time.monotonic() - self.start_time)
         self.log({**metrics, "lr": self.lr_scheduler.get_last_lr()[0], "episode": self.state.episode, "eps": speed})
         self.lr_scheduler.step()
@@ -384,13 +382,13 @@ class SharedBasePPOTrainer(PPOTrainer):
             parameter.data.copy_(weights)
         kept = f"that of update {update - 1}" if self.within else "the SFT policy"
         kept = "" if self.watch and self.watch.keeps else f"; the policy kept is {kept}, from before its step"
-        limit = f"ppo.kl_stop={self.settings.kl_stop:g}{kept}"
+        limit = f"{self.settings.table}.kl_stop={self.settings.kl_stop:g}{kept}"
         self.stopped = f"the KL per answer was {kl:.1f} in the batch of update {update}, above {limit}"
 
     def _look(self, update: int) -> dict[str, float]:
         if not self.watch or not self.watch.due(update, self.args.num_total_batches):
             return {}
-        with phase("ppo rollout"):
+        with phase(f"{self.settings.table} rollout"):
             answers = [*self.sampler.greedy(self.watch.prompts), *self.sampler.at_temperature_1(self.watch.prompts)]
             return self.watch.measure(update, answers, self._trainable())
 

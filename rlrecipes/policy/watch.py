@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlrecipes.profile import PPOSettings
+from rlrecipes.profile import PolicySettings
 from rlrecipes.recipe import Example, Reward
 from rlrecipes.reward.head import Scorer
 from rlrecipes.reward.terms import rewards
@@ -29,7 +29,7 @@ from rlrecipes.text import see
 
 @dataclass
 class Watch:
-    """The slice, how it is scored, and the best policy so far; part of PPO's checkpoints."""
+    """The slice, how it is scored, and the best policy so far; part of the checkpoints."""
 
     slice: Sequence[tuple[Example, list[int]]]
     """Examples and their prompt ids."""
@@ -37,10 +37,10 @@ class Watch:
     reward: Reward
     scorer: Scorer | None
     """The learned part of the reward; None where it has none."""
-    settings: PPOSettings
+    settings: PolicySettings
     term_seconds: float = 0
     judge: Scorer | None = None
-    """A second reward model, which PPO does not climb; None where there is none."""
+    """A second reward model, which nothing climbs; None where there is none."""
     rows: list[dict[str, float]] = field(default_factory=list)
     """What was measured, with its `update`; the first row, of update 0, is the SFT policy."""
     best: int = 0
@@ -90,7 +90,7 @@ class Watch:
         now = int(behind[-1]["update"])
         return (
             f"nothing better after update {self.best} ({self._said(self.best)}); after update {now} "
-            f"{self._said(now)} (ppo.patience={self.settings.patience})"
+            f"{self._said(now)} ({self.settings.table}.patience={self.settings.patience})"
         )
 
     @property
@@ -105,7 +105,7 @@ class Watch:
             return None
         one, now = (f"{row['slice/judge']:.2f} after update {row['update']:.0f}" for row in (best, behind[-1]))
         rise = behind[-1]["slice/reward"] - best["slice/reward"]
-        settings = f"(ppo.judge, ppo.patience={most})"
+        settings = f"({self.settings.table}.judge, {self.settings.table}.patience={most})"
         return f"the judge's score fell from {one} to {now} while the reward rose by {rise:.2f} {settings}"
 
     def _said(self, update: int) -> str:
@@ -136,11 +136,13 @@ class Watch:
         """A sentence where no policy on the way was better than the one it began with."""
         if self.best or len(self.rows) < 2:
             return []
-        now = int(self.rows[-1]["update"])
+        now, table = int(self.rows[-1]["update"]), self.settings.table
         left = "so the SFT policy is what is left" if self.keeps else "and the last policy is left all the same"
+        looks = f"{self._said(0)}; after update {now} {self._said(now)}"
+        mend = f"change {table}.learning_rate or {table}.{self.settings.kl_weight}"
         sentence = (
-            f"PPO found nothing better than the SFT policy ({self._said(0)}; after update {now} {self._said(now)}), {left}; "
-            "see what the reward model is worth, or change ppo.learning_rate or ppo.kl_coef"
+            f"{self.settings.title} found nothing better than the SFT policy ({looks}), {left}; see what the reward model is "
+            f"worth, or {mend}"
         )
         return [see("The reward stays flat", sentence)]
 

@@ -1,5 +1,14 @@
 """A profile says how big a run is: what its settings are (`settings`), how it is read (`load`), what it refuses."""
 
+from rlrecipes.profile.algorithms import (
+    ALGORITHMS,
+    GroupSettings,
+    GRPOSettings,
+    PolicySettings,
+    PPOSettings,
+    RLOOSettings,
+    named_algorithms,
+)
 from rlrecipes.profile.load import (
     REFUSED,
     check_once,
@@ -13,7 +22,6 @@ from rlrecipes.profile.load import (
     split_override,
 )
 from rlrecipes.profile.settings import (
-    LOWEST_TEMPERATURE,
     BaseSettings,
     CheckpointSettings,
     EvaluateSettings,
@@ -21,36 +29,44 @@ from rlrecipes.profile.settings import (
     LoraSettings,
     MemorySettings,
     ModelSettings,
-    PPOSettings,
     Profile,
     RewardSettings,
     RunSettings,
     SFTSettings,
     TrackSettings,
     TrainingSettings,
+    algorithms,
 )
+from rlrecipes.profile.values import LOWEST_TEMPERATURE
 
 __all__ = [
+    "ALGORITHMS",
     "LOWEST_TEMPERATURE",
     "REFUSED",
     "BaseSettings",
     "CheckpointSettings",
     "EvaluateSettings",
+    "GRPOSettings",
+    "GroupSettings",
     "LimitSettings",
     "LoraSettings",
     "MemorySettings",
     "ModelSettings",
     "PPOSettings",
+    "PolicySettings",
     "Profile",
+    "RLOOSettings",
     "RewardSettings",
     "RunSettings",
     "SFTSettings",
     "TrackSettings",
     "TrainingSettings",
+    "algorithms",
     "check_once",
     "check_profile",
     "load_profile",
     "make_profile",
+    "named_algorithms",
     "outweighed",
     "profile_names",
     "read_tables",

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from rlrecipes.profile.settings import PPOSettings, Profile
+from rlrecipes.profile.algorithms import ALGORITHMS, GroupSettings, PolicySettings, PPOSettings
+from rlrecipes.profile.settings import EvaluateSettings, Profile, algorithms
 
 SMALLEST_WHITENED = 8  # episodes in a mini-batch below which TRL does not whiten rewards
 
@@ -16,9 +17,12 @@ SCORING = ("reward.model=", "reward.per_device_train_batch_size=")
 
 
 def idle(profile: Profile, overrides: Sequence[str]) -> Iterator[str]:
-    """Sentences about overrides of a base model or a reward model that the run does not train."""
-    model, reward = profile.model.name, profile.reward.model
+    """Sentences about overrides of a base model, a reward model or a policy that the run does not train."""
+    model, reward, there = profile.model.name, profile.reward.model, algorithms(profile)
     for override in overrides:
+        table = override.partition(".")[0]
+        if table in ALGORITHMS and table not in there and not override.startswith("ppo.response_length="):
+            yield f"{override} has no effect on a run without {table}; add it to run.algorithms, or leave it out"
         if override.startswith("base.") and model != "builtin":
             yield f"{override} has no effect on the model '{model}'; it is for the embedded base"
         if override.startswith("reward.") and reward is not None and not override.startswith(SCORING):
@@ -55,7 +59,11 @@ def contradictions(profile: Profile, given: Collection[str] = (), spared: Collec
             f"base.num_attention_heads={heads} does not cut base.hidden_size={width} into heads of an even width; "
             "choose others"
         )
-    yield from _ppo_contradictions(profile.ppo, profile.model.max_length)
+    length, window = profile.ppo.response_length, profile.model.max_length
+    if length >= window:
+        yield f"ppo.response_length={length} leaves no room for a prompt in model.max_length={window}; lower it"
+    for table in algorithms(profile):
+        yield from _policy_contradictions(getattr(profile, table))
     if profile.evaluate.judge_url and not profile.evaluate.judge_model:
         yield f"evaluate.judge_url={profile.evaluate.judge_url} needs evaluate.judge_model, the name of its model"
 
@@ -63,8 +71,7 @@ def contradictions(profile: Profile, given: Collection[str] = (), spared: Collec
 def without_effect(profile: Profile) -> dict[str, str]:
     """The settings that nothing reads beside the others, and why."""
     ppo, evaluate = profile.ppo, profile.evaluate
-    batch = ppo.per_device_train_batch_size * ppo.gradient_accumulation_steps
-    one_step = ppo.num_ppo_epochs == ppo.num_mini_batches == 1
+    one_step = ppo.passes == ppo.mini_batches == 1
     logged_never = {
         stage: 0 < settings.max_steps < settings.logging_steps
         for stage, settings in (("sft", profile.sft), ("reward", profile.reward))
@@ -72,23 +79,10 @@ def without_effect(profile: Profile) -> dict[str, str]:
     rules = {
         "reward.seeds": (profile.reward.model is not None, "beside reward.model, which trains nothing"),
         "reward.combine": (profile.reward.seeds == 1, "while reward.seeds is 1"),
-        "ppo.kl_horizon": (ppo.kl_target == 0, "while ppo.kl_target is 0"),
-        "ppo.kl_target": (ppo.kl_coef == 0, "while ppo.kl_coef is 0, since it is multiplied"),
         "ppo.kl_estimator": (ppo.kl_coef == 0, "while ppo.kl_coef is 0"),
-        "ppo.adam_epsilon": (not _has_epsilon(ppo.optim), f"on ppo.optim={ppo.optim}, which has none"),
         "ppo.cliprange": (one_step, "where a batch takes one step (ppo.num_ppo_epochs=1, ppo.num_mini_batches=1)"),
         "ppo.cliprange_value": (one_step or not ppo.vf_coef, "where a batch takes one step or ppo.vf_coef is 0"),
         "ppo.value": (ppo.vf_coef == 0, "while ppo.vf_coef is 0: values start at 0 and stay there"),
-        "ppo.local_rollout_forward_batch_size": (
-            ppo.local_rollout_forward_batch_size > batch,
-            f"above a batch of {batch} episodes",
-        ),
-        "ppo.keep": (ppo.eval_every == 0, "while ppo.eval_every is 0"),
-        "ppo.patience": (ppo.eval_every == 0, "while ppo.eval_every is 0"),
-        "ppo.judge": (
-            ppo.eval_every == 0 or evaluate.judge != "auto" or bool(evaluate.judge_url),
-            "while ppo.eval_every is 0 or evaluation has another judge or none",
-        ),
         "evaluate.judge": (bool(evaluate.judge_url), "beside evaluate.judge_url, which judges in its place"),
         "evaluate.judge_model": (not evaluate.judge_url, "without evaluate.judge_url"),
         "track.artifacts": (profile.track.wandb == "off", "while track.wandb is off"),
@@ -98,7 +92,7 @@ def without_effect(profile: Profile) -> dict[str, str]:
                 settings.lr_scheduler_type == "constant",
                 f"on {stage}.lr_scheduler_type=constant",
             )
-            for stage, settings in (("sft", profile.sft), ("reward", profile.reward), ("ppo", ppo))
+            for stage, settings in (("sft", profile.sft), ("reward", profile.reward))
         },
         **{
             f"{stage}.patience": (settings.keep == "last", f"beside {stage}.keep=last")
@@ -109,7 +103,35 @@ def without_effect(profile: Profile) -> dict[str, str]:
             for stage, never in logged_never.items()
         },
     }
+    for table in algorithms(profile):
+        rules |= _of_policy(getattr(profile, table), evaluate)
     return {name: why for name, (idle, why) in rules.items() if idle}
+
+
+def _of_policy(settings: PolicySettings, evaluate: EvaluateSettings) -> dict[str, tuple[bool, str]]:
+    """What every algorithm's table has, and RLOO's and GRPO's alone."""
+    table, weight = settings.table, f"{settings.table}.{settings.kl_weight}"
+    unweighted, unwatched = settings.beta_or_kl_coef == 0, settings.eval_every == 0
+    rules = {
+        "kl_horizon": (settings.kl_target == 0, f"while {table}.kl_target is 0"),
+        "kl_target": (unweighted, f"while {weight} is 0, since it is multiplied"),
+        "adam_epsilon": (not _has_epsilon(settings.optim), f"on {table}.optim={settings.optim}, which has none"),
+        "local_rollout_forward_batch_size": (
+            settings.local_rollout_forward_batch_size > settings.batch,
+            f"above a batch of {settings.batch} episodes",
+        ),
+        "keep": (unwatched, f"while {table}.eval_every is 0"),
+        "patience": (unwatched, f"while {table}.eval_every is 0"),
+        "judge": (
+            unwatched or evaluate.judge != "auto" or bool(evaluate.judge_url),
+            f"while {table}.eval_every is 0 or evaluation has another judge or none",
+        ),
+        "warmup_steps": (settings.lr_scheduler_type == "constant", f"on {table}.lr_scheduler_type=constant"),
+    }
+    if isinstance(settings, GroupSettings):
+        one_step = f"where a batch takes one step ({table}.num_iterations=1, and no more {table}.steps_per_generation)"
+        rules |= dict.fromkeys(("epsilon", "epsilon_high"), (settings.passes == settings.mini_batches == 1, one_step))
+    return {f"{table}.{name}": rule for name, rule in rules.items()}
 
 
 def _has_epsilon(optim: str) -> bool:
@@ -123,25 +145,44 @@ def _warm_up(stage: str, steps: int, warmup: int) -> str:
     )
 
 
-def _ppo_contradictions(ppo: PPOSettings, window: int) -> Iterator[str]:
-    batch = ppo.per_device_train_batch_size * ppo.gradient_accumulation_steps
-    minis, horizon = ppo.num_mini_batches, ppo.kl_horizon
-    if ppo.response_length >= window:
-        yield f"ppo.response_length={ppo.response_length} leaves no room for a prompt in model.max_length={window}; lower it"
+def _policy_contradictions(settings: PolicySettings) -> Iterator[str]:
+    table, batch, horizon = settings.table, settings.batch, settings.kl_horizon
+    if settings.kl_target and horizon <= 0.2 * batch:
+        yield (
+            f"{table}.kl_horizon={horizon} is so short that a batch of {batch} episodes could make "
+            f"{table}.{settings.kl_weight} negative; take more than {0.2 * batch:g}"
+        )
+    if isinstance(settings, PPOSettings):
+        yield from _ppo_contradictions(settings)
+    if isinstance(settings, GroupSettings):
+        yield from _group_contradictions(settings)
+    if 0 < (updates := -(-settings.total_episodes // batch)) <= settings.warmup_steps:
+        yield _warm_up(table, updates, settings.warmup_steps)
+
+
+def _ppo_contradictions(ppo: PPOSettings) -> Iterator[str]:
+    batch, minis = ppo.batch, ppo.num_mini_batches
     if batch % minis:
         yield (
             f"ppo.num_mini_batches={minis} does not divide a batch of {batch} episodes "
             "(per_device_train_batch_size times gradient_accumulation_steps); choose a divisor"
-        )
-    if ppo.kl_target and horizon <= 0.2 * batch:
-        yield (
-            f"ppo.kl_horizon={horizon} is so short that a batch of {batch} episodes could make ppo.kl_coef negative; "
-            f"take more than {0.2 * batch:g}"
         )
     if ppo.whiten_rewards and batch // minis < SMALLEST_WHITENED:
         yield (
             f"ppo.whiten_rewards=true needs mini-batches of {SMALLEST_WHITENED} episodes at least, and "
             f"{batch} in {minis} are {batch // minis}; lower ppo.num_mini_batches"
         )
-    if 0 < (updates := -(-ppo.total_episodes // batch)) <= ppo.warmup_steps:
-        yield _warm_up("ppo", updates, ppo.warmup_steps)
+
+
+def _group_contradictions(settings: GroupSettings) -> Iterator[str]:
+    table, each, taken = settings.table, settings.num_generations, settings.gradient_accumulation_steps
+    if settings.steps % taken:
+        yield (
+            f"{table}.steps_per_generation={settings.steps} is no multiple of {table}.gradient_accumulation_steps={taken}; "
+            "choose one that is"
+        )
+    if settings.batch % each:
+        yield (
+            f"{table}.num_generations={each} does not divide a batch of {settings.batch} answers "
+            "(per_device_train_batch_size times steps_per_generation); choose a divisor"
+        )

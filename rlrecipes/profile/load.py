@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.profile.contradictions import contradictions, idle, without_effect
-from rlrecipes.profile.names import OTHER, meant, ours
+from rlrecipes.profile.names import OF_TABLES, OTHER, meant, ours
 from rlrecipes.profile.settings import Profile
 from rlrecipes.recipe import recipe_roots, unknown
 
@@ -33,6 +33,22 @@ REFUSED = {
     "ppo.reward_model_path": "TRL's PPO trainer does not read it; the reward stage's adapter is used",
     "ppo.stop_token": "answers always end at the tokenizer's EOS token",
     "ppo.stop_token_id": "answers always end at the tokenizer's EOS token",
+    **{
+        f"{table}.{name}": why.format(table)
+        for table in ("rloo", "grpo")
+        for name, why in {
+            "bf16": "the precision is model.dtype's",
+            "fp16": "half precision overflows in QLoRA; use model.dtype=bfloat16",
+            "max_steps": "a policy's training counts episodes; use {}.total_episodes",
+            "num_train_epochs": "a policy's training counts episodes; use {}.total_episodes",
+            "eval_steps": "looks at the policy are {}.eval_every's",
+            "max_completion_length": "answers are as long in every algorithm, so that they can be compared; use "
+            "ppo.response_length",
+            "generation_batch_size": "a batch is {0}.per_device_train_batch_size times {0}.steps_per_generation",
+            "reward_weights": "each term of the reward has its own, as terms.learned",
+            "use_vllm": "answers are drawn from the model that is trained",
+        }.items()
+    },
     "sft.max_length": "the window is model.max_length's",
     "reward.max_length": "the window is model.max_length's",
 }
@@ -171,7 +187,7 @@ def check_key(table: str, key: str) -> None:
         raise UserError(f"{table}.{key} is not a setting: {reason}")
     if (name := f"{table}.{key}") in (known := _known()):
         return
-    if key in OTHER and (names := ours(table, key, known)):
+    if (key in OTHER or key in OF_TABLES.get(table, {})) and (names := ours(table, key, known)):
         raise UserError(f"there is no setting '{name}'; {meant(names)}")
     raise UserError(unknown("setting", name, known, f"the tables are terms, {', '.join(_TABLES)}"))
 

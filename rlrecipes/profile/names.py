@@ -63,17 +63,27 @@ OTHER = {
 }
 """Our names by others': with the table where there is one alone, with the value where the name asked for one."""
 _OF_PPO = {
-    "epochs": "ppo.num_ppo_epochs",
-    "num_epochs": "ppo.num_ppo_epochs",
-    "steps": "ppo.total_episodes",
-    "num_steps": "ppo.total_episodes",
+    "epochs": "num_ppo_epochs",
+    "num_epochs": "num_ppo_epochs",
+    "steps": "total_episodes",
+    "num_steps": "total_episodes",
 }
+_OF_GROUPS = {
+    **dict.fromkeys(("kl_coef", "init_kl_coef", "kl_penalty", "kl"), "beta"),
+    **dict.fromkeys(("num_ppo_epochs", "ppo_epochs", "epochs", "num_epochs"), "num_iterations"),
+    **dict.fromkeys(("cliprange", "clip_range", "epsilon_low"), "epsilon"),
+    **dict.fromkeys(("rloo_k", "group_size", "num_samples", "num_return_sequences"), "num_generations"),
+    **dict.fromkeys(("num_mini_batches", "mini_batch_size"), "steps_per_generation"),
+    **dict.fromkeys(("steps", "num_steps", "episodes"), "total_episodes"),
+}
+OF_TABLES = {"ppo": _OF_PPO, "rloo": _OF_GROUPS, "grpo": _OF_GROUPS}
+"""Likewise, of one table alone."""
 
 
 def ours(table: str, key: str, known: Sequence[str]) -> list[str]:
     """The settings that somebody means by `table.key`, or by `key` where `table` is empty, among all those that are known."""
-    if table == "ppo" and key in _OF_PPO:
-        return [_OF_PPO[key]]
+    if key in OF_TABLES.get(table, {}):
+        return [f"{table}.{OF_TABLES[table][key]}"]
     name = OTHER.get(key, key)
     if "." in name:
         return [name]

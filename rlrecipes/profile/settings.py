@@ -11,35 +11,28 @@ import os
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-LOWEST_TEMPERATURE = 0.01  # below it, probabilities may overflow; 0, where it is allowed, is greedy
-SMALLEST_VOCABULARY = 261  # 256 bytes and the embedded base's 5 special tokens
-
-# The types of settings. Values come from TOML or, as text, from the command line. Pydantic would also read true as 1.
-_NO_SWITCH = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)
-_AUTO = BeforeValidator(lambda value: None if str(value).lower() == "auto" else value)
-_NONE = BeforeValidator(lambda value: None if str(value).lower() == "none" else value)
-_TRUE_OR_FALSE = BeforeValidator(lambda value: {"true": True, "false": False}.get(str(value).lower(), value))
-Switch = Annotated[bool, Field(strict=True), _TRUE_OR_FALSE]
-MOST = 2**31 - 1  # what a C integer in any library holds
-Whole = Annotated[int, _NO_SWITCH]
-Count = Annotated[Whole, Field(gt=0, le=MOST)]
-CountOrZero = Annotated[Whole, Field(ge=0, le=MOST)]
-Number = Annotated[float, _NO_SWITCH, Field(allow_inf_nan=False)]
-Positive = Annotated[Number, Field(gt=0)]
-ZeroOrMore = Annotated[Number, Field(ge=0)]
-Share = Annotated[Positive, Field(le=1)]
-Rate = Annotated[Positive, Field(le=1000)]  # far above any use; optimizers overflow at 1e38
-
-_LIST = BeforeValidator(lambda value: ",".join(map(str, value)) if isinstance(value, list) else value)
-Names = Annotated[str, _LIST]  # a list in TOML, or names separated by commas
-
-_CONFIG = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # `card = 24` is a text without quotes
+from rlrecipes.profile.algorithms import GRPOSettings, PPOSettings, RLOOSettings, named_algorithms
+from rlrecipes.profile.values import (
+    AUTO,
+    CONFIG,
+    MOST,
+    NONE,
+    SMALLEST_VOCABULARY,
+    Count,
+    CountOrZero,
+    Names,
+    Positive,
+    Rate,
+    Switch,
+    Whole,
+    ZeroOrMore,
+)
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=CONFIG)
 class ModelSettings:
     """Which base model, and how memory holds it."""
 
@@ -53,11 +46,11 @@ class ModelSettings:
     """Transformers' `attn_implementation`; `sdpa` is PyTorch's fused one, `auto` what Transformers chooses for the model."""
     max_length: Count = 512
     """Longest prompt plus answer in tokens; longer rows are left out and counted."""
-    device: Annotated[CountOrZero | None, _AUTO] = None
+    device: Annotated[CountOrZero | None, AUTO] = None
     """Ours: which of the visible GPUs, counted from 0; `auto`: the first. Not recorded: the result is to be the same."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=CONFIG)
 class LoraSettings:
     """Size and place of every adapter (`peft.LoraConfig`)."""
 
@@ -69,7 +62,7 @@ class LoraSettings:
     """`all-linear`, or module names separated by commas."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=CONFIG)
 class BaseSettings:
     """The embedded base model: a Llama trained from scratch on the recipes' own documents."""
 
@@ -86,13 +79,13 @@ class BaseSettings:
     """Of the base alone: like a downloaded base model, it does not depend on a run's SEED."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=CONFIG)
 class TrainingSettings:
     """What SFT and the reward model share (`transformers.TrainingArguments`)."""
 
     max_steps: Annotated[Whole, Field(le=MOST)] = -1
     """Optimizer steps; -1: `num_train_epochs` says how long."""
-    num_train_epochs: Annotated[Positive | None, _NONE] = None
+    num_train_epochs: Annotated[Positive | None, NONE] = None
     """Passes over the data. A positive `max_steps` on the command line takes their place; both in one place are refused."""
     per_device_train_batch_size: Count = 32
     gradient_accumulation_steps: Count = 1
@@ -111,7 +104,7 @@ class TrainingSettings:
     """Ours: how many of those ten losses in a row may be no lower before training stops; 0: any."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=CONFIG)
 class SFTSettings(TrainingSettings):
     """`trl.SFTConfig`; the loss is on answers alone."""
 
@@ -120,18 +113,18 @@ class SFTSettings(TrainingSettings):
     before it. A turn with `weight: 0` or `train: false` is never learned."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=CONFIG)
 class RewardSettings(TrainingSettings):
     """`trl.RewardConfig`; the adapter starts from the SFT adapter, the score head from N(0, 1/(d+1)) (arXiv 2403.17031)."""
 
     objective: Literal["auto", "pairwise", "regression"] = "auto"
     """Ours. `pairwise`: Bradley-Terry on comparisons; `regression`: squared error on ratings; `auto`: regression where
     there are ratings and no comparisons."""
-    model: Annotated[str | None, _NONE] = None
+    model: Annotated[str | None, NONE] = None
     """Ours: a reward model to take instead of training one: a reward stage's folder, or a PEFT adapter or sequence
     classifier with one output, local or from the hub. Other settings of this table are then refused, but for
     `per_device_train_batch_size`: twice as many texts are scored together."""
-    center_rewards_coefficient: Annotated[Positive | None, _NONE] = None
+    center_rewards_coefficient: Annotated[Positive | None, NONE] = None
     """Weight of the squared sum of the two scores (arXiv 2312.09244); the scores are standardised afterwards in any case."""
     seeds: Annotated[Count, Field(le=32)] = 1
     """Ours: how many reward models to train on the same rows, from the run's seed and those after it. All score together."""
@@ -140,77 +133,7 @@ class RewardSettings(TrainingSettings):
     (`lcb`; arXiv 2310.02743)."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
-class PPOSettings:
-    """`trl.experimental.ppo.PPOConfig`, plus what our update adds to it (marked: ours)."""
-
-    total_episodes: Count = 1024
-    """Answers sampled in all, rounded up to whole batches; the console says when it rounds."""
-    per_device_train_batch_size: Count = 32
-    """Micro-batch: answers in one forward and backward."""
-    gradient_accumulation_steps: Count = 2
-    """Micro-batches in a batch of episodes: a batch is this times `per_device_train_batch_size`."""
-    num_mini_batches: Count = 1
-    """Optimizer steps in one pass over a batch."""
-    num_ppo_epochs: Count = 4
-    local_rollout_forward_batch_size: Count = 64
-    """Answers generated and scored together, without gradients."""
-    dense_rollout: Literal["auto", "always", "never"] = "auto"
-    """Ours: answers are drawn from a copy of the policy whose layers are whole matrices, the adapter added, in `model.dtype`.
-    `auto`: on a GPU that has room for it by the plan."""
-    response_length: CountOrZero = 0
-    """Most tokens in an answer, in PPO and in evaluation; 0: as long as 99 % of the demonstrations' answers."""
-    temperature: Annotated[Number, Field(ge=LOWEST_TEMPERATURE)] = 1.0
-    learning_rate: Rate = 1e-5
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_steps: CountOrZero = 0
-    weight_decay: ZeroOrMore = 0.0
-    adam_epsilon: Positive = 1e-5
-    """As in the original implementation (arXiv 2403.17031)."""
-    max_grad_norm: Positive = 1.0
-    """TRL's PPO never clips; our update does."""
-    optim: str = "adamw_torch"
-    gradient_checkpointing: Switch = False
-    kl_coef: ZeroOrMore = 0.05
-    """Weight of the KL penalty against the SFT policy, per token."""
-    kl_estimator: Literal["k1", "k3"] = "k1"
-    kl_target: ZeroOrMore = 0.0
-    """Ours: KL per answer that `kl_coef` is adapted to (arXiv 1909.08593, section 2.2); 0 keeps `kl_coef` fixed."""
-    kl_horizon: Count = 10000
-    """Ours: episodes over which the adaptation acts; refused while `kl_target` is 0."""
-    kl_stop: ZeroOrMore = 0.0
-    """Ours: training ends when a batch's mean KL per answer exceeds this, and leaves the last policy whose batch did not;
-    0: never."""
-    value: Literal["trunk", "adapter"] = "trunk"
-    """Ours: where the value function stands. `trunk`: a head on the policy's hidden states, so that one forward and backward
-    serve both; `adapter`: a LoRA adapter of its own, started from the reward model's, with its head."""
-    cliprange: Positive = 0.2
-    cliprange_value: Positive = 0.2
-    vf_coef: ZeroOrMore = 0.1
-    gamma: Share = 1.0
-    lam: Share = 0.95
-    whiten_rewards: Switch = False
-    missing_eos_penalty: ZeroOrMore = 1.0
-    """Taken from the score of an answer that does not end by itself; 0: nothing."""
-    reward_clip: ZeroOrMore = 10.0
-    """Ours: the summed score is cut to plus or minus this; 0: not at all."""
-    eval_every: CountOrZero = 4
-    """Ours: updates between two looks at the headline and the reward of answers, greedy and at temperature 1, to at most 64
-    training prompts that are set aside for it; fewer than 200 prompts have none to spare. 0: never."""
-    keep: Literal["best", "last"] = "best"
-    """Ours. `best`: the policy with the highest mean headline at these looks, the SFT policy among them."""
-    patience: CountOrZero = 5
-    """Ours: how many looks in a row may find nothing better before training stops; 0: any."""
-    judge: Switch = True
-    """Ours: the stage `judge`, where it was made, scores the answers of these looks too. It has no say in what is kept;
-    training stops where over `patience` looks its score lies below its best and the reward above that look's."""
-    anyway: Switch = False
-    """Ours: PPO runs even on a reward model that is not shown, on held-out rows, to beat guessing and the longer answer."""
-    num_sample_generations: CountOrZero = 5
-    """How often held-out samples are written to the log while training; 0: never."""
-
-
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=CONFIG)
 class EvaluateSettings:
     """How the policies are compared on the held-out split."""
 
@@ -236,7 +159,7 @@ class EvaluateSettings:
     """A checkpoint of COMET, or its folder, for the command `comet-score` to score answers with; empty: none."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=CONFIG)
 class TrackSettings:
     """Weights & Biases."""
 
@@ -248,7 +171,7 @@ class TrackSettings:
     """Whether adapters, the reward model and the report go to W&B as artifacts; online with what each stands on."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=CONFIG)
 class CheckpointSettings:
     """How much an interruption may cost. Not recorded among a stage's settings: the result is the same."""
 
@@ -256,7 +179,7 @@ class CheckpointSettings:
     """Seconds between the checkpoints of a stage, which come after a step; 0: after every step."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=CONFIG)
 class MemorySettings:
     """The device's memory. Not recorded among a stage's settings."""
 
@@ -267,7 +190,7 @@ class MemorySettings:
     differ in rounding, and PPO draws other answers where its rollouts were halved."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=CONFIG)
 class LimitSettings:
     """How long a recipe's own code may take. Not recorded among a stage's settings: the result is the same."""
 
@@ -275,17 +198,19 @@ class LimitSettings:
     """Most seconds of a reward term's or a metric's call for one answer, after which the stage stops with it; 0: no limit."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=CONFIG)
 class RunSettings:
-    """How a run's stages are carried out. Not recorded among a stage's settings."""
+    """Which of a run's stages are made, and how. Not recorded among a stage's settings."""
 
+    algorithms: Names = "ppo"
+    """Which algorithms train a policy from the SFT policy, on the same reward: of `ppo`, `rloo` and `grpo`."""
     deterministic: Switch = True
     """On a GPU, every kernel adds in a fixed order, so that a run comes out byte for byte again and goes on as if it had not
     been interrupted; one without such an order ends the stage. It costs speed, most in attention's backward pass. A CPU
     always does so. `false`: the fastest kernels, and results that differ in rounding from run to run."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=CONFIG)
 class Profile:
     """A budget, whole."""
 
@@ -299,9 +224,20 @@ class Profile:
     sft: SFTSettings = field(default_factory=SFTSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
     ppo: PPOSettings = field(default_factory=PPOSettings)
+    rloo: RLOOSettings = field(default_factory=RLOOSettings)
+    grpo: GRPOSettings = field(default_factory=GRPOSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     track: TrackSettings = field(default_factory=TrackSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     run: RunSettings = field(default_factory=RunSettings)
+
+
+def algorithms(profile: Profile) -> tuple[str, ...]:
+    """The algorithms of a run, by `run.algorithms`, in the order of their tables.
+
+    Raises:
+        UserError: one is unknown, or there is none.
+    """
+    return named_algorithms(profile.run.algorithms)

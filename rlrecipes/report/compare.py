@@ -25,8 +25,10 @@ from rlrecipes.report.numbers import Cell, duration, estimate_cell
 from rlrecipes.report.page import write_page
 from rlrecipes.report.plots import PROGRESS, Plot, overlay
 from rlrecipes.report.records import (
+    Logs,
     Records,
-    common_pair,
+    columns,
+    finished_algorithms,
     finished_records,
     headline_value,
     json_lines,
@@ -35,7 +37,7 @@ from rlrecipes.report.records import (
 )
 from rlrecipes.report.verdict import FEWEST
 from rlrecipes.run.folder import Run
-from rlrecipes.run.stages import models
+from rlrecipes.run.stages import POLICIES
 from rlrecipes.text import aligned, number, shortened
 
 MOST = 8
@@ -134,7 +136,7 @@ def changes(sides: Sequence[Side]) -> dict[str, list[Any]]:
     """The settings in which the runs differ, with each run's value; None where a run has not come so far."""
     found = {}
     for key in dict.fromkeys(key for side in sides for key in side.settings):
-        # a term of weight 0 is not among a run's settings, though PPO's others are
+        # a term of weight 0 is not among a run's settings, though its other terms are
         usual = [0 if key.startswith("terms.") and "terms.learned" in side.settings else None for side in sides]
         values = [side.settings.get(key, other) for side, other in zip(sides, usual, strict=True)]
         if len({json.dumps(value) for value in values if value is not None}) > 1:
@@ -175,11 +177,11 @@ def over_seeds(sides: Sequence[Side]) -> list[list[str]]:
         if side.headline is not None:
             settings = {**side.records["evaluate"]["settings"], "seed": None}
             groups.setdefault(json.dumps(settings, sort_keys=True), []).append(side)
-    rows, pair = [], common_pair(side.records for side in sides)
+    rows, shown = [], columns(side.records for side in sides)
     for group in groups.values():
         if len(group) > 1:
-            values = [[_value(headline_value(side.records, policy)) for side in group] for policy in models()]
-            gains = [_value(measures_of(side.records, pair).get("gain")) for side in group]
+            values = [[_value(headline_value(side.records, policy)) for side in group] for policy in shown.policies]
+            gains = [_value(measures_of(side.records, shown.pair.name).get("gain")) for side in group]
             seeds = ", ".join(str(side.settings["seed"]) for side in group)
             rows.append([seeds, *(_mean(v) for v in values), _mean(gains, signed=True)])
     return rows
@@ -198,18 +200,17 @@ def _mean(values: Sequence[float | None], signed: bool = False) -> str:
 
 
 def _heads(sides: Sequence[Side]) -> list[str]:
-    pair = common_pair(side.records for side in sides)
-    return [*(policy.title for policy in models().values()), f"{pair.policy.title} over {pair.over.title}"]
+    return columns(side.records for side in sides).heads
 
 
 def _results(sides: Sequence[Side]) -> list[tuple[str, list[Cell]]]:
     """Each run's name and cells: headline, every policy's value, gain, reward gain, time."""
-    rows, shown = [], common_pair(side.records for side in sides)
+    rows, shown = [], columns(side.records for side in sides)
     for side in sides:
-        pair = measures_of(side.records, shown)
+        pair = measures_of(side.records, shown.pair.name)
         cells = [
             Cell(side.headline or "–"),
-            *(estimate_cell(headline_value(side.records, policy)) for policy in models()),
+            *(estimate_cell(headline_value(side.records, policy)) for policy in shown.policies),
             *(estimate_cell(pair.get(name), signed=True) for name in ("gain", "reward_gain")),
             Cell(duration(sum(record.get("seconds", 0) for record in side.records.values()))),
         ]
@@ -234,17 +235,36 @@ def _text(recipe: str, sides: Sequence[Side]) -> str:
     return "\n".join(lines)
 
 
+def _trained(sides: Sequence[Side]) -> dict[str, Logs]:
+    """The logs of the runs' training, by run, for curves on the same axes.
+
+    Where no run has more than one algorithm, that is one set, without a name; else one for each algorithm, by its title.
+    """
+    logs = {
+        side.run.name: {
+            name: json_lines(side.run.stage(name) / "log.jsonl") for name in finished_algorithms(side.records)
+        }
+        for side in sides
+    }
+    if all(len(own) < 2 for own in logs.values()):
+        return {"": {run: [row for rows in own.values() for row in rows] for run, own in logs.items()}}
+    names = dict.fromkeys(name for own in logs.values() for name in own)
+    return {POLICIES[name].title: {run: own.get(name, ()) for run, own in logs.items()} for name in names}
+
+
+def _progress(name: str, logs: Logs) -> list[Plot | None]:
+    terms = sorted({key for rows in logs.values() for row in rows for key in row if key.startswith("terms/")})
+    weighted = [(key, f"Term: {key.partition('/')[2]}", "before its weight") for key in terms]
+    curves = (PROGRESS[0], *weighted, *PROGRESS[1:])
+    return [overlay(logs, key, f"{name}: {title}" if name else title, note) for key, title, note in curves]
+
+
 def _values(recipe: str, sides: Sequence[Side]) -> dict[str, Any]:
     """The template's values for one recipe."""
-    logs = {
-        stage: {side.run.name: json_lines(side.run.stage(stage) / "log.jsonl") for side in sides}
-        for stage in ("sft", "reward", "ppo")
-    }
-    terms = sorted({key for rows in logs["ppo"].values() for row in rows for key in row if key.startswith("terms/")})
-    weighted = [(key, f"Term: {key.partition('/')[2]}", "before its weight") for key in terms]
-    before = (("sft", "loss", "SFT loss"), ("reward", "loss", "Reward model loss"))
-    plots: list[Plot | None] = [overlay(logs["ppo"], *curve) for curve in (PROGRESS[0], *weighted, *PROGRESS[1:])]
-    plots += [overlay(logs[stage], key, title, "on its training batches") for stage, key, title in before]
+    plots = [plot for name, logs in _trained(sides).items() for plot in _progress(name, logs)]
+    for stage, title in (("sft", "SFT loss"), ("reward", "Reward model loss")):
+        logs = {side.run.name: json_lines(side.run.stage(stage) / "log.jsonl") for side in sides}
+        plots.append(overlay(logs, "loss", title, "on its training batches"))
     return {
         "recipe": recipe,
         "runs": [side.run for side in sides],

@@ -1,6 +1,6 @@
 """What the page says of an evaluation beside its tables of metrics and pairs: the judge, the KL, and how answers look.
 
-judge_sentence({"name": "a second reward model", "accuracy": {"value": 0.73, …}, "held_out": 274})
+judge_sentence({"name": "a second reward model", "accuracy": {"value": 0.73, …}, "held_out": 274}, "PPO")
     "The judge: a second reward model, accuracy 0.730 [0.675, 0.781] on 274 held-out rows. PPO never climbed it."
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from rlrecipes.report.figures import frontier
 from rlrecipes.report.languages import languages
 from rlrecipes.report.numbers import Cell, estimate_cell
-from rlrecipes.report.records import Pair
+from rlrecipes.report.records import Logs, Pair, ended_by_judge, listed
 from rlrecipes.run.stages import POLICIES
 from rlrecipes.text import interval, number
 
@@ -44,8 +44,11 @@ STYLES = {
 }
 
 
-def judge_sentence(judge: Mapping[str, Any]) -> str:
-    """Who judged and how good that judge is, or why there was none; empty for an evaluation of before there were judges."""
+def judge_sentence(judge: Mapping[str, Any], climbers: str) -> str:
+    """Who judged and how good that judge is, or why there was none; empty for an evaluation of before there were judges.
+
+    `climbers` are the algorithms of the run, in words.
+    """
     if not judge:
         return ""
     if "missing" in judge:
@@ -55,8 +58,9 @@ def judge_sentence(judge: Mapping[str, Any]) -> str:
         f", {measure} {' '.join(interval(judge[measure]))} on {judge['held_out']} held-out rows" if measure else ""
     )
     asked = f", asked at {judge['url']} about {judge['prompts']} prompts" if "url" in judge else ""
-    ended = ", but it ended PPO, so it is not wholly independent of the policy" if judge.get("ended_ppo") else ""
-    return f"The judge: {judge['name']}{quality}{asked}. PPO never climbed it{ended}."
+    said = ", but it ended {}, so it is not wholly independent of the policy"
+    ended = said.format(listed(names)) if (names := ended_by_judge(judge)) else ""
+    return f"The judge: {judge['name']}{quality}{asked}. {climbers} never climbed it{ended}."
 
 
 def pair_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[Cell]]]:
@@ -101,12 +105,11 @@ def style_rows(evaluation: Mapping[str, Any], pair: Pair) -> list[tuple[str, lis
     ]
 
 
-def bought(evaluation: Mapping[str, Any], updates: Sequence[Mapping[str, float]]) -> str:
-    """Reward against KL over the updates of PPO, drawn, the best of n beside it; empty where the log has no such path."""
-    names = ("objective/kl", "objective/scores")
-    path = [(row[names[0]], row[names[1]]) for row in updates if all(row.get(name) is not None for name in names)]
-    path = [point for point in path if all(map(math.isfinite, point))]
-    if len(path) < 2:
+def bought(evaluation: Mapping[str, Any], logs: Logs) -> str:
+    """Reward against KL over the updates of each algorithm, drawn, the best of n beside it; empty where no log has such a
+    path."""
+    paths = {POLICIES[name].title: path for name, rows in logs.items() if len(path := _path(rows)) > 1}
+    if not paths:
         return ""
     metrics = evaluation.get("metrics", {})
     points = {
@@ -114,10 +117,23 @@ def bought(evaluation: Mapping[str, Any], updates: Sequence[Mapping[str, float]]
         for name, bound in evaluation.get("kl_bound", {}).items()
     }
     said = [f"{name} {number(y)} at {number(x)} nats at most" for name, (x, y) in points.items()]
-    (x0, y0), (x1, y1) = path[0], path[-1]
-    words = f"Reward against KL: PPO from {number(y0)} at {number(x0)} nats to {number(y1)} at {number(x1)} nats"
+    words = [_way(name, *path[0], *path[-1]) for name, path in paths.items()]
+    means = {name: _means(path) for name, path in paths.items()}
+    return frontier(means, points, "; ".join([f"Reward against KL: {words[0]}", *words[1:], *said]))
+
+
+def _path(updates: Sequence[Mapping[str, float]]) -> list[tuple[float, float]]:
+    """KL and reward of an algorithm's updates, those that are finite."""
+    names = ("objective/kl", "objective/scores")
+    path = [(row[names[0]], row[names[1]]) for row in updates if all(row.get(name) is not None for name in names)]
+    return [point for point in path if all(map(math.isfinite, point))]
+
+
+def _way(name: str, x0: float, y0: float, x1: float, y1: float) -> str:
+    return f"{name} from {number(y0)} at {number(x0)} nats to {number(y1)} at {number(x1)} nats"
+
+
+def _means(path: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most `DOTS` points, each the mean of as many."""
     size = math.ceil(len(path) / DOTS)
-    means = [
-        (fmean(x), fmean(y)) for x, y in (zip(*path[i : i + size], strict=True) for i in range(0, len(path), size))
-    ]
-    return frontier(means, points, "; ".join([words, *said]))
+    return [(fmean(x), fmean(y)) for x, y in (zip(*path[i : i + size], strict=True) for i in range(0, len(path), size))]

@@ -10,11 +10,14 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import cycle
 from typing import Any
 
 INK, ACCENT, RULE, WASH = "#000001", "#000002", "#000003", "#000004"
 COLOURS = {INK: "var(--muted)", ACCENT: "var(--accent)", RULE: "var(--rule)", WASH: "var(--raw)"}
 """What is drawn in the colour on the left takes the page's on the right."""
+MARKS = "os^vX"
+"""What the updates of one algorithm are drawn as, and those of the next."""
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rlrecipes",
@@ -71,13 +74,20 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
     return _svg(draw, 3.2)
 
 
-def frontier(path: Sequence[tuple[float, float]], points: Mapping[str, tuple[float, float]], words: str) -> str:
-    """The reward bought with KL: (KL, reward) of PPO's updates in order, and of other policies by name."""
+def frontier(
+    paths: Mapping[str, Sequence[tuple[float, float]]], points: Mapping[str, tuple[float, float]], words: str
+) -> str:
+    """The reward bought with KL: (KL, reward) of each algorithm's updates in order, and of other policies by name."""
+    several = len(paths) > 1
 
     def draw(axes: Any) -> None:
-        axes.plot(*zip(*path, strict=True), "-", color=WASH, linewidth=1)
-        axes.plot(*zip(*path, strict=True), "o", color=ACCENT, markersize=3)
-        axes.annotate(" last update", path[-1], color=ACCENT, va="top")
+        for (name, path), mark in zip(paths.items(), cycle(MARKS)):
+            axes.plot(*zip(*path, strict=True), "-", color=WASH, linewidth=1)
+            axes.plot(*zip(*path, strict=True), mark, color=ACCENT, markersize=4 if several else 3, label=name)
+            if not several:
+                axes.annotate(" last update", path[-1], color=ACCENT, va="top")
+        if several:
+            axes.legend(frameon=False, loc="lower right")
         for name, place in points.items():
             axes.plot(*place, "D", color=INK, markersize=6)
             axes.annotate(f"{name} ", place, ha="right", va="bottom")

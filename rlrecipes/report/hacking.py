@@ -8,13 +8,14 @@ repetition lead to; tests train on such rewards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from rlrecipes.profile import GRPOSettings, PPOSettings, RLOOSettings
 from rlrecipes.report.numbers import estimate_cell
-from rlrecipes.report.records import Pair, Records, column, kept_update, last_pair
+from rlrecipes.report.records import Logs, Pair, Records, climbers, column, kept_update, named, trained_pairs
 from rlrecipes.text import Symptom, number, quoted, see, words
 
 FEWEST = 6
@@ -38,12 +39,14 @@ FELL = 0.25
 """A fall of the judge's score that is clearly one, in standard deviations of its scores of the demonstrations."""
 
 APART: Symptom = "The reward goes up and the task goes down"
-MEND = "Give the reward a term against it, raise ppo.kl_coef, or stop earlier."
+MEND = "Give the reward a term against it, raise {}, or stop earlier."
+WEIGHTS = {kind.table: f"{kind.table}.{kind.kl_weight}" for kind in (PPOSettings, RLOOSettings, GRPOSettings)}
+"""The setting of each algorithm that weighs the KL from the SFT policy."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How a column of PPO's log moved."""
+    """How a column of an algorithm's log moved."""
 
     start: float
     """The mean of the first updates, a tenth and two at least."""
@@ -53,23 +56,39 @@ class Drift:
     """The update from which on it lay beyond half of the way."""
 
 
-def hacking(
-    records: Records, updates: Sequence[Mapping[str, float]], samples: Sequence[Mapping[str, Any]]
+def hacking(records: Records, logs: Logs, samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sentences of alarm, from the records, the logs and the evaluation's samples; none where nothing is wrong."""
+    pairs = trained_pairs(records)
+    return [alarm for pair in pairs for alarm in _of_policy(records, pair, logs.get(pair.name, ()), samples)]
+
+
+def _of_policy(
+    records: Records, pair: Pair, updates: Sequence[Mapping[str, float]], samples: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """Sentences of alarm, from the records, PPO's log and the evaluation's samples; none where nothing is wrong."""
-    pair = last_pair(records)
+    """What is to be said of one policy; `updates` are the rows of its log, if an algorithm trained it."""
+
+    def told(sentences: Iterable[tuple[Symptom, str]]) -> list[str]:
+        return [see(symptom, named(records, pair.name, sentence)) for symptom, sentence in sentences]
+
+    mend = MEND.format(_weight(pair))
     alarms = [
         *_against(records, pair),
         *_disagreement(records, pair),
-        *_parted(records),
+        *told(_parted(records, pair)),
         *_word(samples, pair),
-        *_length(updates),
-        *_monotony(updates),
+        *told(_length(updates, mend)),
+        *told(_monotony(updates, mend)),
     ]
-    kept = kept_update(records)
+    kept = kept_update(records, pair.name)
     if alarms and kept is not None and updates and kept < updates[-1]["step"]:
-        alarms.append(see(APART, f"The policy that is left is that of update {kept}; what began later is not in it."))
+        left = f"The policy that is left is that of update {kept}; what began later is not in it."
+        alarms += told([(APART, left)])
     return alarms
+
+
+def _weight(pair: Pair) -> str:
+    """The setting that holds a policy closer to SFT; of one that no algorithm trained, PPO's."""
+    return WEIGHTS.get(pair.name, WEIGHTS["ppo"])
 
 
 def drift(points: Sequence[tuple[int, float]]) -> Drift | None:
@@ -100,11 +119,11 @@ def _against(records: Records, pair: Pair) -> list[str]:
         sentences.append(
             f"The reward went up ({reward}) and {headline} did not follow ({gain}): look for reward hacking in the samples."
         )
-    wins = measures.get("judge_win_rate")
+    wins, climber = measures.get("judge_win_rate"), title if pair.name in WEIGHTS else climbers(records)
     if wins and wins["high"] < 0.5:
         sentences.append(
-            f"The learned reward went up ({reward}), and a judge that PPO never climbed prefers {pair.over.title}: "
-            f"{title} wins with a share of {' '.join(estimate_cell(wins))}. Raise ppo.kl_coef, train for fewer updates, "
+            f"The learned reward went up ({reward}), and a judge that {climber} never climbed prefers {pair.over.title}: "
+            f"{title} wins with a share of {' '.join(estimate_cell(wins))}. Raise {_weight(pair)}, train for fewer updates, "
             "or mend the reward."
         )
     return [see(APART, sentence) for sentence in sentences]
@@ -121,21 +140,21 @@ def _disagreement(records: Records, pair: Pair) -> list[str]:
     sentence = (
         f"The reward models disagree more on {pair.policy.title}'s answers ({a} standard deviations of their scores) than on "
         f"{pair.over.title}'s ({b}; {' '.join(estimate_cell(more, signed=True))} in pairs), so they know less of what was "
-        "climbed. Raise ppo.kl_coef, or set reward.combine=lcb or min."
+        f"climbed. Raise {_weight(pair)}, or set reward.combine=lcb or min."
     )
     return [see(APART, sentence)]
 
 
-def _parted(records: Records) -> list[str]:
-    """While PPO trained, the headline or the judge came down from its best on the slice and the reward went on up."""
-    rows = records.get("ppo", {}).get("watch", {}).get("rows", ())
+def _parted(records: Records, pair: Pair) -> list[tuple[Symptom, str]]:
+    """While a policy trained, the headline or the judge came down from its best on the slice and the reward went on up."""
+    rows = records.get(pair.name, {}).get("watch", {}).get("rows", ())
     if len(rows) < 3:
         return []
     falls = {
         "headline": (0.05 * max(abs(row["slice/headline"]) for row in rows), "the headline on prompts set aside"),
         "judge": (FELL, "the judge's score of answers to prompts set aside"),
     }
-    sentences = []
+    sentences: list[tuple[Symptom, str]] = []
     for name, (least, said) in falls.items():
         if any(f"slice/{name}" not in row for row in rows):
             continue
@@ -145,10 +164,10 @@ def _parted(records: Records) -> list[str]:
         if before - now > least and rise > 0.1:
             sentence = (
                 f"From update {best['update']:.0f} to {last['update']:.0f} the reward rose by {rise:.2f} while {said} fell "
-                f"from {before:.3f} to {now:.3f}: raise ppo.kl_coef, or stop there "
+                f"from {before:.3f} to {now:.3f}: raise {_weight(pair)}, or stop there "
             )
-            kept = "(ppo.keep=best leaves that policy)." if name == "headline" else "(fewer ppo.total_episodes)."
-            sentences.append(see(APART, sentence + kept))
+            keep, fewer = (f"({pair.name}.keep=best leaves that policy).", f"(fewer {pair.name}.total_episodes).")
+            sentences.append((APART, sentence + (keep if name == "headline" else fewer)))
     return sentences
 
 
@@ -183,8 +202,8 @@ def _word(samples: Sequence[Mapping[str, Any]], pair: Pair) -> list[str]:
     return [see("One word is in every answer", sentence)]
 
 
-def _length(updates: Sequence[Mapping[str, float]]) -> list[str]:
-    """The answers' length drifts where the reward pays for it."""
+def _length(updates: Sequence[Mapping[str, float]], mend: str) -> list[tuple[Symptom, str]]:
+    """The answers' length drifts where the reward pays for it; `mend` says what to do."""
     seen = drift(column(updates, "answers/length"))
     paid = [
         value for _, value in column(updates, "answers/length_correlation") if value
@@ -197,22 +216,23 @@ def _length(updates: Sequence[Mapping[str, float]]) -> list[str]:
     how = "longer" if ratio > 1 else "shorter"
     sentence = (
         f"From update {seen.since} on the answers are {how}: {number(seen.end, 1)} tokens, {number(seen.start, 1)} at first, "
-        f"and the reward goes with the length (correlation {number(price, 2)}), so it seems to pay for it. {MEND}"
+        f"and the reward goes with the length (correlation {number(price, 2)}), so it seems to pay for it. {mend}"
     )
-    return [see("The length drifts", sentence)]
+    return [("The length drifts", sentence)]
 
 
-def _monotony(updates: Sequence[Mapping[str, float]]) -> list[str]:
-    """Answers that repeat themselves or one another."""
+def _monotony(updates: Sequence[Mapping[str, float]], mend: str) -> list[tuple[Symptom, str]]:
+    """Answers that repeat themselves or, where each prompt has one, another's; `mend` says what to do."""
+    grouped = bool(column(updates, "groups/flat"))  # answers to the same prompt may well be the same
     signs: tuple[tuple[str, float, Symptom, str], ...] = (
         ("repetition", 0.08, "The answers repeat themselves", "of their word trigrams they have had before"),
         ("identical", 0.4, "Every prompt gets the same answer", "of the answers equal another one"),
     )
     said = {"repetition": "the answers repeat themselves", "identical": "different prompts get the same answers"}
-    sentences = []
+    sentences: list[tuple[Symptom, str]] = []
     for name, most, symptom, unit in signs:
-        seen = drift(column(updates, f"answers/{name}"))
+        seen = drift(column(updates, f"answers/{name}")) if name != "identical" or not grouped else None
         if seen is not None and seen.end - seen.start >= most:
             began = f"From update {seen.since} on {said[name]}"
-            sentences.append(see(symptom, f"{began}: {seen.end:.0%} {unit}, {seen.start:.0%} at first. {MEND}"))
+            sentences.append((symptom, f"{began}: {seen.end:.0%} {unit}, {seen.start:.0%} at first. {mend}"))
     return sentences

@@ -1,6 +1,6 @@
 """The report: the records of the finished stages as one page that needs nothing but a browser.
 
-    runs/tiny/translation/{sft,reward,ppo,evaluate}/{done.json,log.jsonl,samples.jsonl} → index.html
+    runs/tiny/translation/{sft,reward,ppo,rloo,grpo,evaluate}/{done.json,log.jsonl,samples.jsonl} → index.html
 
 The verdict stands first and is never kinder than the interval. Failures stand beside successes. A part without records is
 left out.
@@ -26,9 +26,12 @@ from rlrecipes.report.hacking import hacking
 from rlrecipes.report.numbers import Cell, duration, estimate_cell
 from rlrecipes.report.plots import curves
 from rlrecipes.report.records import (
+    Columns,
     Pair,
     Records,
-    common_pair,
+    climbers,
+    columns,
+    finished_algorithms,
     finished_records,
     headline_value,
     json_lines,
@@ -40,7 +43,7 @@ from rlrecipes.report.verdict import quality, verdict_of
 from rlrecipes.report.warnings import warnings
 from rlrecipes.run.folder import Run, make
 from rlrecipes.run.settings import NAME, read_settings
-from rlrecipes.run.stages import POLICIES, models
+from rlrecipes.run.stages import POLICIES
 from rlrecipes.text import shortened
 
 
@@ -61,20 +64,19 @@ def write_examination(found: Found, folder: Path) -> None:
 def combine(runs: Sequence[Run]) -> Path:
     """Writes one page over several recipes of one run's name to `runs/<run>/report/`, and returns its path."""
     folder = runs[0].root / runs[0].name / "report"
-    shown = common_pair(map(finished_records, runs))
+    shown = columns(map(finished_records, runs))
     sections = [_section(run, (run.done("report") or {}).get("notes", ()), len(runs), shown) for run in runs]
     _write(folder, f"Run {runs[0].name}", sections)
     return folder / "index.html"
 
 
 def short_table(runs: Sequence[Run]) -> str:
-    """The headline numbers for a terminal, at most 100 columns wide."""
-    pair = common_pair(map(finished_records, runs))
-    titles = ["recipe", "headline", *(policy.title for policy in models().values())]
-    titles += [f"{_titled(pair)}, 95 %", "wins", "RM", "time"]
+    """The headline numbers for a terminal, at most 100 columns wide; each algorithm beyond the first takes 7 more."""
+    shown = columns(map(finished_records, runs))
+    titles = ["recipe", "headline", *shown.heads[:-1], f"{shown.heads[-1]}, 95 %", "wins", "RM", "time"]
     rows = [titles]
     for run in runs:
-        recipe, headline, *policies, gain, wins, accuracy, time = _headline(run, pair)
+        recipe, headline, *policies, gain, wins, accuracy, time = _headline(run, shown)
         values = [*(cell.value for cell in policies), " ".join(gain).strip(), wins.value, accuracy.value, time.value]
         rows.append([shortened(recipe.value, 18), shortened(headline.value, 11), *values])
     widths = [max(len(row[i]) for row in rows) for i in range(len(titles))]
@@ -83,9 +85,8 @@ def short_table(runs: Sequence[Run]) -> str:
 
 
 def _write(folder: Path, title: str, sections: Sequence[Mapping[str, Any]]) -> None:
-    heads = [policy.title for policy in models().values()]
     ours = script() if any(section["all"] for section in sections) else {}
-    write_page(folder, "page.html.j2", title=title, sections=sections, heads=heads, **ours)
+    write_page(folder, "page.html.j2", title=title, sections=sections, **ours)
 
 
 def write_page(folder: Path, template: str, **values: Any) -> None:
@@ -113,41 +114,50 @@ def write_page(folder: Path, template: str, **values: Any) -> None:
 # the parts of the page
 
 
-def _section(run: Run, notes: Sequence[str], sections: int = 1, shown: Pair | None = None) -> dict[str, Any]:
-    """The template's values for one recipe, on a page that has `sections` of them; a table over all has the pair `shown`."""
+def _section(run: Run, notes: Sequence[str], sections: int = 1, shown: Columns | None = None) -> dict[str, Any]:
+    """The template's values for one recipe, on a page that has `sections` of them; a table over all has `shown` columns."""
     records = finished_records(run)
-    updates, samples = json_lines(run.stage("ppo") / "log.jsonl"), json_lines(run.stage("evaluate") / "samples.jsonl")
+    shown = shown or columns([records])
+    logs = {name: json_lines(run.stage(name) / "log.jsonl") for name in finished_algorithms(records)}
+    samples = json_lines(run.stage("evaluate") / "samples.jsonl")
     pair, evaluation = last_pair(records), records.get("evaluate", {})
     tally, groups = gain_groups(samples, pair)
     return {
         "recipe": run.recipe,
         "records": records,
         "notes": notes,
-        "row": _headline(run, shown or pair),
-        "shown": _titled(shown or pair),
+        "row": _headline(run, shown),
+        "heads": shown.heads,
         "facts": _facts(run, records),
-        "judge": judge_sentence(evaluation.get("judge", {})),
+        "judge": judge_sentence(evaluation.get("judge", {}), climbers(records)),
+        "climbed": f"{climbers(records)} {'climbed' if logs else 'would climb'}",
         "pairs": pair_rows(evaluation) if evaluation.get("comparisons") else [],
         "kl": divergences(evaluation) if evaluation else [],
         "style": style_rows(evaluation, pair),
-        "bought": bought(evaluation, updates),
-        "pair": _titled(pair),
+        "bought": bought(evaluation, logs),
+        "pair": pair.title,
         "verdict": verdict_of(records),
-        "warnings": [*warnings(records, updates), *hacking(records, updates, samples)],
-        "curves": curves(run, records, updates),
+        "warnings": [*warnings(records, logs), *hacking(records, logs, samples)],
+        "curves": curves(run, records, logs),
         "tally": tally,
         "spread": _spread(samples, pair, evaluation, tally),
         "samples": groups,
         "all": all_answers(samples, pair, sections),
-        "training": training_samples(json_lines(run.stage("ppo") / "samples.jsonl")),
+        "training": _training(run, records),
         "examination": examination(found) if (found := read_examination(run, records.get("reward", {}))) else None,
     }
+
+
+def _training(run: Run, records: Records) -> list[tuple[str, Any]]:
+    """The title of each finished algorithm that sampled while it trained, and its samples."""
+    found = {name: json_lines(run.stage(name) / "samples.jsonl") for name in finished_algorithms(records)}
+    return [(POLICIES[name].title, training_samples(rows)) for name, rows in found.items() if rows]
 
 
 def _spread(samples: Sequence[Mapping[str, Any]], pair: Pair, evaluation: Mapping[str, Any], tally: str) -> str:
     """The drawing of all paired gains; empty without any."""
     found = gains(samples, pair)
-    label = f"gain in {evaluation.get('headline')}, {pair.policy.title} over {pair.over.title}, prompt by prompt"
+    label = f"gain in {evaluation.get('headline')}, {pair.title}, prompt by prompt"
     return spread(found, label, f"How many prompts have which {label}: {tally}") if found else ""
 
 
@@ -167,19 +177,15 @@ def _facts(run: Run, records: Records) -> dict[str, str]:
     return {name: str(fact) for name, fact in facts.items() if fact}
 
 
-def _titled(pair: Pair) -> str:
-    return f"{pair.policy.title} over {pair.over.title}"
-
-
-def _headline(run: Run, shown: Pair) -> list[Cell]:
+def _headline(run: Run, shown: Columns) -> list[Cell]:
     """A row for all recipes: recipe, headline, each policy's value, gain, win rate, reward model, time."""
     records = finished_records(run)
     evaluation, reward = records.get("evaluate", {}), records.get("reward", {}).get("metrics", {})
-    name, pair = evaluation.get("headline", ""), measures_of(records, shown)
+    name, pair = evaluation.get("headline", ""), measures_of(records, shown.pair.name)
     return [
         Cell(run.recipe),
         Cell(name),
-        *(estimate_cell(headline_value(records, policy)) for policy in models()),
+        *(estimate_cell(headline_value(records, policy)) for policy in shown.policies),
         estimate_cell(pair.get("gain"), signed=True),
         estimate_cell(pair.get("win_rate")),
         quality(reward),

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from rlrecipes.report.records import Records, column, json_lines, kept_update
+from rlrecipes.report.records import Logs, Records, column, finished_algorithms, json_lines, kept_update
 from rlrecipes.run.folder import Run
+from rlrecipes.run.stages import POLICIES
 
 PROGRESS = (
     ("objective/scores", "Reward", "weighted sum of the terms, clipped, before the KL penalty"),
@@ -26,8 +27,19 @@ LOOKS = (
         "answers to training prompts set aside; dot: the policy kept",
     ),
     ("slice/reward", "Reward while training", "of the same answers"),
-    ("slice/judge", "Judge while training", "its score of the same answers, which PPO does not climb"),
+    ("slice/judge", "Judge while training", "its score of the same answers, which {} does not climb"),
 )
+
+GROUPS = (
+    ("groups/best", "Best answer to a prompt", "its reward, mean over the prompts"),
+    (
+        "groups/spread",
+        "Spread among answers to a prompt",
+        "standard deviation of their rewards; there is nothing to learn at 0",
+    ),
+    ("groups/flat", "Prompts without a difference", "share whose answers all get the same reward"),
+)
+"""Of algorithms that set several answers to a prompt against each other."""
 
 STEPS = (
     ("kl_coef", "KL weight", "per token"),
@@ -59,29 +71,41 @@ class Plot:
 # curves
 
 
-def curves(run: Run, records: Records, updates: Sequence[Mapping[str, float]]) -> list[tuple[str, Sequence[Plot]]]:
-    """The curves of a run in groups with titles; `updates` are the rows of PPO's log. Groups without curves are left out."""
-    settings = records.get("ppo", {}).get("settings", {})
+def curves(run: Run, records: Records, logs: Logs) -> list[tuple[str, Sequence[Plot]]]:
+    """The curves of a run in groups with titles, for each finished algorithm and for what is trained before; those without
+    curves are left out."""
+    groups = [group for name in finished_algorithms(records) for group in _of_algorithm(name, records, logs[name])]
+    found = [(title, [plot for plot in plots if plot is not None]) for title, plots in (*groups, _before(run, records))]
+    return [(title, plots) for title, plots in found if plots]
+
+
+def _of_algorithm(
+    name: str, records: Records, updates: Sequence[Mapping[str, float]]
+) -> list[tuple[str, list[Plot | None]]]:
+    """The curves of an algorithm, and of its steps."""
+    title, record = POLICIES[name].title, records[name]
+    settings = record.get("settings", {})
     terms = sorted({key.partition("/")[2] for row in updates for key in row if key.startswith("terms/")})
     weighted = [(f"terms/{t}", f"Term: {t}", f"before its weight of {settings.get(f'terms.{t}', '?')}") for t in terms]
+    looks = [{"step": row["update"], **row} for row in record.get("watch", {}).get("rows", ())]
+    kept = kept_update(records, name)
+    watched = [_plot(looks, key, of, note.format(title), mark=kept) for key, of, note in LOOKS if looks]
+    trained = [_plot(updates, *curve) for curve in (PROGRESS[0], *weighted, *PROGRESS[1:], *GROUPS)]
+    steps = [_plot(updates, *curve, small=True) for curve in STEPS]
+    return [(title, [*watched, *trained]), (f"{title}’s steps", steps)]
+
+
+def _before(run: Run, records: Records) -> tuple[str, list[Plot | None]]:
+    """The curves of what every algorithm starts from."""
     sft, reward = (json_lines(run.stage(stage) / "log.jsonl") for stage in ("sft", "reward"))
     regression = records.get("reward", {}).get("objective") == "regression"
     unit = "squared error; 1 is guessing the mean" if regression else "nats per comparison"
-    looks = [{"step": row["update"], **row} for row in records.get("ppo", {}).get("watch", {}).get("rows", ())]
-    groups: dict[str, list[Plot | None]] = {
-        "PPO": [
-            *(_plot(looks, *curve, mark=kept_update(records)) for curve in LOOKS if looks),
-            *(_plot(updates, *curve) for curve in (PROGRESS[0], *weighted, *PROGRESS[1:])),
-        ],
-        "PPO’s steps": [_plot(updates, *curve, small=True) for curve in STEPS],
-        "Before PPO": [
-            _plot(sft, "loss", "SFT loss", "nats per token"),
-            _plot(reward, "loss", "Reward model loss", unit),
-            _plot(reward, "accuracy", "Reward model accuracy", "on its training batches"),
-        ],
-    }
-    curves_of = {title: [plot for plot in plots if plot is not None] for title, plots in groups.items()}
-    return [(title, plots) for title, plots in curves_of.items() if plots]
+    plots = [
+        _plot(sft, "loss", "SFT loss", "nats per token"),
+        _plot(reward, "loss", "Reward model loss", unit),
+        _plot(reward, "accuracy", "Reward model accuracy", "on its training batches"),
+    ]
+    return "Before reinforcement learning", plots
 
 
 def _plot(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,8 @@ from rlrecipes.run.stages import POLICIES, STAGES, Policy, models
 
 Records = Mapping[str, Mapping[str, Any]]
 """The `done.json` of each finished stage."""
+Logs = Mapping[str, Sequence[Mapping[str, float]]]
+"""The rows of each finished algorithm's log, by its name."""
 
 
 def finished_records(run: Run) -> Records:
@@ -36,6 +38,54 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is damaged; delete the folder {path.parent} and make the stage again") from None
 
 
+def is_algorithm(name: str) -> bool:
+    """Whether a policy, or a stage, is an algorithm's."""
+    return name in STAGES and STAGES[name].algorithm
+
+
+def finished_algorithms(records: Records) -> list[str]:
+    """The algorithms that a run has finished, in the order in which they run."""
+    return [name for name in STAGES if is_algorithm(name) and name in records]
+
+
+def climbers(records: Records) -> str:
+    """Who climbed a run's reward, in a sentence: `PPO`, or `PPO, RLOO and GRPO`; PPO where nobody has yet."""
+    return listed(finished_algorithms(records) or ["ppo"])
+
+
+def named(records: Records, algorithm: str, sentence: str) -> str:
+    """A sentence on an algorithm, which it begins with where the run has finished several: `RLOO: from update 12 on …`."""
+    if len(finished_algorithms(records)) < 2:
+        return sentence
+    return f"{POLICIES[algorithm].title}: {sentence[:1].lower()}{sentence[1:]}"
+
+
+def not_run(records: Records) -> str | None:
+    """Which algorithms were not run on a run's reward model and why, in a sentence without its stop; None for none."""
+    evaluation = records.get("evaluate", {})
+    if not (why := evaluation.get("withheld")):
+        return None
+    names = withheld_algorithms(records)
+    return f"{listed(names)} {'were' if len(names) > 1 else 'was'} not run: {why}"
+
+
+def withheld_algorithms(records: Records) -> list[str]:
+    """The algorithms that were not run on a run's reward model; an older record, which does not name them, is of PPO."""
+    evaluation = records.get("evaluate", {})
+    return [*evaluation.get("not_run", ["ppo"])] if evaluation.get("withheld") else []
+
+
+def ended_by_judge(judge: Mapping[str, Any]) -> list[str]:
+    """The algorithms whose training a judge ended, by its record; an older one tells of PPO alone."""
+    return [*judge.get("ended", ["ppo"] if judge.get("ended_ppo") else [])]
+
+
+def listed(names: Sequence[str]) -> str:
+    """The titles of algorithms in a sentence."""
+    *first, last = [POLICIES[name].title for name in names]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 class Pair(NamedTuple):
     """A policy, and the one that evaluation compares it with."""
 
@@ -45,6 +95,32 @@ class Pair(NamedTuple):
     measures: Mapping[str, Mapping[str, float]]
     """The estimates of evaluation for the two, such as `gain`; empty before the evaluation."""
 
+    @property
+    def title(self) -> str:
+        return f"{self.policy.title} over {self.over.title}"
+
+
+class Columns(NamedTuple):
+    """What the columns of a table over several runs are about."""
+
+    policies: Mapping[str, Policy]
+    """Each has a column of its headline."""
+    pair: Pair
+    """It has the columns of what is compared."""
+
+    @property
+    def heads(self) -> list[str]:
+        return [*(policy.title for policy in self.policies.values()), self.pair.title]
+
+
+def columns(runs: Iterable[Records]) -> Columns:
+    """The columns of a table over runs: of the algorithms those that any run has finished or evaluated; PPO before."""
+    runs = list(runs)
+    seen = {name for records in runs for name in (*records, *records.get("evaluate", {}).get("metrics", {}))}
+    algorithms = {name for name in STAGES if is_algorithm(name)}
+    hidden = algorithms - (seen & algorithms or {"ppo"})
+    return Columns({name: policy for name, policy in models().items() if name not in hidden}, common_pair(runs))
+
 
 def common_pair(runs: Iterable[Records]) -> Pair:
     """The last pair of the table that any of several runs has evaluated: what a column over all of them is about."""
@@ -52,23 +128,33 @@ def common_pair(runs: Iterable[Records]) -> Pair:
     return max(evaluated, key=lambda pair: [*POLICIES].index(pair.name))
 
 
-def measures_of(records: Records, pair: Pair) -> Mapping[str, Mapping[str, float]]:
-    """A run's own estimates for a pair; empty where it has not evaluated both."""
+def measures_of(records: Records, name: str) -> Mapping[str, Mapping[str, float]]:
+    """A run's own estimates for a policy and the one that it is compared with; empty where it has not evaluated both."""
     comparisons = records.get("evaluate", {}).get("comparisons", {})
-    found: Mapping[str, Mapping[str, float]] = comparisons.get(f"{pair.name}_over_{pair.policy.over}", {})
+    found: Mapping[str, Mapping[str, float]] = comparisons.get(f"{name}_over_{POLICIES[name].over}", {})
     return found
 
 
 def last_pair(records: Records, among: Mapping[str, Policy] = POLICIES) -> Pair:
     """The last policy of the table that has been evaluated in a pair; PPO over SFT before the evaluation.
 
-    Where PPO was not run, that is the best of n: what its reward would have brought.
+    Where no algorithm was run, that is the best of n: what its reward would have brought.
     """
     comparisons = records.get("evaluate", {}).get("comparisons", {})
     evaluated = [name for name, policy in among.items() if f"{name}_over_{policy.over}" in comparisons]
-    name = (evaluated or [*among])[-1]
-    over = str(POLICIES[name].over)
-    return Pair(name, POLICIES[name], POLICIES[over], comparisons.get(f"{name}_over_{over}", {}))
+    return _pair(records, (evaluated or [*among])[-1])
+
+
+def trained_pairs(records: Records) -> list[Pair]:
+    """A pair for each finished algorithm, and the last pair of the table, if that is another."""
+    last = last_pair(records)
+    names = dict.fromkeys([*finished_algorithms(records), last.name])
+    return [_pair(records, name) for name in names]
+
+
+def _pair(records: Records, name: str) -> Pair:
+    policy = POLICIES[name]
+    return Pair(name, policy, POLICIES[str(policy.over)], measures_of(records, name))
 
 
 def last_trained(records: Records) -> Pair:
@@ -84,13 +170,13 @@ def headline_value(records: Records, policy: str) -> Mapping[str, float] | None:
     return value
 
 
-def kept_update(records: Records) -> int | None:
-    """The update of the policy that PPO left; None where nothing was watched."""
-    ppo = records.get("ppo", {})
-    watch = ppo.get("watch")
+def kept_update(records: Records, algorithm: str) -> int | None:
+    """The update of the policy that an algorithm left; None where nothing was watched."""
+    record = records.get(algorithm, {})
+    watch = record.get("watch")
     if not watch or not watch["rows"]:
         return None
-    last = ppo.get("settings", {}).get("ppo.keep") == "last"
+    last = record.get("settings", {}).get(f"{algorithm}.keep") == "last"
     return int(watch["rows"][-1]["update"] if last else watch["best"])
 
 

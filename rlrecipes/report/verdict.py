@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from rlrecipes.report.languages import languages
 from rlrecipes.report.numbers import Cell, estimate_cell
-from rlrecipes.report.records import Pair, Records, last_pair
+from rlrecipes.report.records import Pair, Records, ended_by_judge, is_algorithm, last_pair, not_run
 from rlrecipes.text import interval, number
 
 FEWEST = 10
@@ -76,9 +76,15 @@ LENGTH = Shift("words", 0.1, "longer", "shorter")
 
 
 def verdict_of(records: Records) -> Verdict:
-    """The verdict on the last policy of a run; `open` where nothing is shown, or PPO was not run, which then stands first."""
-    verdict, why = _verdict(records), records.get("evaluate", {}).get("withheld")
-    return Verdict(f"PPO was not run: {why}. {verdict.sentence}", "open", verdict.shifts) if why else verdict
+    """The verdict on the last policy of a run; which algorithms were not run stands first.
+
+    It is `open` where nothing is shown, or no algorithm was run.
+    """
+    verdict, why = _verdict(records), not_run(records)
+    if why is None:
+        return verdict
+    tone = verdict.tone if is_algorithm(last_pair(records).name) else "open"
+    return Verdict(f"{why}. {verdict.sentence}", tone, verdict.shifts)
 
 
 def _verdict(records: Records) -> Verdict:
@@ -131,7 +137,8 @@ def _measures(pair: Pair, evaluation: Mapping[str, Any]) -> list[Measure]:
     if sampled := pair.measures.get("sampled_gain"):
         found.append(Measure(f"at temperature 1 {_text(sampled, signed=True)}", sampled))
     if wins := pair.measures.get("judge_win_rate"):
-        judge = "the judge, which also ended PPO," if evaluation.get("judge", {}).get("ended_ppo") else "the judge"
+        ended = pair.name in ended_by_judge(evaluation.get("judge", {}))
+        judge = f"the judge, which also ended {pair.policy.title}," if ended else "the judge"
         text = f"{judge} prefers {pair.policy.title} with a share of {_text(wins)}"
         found.append(Measure(text, {key: value - 0.5 for key, value in wins.items()}))
     return found

@@ -1,4 +1,4 @@
-"""Whether a reward model is worth climbing: PPO is not run on one that is not shown to beat guessing or answers' length.
+"""Whether a reward model is worth climbing: no algorithm is run on one that is not shown to beat guessing or answers' length.
 
 the reward model's held-out accuracy 0.560 [0.480, 0.640] is not shown to be above the 0.530 that preferring …
 """
@@ -6,13 +6,14 @@ the reward model's held-out accuracy 0.560 [0.480, 0.640] is not shown to be abo
 from __future__ import annotations
 
 from rlrecipes.job import Job
+from rlrecipes.profile import algorithms
 from rlrecipes.text import interval, number
 
-WAYS_OUT = "bring more comparisons, a better base or other terms, or say ppo.anyway=true"
+WAYS_OUT = "bring more comparisons, a better base or other terms, or say {}.anyway=true"
 
 
-def too_weak(job: Job) -> str | None:
-    """Why PPO is not run on the reward model of a job, in a sentence without its stop; None where it is.
+def too_weak(job: Job, algorithm: str) -> str | None:
+    """Why an algorithm is not run on the reward model of a job, in a sentence without its stop; None where it is.
 
     The lower end of the interval has to lie above the better of two judges that read nothing: chance, and the longer
     answer; of a rank correlation with ratings, above 0. Nothing is asked where there is no reward model yet, none in the
@@ -21,7 +22,7 @@ def too_weak(job: Job) -> str | None:
     Raises:
         UserError: the record of the reward stage is damaged.
     """
-    if job.profile.ppo.anyway or not job.recipe.reward.learned:
+    if getattr(job.profile, algorithm).anyway or not job.recipe.reward.learned:
         return None
     record = job.run.done("reward") or {}
     metrics = record.get("metrics", {})
@@ -35,12 +36,24 @@ def too_weak(job: Job) -> str | None:
     if measure["low"] > bar:
         return None
     found = " ".join(interval(measure))
-    rows = WAYS_OUT if name == "accuracy" else WAYS_OUT.replace("comparisons", "ratings")
+    rows = WAYS_OUT.format(algorithm)
+    if name != "accuracy":
+        rows = rows.replace("comparisons", "ratings")
     if bar > 0.5:
         rows = rows.replace("comparisons", "comparisons, also such that the shorter answer wins", 1)
     return f"the reward model's held-out {name} {found} is not shown to be above the {number(bar)} that {by}; {rows}"
 
 
-def withheld(job: Job) -> str | None:
-    """Like `too_weak`; None where PPO is finished all the same."""
-    return too_weak(job) if job.run.done("ppo") is None else None
+def withheld(job: Job, algorithm: str) -> str | None:
+    """Like `too_weak`; None where the algorithm is finished all the same."""
+    return too_weak(job, algorithm) if job.run.done(algorithm) is None else None
+
+
+def any_withheld(job: Job) -> str | None:
+    """Why the first of a job's algorithms that is not run on its reward model is not, likewise."""
+    return next((why for name in all_withheld(job) if (why := withheld(job, name))), None)
+
+
+def all_withheld(job: Job) -> list[str]:
+    """The names of those of a job's algorithms that are not run on its reward model."""
+    return [name for name in algorithms(job.profile) if withheld(job, name)]

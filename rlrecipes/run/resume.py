@@ -14,7 +14,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
 from rlrecipes.errors import UserError
-from rlrecipes.profile import PPOSettings, TrainingSettings
+from rlrecipes.profile import PolicySettings, TrainingSettings
 from rlrecipes.run.best import Best
 from rlrecipes.run.checkpoint import Checkpoints, random_states, set_random_states, set_trainable, trainable
 from rlrecipes.run.console import say
@@ -26,7 +26,7 @@ TITLES = {"sft": "SFT", "reward": "the reward model"}
 
 
 def training_arguments(
-    config: type[TrainingArguments], settings: TrainingSettings | PPOSettings, folder: Path, seed: int
+    config: type[TrainingArguments], settings: TrainingSettings | PolicySettings, folder: Path, seed: int
 ) -> dict[str, Any]:
     """A stage's table as keyword arguments of its TRL configuration, without our own settings, which TRL does not have."""
     names = {field.name for field in dataclasses.fields(config)}

@@ -60,7 +60,12 @@ class Stage:
     """By name, as `plan` lists them; work outside the named phases counts as the last of them."""
     for_learned_reward: bool = False
     """Whether only a reward with a learned part needs it."""
+    algorithm: bool = False
+    """Whether it trains a policy from the SFT policy: a run has those that `run.algorithms` names. Its table of the profile
+    has its name."""
 
+
+_TRAINED = "by supervised fine-tuning (SFT) and then by {} against the recipe's reward"
 
 POLICIES: dict[str, Policy] = {
     "base": Policy("base"),
@@ -69,12 +74,14 @@ POLICIES: dict[str, Policy] = {
     ),
     "best4": Policy("best of 4", over="sft", best_of=4),
     "best16": Policy("best of 16", over="sft", best_of=16),
+    "rloo": Policy("RLOO", "rloo", "rloo", over="sft", training=_TRAINED.format("RLOO")),
+    "grpo": Policy("GRPO", "grpo", "grpo", over="sft", training=_TRAINED.format("GRPO")),
     "ppo": Policy(
         "PPO",
         "ppo",
         "policy",
         over="sft",
-        training="by supervised fine-tuning (SFT) and then by PPO against the recipe's reward",
+        training=_TRAINED.format("PPO"),
     ),
 }
 
@@ -87,6 +94,20 @@ WRITTEN = re.compile(
 """The files of an unfinished stage that are the stage's own; any other is somebody's."""
 
 _SAMPLING = ("ppo.response_length", "model.max_length")
+
+
+def _algorithm(name: str, help: str) -> Stage:
+    return Stage(
+        help=help,
+        stands_on=("sft", "reward"),
+        tables=(name, "ppo.response_length", "terms"),
+        phases={
+            f"{name} rollout": Phase(f"{name}.local_rollout_forward_batch_size", _SAMPLING),
+            f"{name} update": Phase(f"{name}.per_device_train_batch_size", _SAMPLING),
+        },
+        algorithm=True,
+    )
+
 
 STAGES: dict[str, Stage] = {
     "sft": Stage(
@@ -107,18 +128,14 @@ STAGES: dict[str, Stage] = {
         tables=("reward",),
         phases={"judge": Phase("reward.per_device_train_batch_size")},
     ),
-    "ppo": Stage(
-        help="PPO against the reward",
-        stands_on=("sft", "reward"),
-        tables=("ppo", "terms"),
-        phases={
-            "ppo rollout": Phase("ppo.local_rollout_forward_batch_size", _SAMPLING),
-            "ppo update": Phase("ppo.per_device_train_batch_size", _SAMPLING),
-        },
+    "ppo": _algorithm("ppo", help="PPO against the reward"),
+    "rloo": _algorithm(
+        "rloo", help="RLOO against the reward: of several answers to a prompt, each is set against the others"
     ),
+    "grpo": _algorithm("grpo", help="GRPO against the reward: of several answers to a prompt, each is set against all"),
     "answers": Stage(
         help="every policy's answers to the held-out prompts",
-        stands_on=tuple(policy.stage for policy in POLICIES.values() if policy.stage),
+        stands_on=("sft", "ppo", "rloo", "grpo"),
         tables=("evaluate.limit", "evaluate.batch_size", "evaluate.policies"),
         phases={"answers": Phase("evaluate.batch_size", _SAMPLING)},
     ),

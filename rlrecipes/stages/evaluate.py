@@ -37,7 +37,7 @@ from rlrecipes.recipe import Example
 from rlrecipes.report.verdict import verdict_of
 from rlrecipes.reward.head import Scorer
 from rlrecipes.reward.model import Learned, open_learned
-from rlrecipes.reward.strength import withheld
+from rlrecipes.reward.strength import all_withheld, any_withheld
 from rlrecipes.reward.terms import rewards, shown, value_rows
 from rlrecipes.run.console import say
 from rlrecipes.run.processes import alone, is_first
@@ -92,7 +92,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "kl_bound": {name: bound for name in scored if (bound := divergence_bound(policies[name])) is not None},
         "examples": len(examples),
         "adapters": answered["adapters"],
-        "withheld": withheld(job),
+        "withheld": any_withheld(job),
+        "not_run": all_withheld(job),
         "elsewhere": {name: policy.place for name, policy in policies.items() if policy.place},
         "too_long": answered["too_long"],
     }

@@ -1,192 +1,20 @@
-"""PPO: trains the SFT policy on the recipe's reward under a KL penalty (`rlrecipes.policy.trainer`)."""
+"""PPO: trains the SFT policy on the recipe's reward under a KL penalty (`rlrecipes.policy.ppo_trainer`)."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import PeftModel
-from safetensors.torch import save_file
-
-from rlrecipes.before.needs import GIB
-from rlrecipes.before.plan import with_copy
-from rlrecipes.before.shape import read_shape
-from rlrecipes.data.split import SAMPLES, SLICE, sample_by_hash, set_aside
+from rlrecipes.before.dense import settled
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import load_adapter, unmoved
-from rlrecipes.model.loading import load_causal, prompt_window
-from rlrecipes.model.tokens import answer_length, fitting_prompts, open_tokenizer
-from rlrecipes.policy.judge import open_second
-from rlrecipes.policy.measures import at_rest, faults
-from rlrecipes.policy.sampler import ONCE_MORE
-from rlrecipes.policy.trainer import PPOConfig, SharedBasePPOTrainer
-from rlrecipes.policy.watch import Watch
-from rlrecipes.profile import PPOSettings
-from rlrecipes.recipe import Example, Metric
-from rlrecipes.reward.head import Scorer
-from rlrecipes.reward.judge import missing
-from rlrecipes.reward.model import open_learned
-from rlrecipes.reward.terms import fresh, shown, value_rows
-from rlrecipes.run.checkpoint import Checkpoints
-from rlrecipes.run.console import say
-from rlrecipes.run.resume import check_rows, record_drops, training_arguments
-from rlrecipes.run.tracking import Tracker, progress, remove_printer
+from rlrecipes.policy.training import train
+from rlrecipes.run.tracking import Tracker
 
 
 def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
-    """Trains the policy into `folder/adapter`, with its value head beside it, and returns the stage's record.
+    """Trains the policy into `folder/adapter` and returns the stage's record.
 
     Raises:
         UserError: the prompts do not fit the window or do not fill a batch.
     """
-    tokenizer = open_tokenizer(model_name)
-    settings = job.profile.ppo
-    length = answer_length(tokenizer, job.data.train.demonstrations, settings.response_length)
-    max_tokens = prompt_window(model_name, job.profile.model, length)
-    prompts = fitting_prompts(tokenizer, job.data.train.prompts, max_tokens)
-    asked = job.profile.model.max_length - length
-    dropped = record_drops("prompts", len(job.data.train.prompts), len(prompts), max_tokens, asked)
-    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    headline = job.metrics[0]
-    prompts, watched = _divided(prompts, headline, settings)
-    check_rows("prompts", len(prompts), batch, "ppo.per_device_train_batch_size")
-
-    sft, reward = job.run.stage("sft") / "adapter", job.run.stage("reward")
-    model = load_adapter(load_causal(model_name, job.profile.model, tokenizer), sft, "policy")
-    model = load_adapter(model, sft, "reference")
-    head, scorer = None, None
-    if job.recipe.reward.learned:
-        head, scorer, _ = open_learned(
-            reward, model, tokenizer, job.profile.model, settings.per_device_train_batch_size
-        )
-    shared = head is not None
-    if settings.value == "adapter":
-        model = load_adapter(model, reward / "adapter" if shared else sft, "value")
-    judge = _judge(job, model, tokenizer) if watched else None
-    model.set_adapter("policy")
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
-    limit = job.profile.limits.term_seconds
-    assert headline.score is not None, f"{job.recipe.name}: a headline must score answers one by one"
-    watch = Watch(watched, headline.score, job.recipe.reward, scorer, settings, limit, judge) if watched else None
-    samples = fitting_prompts(tokenizer, sample_by_hash(SAMPLES, job.data.held_out.prompts), max_tokens)
-
-    def show(rows: list[dict[str, Any]], step: int) -> None:
-        examples, answers = [example for example, _ in samples], [row["answer"] for row in rows]
-        values = value_rows(job.recipe.reward, scorer, answers, examples, limit)
-        scores = [
-            {"reference": next(iter(example.answers), None), **shown(job.recipe.reward, each)}
-            for example, each in zip(examples, values, strict=True)
-        ]
-        tracker.table("samples", [row | each for row, each in zip(rows, scores, strict=True)], step)
-
-    trainer = SharedBasePPOTrainer(
-        args=_arguments(settings, folder, job.seed, length),
-        model=model,
-        tokenizer=tokenizer,
-        prompts=prompts,
-        reward=fresh(job.recipe.reward),
-        head=head,
-        settings=_settled(job, model),
-        samples=samples,
-        on_samples=show,
-        scorer=scorer,
-        callbacks=[progress("ppo", tracker)],
-        term_seconds=limit,
-        watch=watch,
-    )
-    remove_printer(trainer)
-    updates = trainer.args.num_total_batches
-    note = "" if updates * batch == settings.total_episodes else f" (rounded up from {settings.total_episodes})"
-    say(f"  {updates * batch} episodes{note} in {updates} updates of {batch}, answers of at most {length} tokens")
-    if trainer.sampler.dense:
-        say("  answers are drawn from a dense copy of the policy")
-    if trainer.sampler.rounds:
-        say(f"  {ONCE_MORE}")
-    if settings.vf_coef == 0:
-        say("  ppo.vf_coef=0: no value function is learned, so advantages are rewards less the first batch's mean")
-    checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
-    checkpoints.check_room(trainer.model)
-    with checkpoints.finishing_first():
-        trainer.train(checkpoints)
-    if trainer.stopped:
-        say(f"  stopped early: {trainer.stopped}")
-
-    folders = {"policy": "adapter"} | ({"value": "value_adapter"} if settings.value == "adapter" else {})
-    model.save_pretrained(folder, selected_adapters=list(folders), save_embedding_layers=False)
-    for role, name in folders.items():
-        shutil.move(folder / role, folder / name)
-    tokenizer.save_pretrained(folder / "adapter")
-    (folder / "README.md").unlink(missing_ok=True)
-    save_file(trainer.model.value_model.score.state_dict(), folder / "value_head.safetensors")
-    tracker.summary({"kept": {"step": trainer.kept, "of": trainer.state.global_step}})
-    rows = trainer.state.log_history
-    last = {key: value for key, value in rows[min(trainer.kept, len(rows) - 1)].items() if "/" in key}
-    adapters = {"reference": "../sft/adapter", "policy": "adapter"} | (
-        {"reward": "../reward/adapter"} if shared else {}
-    )
-    return {
-        "metrics": last,
-        "adapters": adapters,
-        "answer_length": length,
-        "too_long": dropped,
-        "stopped": trainer.stopped,
-        "dense_rollout": trainer.sampler.dense,
-        **({"watch": watch.record(trainer.stopped)} if watch else {}),
-        "warnings": _warnings(trainer, folder, sft),
-        "resumed": checkpoints.resumed,
-    }
-
-
-def _settled(job: Job, model: PeftModel) -> PPOSettings:
-    """The profile's `[ppo]` table, where `dense_rollout=auto` has become `always` or `never`."""
-    if model.device.type != "cuda":
-        return job.profile.ppo
-    room = torch.cuda.get_device_properties(model.device).total_memory / GIB
-    learned = bool(job.recipe.reward.learned)
-    return with_copy(job.profile, read_shape(job.profile, learned), room, learned).ppo
-
-
-def _judge(job: Job, model: PeftModel, tokenizer: Any) -> Scorer | None:
-    """The second reward model, where it was made and is worth it; the console says where it is not."""
-    if not job.profile.ppo.judge or missing(job):
-        return None
-    if not job.run.done("judge"):
-        say("  no judge looks at PPO: the stage judge is not made yet")
-        return None
-    scorer, record = open_second(job, model, tokenizer, job.profile.ppo.per_device_train_batch_size)
-    if scorer is None:
-        say(f"  no judge looks at PPO: {record['missing']}")
-    return scorer
-
-
-def _warnings(trainer: SharedBasePPOTrainer, folder: Path, sft: Path) -> list[str]:
-    """What is wrong with the policy that is left."""
-    if still := at_rest(trainer.state.log_history):
-        return still
-    unimproved = trainer.watch.warnings() if trainer.watch else []
-    if trainer.stopped or unimproved:
-        return unimproved
-    return [*unmoved(folder / "adapter", sft), *faults(trainer.state.log_history)]
-
-
-def _divided(
-    prompts: list[tuple[Example, list[int]]], headline: Metric, settings: PPOSettings
-) -> tuple[list[tuple[Example, list[int]]], list[tuple[Example, list[int]]]]:
-    """The prompts to train on, and those set aside to watch the policy by; none where the headline cannot judge answers."""
-    judged = headline.needs is None or all(headline.needs in example.truth for example, _ in prompts)
-    if not (settings.eval_every and judged):
-        return prompts, []
-    return set_aside(prompts, [example.prompt for example, _ in prompts], SLICE)
-
-
-def _arguments(settings: PPOSettings, folder: Path, seed: int, length: int) -> PPOConfig:
-    arguments = training_arguments(PPOConfig, settings, folder, seed)
-    penalty = settings.missing_eos_penalty or None  # TRL takes a positive number or None
-    return PPOConfig(
-        **arguments
-        | {"response_length": length, "missing_eos_penalty": penalty, "stop_token": "eos", "logging_steps": 1}
-    )
+    return train(job, model_name, folder, tracker, settled(job, "ppo"))

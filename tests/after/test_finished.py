@@ -58,7 +58,7 @@ def test_a_policy_that_is_not_there_yet_names_the_command_that_makes_it(copy, ca
     weak = (
         "the reward model's held-out accuracy 0.5 is not shown to be above the 0.5 that guessing has; bring more rows"
     )
-    changed(copy / "evaluate" / "done.json", withheld=weak)
+    changed(copy / "evaluate" / "done.json", withheld=weak, not_run=["ppo"])
     error = refused(capsys, command, "translation", "--run", "copy", "--policy", "ppo")
     assert (
         "since the reward model's held-out accuracy 0.5 is not shown to be above the 0.5 that guessing has; " in error
@@ -67,6 +67,18 @@ def test_a_policy_that_is_not_there_yet_names_the_command_that_makes_it(copy, ca
         "all the same with `python -m rlrecipes ppo translation --run copy ppo.anyway=true`, or choose --policy"
         in error
     )
+
+
+def test_one_algorithm_is_enough_for_nothing_to_be_missing(copy):
+    assert finished().missing() is None
+    shutil.move(copy / "ppo", copy / "rloo")
+    record = json.loads((copy / "rloo" / "done.json").read_text(encoding="utf-8"))
+    (copy / "rloo" / "done.json").write_text(json.dumps(record | {"stage": "rloo"}), encoding="utf-8")
+    resealed(copy / "rloo")
+    assert finished().missing() is None
+    assert "rloo" in finished().policies
+    shutil.rmtree(copy / "rloo")
+    assert "PPO has not been run" in str(finished().missing())
 
 
 def test_without_a_wish_the_policy_that_was_trained_last_is_taken(copy):

@@ -39,7 +39,10 @@ def shape():
     return read_shape(load_profile("tiny"))
 
 
-def made(shape, *settings, work=WORK, learned=True, policies=POLICIES):
+OF_PPO = {name: policy for name, policy in POLICIES.items() if name not in ("rloo", "grpo")}
+
+
+def made(shape, *settings, work=WORK, learned=True, policies=OF_PPO):
     return Plan(Sizes(shape, load_profile("tiny", settings), "cpu"), work, learned, policies)
 
 

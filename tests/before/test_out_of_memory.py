@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from rlrecipes.before.out_of_memory import halved
 from rlrecipes.policy import answers
-from rlrecipes.policy.trainer import SharedBasePPOTrainer
+from rlrecipes.policy.ppo_trainer import SharedBasePPOTrainer
 from rlrecipes.profile import load_profile
 from rlrecipes.reward.trainers import ResumableRewardTrainer
 from rlrecipes.stages import evaluate

@@ -23,6 +23,7 @@ from benchmarks.work import Model, Work
 from rlrecipes.before import checks
 from rlrecipes.before.cards import gib
 from rlrecipes.before.config import KNOWN, read_config
+from rlrecipes.before.dense import with_copy
 from rlrecipes.before.needs import (
     AT_ONCE,
     GIB,
@@ -36,7 +37,6 @@ from rlrecipes.before.needs import (
     largest_batch,
     moments,
 )
-from rlrecipes.before.plan import with_copy
 from rlrecipes.before.shape import read_shape, shape_of
 from rlrecipes.errors import UserError
 from rlrecipes.model import likelihood, sampling
@@ -365,10 +365,10 @@ def test_the_table_has_every_role_and_the_largest_batches(capsys):
 def test_a_dense_copy_is_drawn_from_where_a_card_has_room_for_it(card, said, settings, planned, capsys):
     assert main(["plan", "translation", "--profile", "single_gpu_24gb", "--card", card]) == 0
     assert f"ppo.dense_rollout=auto: {said}" in capsys.readouterr().out
-    whole = with_copy(load_profile("single_gpu_24gb", ["ppo.dense_rollout=always"]), planned, 1, True)
+    whole = load_profile("single_gpu_24gb", ["ppo.dense_rollout=always"])
     most = fullest(moments(planned, whole)["ppo rollout"]).total / GIB
-    assert with_copy(settings, planned, most + 0.01, True).ppo.dense_rollout == "always"
-    assert with_copy(settings, planned, most - 0.01, True).ppo.dense_rollout == "never"
+    assert with_copy(settings, "ppo", planned, most + 0.01, True).ppo.dense_rollout == "always"
+    assert with_copy(settings, "ppo", planned, most - 0.01, True).ppo.dense_rollout == "never"
 
 
 @pytest.mark.parametrize("card", ["t4", "Tesla T4", "v100", "Tesla V100-SXM2-32GB", "NVIDIA V100 16GB"])

@@ -117,7 +117,7 @@ def test_comparisons_that_the_longer_answer_wins_are_told(shown, tmp_path, every
         [dict(row, chosen=long, rejected=short) for row, (short, long) in zip(rows, pairs, strict=True)],
     )
     assert re.search(
-        r"the chosen answer is the longer one in (\d+) of \1; PPO is run only", shown("--data", "long.jsonl")
+        r"the chosen answer is the longer one in (\d+) of \1; a policy is trained only", shown("--data", "long.jsonl")
     )
 
 

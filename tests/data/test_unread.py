@@ -14,8 +14,8 @@ from conftest import write_rows
 
 from rlrecipes.data.layouts import rows_of
 from rlrecipes.data.load import load
+from rlrecipes.data.objective import objective
 from rlrecipes.errors import UserError
-from rlrecipes.job import objective
 from rlrecipes.profile import RewardSettings
 from rlrecipes.recipe import Comparison, Data, Message, load_recipe, user
 

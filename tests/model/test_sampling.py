@@ -2,16 +2,18 @@
 
 import pytest
 import torch
+from families import FAMILIES
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import DynamicLayer
 
 from rlrecipes.errors import UserError
 from rlrecipes.model import sampling
-from rlrecipes.model.adapters import load_adapter
+from rlrecipes.model.adapters import add_lora, load_adapter
 from rlrecipes.model.forward import hidden_states, next_token_logits, trunk
 from rlrecipes.model.loading import load_causal
 from rlrecipes.model.sampling import Share, _Reserved, sample
 from rlrecipes.model.tokens import encode_prompt, load_tokenizer, pad_left
-from rlrecipes.profile import ModelSettings
+from rlrecipes.profile import LoraSettings, ModelSettings
 from rlrecipes.recipe import user
 
 PROMPTS = [user("Say"), user("Say it again"), user("Say it")]
@@ -75,6 +77,48 @@ def test_rows_that_are_a_share_of_a_batch_draw_what_they_draw_in_it(model, token
         states = torch.arange(len(whole.tokens[0]))[None] <= lengths[rows, None]  # and one behind the end
         assert part.values[states].tolist() == pytest.approx(whole.values[rows][states].tolist(), abs=1e-4)
     assert torch.equal(max(times, key=lambda each: each[0])[1], numbers), "the random numbers go on from there"
+
+
+@pytest.mark.parametrize("at_once", [1 << 40, 1])
+def test_answers_to_one_prompt_share_its_keys_and_values_and_are_the_same(
+    model, tokenizer, queries, at_once, monkeypatch
+):
+    of = torch.tensor([0, 0, 1, 1, 1, 2])
+    torch.manual_seed(1)
+    expected = answers(model, tokenizer, queries[of], 1.0)
+    monkeypatch.setitem(sampling.READ_AT_ONCE, "cpu", at_once)
+    read = []
+    trunk(model).register_forward_pre_hook(
+        lambda _, args, given: read.append(given["input_ids"].shape), with_kwargs=True
+    )
+    torch.manual_seed(1)
+    shared = answers(model, tokenizer, queries, 1.0, of=of)
+    assert torch.equal(shared.tokens, expected.tokens)
+    assert torch.allclose(shared.logprobs, expected.logprobs, atol=1e-5)
+    prompts = [rows for rows, width in read if width > 1]
+    assert sum(prompts) == len(queries), "each prompt is read once"
+
+
+@pytest.mark.parametrize("other", ["full_attention", "sliding_attention"])
+def test_so_do_layers_that_keep_a_window_alone(other, tokenizer, tmp_path):
+    special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    sizes = {"vocab_size": len(tokenizer), **special, **FAMILIES["qwen2"]}
+    sizes |= {
+        "layer_types": ["sliding_attention", other],
+        "use_sliding_window": True,
+        "sliding_window": 4,
+        "num_hidden_layers": 2,
+    }
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", **sizes)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    base = load_causal(str(tmp_path), ModelSettings(quantization="none"), tokenizer)
+    windowed = add_lora(base, LoraSettings(r=4), "CAUSAL_LM").eval()
+    of, prompts = torch.tensor([0, 0, 1, 1]), torch.tensor([[9, 8, 7, 6, 5, 4], [4, 5, 6, 7, 8, 9]])
+    torch.manual_seed(1)
+    expected = answers(windowed, tokenizer, prompts[of], 1.0)
+    torch.manual_seed(1)
+    assert torch.equal(answers(windowed, tokenizer, prompts, 1.0, of=of).tokens, expected.tokens)
 
 
 def test_greedy_answers_are_those_of_transformers(model, tokenizer, queries):

@@ -3,6 +3,7 @@
 import pytest
 
 from rlrecipes.policy.measures import at_rest, diversity, faults
+from rlrecipes.profile import GRPOSettings, PPOSettings
 from rlrecipes.text import see
 
 
@@ -27,7 +28,7 @@ def row(kl=0.4, ended=0.95, scores=0.3, approxkl=0.01, length=10.0):
     ],
 )
 def test_a_healthy_training_is_not_called_broken(rows):
-    assert faults(rows) == []
+    assert faults(rows, PPOSettings()) == []
 
 
 @pytest.mark.parametrize(
@@ -42,10 +43,10 @@ def test_a_healthy_training_is_not_called_broken(rows):
 )
 def test_each_sign_of_a_broken_policy_is_told_in_one_sentence(rows, said):
     sentence = f"PPO broke the policy: {said}; lower ppo.learning_rate, or set ppo.kl_stop"
-    assert faults(rows) == [see("The KL explodes", sentence)]
+    assert faults(rows, PPOSettings()) == [see("The KL explodes", sentence)]
     both = [{**rows[0], "policy/approxkl_avg": 9.0}, *rows]
-    assert len(faults(both)) == 1
-    assert len(faults(both)[0]) < 300
+    assert len(faults(both, PPOSettings())) == 1
+    assert len(faults(both, PPOSettings())[0]) < 300
 
 
 def rows_at_rest(kl=0.005, std=0.5, kl_coef=0.03, lr=1e-7):
@@ -72,22 +73,22 @@ def rows_at_rest(kl=0.005, std=0.5, kl_coef=0.03, lr=1e-7):
     ],
 )
 def test_a_policy_at_rest_is_told_with_its_reason(rows, symptom, said):
-    (sentence,) = at_rest(rows)
+    (sentence,) = at_rest(rows, PPOSettings())
     assert said in sentence
     assert symptom in sentence.partition("(see ")[2]
-    assert at_rest(rows[:4]) == []
+    assert at_rest(rows[:4], PPOSettings()) == []
 
 
 def test_a_reward_of_one_score_is_told_after_any_update_whether_or_not_answers_end():
-    (sentence,) = at_rest(rows_at_rest(kl=3.0, std=0.0)[:1])
+    (sentence,) = at_rest(rows_at_rest(kl=3.0, std=0.0)[:1], PPOSettings())
     assert "the same score, in all 1 updates" in sentence
     assert "stays flat" in sentence.partition("(see ")[2]
-    assert at_rest([*rows_at_rest(std=0.0), *rows_at_rest(kl=3.0)]) == []
+    assert at_rest([*rows_at_rest(std=0.0), *rows_at_rest(kl=3.0)], PPOSettings()) == []
 
 
 def test_a_policy_that_moved_is_not_at_rest():
-    assert at_rest(rows_at_rest(kl=0.08)) == []
-    assert at_rest(rows_at_rest(kl=0.2, kl_coef=50.0)) == []
+    assert at_rest(rows_at_rest(kl=0.08), PPOSettings()) == []
+    assert at_rest(rows_at_rest(kl=0.2, kl_coef=50.0), PPOSettings()) == []
 
 
 def test_answers_that_repeat_themselves_or_one_another_are_measured():
@@ -95,3 +96,11 @@ def test_answers_that_repeat_themselves_or_one_another_are_measured():
     assert same == {"answers/repetition": 0.0, "answers/identical": 0.75, "answers/distinct_2": 0.5}
     assert diversity(["a b a b a b", ""])["answers/repetition"] == 0.25
     assert diversity([""]) == {"answers/repetition": 0.0, "answers/identical": 0.0, "answers/distinct_2": 0.0}
+
+
+def test_the_settings_to_change_are_those_of_the_algorithm():
+    (still,) = at_rest(rows_at_rest(kl=0.08, kl_coef=50.0), GRPOSettings())
+    assert "so lower grpo.beta" in still
+    (broken,) = faults([row(), row(approxkl=35.0)], GRPOSettings())
+    assert "GRPO broke the policy" in broken
+    assert "grpo.learning_rate" in broken

@@ -18,15 +18,15 @@ from rlrecipes.model.dense import dense
 from rlrecipes.model.forward import states_at
 from rlrecipes.model.loading import load_causal
 from rlrecipes.model.tokens import decode, encode_prompt, load_tokenizer
+from rlrecipes.policy.ppo_trainer import SharedBasePPOTrainer
 from rlrecipes.policy.rollout import places_before
-from rlrecipes.policy.trainer import SharedBasePPOTrainer
+from rlrecipes.policy.training import arguments
 from rlrecipes.policy.watch import Watch
 from rlrecipes.profile import ModelSettings, PPOSettings
 from rlrecipes.recipe import Example, Message, Reward, Term, user
 from rlrecipes.report.hacking import hacking
 from rlrecipes.reward.head import load_score_head
 from rlrecipes.run.checkpoint import Checkpoints
-from rlrecipes.stages.ppo import _arguments
 
 LENGTH = 6
 PROMPTS = [Example(user("Say it" + " again" * (i % 3)), ("it",)) for i in range(64)]
@@ -63,7 +63,7 @@ def make(checkpoint, tmp_path):
             model.enable_input_require_grads()
         set_seed(0)
         return SharedBasePPOTrainer(
-            args=_arguments(settings, tmp_path, 0, LENGTH),
+            args=arguments(settings, tmp_path, 0, LENGTH),
             model=model,
             tokenizer=tokenizer,
             prompts=[(example, encode_prompt(tokenizer, example.prompt)) for example in PROMPTS],
@@ -974,7 +974,7 @@ def test_a_reward_for_brevity_is_caught_in_the_log_of_a_training_on_it(make):
         kl_coef=0.0,
     )
     trainer.train()
-    alarms = hacking({}, trainer.state.log_history, [])
+    alarms = hacking({}, {"ppo": trainer.state.log_history}, [])
     assert any("the answers are shorter" in alarm and "the reward goes with the length" in alarm for alarm in alarms)
 
 

@@ -90,7 +90,7 @@ def test_the_style_of_answers_ends_with_the_paired_difference(tmp_path: Path) ->
     ],
 )
 def test_the_judge_is_named_with_its_worth_or_with_why_there_is_none(judge: dict[str, Any], sentence: str) -> None:
-    assert judge_sentence(judge) == sentence
+    assert judge_sentence(judge, "PPO") == sentence
 
 
 def test_what_the_reward_costs_is_drawn_beside_the_best_of_n(tmp_path: Path) -> None:

@@ -6,8 +6,14 @@ from typing import Any
 
 import pytest
 
-from rlrecipes.report.hacking import MEND, drift, hacking
+from rlrecipes.report import hacking as report
+from rlrecipes.report.hacking import MEND, drift
 from rlrecipes.text import see
+
+
+def hacking(records: dict[str, Any], updates: list[dict[str, float]], samples: list[dict[str, Any]]) -> list[str]:
+    """The alarms on a run that has PPO alone, whose log has these rows."""
+    return report.hacking(records, {"ppo": updates}, samples)
 
 
 def log(count: int = 20, **columns: Any) -> list[dict[str, float]]:
@@ -86,7 +92,7 @@ def test_a_healthy_run_raises_no_alarm():
 def test_a_drift_of_the_answers_is_told_with_the_update_at_which_it_began(columns, symptom, said):
     (alarm,) = hacking(records(), log(**columns), [])
     assert alarm.startswith(said)
-    assert alarm.endswith(see(symptom, MEND))
+    assert alarm.endswith(see(symptom, MEND.format("ppo.kl_coef")))
 
 
 def test_a_length_that_the_reward_does_not_pay_for_is_no_alarm():

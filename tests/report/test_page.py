@@ -202,8 +202,8 @@ def test_a_healthy_run_has_no_warning(tmp_path: Path) -> None:
 def test_an_unhealthy_run_is_called_so(tmp_path: Path, unhealthy: dict[str, Any], warning: str) -> None:
     run = fake_run(tmp_path, **unhealthy)
     assert warning in Page(page_of(run)).text
-    records, updates = finished_records(run), json_lines(run.stage("ppo") / "log.jsonl")
-    said = [*warnings(records, updates), *hacking(records, updates, [])]
+    records, logs = finished_records(run), {"ppo": json_lines(run.stage("ppo") / "log.jsonl")}
+    said = [*warnings(records, logs), *hacking(records, logs, [])]
     assert all(sentence.endswith(f"in {SYMPTOMS}).") for sentence in said)
 
 

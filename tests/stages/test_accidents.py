@@ -11,10 +11,11 @@ from conftest import SMALLEST, main
 from safetensors.torch import load_file, save_file
 
 from rlrecipes.model.adapters import unmoved
+from rlrecipes.policy import training
+from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Data, Example, Split, user
 from rlrecipes.reward.agreement import write_scale
 from rlrecipes.reward.model import RewardModel
-from rlrecipes.stages import ppo
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
@@ -43,7 +44,9 @@ def test_what_a_stage_warns_of_is_on_the_console_in_its_record_and_on_the_report
     shutil.copytree(finished, folder)
     for stage in ("ppo", "answers", "evaluate", "report"):
         shutil.rmtree(folder / stage)
-    monkeypatch.setattr("rlrecipes.stages.ppo.faults", lambda rows: [f"PPO broke after {len(rows)} rows"])
+    monkeypatch.setattr(
+        "rlrecipes.policy.training.faults", lambda rows, settings: [f"PPO broke after {len(rows)} rows"]
+    )
     assert main(["run", "translation", "--run", "warned", "--data", "pairs.jsonl", *SMALLEST]) == 0
     assert "  warning: PPO broke after 2 rows" in capsys.readouterr().out
     assert json.loads((folder / "ppo" / "done.json").read_text())["warnings"] == ["PPO broke after 2 rows"]
@@ -108,6 +111,8 @@ def test_a_constant_reward_model_is_told_and_not_divided_by_nothing(tmp_path, sc
 def test_a_policy_at_rest_is_told_as_that_even_where_nothing_better_was_found(tmp_path):
     row = {"objective/kl": 0.0, "objective/scores_std": 0.5, "objective/terms_std": 0.5, "kl_coef": 0.03, "lr": 1e-7}
     watch = SimpleNamespace(warnings=lambda: ["PPO found nothing better"])
-    trainer = SimpleNamespace(state=SimpleNamespace(log_history=[row] * 8), watch=watch, stopped=None)
-    (said,) = ppo._warnings(trainer, tmp_path, tmp_path)
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(log_history=[row] * 8), watch=watch, stopped=None, settings=PPOSettings()
+    )
+    (said,) = training._warnings(trainer, tmp_path, tmp_path)
     assert "so raise ppo.learning_rate (1e-07)" in said

@@ -5,7 +5,8 @@ import json
 import pytest
 from conftest import SMALLEST, changed, main, sentences, write_rows
 
-from rlrecipes.pipeline import needed, prepare
+from rlrecipes.before.needed import needed
+from rlrecipes.pipeline import prepare
 from rlrecipes.profile import load_profile
 from rlrecipes.reward.judge import judge_job, missing
 
@@ -92,7 +93,7 @@ def test_a_judge_that_ended_ppo_is_told_as_one_that_had_a_say(many, home):
     watch = record(folder, "ppo")["watch"]
     changed(folder / "ppo" / "done.json", watch=watch | {"ended_by_judge": True})
     assert main(["run", "translation", *road]) == 0
-    assert record(folder, "evaluate")["judge"]["ended_ppo"]
+    assert record(folder, "evaluate")["judge"]["ended"] == ["ppo"]
     page = (folder / "report" / "index.html").read_text(encoding="utf-8")
     assert "PPO never climbed it, but it ended PPO, so it is not wholly independent of the policy." in page
 

@@ -155,6 +155,18 @@ def test_ppo_with_a_value_adapter_and_an_idle_process_is_that_of_one(ranks, home
     assert different(home / "runs" / "valued-1", home / "runs" / "valued-3") == []
 
 
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_groups_of_answers_that_processes_share_are_those_of_one(ranks, home, finished, algorithm):
+    shape = ("total_episodes=16", "per_device_train_batch_size=2", "gradient_accumulation_steps=2", "anyway=true")
+    shape += ("steps_per_generation=4", "num_iterations=2", "local_rollout_forward_batch_size=6", "keep=last")
+    settings = [f"{algorithm}.{each}" for each in shape]
+    for world in (1, 2):
+        run = ("--run", f"{algorithm}-in-{world}", "--from", "t")
+        done = ranks(world, home, algorithm, "translation", *run, *OWN, *SMALLEST, *settings)
+        assert done.statuses == [0] * world, done.outputs
+    assert different(home / "runs" / f"{algorithm}-in-1", home / "runs" / f"{algorithm}-in-2") == []
+
+
 RAISES = """
 import rlrecipes.stages.sft as stage
 from rlrecipes.errors import UserError

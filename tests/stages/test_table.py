@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import SMALLEST, main
 
+from rlrecipes.profile import ALGORITHMS
 from rlrecipes.run.stages import POLICIES, STAGES, Policy, Stage, above, below
 
 
@@ -35,10 +36,14 @@ def toy(monkeypatch):
 
 
 def test_a_stage_stands_on_what_its_stages_stand_on():
-    assert below("evaluate") == ["sft", "reward", "judge", "ppo", "answers"]
-    assert below("answers") == ["sft", "reward", "ppo"]
+    assert below("evaluate") == ["sft", "reward", "judge", "ppo", "rloo", "grpo", "answers"]
+    assert below("answers") == ["sft", "reward", "ppo", "rloo", "grpo"]
     assert below("sft") == []
-    assert above("reward") == ["ppo", "answers", "evaluate", "report"]
+    assert above("reward") == ["ppo", "rloo", "grpo", "answers", "evaluate", "report"]
+
+
+def test_the_profile_has_a_table_for_every_algorithm():
+    assert tuple(name for name, stage in STAGES.items() if stage.algorithm) == ALGORITHMS
 
 
 def test_a_new_stage_and_its_policy_run_and_are_judged_shown_talked_to_and_exported(toy, home, capsys, monkeypatch):

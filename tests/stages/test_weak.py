@@ -53,10 +53,10 @@ RATED = {"spearman": interval(0.2, 0.1), "pearson": interval(0.2, -0.1)}
     ],
 )
 def test_a_reward_model_has_to_beat_guessing_and_the_longer_answer(record, said):
-    reason = too_weak(job(**record))
+    reason = too_weak(job(**record), "ppo")
     assert reason is None if said is None else said in reason
-    assert too_weak(job(anyway=True, **record)) is None
-    assert too_weak(job(learned=0.0, **record)) is None
+    assert too_weak(job(anyway=True, **record), "ppo") is None
+    assert too_weak(job(learned=0.0, **record), "ppo") is None
 
 
 def test_a_run_whose_reward_model_is_too_weak_ends_without_ppo_and_says_why(home, capsys):

@@ -19,6 +19,7 @@ from rlrecipes.hub.reach import reach_model
 from rlrecipes.job import PLUS, joint_data, joint_recipe, recipes_of, sources_of
 from rlrecipes.profile import ModelSettings, load_profile
 from rlrecipes.recipe import Comparison, Data, Rating, Recipe, Split
+from rlrecipes.report.records import finished_algorithms
 from rlrecipes.reward.source import RewardSource, find_reward_model
 from rlrecipes.run.folder import Run, make
 from rlrecipes.run.settings import NAME, read_settings
@@ -140,7 +141,7 @@ def _of_run(run: Run, data: str | None, columns: Mapping[str, str]) -> Request:
 
 def _without(finished: FinishedRun) -> UserError:
     run = finished.run
-    if "ppo" in finished.records:
+    if finished_algorithms(finished.records):
         return UserError(
             f"{run.folder} has no reward model: its reward is programmatic terms alone (terms.learned=0); examine another "
             f"run ({option('run')}), or a model from elsewhere (reward.model=…)"

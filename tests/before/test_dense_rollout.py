@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from rlrecipes.before import dense
 from rlrecipes.before.needs import GIB
+from rlrecipes.model import forward
 from rlrecipes.profile import load_profile
-from rlrecipes.stages.ppo import _settled
 
 
 @pytest.mark.parametrize(
@@ -19,5 +20,6 @@ def test_a_gpus_memory_decides_what_is_left_to_it(gib, given, settled, monkeypat
     job = SimpleNamespace(profile=profile, recipe=SimpleNamespace(reward=SimpleNamespace(learned=1.0)))
     memory = SimpleNamespace(total_memory=gib * GIB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
-    assert _settled(job, SimpleNamespace(device=torch.device("cuda"))).dense_rollout == settled
-    assert _settled(job, SimpleNamespace(device=torch.device("cpu"))).dense_rollout == given
+    assert dense.settled(job, "ppo").dense_rollout == given
+    monkeypatch.setattr(forward, "device", lambda: torch.device("cuda"))
+    assert dense.settled(job, "ppo").dense_rollout == settled

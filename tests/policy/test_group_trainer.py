@@ -1,0 +1,591 @@
+"""RLOO and GRPO on the shared base learn as TRL's own trainers would, on a random Llama of two layers."""
+
+import dataclasses
+from collections import defaultdict
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import scatter
+from transformers import set_seed
+from trl import GRPOTrainer as PlainGRPO
+from trl import RLOOTrainer as PlainRLOO
+
+from rlrecipes.model.adapters import adapter, load_adapter
+from rlrecipes.model.forward import states_at
+from rlrecipes.model.loading import load_causal
+from rlrecipes.model.tokens import encode_prompt, load_tokenizer
+from rlrecipes.policy.group_trainer import GroupTrainer
+from rlrecipes.policy.training import TRAINERS, arguments
+from rlrecipes.profile import GRPOSettings, ModelSettings, RLOOSettings
+from rlrecipes.recipe import Example, Reward, Term, user
+from rlrecipes.reward.head import load_score_head
+from rlrecipes.run.checkpoint import Checkpoints
+
+LENGTH = 6
+EACH = 4
+PROMPTS = [Example(user(f"Say {i:02}" + " again" * (i % 3)), ("it",)) for i in range(12)]
+"""Different ones, some of the same length."""
+SETTINGS = {
+    kind.table: kind(
+        total_episodes=16,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=1,
+        num_generations=EACH,
+        learning_rate=1e-3,
+        lr_scheduler_type="constant",
+        num_sample_generations=0,
+    )
+    for kind in (RLOOSettings, GRPOSettings)
+}
+PLAIN = {"rloo": PlainRLOO, "grpo": PlainGRPO}
+BY_LENGTH = Term("brevity", lambda prompt, answer, example: -len(answer) / 4, weight=0.5)
+LEARNED = Reward(learned=1.0, terms=(BY_LENGTH,))
+UNLEARNED = Reward(learned=0.0, terms=(BY_LENGTH,))
+ALGORITHMS = pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+
+
+@pytest.fixture
+def make(checkpoint, tmp_path):
+    """Builds a trainer as the stages of the algorithms do."""
+
+    def build(algorithm, reward=LEARNED, **settings) -> GroupTrainer:
+        settings = dataclasses.replace(SETTINGS[algorithm], **settings)
+        tokenizer = load_tokenizer(checkpoint.model)
+        base = load_causal(str(checkpoint.model), ModelSettings(quantization="none", dtype="float32"), tokenizer)
+        model = load_adapter(base, checkpoint.sft / "adapter", "policy")
+        model = load_adapter(model, checkpoint.sft / "adapter", "reference")
+        model = load_adapter(model, checkpoint.reward / "adapter", "reward")
+        model.set_adapter("policy")
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+        set_seed(0)
+        return TRAINERS[algorithm](
+            args=arguments(settings, tmp_path, 0, LENGTH),
+            model=model,
+            tokenizer=tokenizer,
+            prompts=[(example, encode_prompt(tokenizer, example.prompt)) for example in PROMPTS],
+            reward=reward,
+            head=load_score_head(checkpoint.reward) if reward.learned else None,
+            settings=settings,
+        )
+
+    return build
+
+
+def next_batch(trainer):
+    return next(trainer._batches())
+
+
+def trained(trainer):
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+def logged(trainer, name):
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def largest_difference(one, other):
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def ends_often(trainer, batch):
+    """Makes a token that the policy often says its EOS, so that some answers end and some do not."""
+    tokenizer = trainer.processing_class
+    tokenizer.ends = ()  # TRL knows of none beside EOS
+    said = trainer.roll_out(batch).response.flatten()
+    for token in said.bincount().argsort(descending=True).tolist():
+        if token not in tokenizer.all_special_ids:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(token)
+            return
+
+
+# The same loss and gradient as TRL's.
+
+
+ANSWERS = 32
+
+
+def rolled_out(make, algorithm, **settings):
+    """A trainer whose policy differs from its reference, with a batch of it and all that an update needs."""
+    trainer = make(algorithm, **{"per_device_train_batch_size": ANSWERS, "temperature": 0.7} | settings)
+    scatter(trainer.policy, "policy")
+    batch = next_batch(trainer)
+    ends_often(trainer, batch)
+    rollout = trainer.roll_out(batch)
+    assert 2 <= int(rollout.ended.sum()) <= len(rollout.answers) - 2, "answers that end, and others that do not"
+    assert len(set(rollout.prompt_lengths.tolist())) > 1
+    scores = trainer.score(rollout)[1]
+    return trainer, rollout, scores
+
+
+class Reference:
+    """The reference as a model of its own, as TRL would have it."""
+
+    def __init__(self, policy):
+        self.policy = policy
+
+    def __call__(self, **inputs):
+        with adapter(self.policy, "reference"):
+            return self.policy(**inputs)
+
+
+LOGS = ("prompt", "completion", "rewards", "advantages")
+SAME = (
+    *("temperature", "num_generations", "beta", "mask_truncated_completions", "normalize_advantages"),
+    *("loss_type", "scale_rewards", "importance_sampling_level"),
+)
+"""Settings that TRL's trainers hold under the profile's names."""
+
+
+def plain(trainer, rollout, scores):
+    """TRL's trainer as far as its losses go, with our answers in place of its generation and our scores as its reward."""
+    settings = trainer.settings
+    prompts = [row[:start].tolist() for row, start in zip(rollout.ids, rollout.prompt_lengths, strict=True)]
+    answers = [row[:length].tolist() for row, length in zip(rollout.response, rollout.lengths, strict=True)]
+    alone = SimpleNamespace(
+        device="cpu",
+        process_index=0,
+        num_processes=1,
+        is_main_process=True,
+        gather=lambda values: values,
+        reduce=lambda values, reduction: values,
+    )
+    theirs = object.__new__(PLAIN[settings.table])
+    vars(theirs).update(
+        args=SimpleNamespace(
+            per_device_train_batch_size=len(answers),
+            steps_per_generation=settings.mini_batches,
+            gradient_accumulation_steps=1,
+            gradient_checkpointing_kwargs=None,
+            use_bias_correction_kl=False,
+            delta=None,
+        ),
+        accelerator=alone,
+        current_gradient_accumulation_steps=1,
+        model=trainer.policy,
+        ref_model=Reference(trainer.policy),
+        processing_class=trainer.processing_class,
+        _tokenizer=trainer.processing_class,
+        _generate=lambda _: (prompts, answers, *([None] * (6 if settings.table == "grpo" else 1))),
+        _calculate_rewards=lambda *_: scores[:, None],
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        _logs={name: defaultdict(list) if name == "rewards" else [] for name in LOGS},
+        _pending_extra_logs={},
+        _pending_metrics={},
+        reward_weights=torch.ones(1),
+        reward_func_names=["reward"],
+        reward_clip_range=None,
+        multi_objective_aggregation="sum_then_normalize",
+        model_kwarg_keys={"logits_to_keep"},
+        pad_to_multiple_of=None,
+        num_iterations=2,  # with one, GRPO's ratios would be 1 by definition
+        max_completion_length=LENGTH,
+        epsilon_low=settings.epsilon,
+        epsilon_high=settings.epsilon if settings.epsilon_high is None else settings.epsilon_high,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        environment_factories=None,
+        environments=None,
+        tools=None,
+        use_vllm=False,
+        aux_loss_enabled=False,
+        _entropy_bonus_enabled=False,
+        **{name: getattr(settings, name) for name in SAME if hasattr(settings, name)},
+    )
+    return theirs
+
+
+def their_batch(theirs):
+    """What TRL's trainer makes of its answers before it learns from them."""
+    theirs.model.train()
+    return theirs._generate_and_score_completions([{"prompt": "ours"}] * theirs.args.per_device_train_batch_size)
+
+
+def cut(inputs, rows):
+    """Some rows of TRL's batch, which still knows how many tokens the whole had."""
+    return {key: value if value.dim() == 0 else value[rows] for key, value in inputs.items()}
+
+
+def their_step(theirs, trainer, parts):
+    """The loss and gradients of parts of a batch that TRL accumulates, by the names of the policy's parameters."""
+    trainer.model.train()
+    theirs.current_gradient_accumulation_steps = len(parts)
+    loss = sum(theirs._compute_loss(trainer.policy, part) for part in parts)
+    parameters = dict(trainable(trainer))
+    return loss.item(), dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+
+
+def our_step(trainer, rollout, advantages, rows):
+    """The loss and gradients of a mini-batch, and its statistics."""
+    trainer.model.train()
+    trainer.optimizer.zero_grad()
+    statistics = trainer._accumulate(rollout, advantages, None, rows)
+    gradients = {name: parameter.grad.clone() for name, parameter in trainable(trainer)}
+    return float(statistics["loss/policy_avg"]), gradients, {key: float(value) for key, value in statistics.items()}
+
+
+def trainable(trainer):
+    return [(name, parameter) for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
+
+
+def assert_same(ours, theirs):
+    """Losses and gradients alike, up to what float32 rounds."""
+    assert ours[0] == pytest.approx(theirs[0], abs=1e-5)
+    assert all(gradient.abs().max() > 1e-3 for gradient in theirs[1].values())
+    largest = max(gradient.abs().max().item() for gradient in theirs[1].values())
+    assert largest_difference(ours[1], theirs[1]) < 1e-5 * max(1, largest)
+
+
+def move(policy):
+    """Moves the policy as far from where it sampled as brings some of its ratios beyond their bounds."""
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if ".policy." in name:
+                parameter += 0.02 * torch.randn_like(parameter)
+
+
+def assert_a_step_is_trls(make, algorithm, **settings):
+    """After the policy has moved, and in micro-batches of several sizes."""
+    trainer, rollout, scores = rolled_out(make, algorithm, **settings)
+    advantages = trainer.estimate_advantages(rollout, scores).advantages
+    theirs = plain(trainer, rollout, scores)
+    inputs = their_batch(theirs)
+    assert advantages[:, 0].tolist() == pytest.approx(inputs["advantages"].tolist(), abs=1e-4)
+    move(trainer.policy)
+    expected = their_step(theirs, trainer, [inputs])
+    for size in (ANSWERS, 5):
+        trainer.args.per_device_train_batch_size = size
+        *ours, statistics = our_step(trainer, rollout, advantages, torch.arange(ANSWERS))
+        assert_same(ours, expected)
+        assert 0 < statistics["policy/clipfrac_avg"] < 1
+    return statistics, {name: values[-1] for name, values in theirs._metrics["train"].items()}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo"])
+def test_a_step_of_grpo_is_that_of_trl(make, loss_type, level, beta, masked):
+    statistics, theirs = assert_a_step_is_trls(
+        make,
+        "grpo",
+        loss_type=loss_type,
+        importance_sampling_level=level,
+        beta=beta,
+        mask_truncated_completions=masked,
+    )
+    if level == "token":
+        assert statistics["policy/clipfrac_avg"] == pytest.approx(theirs["clip_ratio/region_mean"], abs=1e-5)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
+def test_a_step_of_grpo_is_that_of_trl_however_rewards_are_scaled_and_ratios_bounded(make, scale_rewards, level):
+    settings = {"scale_rewards": scale_rewards, "importance_sampling_level": level}
+    assert_a_step_is_trls(make, "grpo", epsilon=0.1, epsilon_high=0.3, **settings)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_step_of_rloo_is_that_of_trl(make, normalised, beta, masked):
+    assert_a_step_is_trls(make, "rloo", normalize_advantages=normalised, beta=beta, mask_truncated_completions=masked)
+
+
+def test_a_step_of_rloo_is_that_of_trl_with_ratios_that_may_rise_further_than_fall(make):
+    assert_a_step_is_trls(make, "rloo", epsilon=0.1, epsilon_high=0.4)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo"])
+def test_a_step_of_grpo_is_that_of_trl_where_trl_accumulates_it(make, loss_type, masked):
+    """`bnpo` is left out: TRL takes its mean over the tokens of each micro-batch, so that their size matters."""
+    settings = {"loss_type": loss_type, "mask_truncated_completions": masked, "beta": 0.3}
+    halves = {"per_device_train_batch_size": ANSWERS // 4, "gradient_accumulation_steps": 2, "steps_per_generation": 4}
+    trainer, rollout, scores = rolled_out(make, "grpo", **settings, **halves)
+    assert trainer.settings.mini_batches == 2
+    advantages = trainer.estimate_advantages(rollout, scores).advantages
+    theirs = plain(trainer, rollout, scores)
+    theirs.args.steps_per_generation = 4
+    inputs = their_batch(theirs)
+    move(trainer.policy)
+    for mini_batch in torch.randperm(ANSWERS).split(ANSWERS // 2):
+        expected = their_step(theirs, trainer, [cut(inputs, rows) for rows in mini_batch.split(ANSWERS // 4)])
+        *ours, _ = our_step(trainer, rollout, advantages, mini_batch)
+        assert_same(ours, expected)
+
+
+# Rollout.
+
+
+@ALGORITHMS
+@pytest.mark.parametrize("together", [3, 64])
+def test_each_prompt_of_a_batch_is_answered_so_many_times_and_its_answers_stand_together(make, algorithm, together):
+    trainer = make(algorithm, per_device_train_batch_size=24, local_rollout_forward_batch_size=together)
+    batch = next_batch(trainer)
+    rollout = trainer.roll_out(batch)
+    groups = [rollout.examples[start : start + EACH] for start in range(0, 24, EACH)]
+    assert all(example is group[0] for group in groups for example in group)
+    asked = [PROMPTS[i].prompt[-1].content for i in batch["index"].tolist()]
+    assert sorted(group[0].prompt[-1].content for group in groups) == sorted(asked)
+    assert len({*asked}) == 6
+    for example, row, start in zip(rollout.examples, rollout.ids, rollout.prompt_lengths, strict=True):
+        assert row[:start].tolist() == encode_prompt(trainer.processing_class, example.prompt)
+    assert len({*rollout.answers}) > 18, "they are drawn one by one"
+
+
+@ALGORITHMS
+def test_a_pass_takes_each_prompt_once_and_is_an_epoch(make, algorithm, monkeypatch):
+    trainer, asked = make(algorithm, total_episodes=48), []
+    roll_out = trainer.roll_out
+    monkeypatch.setattr(trainer, "roll_out", lambda batch: asked.extend(batch["index"].tolist()) or roll_out(batch))
+    trainer.train()
+    assert sorted(asked) == list(range(12))
+    assert logged(trainer, "episode")[-1] == 48
+    assert logged(trainer, "epoch")[-1] == pytest.approx(1)
+
+
+@ALGORITHMS
+def test_there_is_no_value_function_and_no_pass_for_one(make, algorithm, monkeypatch):
+    trainer, read_by = make(algorithm), []
+    monkeypatch.setattr(
+        "rlrecipes.policy.sampler.states_at",
+        lambda model, *rest: read_by.append(model.active_adapter) or states_at(model, *rest),
+    )
+    rollout = trainer.roll_out(next_batch(trainer))
+    assert rollout.values is None
+    assert read_by == ["reference", "reward"]
+    names = [name for name, _ in trainable(trainer)]
+    assert names
+    assert all(".policy." in name for name in names)
+    assert len(trainer._trainable()) == len(names)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {*names}
+    assert not logged(trainer, "loss/value_avg")
+
+
+# What is learned from a batch.
+
+
+@ALGORITHMS
+def test_answers_that_are_all_worth_the_same_teach_nothing(make, algorithm):
+    same = Reward(learned=0.0, terms=(Term("constant", lambda prompt, answer, example: 1.0, weight=1.0),))
+    trainer = make(algorithm, same, beta=0.0, missing_eos_penalty=0.0)
+    before = trained(trainer)
+    trainer.train()
+    assert logged(trainer, "groups/flat") == [1, 1]
+    assert logged(trainer, "groups/spread") == [0, 0]
+    assert logged(trainer, "policy/grad_norm") == [0, 0]
+    assert largest_difference(before, trained(trainer)) == 0
+
+
+@ALGORITHMS
+def test_the_groups_of_each_batch_are_measured(make, algorithm, monkeypatch):
+    trainer, seen = make(algorithm), []
+    score = trainer.score
+    monkeypatch.setattr(trainer, "score", lambda rollout: seen.append(score(rollout)) or seen[-1])
+    trainer.train()
+    assert len(seen) == 2
+    for number, (_, scores) in enumerate(seen):
+        groups = scores.view(2, EACH)
+        assert logged(trainer, "groups/spread")[number] == pytest.approx(groups.std(1).mean().item(), rel=1e-5)
+        assert logged(trainer, "groups/best")[number] == pytest.approx(groups.amax(1).mean().item(), rel=1e-5)
+        assert logged(trainer, "groups/flat")[number] == 0
+
+
+@ALGORITHMS
+def test_the_policy_that_sampled_has_ratios_of_one(make, algorithm):
+    trainer = make(algorithm, num_iterations=4, learning_rate=1e-2)
+    trainer.train()
+    assert logged(trainer, "first/ratio") == pytest.approx([1, 1], abs=1e-5)
+    assert logged(trainer, "first/clipfrac_avg") == [0, 0]
+    assert logged(trainer, "policy/approxkl_avg")[0] > 1e-6
+
+
+@ALGORITHMS
+def test_a_batch_takes_as_many_steps_as_it_has_mini_batches_and_iterations(make, algorithm, monkeypatch):
+    parts = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "steps_per_generation": 6}
+    trainer, steps = make(algorithm, total_episodes=24, num_iterations=2, **parts), []
+    step = trainer.optimizer.step
+    monkeypatch.setattr(trainer.optimizer, "step", lambda: steps.append(step()))
+    trainer.train()
+    assert trainer.state.global_step == 1
+    assert len(steps) == 6
+
+
+@ALGORITHMS
+@pytest.mark.parametrize("optim", ["adamw_torch", "sgd"])
+def test_the_micro_batch_size_changes_nothing(make, algorithm, optim):
+    rate = {"adamw_torch": 1e-3, "sgd": 1e-2}[optim]
+    settings = {"optim": optim, "learning_rate": rate, "max_grad_norm": 1e6, "num_iterations": 2, "beta": 0.3}
+    weights = []
+    for size, accumulation in ((16, 1), (8, 2), (2, 8)):
+        sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+        trainer = make(algorithm, total_episodes=32, **sizes, **settings)
+        before = trained(trainer)
+        trainer.train()
+        weights.append(trained(trainer))
+        assert largest_difference(before, weights[-1]) > 1e-3
+    assert largest_difference(weights[0], weights[1]) < 1e-5
+    assert largest_difference(weights[0], weights[2]) < 1e-5
+
+
+@ALGORITHMS
+def test_gradient_checkpointing_changes_nothing(make, algorithm):
+    weights = []
+    for checkpointing in (False, True):
+        trainer = make(algorithm, gradient_checkpointing=checkpointing)
+        trainer.train()
+        weights.append(trained(trainer))
+    assert largest_difference(*weights) < 1e-6
+
+
+@ALGORITHMS
+def test_where_only_answers_that_end_count_others_teach_nothing(make, algorithm):
+    trainer, rollout, scores = rolled_out(make, algorithm, mask_truncated_completions=True, beta=0.3)
+    unended = (~rollout.ended).nonzero()[:, 0]
+    assert not trainer.learned(rollout)[unended].any()
+    assert torch.equal(trainer.learned(rollout)[rollout.ended], ~rollout.padding[rollout.ended])
+    advantages = trainer.estimate_advantages(rollout, scores).advantages
+    move(trainer.policy)
+    gradients = our_step(trainer, rollout, advantages, torch.arange(ANSWERS))[1]
+    elsewhere = rollout.logprobs.clone()
+    elsewhere[unended] -= 1.0
+    changed = dataclasses.replace(rollout, logprobs=elsewhere)
+    assert largest_difference(our_step(trainer, changed, advantages, torch.arange(ANSWERS))[1], gradients) == 0
+    alone = our_step(trainer, rollout, advantages, unended)[1]
+    assert all(not gradient.any() for gradient in alone.values())
+
+
+@ALGORITHMS
+def test_where_only_answers_that_end_count_and_none_does_the_policy_stays(make, algorithm, monkeypatch):
+    trainer = make(algorithm, mask_truncated_completions=True, beta=0.3)
+    scatter(trainer.policy, "policy")
+    before, roll_out = trained(trainer), trainer.roll_out
+    never = torch.zeros(8, dtype=torch.bool)
+    monkeypatch.setattr(trainer, "roll_out", lambda batch: dataclasses.replace(roll_out(batch), ended=never))
+    trainer.train()
+    assert logged(trainer, "policy/grad_norm") == [0, 0]
+    assert largest_difference(before, trained(trainer)) == 0
+
+
+# KL.
+
+
+@ALGORITHMS
+def test_the_kl_weight_grows_above_the_target_and_shrinks_below(make, algorithm):
+    settings = {"kl_target": 0.1, "kl_horizon": 100, "beta": 0.5, "total_episodes": 8}
+    far = make(algorithm, **settings)
+    scatter(far.policy, "policy", size=1.0)
+    far.train()
+    assert far.args.kl_coef == pytest.approx(0.5 * (1 + 0.2 * 8 / 100))
+    near = make(algorithm, **settings)
+    near.train()
+    assert near.args.kl_coef == pytest.approx(0.5 * (1 - 0.2 * 8 / 100))
+
+
+@ALGORITHMS
+def test_the_next_update_is_weighed_by_the_kl_weight_as_it_was_adapted(make, algorithm):
+    trainer, rollout, scores = rolled_out(make, algorithm, beta=0.0)
+    found = []
+    for weight in (0.0, 0.3):
+        trainer.args.kl_coef = weight
+        advantages = trainer.estimate_advantages(rollout, scores).advantages
+        found.append(our_step(trainer, rollout, advantages, torch.arange(ANSWERS))[1])
+    trainer = rolled_out(make, algorithm, beta=0.3)[0]
+    advantages = trainer.estimate_advantages(rollout, scores).advantages
+    expected = our_step(trainer, rollout, advantages, torch.arange(ANSWERS))[1]
+    assert largest_difference(found[1], expected) == 0
+    assert largest_difference(found[0], expected) > 1e-3
+
+
+@ALGORITHMS
+def test_without_a_target_the_kl_weight_stays(make, algorithm):
+    trainer = make(algorithm, beta=0.5)
+    trainer.train()
+    assert logged(trainer, "kl_coef") == [0.5, 0.5]
+
+
+@ALGORITHMS
+def test_a_kl_above_its_stop_ends_the_run(make, algorithm):
+    trainer = make(algorithm, kl_stop=0.1, total_episodes=80)
+    scatter(trainer.policy, "policy", size=1.0)
+    trainer.train()
+    assert trainer.state.global_step == 1
+    assert f"{algorithm}.kl_stop=0.1" in trainer.stopped
+
+
+# The whole.
+
+
+@ALGORITHMS
+def test_the_policy_climbs_its_reward(make, algorithm):
+    trainer = make(
+        algorithm,
+        UNLEARNED,
+        total_episodes=32 * 30,
+        per_device_train_batch_size=32,
+        learning_rate=1e-2,
+        beta=0.0,
+        missing_eos_penalty=0.0,
+    )
+    trainer.train()
+    scores = logged(trainer, "objective/scores")
+    assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.05
+
+
+class BreakError(Exception):
+    pass
+
+
+def breaking_after(update):
+    """Checkpoints that end training once this update's is written."""
+
+    class Breaking(Checkpoints):
+        def save(self, step, state):
+            super().save(step, state)
+            if step == update:
+                raise BreakError
+
+    return Breaking
+
+
+def end_of(trainer):
+    """Weights, logs without the speed, and all else that would decide a further update."""
+    state = trainer.resume_state()
+    logs = [{key: value for key, value in row.items() if key != "eps"} for row in trainer.state.log_history]
+    optimizer = [
+        value.tolist() if isinstance(value, torch.Tensor) else value
+        for values in state["optimizer"]["state"].values()
+        for value in values.values()
+    ]
+    return trained(trainer), (logs, optimizer, state["kl_coef"], state["taken"], state["random"]["torch"].tolist())
+
+
+@ALGORITHMS
+def test_an_interrupted_run_ends_exactly_as_an_uninterrupted_one(make, tmp_path, algorithm):
+    """Thirteen updates: two passes over the prompts, and one batch more."""
+    settings = {
+        "total_episodes": 104,
+        "num_iterations": 2,
+        "kl_target": 1.0,
+        "kl_horizon": 100,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 2,
+    }
+    whole = make(algorithm, **settings)
+    whole.train()
+    for update in (3, 6, 10):
+        with pytest.raises(BreakError):
+            make(algorithm, **settings).train(breaking_after(update)(tmp_path, 0))
+    resumed = make(algorithm, **settings)
+    resumed.train(Checkpoints(tmp_path, 0))
+    (weights, rest), (expected, expected_rest) = end_of(resumed), end_of(whole)
+    assert resumed.state.global_step == 13
+    assert largest_difference(weights, expected) == 0
+    assert rest == expected_rest
