@@ -45,6 +45,25 @@ OTHER = {
     "ppo.num_sample_generations": "2",
     "ppo.kl_stop": "0.001",
     "ppo.reward_clip": "0.01",
+    **{
+        f"{table}.{key}": value
+        for table in ("rloo", "grpo")
+        for key, value in {
+            "optim": "sgd",
+            "num_generations": "8",
+            "steps_per_generation": "3",
+            "local_rollout_forward_batch_size": "4",
+            "num_sample_generations": "2",
+            "epsilon": "0.01",
+            "epsilon_high": "0.01",
+            "kl_stop": "0.001",
+            "reward_clip": "0.01",
+            "anyway": "false",
+            "total_episodes": "40",
+            "per_device_train_batch_size": "4",
+        }.items()
+    },
+    "run.algorithms": "ppo,rloo",
     "evaluate.limit": "4",
     "evaluate.policies": "base,sft",
     "evaluate.judge": "none",
@@ -67,12 +86,28 @@ BESIDE = {
 }
 """What else a change needs: the settings of the road that go, by their start, and those that come. The road without the
 change has them too."""
-AS_AUTO = {"model.attention=sdpa", "reward.objective=pairwise"}
+AS_AUTO = {
+    *("model.attention=sdpa", "reward.objective=pairwise"),
+    *(f"{table}.dense_rollout=never" for table in ("ppo", "rloo", "grpo")),
+}
 """Choices that are what `auto` chooses on the road."""
+GROUPED = {
+    table: (
+        *(f"run.algorithms={table}", "ppo.response_length=6", "evaluate.policies=all", f"{table}.anyway=true"),
+        *(f"{table}.total_episodes=72", f"{table}.per_device_train_batch_size=8", f"{table}.learning_rate=0.01"),
+    )
+    for table in ("rloo", "grpo")
+}
+"""What stands in PPO's place on the road of a change to another algorithm's table."""
 UNSEEN = {
     *("checkpoint.seconds", "memory.halve_on_oom", "memory.card", "limits.term_seconds", "ppo.judge"),
     "run.deterministic",
-    *(f"{stage}.{key}" for stage in ("sft", "reward", "ppo") for key in ("gradient_checkpointing", "patience")),
+    *(
+        f"{stage}.{key}"
+        for stage in ("sft", "reward", "ppo", *GROUPED)
+        for key in ("gradient_checkpointing", "patience")
+    ),
+    *(f"{table}.judge" for table in GROUPED),
 }
 """Settings that must not change what comes out: how often to save, the memory there is, what fits it, how long to wait, and
 a judge, for which the road has too few rows."""
@@ -135,8 +170,19 @@ def outcomes(folder: Path, done: set[str]) -> Iterator[Outcome]:
 
 def _beside(change: str) -> tuple[str, ...]:
     """The road without a change, and with what the change needs beside it."""
-    gone, come = BESIDE.get(change.partition("=")[0], ("", ()))
+    key = change.partition("=")[0]
+    if (table := key.partition(".")[0]) in GROUPED:
+        others = [word for word in ROAD if not word.startswith(("ppo.", "evaluate.policies="))]
+        needed = {"kl_horizon": (f"{table}.kl_target=1",), "keep": (f"{table}.learning_rate=0.05",)}
+        return _joined((*others, *GROUPED[table]), needed.get(key.partition(".")[2], ()))
+    gone, come = BESIDE.get(key, ("", ()))
     return (*(word for word in ROAD if not (gone and word.startswith(gone))), *come)
+
+
+def _joined(road: tuple[str, ...], settings: tuple[str, ...]) -> tuple[str, ...]:
+    for setting in settings:
+        road = _with(road, setting)
+    return road
 
 
 def _with(road: tuple[str, ...], change: str) -> tuple[str, ...]:
