@@ -22,7 +22,7 @@ from benchmarks.work import Work
 from rlrecipes.errors import UserError
 from rlrecipes.model.sampling import sample
 from rlrecipes.model.tokens import pad_left
-from rlrecipes.policy.trainer import SharedBasePPOTrainer
+from rlrecipes.policy.ppo_trainer import SharedBasePPOTrainer
 from rlrecipes.run.checkpoint import load_newest, save
 
 OFF_PLAN, ROUNDING, KEPT_GB, SLOWER = 0.1, 1e-3, 0.05, 1.1

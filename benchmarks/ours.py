@@ -12,7 +12,7 @@ from transformers import PrinterCallback
 from benchmarks import models
 from benchmarks.work import Work, liked, prompts
 from rlrecipes.model.adapters import add_in_place
-from rlrecipes.policy.trainer import SharedBasePPOTrainer
+from rlrecipes.policy.ppo_trainer import SharedBasePPOTrainer
 from rlrecipes.profile import PPOSettings
 from rlrecipes.recipe import Example, Reward, Term, user
 from rlrecipes.reward.head import ScoreHead

@@ -1,6 +1,7 @@
 """What a reader asks of the recipes, three seeds each: `python -m benchmarks.results` makes the runs that are missing.
 
     worlds      four recipes on their built-in data, every policy
+    algorithms  PPO, RLOO and GRPO over the same SFT and reward model, from equally many answers
     variants    PPO again over the same SFT and reward model: by the learned reward alone, without KL penalty, …
     real        real text and real models, where a folder of them is given
 
@@ -24,6 +25,7 @@ from typing import Any
 from benchmarks.cells import estimate, table, value, where
 from rlrecipes.errors import UserError
 from rlrecipes.model.embedded import SHARING
+from rlrecipes.profile import ALGORITHMS
 from rlrecipes.recipe import load_recipe
 from rlrecipes.report.records import Records, finished_records
 from rlrecipes.report.verdict import verdict_of
@@ -62,13 +64,16 @@ class Trial:
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes the runs and keeps their rows; returns the exit status: 1 where a run failed, 2 for a user's error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", choices=("worlds", "variants", "real"), nargs="+", help="these tables alone")
+    parser.add_argument(
+        "--only", choices=("worlds", "algorithms", "variants", "real"), nargs="+", help="these tables alone"
+    )
     parser.add_argument("--real", type=Path, metavar="FOLDER", help="real data and models: see docs/results.md")
     parser.add_argument("--seeds", type=int, choices=range(len(RUNS)), nargs="+", default=list(range(len(RUNS))))
     parser.add_argument("--workers", type=int, choices=range(1, 65), default=2, metavar="N", help="runs at a time (2)")
     given = parser.parse_args(argv)
     try:
-        tables = {"worlds": worlds(), "variants": variants()} | ({"real": real(given.real)} if given.real else {})
+        tables = {"worlds": worlds(), "algorithms": of_algorithms(), "variants": variants()}
+        tables |= {"real": real(given.real)} if given.real else {}
         if missing := {*(given.only or ())} - {*tables}:
             raise UserError(f"--only {missing.pop()} needs --real FOLDER with its data and models, see docs/results.md")
         failed = [key for name in given.only or tables for key in _made(name, tables[name], given)]
@@ -91,6 +96,18 @@ def _made(name: str, trials: Sequence[Trial], given: argparse.Namespace) -> list
 
 def worlds() -> list[Trial]:
     return [Trial("worlds", "default", recipe, seed, run) for recipe in SHARING for seed, run in enumerate(RUNS)]
+
+
+def of_algorithms() -> list[Trial]:
+    """Every algorithm over the SFT and reward model of a run of the worlds."""
+    every = f"run.algorithms={','.join(ALGORITHMS)}"
+    few = f"evaluate.policies=sft,{','.join(ALGORITHMS)}"
+    options = (every, few, "--profile", RUNS[0])
+    return [
+        Trial("algorithms", "default", recipe, seed, f"algorithms-{seed}", (*options, "--from", run))
+        for recipe in SHARING
+        for seed, run in enumerate(RUNS)
+    ]
 
 
 def variants() -> list[Trial]:
@@ -248,6 +265,16 @@ def figures(records: Records) -> dict[str, Any]:
         "ceiling": reward.get("ceiling"),
         "verdict": verdict_of(records).tone if pair else None,
         "seconds": sum(record.get("seconds", 0) for record in records.values()),
+        "algorithms": {name: _of_algorithm(records, name) for name in ALGORITHMS if name in records},
+    }
+
+
+def _of_algorithm(records: Records, name: str) -> dict[str, Any]:
+    pair = records["evaluate"]["comparisons"].get(f"{name}_over_sft", {})
+    return {
+        **{key: pair.get(key) for key in ("gain", "sampled_gain", "judge_win_rate", "reward_gain")},
+        "kl": records["evaluate"]["kl"].get(name),
+        "seconds": records[name]["seconds"],
     }
 
 
@@ -287,6 +314,39 @@ def variants_table(record: Record) -> str:
     return f"{_opening(record)}\n\n{table(heads, cells)}"
 
 
+def algorithms_table(record: Record) -> str:
+    """A row a recipe and algorithm: the gain of each seed, and means over the seeds."""
+    heads = [
+        *(
+            "recipe",
+            "algorithm",
+            "headline",
+            "over SFT, paired, by seed",
+            "at temperature 1",
+            "judge prefers it to SFT",
+        ),
+        *("reward over SFT", "KL", "seconds"),
+    ]
+    cells = []
+    for recipe in SHARING:
+        rows = [row for row in record["figures"].values() if row["recipe"] == recipe]
+        for name in ALGORITHMS if rows else ():
+            found = [row["algorithms"][name] for row in rows if name in row["algorithms"]]
+            cells.append(
+                [
+                    *(recipe, name.upper()),
+                    _mean(row["policies"].get(name) for row in rows),
+                    "; ".join(estimate(each["gain"], signed=True) for each in found),
+                    *(
+                        _mean(each[key] for each in found)
+                        for key in ("sampled_gain", "judge_win_rate", "reward_gain", "kl")
+                    ),
+                    f"{fmean(each['seconds'] for each in found):.0f}",
+                ]
+            )
+    return f"{_opening(record)}\n\n{table(heads, cells)}"
+
+
 def real_table(record: Record) -> str:
     """A row a run."""
     heads = ["data, model", "seed", "headline", "SFT", "PPO", "PPO over SFT, paired", *JUDGED, "words: SFT, PPO"]
@@ -304,6 +364,7 @@ def real_table(record: Record) -> str:
 
 TABLES: Mapping[str, Callable[[Record], str]] = {
     "results-worlds": worlds_table,
+    "results-algorithms": algorithms_table,
     "results-variants": variants_table,
     "results-real": real_table,
 }

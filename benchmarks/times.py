@@ -132,11 +132,12 @@ def run(recipe: str, profile: Any, weights: Sequence[str]) -> tuple[dict[str, fl
     import rlrecipes.policy.trainer as trainer
     import rlrecipes.stages.evaluate as evaluation
     from rlrecipes.before.durations import Plan
+    from rlrecipes.before.needed import needed
     from rlrecipes.before.passes import Sizes
     from rlrecipes.before.shape import lengths, read_shape
     from rlrecipes.before.timetable import cpu_rates, durations
     from rlrecipes.before.workload import workload
-    from rlrecipes.pipeline import needed, prepare, run_stages
+    from rlrecipes.pipeline import prepare, run_stages
     from rlrecipes.reward import model as scoring
     from rlrecipes.run.policies import chosen
     from rlrecipes.stages import answers, judge, ppo, reward, sft  # noqa: F401  what they import is no stage's time
