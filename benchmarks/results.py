@@ -330,8 +330,10 @@ def algorithms_table(record: Record) -> str:
     cells = []
     for recipe in SHARING:
         rows = [row for row in record["figures"].values() if row["recipe"] == recipe]
-        for name in ALGORITHMS if rows else ():
+        for name in ALGORITHMS:
             found = [row["algorithms"][name] for row in rows if name in row["algorithms"]]
+            if not found:
+                continue
             cells.append(
                 [
                     *(recipe, name.upper()),
