@@ -104,7 +104,7 @@ def test_an_algorithm_that_is_not_run_on_a_weak_reward_model_leaves_a_finished_r
     ],
 )
 def test_what_would_do_nothing_is_refused_before_anything_is_trained(settings, said, home, capsys):
-    assert main(["show", "translation", "--run", "refused", *settings]) == 2
+    assert main(["show", "translation", "--run", "no-effect", *settings]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
