@@ -16,8 +16,8 @@ from typing import Any
 INK, ACCENT, RULE, WASH = "#000001", "#000002", "#000003", "#000004"
 COLOURS = {INK: "var(--muted)", ACCENT: "var(--accent)", RULE: "var(--rule)", WASH: "var(--raw)"}
 """What is drawn in the colour on the left takes the page's on the right."""
-MARKS = "os^vX"
-"""What the updates of one algorithm are drawn as, and those of the next."""
+SERIES = (("o", ACCENT), ("s", "#d9722e"), ("^", "#2e9d58"), ("v", "#9b62cc"))
+"""The mark and the colour of one algorithm's updates, of the next one's, and so on; they show on light and on dark."""
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rlrecipes",
@@ -81,9 +81,10 @@ def frontier(
     several = len(paths) > 1
 
     def draw(axes: Any) -> None:
-        for (name, path), mark in zip(paths.items(), cycle(MARKS)):
-            axes.plot(*zip(*path, strict=True), "-", color=WASH, linewidth=1)
-            axes.plot(*zip(*path, strict=True), mark, color=ACCENT, markersize=4 if several else 3, label=name)
+        for (name, path), (mark, colour) in zip(paths.items(), cycle(SERIES)):
+            line = {"color": colour, "alpha": 0.4} if several else {"color": WASH}
+            axes.plot(*zip(*path, strict=True), "-", linewidth=1, **line)
+            axes.plot(*zip(*path, strict=True), mark, color=colour, markersize=4 if several else 3, label=name)
             if not several:
                 axes.annotate(" last update", path[-1], color=ACCENT, va="top")
         if several:

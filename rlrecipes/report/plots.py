@@ -32,11 +32,7 @@ LOOKS = (
 
 GROUPS = (
     ("groups/best", "Best answer to a prompt", "its reward, mean over the prompts"),
-    (
-        "groups/spread",
-        "Spread among answers to a prompt",
-        "standard deviation of their rewards; there is nothing to learn at 0",
-    ),
+    ("groups/spread", "Spread among answers to a prompt", "standard deviation of their rewards; 0 teaches nothing"),
     ("groups/flat", "Prompts without a difference", "share whose answers all get the same reward"),
 )
 """Of algorithms that set several answers to a prompt against each other."""

@@ -220,9 +220,12 @@ def test_the_card_has_data_licence_results_and_settings(exported):
     assert "| reward model | trained here, pairwise |" in card
     assert "Das 5" not in card, "rows of the user's data stay with the user"
     assert "`reward` is what PPO climbed." in card
-    assert "`reward` is what PPO would climb." in _results(SimpleNamespace(records={"evaluate": done}), "sft")[1], (
-        "no PPO"
-    )
+    for others, said in (
+        ({}, "PPO would climb"),
+        ({"rloo": {}}, "RLOO climbed"),
+        ({"ppo": {}, "grpo": {}}, "PPO and GRPO climbed"),
+    ):
+        assert f"`reward` is what {said}." in _results(SimpleNamespace(records={"evaluate": done, **others}), "sft")[1]
 
 
 def test_the_hub_reads_the_cards_metrics_and_what_they_are_of(home, apart):

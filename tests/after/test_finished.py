@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, SMALLEST, changed, main, resealed
 
 from rlrecipes.after.finished import find_finished_run
-from rlrecipes.errors import option, switch
+from rlrecipes.errors import UserError, option, switch
 from rlrecipes.recipe import load_recipe
 from rlrecipes.run.folder import Run, make
 
@@ -77,8 +77,29 @@ def test_one_algorithm_is_enough_for_nothing_to_be_missing(copy):
     resealed(copy / "rloo")
     assert finished().missing() is None
     assert "rloo" in finished().policies
+    assert finished().answer_length == record["answer_length"]
     shutil.rmtree(copy / "rloo")
     assert "PPO has not been run" in str(finished().missing())
+
+
+@pytest.mark.parametrize("command", ["chat", "export"])
+def test_an_algorithm_that_the_run_does_not_have_names_the_command_that_makes_it(copy, capsys, command):
+    error = refused(capsys, command, "translation", "--run", "copy", "--policy", "grpo")
+    assert "GRPO has not been run in runs/copy/translation" in error
+    assert "make it with `python -m rlrecipes grpo translation --run copy`, or choose --policy ppo" in error
+
+
+def test_each_algorithm_that_was_not_run_is_told_with_its_own_way_out(copy):
+    shutil.rmtree(copy / "ppo")
+    changed(copy / "evaluate" / "done.json", withheld="the reward model is at chance; bring", not_run=["rloo", "grpo"])
+    assert str(finished().missing()).startswith(
+        "RLOO was not run in runs/copy/translation, since the reward model is at"
+    )
+    for name in ("rloo", "grpo"):
+        with pytest.raises(UserError, match=f"`python -m rlrecipes {name} translation --run copy {name}.anyway=true`"):
+            finished().policy(name)
+    with pytest.raises(UserError, match="PPO has not been run in"):
+        finished().policy("ppo")
 
 
 def test_without_a_wish_the_policy_that_was_trained_last_is_taken(copy):

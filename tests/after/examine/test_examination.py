@@ -142,6 +142,9 @@ def test_a_run_without_a_reward_model_is_told_in_a_sentence(finished, home, caps
     assert "has no reward model yet; make it with `" in refused(capsys, "--run", "unrewarded")
     copied(finished, "unlearned", "sft", "ppo")
     assert "programmatic terms alone (terms.learned=0)" in refused(capsys, "--run", "unlearned")
+    other = copied(finished, "unlearned_rloo", "sft", "ppo")
+    (other / "ppo").rename(other / "rloo")
+    assert "programmatic terms alone (terms.learned=0)" in refused(capsys, "--run", "unlearned_rloo")
     assert "nothing has been trained" in refused(capsys, "--run", "no_such_run")
 
 
