@@ -84,7 +84,7 @@ def _with_algorithms(tables: Mapping[str, Any], overrides: Sequence[str], stages
     said = [override.removeprefix(key) for override in overrides if override.startswith(key)]
     names = [*(said or [tables.get("run", {}).get("algorithms", RunSettings.algorithms)]), *asked]
     others = [override for override in overrides if not override.startswith(key)]
-    return [*others, f"{key}{','.join(dict.fromkeys(named_algorithms(' '.join(names))))}"]
+    return [*others, f"{key}{','.join(named_algorithms(' '.join(names)))}"]
 
 
 def refuse_unlearned(overrides: Sequence[str], reward: Reward) -> None:
