@@ -82,7 +82,7 @@ def test_evaluation_takes_the_algorithms_that_are_finished(home):
     assert "ppo" not in records(folder)["evaluate"]["metrics"]
 
 
-def test_an_algorithm_that_is_not_run_on_a_weak_reward_model_leaves_a_finished_run_as_it_is(finished, capsys):
+def test_an_algorithm_that_is_not_run_on_a_weak_reward_model_leaves_a_finished_run_as_it_is(finished, home, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.glob("*/done.json")}
     assert main(["run", "translation", "--run", "t", "run.algorithms=ppo grpo"]) == 0
     said = capsys.readouterr().out
