@@ -35,9 +35,8 @@ from rlrecipes.command.job import (
 from rlrecipes.command.options import REWARD, Command, parse
 from rlrecipes.errors import UserError, command, option, switch
 from rlrecipes.hub.reach import reach_model
-from rlrecipes.job import with_weights
 from rlrecipes.pipeline import in_order, run_stages
-from rlrecipes.profile import LOWEST_TEMPERATURE, check_once, profile_names
+from rlrecipes.profile import LOWEST_TEMPERATURE, asked_reward, check_once, joined, profile_names
 from rlrecipes.recipe import BUILT_IN, load_recipe, recipe_names
 from rlrecipes.run.alive import OthersEndedError
 from rlrecipes.run.allocator import grow_in_place, keep_freed_memory
@@ -178,7 +177,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     if arguments.profile is None and kept(arguments, arguments.recipe) is None:
         arguments.profile = gpu_profile(gib(arguments.card)) if arguments.card and arguments.model else PROFILE
     own, profile, weights = settings_of(arguments, arguments.recipe)
-    reward = with_weights(load_recipe(arguments.recipe).reward, weights)
+    reward = asked_reward(load_recipe(arguments.recipe), profile, weights)
     refuse_unlearned(arguments.overrides, reward)
     run = Run(arguments.run or profile.name, arguments.recipe)
     say(plan(profile, bool(reward.learned), arguments.card, run, rows_of(arguments, own, profile, weights)))
@@ -338,6 +337,7 @@ def _export(arguments: argparse.Namespace) -> None:
 def _examine(arguments: argparse.Namespace) -> None:
     from rlrecipes.after.examine.request import request
 
+    arguments.overrides = joined(arguments.overrides)
     check_once(arguments.overrides)
     columns, profile = read_columns(arguments.columns), arguments.profile or PROFILE
     named = (arguments.recipe, arguments.run, profile, arguments.data, columns, arguments.overrides)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, zip_longest
 from typing import Any
 
-from rlrecipes.data.load import fingerprint, lists, load
+from rlrecipes.data.load import digest, fingerprint, lists, load
 from rlrecipes.data.objective import objective
 from rlrecipes.errors import UserError, option
-from rlrecipes.profile import Profile, algorithms, settings_of, split_override
+from rlrecipes.profile import (
+    Function,
+    Profile,
+    algorithms,
+    asked_reward,
+    check_columns,
+    named_functions,
+    settings_of,
+    split_override,
+)
 from rlrecipes.recipe import (
     BUILT_IN,
     HUB,
@@ -32,7 +40,6 @@ from rlrecipes.run.guarded import guarded
 from rlrecipes.run.policies import chosen
 from rlrecipes.run.settings import Settings, asked_for
 from rlrecipes.run.stages import STAGES, below
-from rlrecipes.text import is_number, plain_number, quoted, shortened
 
 PLUS = "+"
 SHARED_STAGES = ("sft", "reward")
@@ -68,17 +75,29 @@ class Job:
         """
         return objective(self.profile.reward, self.tasks)
 
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        """The reward's functions from files."""
+        return named_functions(self.profile.reward.function)
+
     @cached_property
     def fingerprint(self) -> str:
         """The fingerprint of the data. Cached: it reads every row, and every stage's settings hold it."""
         return fingerprint(self.data)
+
+    @cached_property
+    def columns_fingerprint(self) -> str:
+        """A fingerprint of the columns that the reward's functions read."""
+        prompts = (*self.data.train.prompts, *self.data.held_out.prompts)
+        return digest([example.columns for example in prompts])
 
     @property
     def metrics(self) -> list[Metric]:
         """The metrics that apply to the data; the first is the headline."""
         held_out, fitted = self.data.held_out.prompts, self.data.metrics
         own = [each for each in self.recipe.evaluation.metrics if each.name not in {metric.name for metric in fitted}]
-        served = (*fitted, *(each for each in own if _serves(held_out, each.needs)))
+        served = [*fitted, *(each for each in own if _serves(held_out, each.needs))]
+        served += [f.metric for f in self.functions if f.name not in {metric.name for metric in served}]
         given = [guarded(metric, self.profile.limits.term_seconds) for metric in served]
         return [metric for metric in given if metric.applies is None or metric.applies(held_out)]
 
@@ -96,6 +115,9 @@ class Job:
             tables.append("base")
         settings = settings_of(self.profile, *(table for table in tables if table != "terms"))
         settings.pop("model.device", None)  # a finished stage is done on whichever GPU it was made
+        functions = settings.pop("reward.function", "")
+        if "terms" in tables and functions:
+            settings |= {"reward.function": functions, "data.columns": self.columns_fingerprint}
         if "terms" in tables:
             settings["terms.learned"] = self.recipe.reward.learned
             settings |= {f"terms.{term.name}": term.weight for term in self.recipe.reward.terms}
@@ -148,9 +170,12 @@ def make_job(
             f"the embedded base reads the documents of recipes in folders alone; put '{recipe.name}' into "
             f"recipes/{recipe.name}/recipe.py, name a model, or leave its documents out"
         )
-    recipe = dataclasses.replace(recipe, reward=with_weights(recipe.reward, weights))
+    functions = named_functions(profile.reward.function)
+    columns_read = dataclasses.replace(recipe.columns, keep=recipe.columns.keep or bool(functions))
+    recipe = dataclasses.replace(recipe, columns=columns_read, reward=asked_reward(recipe, profile, weights))
     asked = asked_for(recipe.name, profile, source, seed, columns or {}, recipe.reward)
     data = load(recipe, source, columns or {}, run.root)
+    check_columns(functions, data.train.prompts)
     if recipe.reward.learned and profile.reward.model is None:
         objective(profile.reward, {recipe.name: data})
     terms = [term for term in recipe.reward.terms if term.weight]
@@ -160,6 +185,7 @@ def make_job(
         overrides = {split_override(weight)[1] for weight in weights}
         unserved = [term for term in unserved if term.name in overrides]
     notes = [f"the reward term '{term.name}' is left out: the data have no '{term.needs}'" for term in unserved]
+    notes += [function.told for function in functions]
     notes += _unread(recipe, data, profile)
     if recipe.documents is None and profile.model.name == "builtin":
         notes.append(
@@ -273,53 +299,6 @@ def _joint_job(
     objective(profile.reward, parts)
     asked = asked_for(name, profile, source, seed)
     return Job(joint_recipe(recipes), profile, run, joint_data(parts), seed, parts, asked)
-
-
-def with_weights(reward: Reward, weights: Sequence[str]) -> Reward:
-    """The reward with the weights that overrides such as `terms.learned=0.5` give its terms.
-
-    Raises:
-        UserError: there is no such term, a weight is no finite number, or two terms have one name.
-    """
-    for override in weights:
-        _, name, value = split_override(override)
-        names = ["learned", *(term.name for term in reward.terms)]
-        if name not in names:
-            raise UserError(unknown("reward term", name, names, f"there are {', '.join(names)}"))
-        try:
-            weight = float(value)
-        except ValueError:
-            raise UserError(f"terms.{name} is '{value}'; it must be a number") from None
-        if not math.isfinite(weight):
-            raise UserError(f"terms.{name} is {value}; it must be a finite number")
-        if name == "learned":
-            reward = dataclasses.replace(reward, learned=weight)
-        else:
-            terms = [dataclasses.replace(t, weight=weight) if t.name == name else t for t in reward.terms]
-            reward = dataclasses.replace(reward, terms=tuple(terms))
-    check_reward(reward)
-    plain = tuple(dataclasses.replace(term, weight=plain_number(term.weight)) for term in reward.terms)
-    return dataclasses.replace(reward, learned=plain_number(reward.learned), terms=plain)
-
-
-def check_reward(reward: Reward) -> None:
-    """Refuses a reward whose sum would be undefined.
-
-    Raises:
-        UserError: two terms have one name, a term is named as the learned score, or a weight is no finite number.
-    """
-    names = ["learned", *(term.name for term in reward.terms)]
-    for name, weight in zip(names, [reward.learned, *(term.weight for term in reward.terms)], strict=True):
-        if names.count(name) > 1:
-            raise UserError(
-                "a reward term is named 'learned', as the reward model's score is; give it another name"
-                if name == "learned"
-                else f"two reward terms are named {quoted(name)}; give one of them another name"
-            )
-        if not is_number(weight):
-            raise UserError(
-                f"the reward term {quoted(name)} has the weight {shortened(repr(weight))}; it must be a finite number"
-            )
 
 
 def _serves(examples: Sequence[Example], needs: str | None) -> bool:

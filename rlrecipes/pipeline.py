@@ -18,9 +18,9 @@ from rlrecipes.before.needed import is_withheld, needed, required, unneeded, wit
 from rlrecipes.errors import UserError, option, switch
 from rlrecipes.hub.identity import identity, is_another, reading
 from rlrecipes.hub.reach import reach_model
-from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job, with_weights
+from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job
 from rlrecipes.metrics import estimate
-from rlrecipes.profile import Profile, check_profile
+from rlrecipes.profile import Profile, asked_reward, check_profile
 from rlrecipes.recipe import Recipe, load_recipe, unknown
 from rlrecipes.report.listing import find_runs
 from rlrecipes.reward.code import code_of
@@ -111,8 +111,8 @@ def _asked(
         return with_algorithms(profile, stages), []
     named, weights = asked_profile(profile, overrides, model, stages=stages)
     if not isinstance(recipe, str) or PLUS not in recipe:
-        reward = (load_recipe(recipe) if isinstance(recipe, str) else recipe).reward
-        refuse_unlearned(overrides, with_weights(reward, weights))
+        whole = load_recipe(recipe) if isinstance(recipe, str) else recipe
+        refuse_unlearned(overrides, asked_reward(whole, named, weights))
     return named, weights
 
 
@@ -337,6 +337,12 @@ def _has_other_reward(job: Job, stage: str) -> bool:
     return made_by is not None and made_by != code_of(job.recipe.reward)
 
 
+def _reward_code(job: Job) -> dict[str, Any]:
+    """The digest of the code of the reward's terms, and of each file that `reward.function` names."""
+    functions = {f.name: {"file": str(f.file), "sha256": f.sha256} for f in job.functions}
+    return {"reward_code": code_of(job.recipe.reward), **({"reward_functions": functions} if functions else {})}
+
+
 def _base(job: Job) -> str:
     """The base model's hub id or folder; trains the embedded base if it is the profile's and not there yet."""
     from rlrecipes.model.loading import check_model
@@ -372,7 +378,7 @@ def _run_stage(job: Job, model_name: str, stage: str) -> None:
             "seed": job.seed,
             "data": job.described_data(),
             "base": identity(model_name),
-            **({"reward_code": code_of(job.recipe.reward)} if STAGES[stage].algorithm else {}),
+            **(_reward_code(job) if STAGES[stage].algorithm else {}),
             "versions": versions(),
             "machine": machine(),
             "git_commit": git_commit(),

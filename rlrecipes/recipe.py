@@ -77,6 +77,8 @@ class Example:
     """SFT imitates the first; metrics count any of them as right."""
     truth: Mapping[str, Any] = field(default_factory=dict)
     """What rewards and metrics know of this prompt beside its answers, such as the slots of a booking."""
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """All columns of its row, where the recipe's `Columns.keep` asks for them."""
 
     def __post_init__(self) -> None:
         _check_prompt(self.prompt)
@@ -87,7 +89,7 @@ class Example:
 
 def lent(example: Example) -> Example:
     """The example for one call of a person's own function, which may change its copy of the truth and nobody else's."""
-    return replace(example, truth=copy.deepcopy(example.truth))
+    return replace(example, truth=copy.deepcopy(example.truth), columns=copy.deepcopy(example.columns))
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,8 @@ class Columns:
     """Reads a row. A `ValueError` that names the field and what it should hold leaves the row out. What the row holds is
     cut from its text."""
     optional: tuple[str, ...] = ()
+    keep: bool = False
+    """Whether each example keeps all columns of its row, for rewards and metrics that read them; `reward.function` does."""
     values: Mapping[str, Collection[str]] = field(default_factory=dict)
     """All that a column may hold, as `spelled` spells it: `{"label": ("1", "0")}`. A file with anything else is refused."""
 

@@ -10,8 +10,8 @@ from rlrecipes.__main__ import commands
 from rlrecipes.command.job import profile_of
 from rlrecipes.command.options import parse
 from rlrecipes.errors import UserError
-from rlrecipes.job import with_weights
 from rlrecipes.model.embedded import SHARING
+from rlrecipes.profile import with_weights
 from rlrecipes.recipe import load_recipe
 from rlrecipes.run.folder import read_json
 

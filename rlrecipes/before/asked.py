@@ -19,6 +19,7 @@ from rlrecipes.profile import (
     RunSettings,
     algorithms,
     check_once,
+    joined,
     make_profile,
     named_algorithms,
     outweighed,
@@ -52,6 +53,7 @@ def asked_profile(
     Raises:
         UserError: for anything wrong in them.
     """
+    overrides = joined(overrides)
     check_once(overrides)
     weights = [s for s in overrides if s.startswith("terms.")]
     others = [s for s in overrides if s not in weights]
@@ -96,6 +98,7 @@ def refuse_unlearned(overrides: Sequence[str], reward: Reward) -> None:
     if reward.learned:
         return
     said = any(s.startswith("terms.learned=") for s in overrides)
+    overrides = [setting for setting in overrides if not setting.startswith("reward.function=")]
     idle = ("reward.", *(f"{name}.anyway=" for name in ALGORITHMS)) if said else ("reward.model=",)
     for setting in overrides:
         if setting.startswith(idle):

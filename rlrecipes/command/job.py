@@ -16,9 +16,9 @@ from rlrecipes.before.fit import PROFILE as OWN
 from rlrecipes.before.shape import Lengths
 from rlrecipes.before.workload import Workload, workload
 from rlrecipes.errors import UserError, option
-from rlrecipes.job import PLUS, Job, check_seed, with_weights
+from rlrecipes.job import PLUS, Job, check_seed
 from rlrecipes.pipeline import check_source, prepare
-from rlrecipes.profile import Profile, load_profile, profile_names
+from rlrecipes.profile import Profile, asked_reward, function_names, load_profile, profile_names
 from rlrecipes.recipe import HUB, load_recipe
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import Run
@@ -39,7 +39,7 @@ def job_of(arguments: argparse.Namespace, recipe: str) -> Job:
         columns = columns or (own.columns if data is None else {})
         data, seed = data or own.data, own.seed if seed is None else seed
     if PLUS not in recipe:
-        refuse_unlearned(arguments.overrides, with_weights(load_recipe(recipe).reward, weights))
+        refuse_unlearned(arguments.overrides, asked_reward(load_recipe(recipe), profile, weights))
     job = prepare(recipe, profile, weights=weights, data=data, columns=columns, seed=seed or 0, run=arguments.run)
     return job if own else fitted(job, arguments.profile, arguments.overrides)
 
@@ -55,7 +55,7 @@ def settings_of(arguments: argparse.Namespace, recipe: str) -> tuple[Settings | 
     if found is None:
         return None, profile, weights
     say(_told(*found, arguments))
-    return found[1], profile, [*weights, *_own_weights(found[1], recipe, weights)]
+    return found[1], profile, [*weights, *_own_weights(found[1], recipe, profile, weights)]
 
 
 def profile_of(arguments: argparse.Namespace, own: Settings | None = None) -> tuple[Profile, list[str]]:
@@ -165,14 +165,17 @@ def _changed(own: Settings) -> str:
     return f" with {', '.join(other[:3])}{more}" if other else ""
 
 
-def _own_weights(own: Settings, recipe: str, given: list[str]) -> list[str]:
+def _own_weights(own: Settings, recipe: str, profile: Profile, given: list[str]) -> list[str]:
     """Overrides for the weights of reward terms that the run has and neither the recipe nor the command line gives."""
     if PLUS in recipe:
         return []
-    reward = load_recipe(recipe).reward
+    reward = asked_reward(load_recipe(recipe), profile)
     usual = {"learned": reward.learned, **{term.name: term.weight for term in reward.terms}}
     named = {weight.partition("=")[0] for weight in given}
-    changed = {f"terms.{name}": weight for name, weight in own.terms.items() if usual.get(name) != weight}
+    # A function that the command line leaves out takes its weight along.
+    gone = set(function_names(own.tables.get("reward", {}).get("function", ""))) - set(usual)
+    kept = {name: weight for name, weight in own.terms.items() if name not in gone}
+    changed = {f"terms.{name}": weight for name, weight in kept.items() if usual.get(name) != weight}
     return [f"{name}={weight}" for name, weight in changed.items() if name not in named]
 
 

@@ -87,7 +87,8 @@ def derive(
         comparisons, left_out = compared(recipe, pools)
         counts[f"The data bring no preferences: {recipe.compared.rstrip('.')}"] = len(comparisons)
         counts |= {f"Made comparisons are left out: {reason}": count for reason, count in left_out.items()}
-    return Split(examples, _merge(_examples(parts, "prompts", "held out")) or prompts, comparisons, ratings), counts
+    prompts = _merge(_examples(parts, "prompts", "held out")) or prompts
+    return Split(examples, _with_columns(prompts, parts), comparisons, ratings), counts
 
 
 def uniform_mark(parts: Sequence[Part], columns: Mapping[str, str]) -> tuple[str, str]:
@@ -197,12 +198,18 @@ def _best_against_worst(groups: Sequence[Sequence[Rating]], counts: Counts) -> l
     return pairs
 
 
+def _with_columns(prompts: list[Example], parts: Sequence[Part]) -> list[Example]:
+    """The prompts with the columns of their row, or of the first of several, where rows have kept them."""
+    kept = {row.prompt: row.columns for _, rows in reversed(parts) for row in reversed(rows) if row.columns}
+    return [replace(example, columns=kept.get(example.prompt, {})) for example in prompts] if kept else prompts
+
+
 def _merge(examples: Sequence[Example]) -> list[Example]:
     """One example for each prompt and truth, with all its different answers."""
     groups: dict[str, list[Example]] = {}
     for example in examples:
         groups.setdefault(canonical([example.prompt, example.truth]), []).append(example)
     return [
-        Example(group[0].prompt, tuple(dict.fromkeys(text for one in group for text in one.answers)), group[0].truth)
+        replace(group[0], answers=tuple(dict.fromkeys(text for one in group for text in one.answers)))
         for group in groups.values()
     ]

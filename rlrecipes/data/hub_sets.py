@@ -37,7 +37,10 @@ def read_sets(recipe: Recipe, source: str, root: Path) -> list[Source]:
     """
     sets = chosen_sets(recipe, source)
     any_whole = any("held out" in hub_set.serves for hub_set in sets)
-    return [_read(hub_set, root, not any_whole or not REWARD_SERVICES.isdisjoint(hub_set.serves)) for hub_set in sets]
+    return [
+        _read(hub_set, root, not any_whole or not REWARD_SERVICES.isdisjoint(hub_set.serves), recipe.columns.keep)
+        for hub_set in sets
+    ]
 
 
 def chosen_sets(recipe: Recipe, source: str) -> list[HubSet]:
@@ -70,15 +73,15 @@ def chosen_sets(recipe: Recipe, source: str) -> list[HubSet]:
     return list(sets.values())
 
 
-def _read(hub_set: HubSet, root: Path, hold_out: bool) -> Source:
+def _read(hub_set: HubSet, root: Path, hold_out: bool, keep: bool) -> Source:
     """One set as a source.
 
     A set that serves as held out is held out whole. Of the others, `hold_out` holds out the test split or, where there is
-    none, one row in five.
+    none, one row in five. With `keep`, rows keep their columns.
     """
     hub_set = hub_set if hold_out else dataclasses.replace(hub_set, test=None)
     splits = fetch(hub_set, root)
-    (train, drops), *test = (_records(hub_set, split) for split in splits)
+    (train, drops), *test = (_records(hub_set, split, keep) for split in splits)
     held_out = [row for rows, _ in test for row in rows]
     whole = "held out" in hub_set.serves
     record = splits[0].record
@@ -96,8 +99,8 @@ def _read(hub_set: HubSet, root: Path, hold_out: bool) -> Source:
     )
 
 
-def _records(hub_set: HubSet, split: Kept) -> Records:
-    rows, drops = once_each(read_rows(partial(_record, hub_set), read(split.path), said_of(hub_set)))
+def _records(hub_set: HubSet, split: Kept, keep: bool) -> Records:
+    rows, drops = once_each(read_rows(partial(_record, hub_set, keep), read(split.path), said_of(hub_set)))
     drops = [drop._replace(reason=f"{hub_set.id}: {drop.reason}") for drop in drops]
     if not rows:
         raise UserError(f"{hub_set.id}: no row of {split.path} can be used ({drops[0].reason}); name another revision")
@@ -105,9 +108,10 @@ def _records(hub_set: HubSet, split: Kept) -> Records:
     return rows, drops
 
 
-def _record(hub_set: HubSet, row: Row) -> Record:
+def _record(hub_set: HubSet, keep: bool, row: Row) -> Record:
     """A row's record. The chosen answer of a comparison is also an example, for sets that serve as demonstrations too."""
     record = hub_record(hub_set, row)
+    record = dataclasses.replace(record, columns=row.values) if keep else record
     pair = record.comparison
     return dataclasses.replace(record, example=Example(pair.prompt, (pair.chosen,))) if pair else record
 

@@ -162,10 +162,12 @@ def records(recipe: Recipe, rows: list[Row]) -> Records:
 
 def _watched(recipe: Recipe, layout: Layout, row: Row) -> Record:
     """A row's record, with what it does not read and what calls its answer good or bad."""
-    columns = {*layout.needs, *layout.reads}
+    columns, whole = {*layout.needs, *layout.reads}, row.values
     check_usable(row, columns)
     row = row._replace(values={n: Looked.of(v) if n in columns else v for n, v in row.values.items()})
     record = layout.read(row)
+    if recipe.columns.keep:
+        columns, record = columns | whole.keys(), dataclasses.replace(record, columns=whole)
     marking = {*layout.grades, *recipe.columns.values} & columns
     marks = tuple((name, spelled(row.values[name])) for name in marking if not is_empty(row.values.get(name)))
     return dataclasses.replace(record, unread=tuple(unread(row, columns - lone_scores(row))), marks=marks)

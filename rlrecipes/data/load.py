@@ -152,4 +152,9 @@ def fingerprint(data: Data) -> str:
     """16 hex digits that change with any row for training or evaluation, and not with the place it was read from."""
     # An empty list of held-out ratings, the newest, does not count: finished runs keep their fingerprint.
     rows = [list(part) for name, part in lists(data).items() if part or name != "held_out_ratings"]
+    return digest(rows)
+
+
+def digest(rows: Any) -> str:
+    """16 hex digits that change with any of the rows."""
     return hashlib.sha256(canonical(rows).encode()).hexdigest()[:16]

@@ -49,6 +49,8 @@ class Record:
     """Its row: `train.jsonl, row 51`."""
     unread: tuple[str, ...] = field(default=(), compare=False)
     """What of its row nobody reads: `'id'`, `'messages[].name'`."""
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """All columns of its row, where the recipe keeps them."""
     marks: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     """The columns that call its answer good or bad, with what they say: `(("label", "positive"),)`."""
 

@@ -228,10 +228,15 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=_plain)
 
 
+def _is_beside(name: str, field: Any) -> bool:
+    """Whether a field does not tell rows apart: a margin that is not there, and the columns that a reward's functions read."""
+    return (name == "margin" and field is None) or name == "columns"
+
+
 def _plain(value: Any) -> Any:
     """What JSON cannot hold, as what it can. A missing margin is left out: rows from before margins keep their hash."""
     if hasattr(value, "__dataclass_fields__"):
-        return {name: field for name, field in vars(value).items() if not (name == "margin" and field is None)}
+        return {name: field for name, field in vars(value).items() if not _is_beside(name, field)}
     if isinstance(value, Mapping):
         return dict(value)
     return sorted(value) if isinstance(value, set | frozenset) else str(value)

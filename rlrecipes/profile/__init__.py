@@ -9,6 +9,7 @@ from rlrecipes.profile.algorithms import (
     RLOOSettings,
     named_algorithms,
 )
+from rlrecipes.profile.functions import Function, check_columns, find_function, function_names, joined, named_functions
 from rlrecipes.profile.load import (
     REFUSED,
     check_once,
@@ -37,6 +38,7 @@ from rlrecipes.profile.settings import (
     TrainingSettings,
     algorithms,
 )
+from rlrecipes.profile.terms import asked_reward, with_weights
 from rlrecipes.profile.values import LOWEST_TEMPERATURE
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "BaseSettings",
     "CheckpointSettings",
     "EvaluateSettings",
+    "Function",
     "GRPOSettings",
     "GroupSettings",
     "LimitSettings",
@@ -62,14 +65,21 @@ __all__ = [
     "TrackSettings",
     "TrainingSettings",
     "algorithms",
+    "asked_reward",
+    "check_columns",
     "check_once",
     "check_profile",
+    "find_function",
+    "function_names",
+    "joined",
     "load_profile",
     "make_profile",
     "named_algorithms",
+    "named_functions",
     "outweighed",
     "profile_names",
     "read_tables",
     "settings_of",
     "split_override",
+    "with_weights",
 ]

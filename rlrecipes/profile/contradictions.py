@@ -12,7 +12,7 @@ from rlrecipes.profile.settings import EvaluateSettings, Profile, algorithms
 
 SMALLEST_WHITENED = 8  # episodes in a mini-batch below which TRL does not whiten rewards
 
-SCORING = ("reward.model=", "reward.per_device_train_batch_size=")
+SCORING = ("reward.model=", "reward.per_device_train_batch_size=", "reward.function=")
 """Settings of the `[reward]` table that take effect on a reward model that is not trained here."""
 
 

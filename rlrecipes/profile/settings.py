@@ -124,6 +124,10 @@ class RewardSettings(TrainingSettings):
     """Ours: a reward model to take instead of training one: a reward stage's folder, or a PEFT adapter or sequence
     classifier with one output, local or from the hub. Other settings of this table are then refused, but for
     `per_device_train_batch_size`: twice as many texts are scored together."""
+    function: Names = ""
+    """Ours: functions of your own that the reward adds up beside the recipe's terms, as `rewards.py:exact`, also several. Each
+    takes (prompt, answer, example), or (prompts, completions, **columns) as `trl.GRPOTrainer`'s `reward_funcs` do; is a term of
+    its own name and weight 1 (`terms.exact=2`), and a metric of the evaluation. The reward model knows nothing of it."""
     center_rewards_coefficient: Annotated[Positive | None, NONE] = None
     """Weight of the squared sum of the two scores (arXiv 2312.09244); the scores are standardised afterwards in any case."""
     seeds: Annotated[Count, Field(le=32)] = 1

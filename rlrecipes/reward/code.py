@@ -12,18 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import rlrecipes
+from rlrecipes.profile import Function
 from rlrecipes.recipe import Reward
 
 OURS = Path(rlrecipes.__file__).parent
 
 
 def code_of(reward: Reward) -> str | None:
-    """A digest of the Python files beside the terms' functions; None where no term has a file of somebody's own."""
-    folders = {file.parent for term in reward.terms if (file := _file_of(term.score)) and OURS not in file.parents}
-    if not folders:
+    """A digest of the Python files beside the terms' functions, and of the files that `reward.function` names.
+
+    None where no term has a file of somebody's own.
+    """
+    scores = [term.score for term in reward.terms]
+    folders = {file.parent for score in scores if (file := _file_of(score)) and OURS not in file.parents}
+    files = {path for folder in folders for path in folder.glob("*.py")}
+    files |= {score.file.resolve() for score in scores if isinstance(score, Function)}
+    if not files:
         return None
     digest = hashlib.sha256()
-    for path in sorted(path for folder in folders for path in folder.glob("*.py")):
+    for path in sorted(files):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -10,15 +10,13 @@ share its blind spots.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from rlrecipes.data.split import halves
-from rlrecipes.errors import OwnCodeError, UserError, first_line, own_code
+from rlrecipes.errors import UserError
 from rlrecipes.job import Job
-from rlrecipes.recipe import Example, Split, TermFunction, unknown
+from rlrecipes.profile import find_function
+from rlrecipes.recipe import Example, Split, TermFunction
 from rlrecipes.reward.terms import score_each
 from rlrecipes.text import shortened
 
@@ -82,30 +80,9 @@ def own_judge(setting: str) -> TermFunction | None:
     """
     if setting in ("auto", "none"):
         return None
-    path, colon, name = setting.rpartition(":")
-    if not (colon and path and name):
+    if ":" not in setting:
         raise UserError(f"evaluate.judge={setting}: say auto, none, or a function of yours, as judges.py:polite")
-    file = Path(os.path.expanduser(path))
-    if not file.is_file():
-        raise UserError(
-            f"evaluate.judge={setting}: there is no file {file}; give a Python file and one of its functions"
-        )
-    spec = importlib.util.spec_from_file_location(f"judge_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"evaluate.judge={setting}: {file} is no Python file; give one whose name ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        with own_code():
-            spec.loader.exec_module(module)
-    except OwnCodeError as error:
-        reason = f"{type(error.raised).__name__}: {shortened(first_line(error.raised), 100)}"
-        raise UserError(f"evaluate.judge={setting}: {file} cannot be imported ({reason}); mend it") from error
-    judge = getattr(module, name, None)
-    if not callable(judge):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UserError(
-            f"evaluate.judge={setting}: {unknown('function', name, known, f'{file} has none of this name')}"
-        )
+    _, _, judge = find_function("evaluate.judge", setting)
     return lambda prompt, answer, example: judge(prompt, answer, example.answers)
 
 
