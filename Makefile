@@ -35,6 +35,8 @@ FROM =
 ARGS =
 # Which algorithms train a policy, as 'ppo rloo grpo'; without it, as RUN was begun, or ppo
 ALGORITHM =
+# Where they begin: sft; base, without SFT; or a folder with an adapter of the model; without it, as RUN was begun, or sft
+START =
 # What evaluation compares, as 'base sft ppo runs/other'; without it, all policies of the run
 POLICIES =
 # 1 makes finished stages again, with all that stands on them
@@ -69,7 +71,7 @@ RLRECIPES := $(if $(value LAUNCH),PATH="$$PWD/$(VENV)/bin:$$PATH" $(call each,LA
 # 1 says yes; nothing and 0 say no
 yes = $(filter-out 0,$(value $(1)))
 # ARGS stand first: --columns would take them for its own
-options = $(call each,ARGS) $(if $(value ALGORITHM),$(call quoted,run.algorithms=$(value ALGORITHM))) $(if $(value POLICIES),$(call quoted,evaluate.policies=$(value POLICIES))) \
+options = $(call each,ARGS) $(if $(value ALGORITHM),$(call quoted,run.algorithms=$(value ALGORITHM))) $(if $(value START),$(call quoted,run.start=$(value START))) $(if $(value POLICIES),$(call quoted,evaluate.policies=$(value POLICIES))) \
 	$(call given,COLUMNS,--columns) $(call given,PROFILE,--profile) $(call given,SEED,--seed) \
 	$(call given,MODEL,--model) $(call given,DATA,--data) $(call given,RUN,--run) $(call given,SETTINGS,--settings) \
 	$(call given,FROM,--from) $(if $(call yes,FORCE),--force) $(call given,POLICY,--policy) \

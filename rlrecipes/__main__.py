@@ -36,7 +36,7 @@ from rlrecipes.command.options import REWARD, Command, parse
 from rlrecipes.errors import UserError, command, option, switch
 from rlrecipes.hub.reach import reach_model
 from rlrecipes.pipeline import in_order, run_stages
-from rlrecipes.profile import LOWEST_TEMPERATURE, asked_reward, check_once, joined, profile_names
+from rlrecipes.profile import LOWEST_TEMPERATURE, asked_reward, check_once, functions_joined, profile_names
 from rlrecipes.recipe import BUILT_IN, load_recipe, recipe_names
 from rlrecipes.run.alive import OthersEndedError
 from rlrecipes.run.allocator import grow_in_place, keep_freed_memory
@@ -337,7 +337,7 @@ def _export(arguments: argparse.Namespace) -> None:
 def _examine(arguments: argparse.Namespace) -> None:
     from rlrecipes.after.examine.request import request
 
-    arguments.overrides = joined(arguments.overrides)
+    arguments.overrides = functions_joined(arguments.overrides)
     check_once(arguments.overrides)
     columns, profile = read_columns(arguments.columns), arguments.profile or PROFILE
     named = (arguments.recipe, arguments.run, profile, arguments.data, columns, arguments.overrides)

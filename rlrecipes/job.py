@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, zip_longest
+from pathlib import Path
 from typing import Any
 
 from rlrecipes.data.load import digest, fingerprint, lists, load
 from rlrecipes.data.objective import objective
 from rlrecipes.errors import UserError, option
 from rlrecipes.profile import (
+    BASE,
+    SFT,
     Function,
     Profile,
     algorithms,
@@ -21,6 +24,7 @@ from rlrecipes.profile import (
     named_functions,
     settings_of,
     split_override,
+    takes_adapter,
 )
 from rlrecipes.recipe import (
     BUILT_IN,
@@ -33,11 +37,10 @@ from rlrecipes.recipe import (
     Split,
     load_recipe,
     recipe_names,
-    unknown,
 )
 from rlrecipes.run.folder import Run
 from rlrecipes.run.guarded import guarded
-from rlrecipes.run.policies import chosen
+from rlrecipes.run.policies import chosen, find_start
 from rlrecipes.run.settings import Settings, asked_for
 from rlrecipes.run.stages import STAGES, below
 
@@ -96,10 +99,16 @@ class Job:
         """The metrics that apply to the data; the first is the headline."""
         held_out, fitted = self.data.held_out.prompts, self.data.metrics
         own = [each for each in self.recipe.evaluation.metrics if each.name not in {metric.name for metric in fitted}]
-        served = [*fitted, *(each for each in own if _serves(held_out, each.needs))]
+        answered = any(example.answers for example in held_out)  # without references, what needs none is left
+        served = [*fitted, *(each for each in own if _serves(held_out, each.needs) and (answered or each.needs))]
         served += [f.metric for f in self.functions if f.name not in {metric.name for metric in served}]
         given = [guarded(metric, self.profile.limits.term_seconds) for metric in served]
         return [metric for metric in given if metric.applies is None or metric.applies(held_out)]
+
+    @property
+    def start(self) -> Path | None:
+        """The adapter that the reward model and the policies begin at; None: the base as it is."""
+        return None if self.profile.run.start == BASE else self.run.stage("sft") / "adapter"
 
     def has(self, stage: str) -> bool:
         """Whether the run has a stage: of the algorithms those that `run.algorithms` names, and those that are finished."""
@@ -116,6 +125,11 @@ class Job:
         settings = settings_of(self.profile, *(table for table in tables if table != "terms"))
         settings.pop("model.device", None)  # a finished stage is done on whichever GPU it was made
         functions = settings.pop("reward.function", "")
+        if not settings.get("evaluate.pass_at"):
+            settings.pop("evaluate.pass_at", None)
+        if self.profile.run.start != SFT:
+            settings = {name: value for name, value in settings.items() if not name.startswith("sft.")}
+            settings["run.start"] = self.profile.run.start
         if "terms" in tables and functions:
             settings |= {"reward.function": functions, "data.columns": self.columns_fingerprint}
         if "terms" in tables:
@@ -160,7 +174,9 @@ def make_job(
     """
     check_seed(seed)
     algorithms(profile)
-    chosen(profile.evaluate.policies, run)
+    chosen(profile.evaluate.policies, run, profile.run.start)
+    if takes_adapter(profile):
+        find_start(profile.run.start, run)
     if isinstance(recipe, str):
         if PLUS in recipe:
             return _joint_job(recipe, profile, run, weights, source, columns or {}, seed)
@@ -171,7 +187,8 @@ def make_job(
             f"recipes/{recipe.name}/recipe.py, name a model, or leave its documents out"
         )
     functions = named_functions(profile.reward.function)
-    columns_read = dataclasses.replace(recipe.columns, keep=recipe.columns.keep or bool(functions))
+    keep, alone = recipe.columns.keep or bool(functions), recipe.columns.alone or profile.run.start != SFT
+    columns_read = dataclasses.replace(recipe.columns, keep=keep, alone=alone)
     recipe = dataclasses.replace(recipe, columns=columns_read, reward=asked_reward(recipe, profile, weights))
     asked = asked_for(recipe.name, profile, source, seed, columns or {}, recipe.reward)
     data = load(recipe, source, columns or {}, run.root)
@@ -200,6 +217,7 @@ def make_job(
     job = Job(recipe, profile, run, dataclasses.replace(data, notes=[*data.notes, *notes]), seed, asked=asked)
     _check_headline(job)
     _check_turns(job)
+    _check_length(job)
     _check_policies(job)
     return job
 
@@ -220,6 +238,11 @@ def _check_headline(job: Job) -> None:
     Raises:
         UserError: no metric applies to the data, or the first that does cannot score answers one by one.
     """
+    if not job.metrics and not any(example.answers for example in job.data.held_out.prompts):
+        raise UserError(
+            f"nothing judges the answers: {job.data.source} brings none to compare with; name a function that does, as "
+            "reward.function=rewards.py:exact"
+        )
     if not job.metrics:
         needs = ", ".join(
             f"'{metric.needs}' for {metric.name}" for metric in job.recipe.evaluation.metrics if metric.needs
@@ -250,6 +273,18 @@ def _check_turns(job: Job) -> None:
         )
 
 
+def _check_length(job: Job) -> None:
+    """Refuses to guess how long answers may be where the data bring none.
+
+    Raises:
+        UserError: `ppo.response_length` is not set.
+    """
+    if not (job.data.train.demonstrations or job.profile.ppo.response_length):
+        raise UserError(
+            f"{job.data.source} brings no answers that tell how long one may be; set ppo.response_length, in tokens"
+        )
+
+
 def _check_policies(job: Job) -> None:
     """Refuses to compare the policy of an algorithm that the run does not have.
 
@@ -258,7 +293,7 @@ def _check_policies(job: Job) -> None:
     """
     if job.profile.evaluate.policies == "all":
         return
-    for name, policy in chosen(job.profile.evaluate.policies, job.run).items():
+    for name, policy in chosen(job.profile.evaluate.policies, job.run, job.profile.run.start).items():
         if policy.stage and not job.has(policy.stage):
             there = ", ".join(algorithms(job.profile))
             raise UserError(

@@ -250,6 +250,8 @@ class Columns:
     optional: tuple[str, ...] = ()
     keep: bool = False
     """Whether each example keeps all columns of its row, for rewards and metrics that read them; `reward.function` does."""
+    alone: bool = False
+    """Whether rows are taken that bring a prompt and no answer; `run.start` takes them where nothing is imitated."""
     values: Mapping[str, Collection[str]] = field(default_factory=dict)
     """All that a column may hold, as `spelled` spells it: `{"label": ("1", "0")}`. A file with anything else is refused."""
 

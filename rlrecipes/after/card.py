@@ -132,7 +132,7 @@ def card(finished: FinishedRun, policy: str, merged: Merged | None, repository: 
     parts = [
         _front(finished, policy),
         f"# {finished.recipe.name}, {POLICIES[policy].title} policy",
-        f"A LoRA adapter made with rlrecipes on TRL, {POLICIES[policy].training}. The task: {summary}.",
+        f"A LoRA adapter made with rlrecipes on TRL, {finished.table[policy].training}. The task: {summary}.",
         "## Use",
         f"```python\n{_load(finished, repository, folder)}\n```",
         *_base(finished),
@@ -160,7 +160,7 @@ def _front(finished: FinishedRun, policy: str) -> str:
         license="apache-2.0" if finished.embedded and _source(finished) == BUILT_IN else None,
         base_model=name if on_hub else None,
         base_model_relation="adapter" if on_hub else None,
-        datasets=[each["id"] for each in finished.records["sft"]["data"].get("hub", ())] or None,
+        datasets=[each["id"] for each in finished.first["data"].get("hub", ())] or None,
         tags=["rlrecipes", "trl", "lora", *([policy] if policy != "sft" else [])],
         metrics=[result.metric_type for result in results] or None,
         model_name=f"{finished.recipe.name}, {POLICIES[policy].title}" if results else None,
@@ -171,7 +171,7 @@ def _front(finished: FinishedRun, policy: str) -> str:
 
 def _eval_results(finished: FinishedRun, policy: str) -> list[EvalResult]:
     """The policy's metrics as the hub lists them; none before the evaluation. A value that is no number is left out."""
-    data = finished.records["sft"]["data"]
+    data = finished.first["data"]
     sets = [each["id"] for each in data.get("hub", ())]
     source = "the recipe's own data" if _source(finished) == BUILT_IN else _public_data(data["source"])
     metrics = finished.records.get("evaluate", {}).get("metrics", {}).get(policy, {})
@@ -243,7 +243,7 @@ def _merged(finished: FinishedRun, merged: Merged, repository: str | None, folde
 
 
 def _data(finished: FinishedRun) -> list[str]:
-    data = finished.records["sft"]["data"]
+    data = finished.first["data"]
     rows = ", ".join(f"{count} {name.replace('_', '-')}" for name, count in data["kept"].items())
     dropped = "".join(f" {count} rows were left out: {reason}." for reason, count in data["dropped"].items())
     if _source(finished) == BUILT_IN:
@@ -273,8 +273,8 @@ def _results(finished: FinishedRun, policy: str) -> list[str]:
         f"Greedy answers to {evaluation['examples']} held-out prompts, with 95 % intervals; `{evaluation['headline']}` is "
         f"the headline, `_sampled` is at temperature 1, `reward` is what {climbed}."
     ]
-    over = POLICIES[policy].over
-    if over and (pair := evaluation["comparisons"].get(f"{policy}_over_{over}")) and POLICIES[over].stage:
+    over = finished.table[policy].over
+    if over and (pair := evaluation["comparisons"].get(f"{policy}_over_{over}")) and policy != "sft":
         titles = f"{POLICIES[policy].title} over {POLICIES[over].title}"
         sentences.append(f"{titles}, in pairs: {_estimate(pair['gain'], signed=True)} `{evaluation['headline']}`.")
     metrics = finished.records.get("reward", {}).get("metrics", {})
@@ -323,7 +323,7 @@ def _links(links: Mapping[str, str | None]) -> str:
 
 
 def _source(finished: FinishedRun) -> str:
-    return str(finished.records["sft"]["data"]["source"])
+    return str(finished.first["data"]["source"])
 
 
 def public(name: str) -> str:

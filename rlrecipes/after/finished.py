@@ -19,9 +19,9 @@ from rlrecipes.hub.identity import is_another
 from rlrecipes.model.embedded import check_base
 from rlrecipes.profile import ModelSettings
 from rlrecipes.recipe import BUILT_IN, Message, Prompt, Recipe, unknown
-from rlrecipes.report.records import finished_algorithms, is_algorithm, withheld_algorithms
+from rlrecipes.report.records import finished_algorithms, is_algorithm, start_of, withheld_algorithms
 from rlrecipes.run.folder import Run, make, read_json
-from rlrecipes.run.stages import STAGES, models
+from rlrecipes.run.stages import STAGES, Policy, policies
 
 RECORDED = ("data", "finished", "git_commit", "metrics", "seconds", "seed", "versions")
 """What every stage records."""
@@ -31,7 +31,7 @@ SHOWN = 50
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run in which SFT, at least, is finished."""
+    """A run in which its first policy, at least, is finished: SFT, or an algorithm's where it begins at the base."""
 
     run: Run
     recipe: Recipe
@@ -46,8 +46,9 @@ class FinishedRun:
         """
         if name is None:
             return self.policies[-1]
-        if name not in models():
-            raise UserError(unknown("policy", name, list(models()), f"there are {', '.join(models())}"))
+        if name not in self._models:
+            there = f"there are {', '.join(self._models)}"
+            raise UserError(unknown("policy", name, list(self._models), there))
         if name not in self.policies:
             raise UserError(f"{self._without(name)}, or choose {option('policy', self.policies[-1])}")
         return name
@@ -55,20 +56,35 @@ class FinishedRun:
     @property
     def policies(self) -> tuple[str, ...]:
         """The policies that can answer: the base, and those whose stage is finished."""
-        return tuple(name for name, policy in models().items() if policy.stage is None or policy.stage in self.records)
+        there = {None, *self.records}
+        return tuple(name for name, policy in self._models.items() if policy.stage in there)
+
+    @property
+    def table(self) -> Mapping[str, Policy]:
+        """The policies that a run can have which began where this one did."""
+        return policies(start_of(self.records))
+
+    @property
+    def _models(self) -> Mapping[str, Policy]:
+        return {name: policy for name, policy in self.table.items() if not policy.best_of}
+
+    @property
+    def first(self) -> Mapping[str, Any]:
+        """The record of its first stage: SFT's, or an algorithm's where the run began at the base."""
+        return next(iter(self.records.values()))
 
     def missing(self) -> str | None:
         """A sentence on the first policy that is not there yet, with the command for it; None where all are there.
 
         One algorithm is enough; where none is finished, the sentence is on one that was not run, or on PPO.
         """
-        spare = {name for name in models() if is_algorithm(name)}
+        spare = {name for name in self._models if is_algorithm(name)}
         if not finished_algorithms(self.records):
             spare -= {*(withheld_algorithms(self.records) or ["ppo"])[:1]}
-        return next((self._without(name) for name in models() if name not in (*self.policies, *spare)), None)
+        return next((self._without(name) for name in self._models if name not in (*self.policies, *spare)), None)
 
     def _without(self, policy: str) -> str:
-        title, stage = models()[policy].title, str(models()[policy].stage)
+        title, stage = self._models[policy].title, str(self._models[policy].stage)
         if policy in withheld_algorithms(self.records):
             anyway = f"ARGS={policy}.anyway=true" if has_make() else f"{policy}.anyway=true"
             reason = self.records["evaluate"]["withheld"].partition(";")[0]
@@ -85,7 +101,7 @@ class FinishedRun:
     def model(self) -> ModelSettings:
         """How the base was held in memory in training."""
         names = {field.name for field in dataclasses.fields(ModelSettings)}
-        settings = {key.removeprefix("model."): value for key, value in self.records["sft"]["settings"].items()}
+        settings = {key.removeprefix("model."): value for key, value in self.first["settings"].items()}
         return ModelSettings(**{name: settings[name] for name in names if name in settings})
 
     @property
@@ -103,11 +119,12 @@ class FinishedRun:
             self._check_same(self.model.name)
             return self.model.name
         # The adapter names its base. Recipes' documents may have changed since, and with them the base of today.
-        path = self.run.stage("sft") / "adapter" / "adapter_config.json"
+        stage = next(stage for stage in self.records if (self.run.stage(stage) / "adapter").is_dir())
+        path = self.run.stage(stage) / "adapter" / "adapter_config.json"
         base = read_json(path).get("base_model_name_or_path")
         if base is None:
             raise UserError(
-                f"{path} is damaged; make the run again with `{make('sft', self.run)} {switch('force')}` and its options"
+                f"{path} is damaged; make the run again with `{make(stage, self.run)} {switch('force')}` and its options"
             )
         if not (Path(base) / "config.json").is_file():
             raise UserError(
@@ -119,7 +136,7 @@ class FinishedRun:
         return str(base)
 
     def _check_same(self, base: str) -> None:
-        if is_another(base, self.records["sft"].get("base")):
+        if is_another(base, self.first.get("base")):
             raise UserError(
                 f"{self.run.folder} was trained on other weights or another config.json than {base} has now; put those "
                 f"back, or make the run again with `{make(self.run.recipe, self.run)} {switch('force')}` and its options"
@@ -158,7 +175,7 @@ class FinishedRun:
         """Some prompts as training had them; none for the user's own data before the evaluation."""
         if self.samples:
             return [tuple(row["prompt"]) for row in self.samples]
-        if self.records["sft"]["data"]["source"] != BUILT_IN or self.recipe.builtin is None:
+        if self.first["data"]["source"] != BUILT_IN or self.recipe.builtin is None:
             return ()
         return [example.prompt for example in self.recipe.builtin().held_out.prompts[:SHOWN]]
 
@@ -192,6 +209,6 @@ def find_finished_run(run: Run, recipe: Recipe) -> FinishedRun:
             path = run.stage(stage) / "done.json"
             again = f"{make(stage, run)} {switch('force')}"
             raise UserError(f"{path} lacks '{gaps[0]}'; make the stage again with `{again}`")
-    if "sft" not in records:
+    if "sft" not in records and start_of(records) != "base":
         raise UserError(f"nothing has been trained in {run.folder}; begin with `{make('sft', run)}`")
     return FinishedRun(run, recipe, records)

@@ -19,7 +19,7 @@ from rlrecipes.profile import (
     RunSettings,
     algorithms,
     check_once,
-    joined,
+    functions_joined,
     make_profile,
     named_algorithms,
     outweighed,
@@ -53,7 +53,7 @@ def asked_profile(
     Raises:
         UserError: for anything wrong in them.
     """
-    overrides = joined(overrides)
+    overrides = functions_joined(overrides)
     check_once(overrides)
     weights = [s for s in overrides if s.startswith("terms.")]
     others = [s for s in overrides if s not in weights]

@@ -129,7 +129,7 @@ def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
     """
     _check_attention(name, job.profile.model)
     if "answers" in pending:
-        check_shared(chosen(job.profile.evaluate.policies, job.run), name)
+        check_shared(chosen(job.profile.evaluate.policies, job.run, job.profile.run.start), name)
     if "evaluate" in pending:
         check_encoders(job.profile.evaluate)
     learns = {"sft", "reward"} & set(pending) and job.recipe.reward.learned and job.profile.reward.model is None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from rlrecipes.before.passes import Pass, Sizes, rounded_up
 from rlrecipes.before.workload import Workload, aside, mean, padded
 from rlrecipes.data.split import SAMPLES, SLICE
-from rlrecipes.profile import PolicySettings, Profile, RewardSettings, TrainingSettings, algorithms
+from rlrecipes.profile import SFT, PolicySettings, Profile, RewardSettings, TrainingSettings, algorithms
 from rlrecipes.run.policies import kinds
 from rlrecipes.run.stages import Policy
 
@@ -59,7 +59,7 @@ class Plan:
 
 def passes(plan: Plan) -> dict[str, list[Pass]]:
     """The passes of each phase; those phases alone that the plan has."""
-    found = {"sft": _sft(plan)}
+    found = {"sft": _sft(plan)} if plan.profile.run.start == SFT else {}
     if plan.learned:
         found["reward"] = _reward(plan)
     if plan.judged:
@@ -288,7 +288,7 @@ def _answers(plan: Plan) -> list[Pass]:
     asked, found = _asked(plan), list[Pass]()
     rows = min(plan.profile.evaluate.batch_size, asked)
     batches = math.ceil(asked / rows)
-    wanted = kinds(plan.policies)
+    wanted = kinds(plan.policies, plan.profile.evaluate.pass_at)
     every = [kind for given in wanted.values() for kind in given]
     greedy = every.count("greedy")
     for times, drawn in ((greedy, "greedy answers"), (len(every) - greedy, "sampled answers")):

@@ -19,6 +19,8 @@ def unneeded(job: Job, stage: str) -> str | None:
     """Why the job does without a stage, in a sentence without its stop; None where it needs it."""
     if STAGES[stage].for_learned_reward and not job.recipe.reward.learned:
         return "terms.learned is 0, so there is no reward model to train"
+    if stage == "sft" and job.start is None:
+        return "run.start=base begins at the model as it is"
     if not job.has(stage):
         return f"run.algorithms={job.profile.run.algorithms} leaves it out"
     return missing(job) if stage == "judge" else None

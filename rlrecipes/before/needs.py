@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from rlrecipes.before.shape import Block, Input, Lengths, Network, Shape, lengths
-from rlrecipes.profile import PolicySettings, Profile, algorithms
+from rlrecipes.profile import SFT, PolicySettings, Profile, algorithms
 from rlrecipes.run.stages import phases
 
 GIB = 1 << 30
@@ -81,7 +81,7 @@ def moments(
         "answers": _answers,
         "evaluate": _evaluate,
     }
-    there = {"reward": learned, "judge": sizes.judged}
+    there = {"sft": profile.run.start == SFT, "reward": learned, "judge": sizes.judged}
     return {phase: list(needs(sizes)) for phase, needs in by_phase.items() if there.get(phase, True)}
 
 

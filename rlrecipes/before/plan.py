@@ -99,7 +99,7 @@ def times(
     judged = profile.evaluate.judge == "auto" and not profile.evaluate.judge_url
     work = counted or assumed(longest, judged)
     sizes = Sizes(shape, profile, "cuda" if card else "cpu")
-    named = chosen(profile.evaluate.policies, run or Run(profile.name, ""))
+    named = chosen(profile.evaluate.policies, run or Run(profile.name, ""), profile.run.start)
     there = {
         name: policy for name, policy in named.items() if policy.stage not in set(ALGORITHMS) - set(algorithms(profile))
     }

@@ -28,7 +28,7 @@ from rlrecipes.model.tokens import (
     spelled_note,
 )
 from rlrecipes.model.unwritten import unwritten, unwritten_note
-from rlrecipes.profile import PolicySettings, algorithms
+from rlrecipes.profile import SFT, PolicySettings, algorithms
 from rlrecipes.recipe import Comparison, Example, Prompt, user
 from rlrecipes.reward.terms import score_term
 from rlrecipes.run.folder import make
@@ -57,7 +57,12 @@ def show(job: Job) -> str:
     model, reason = open_reader(job)
     parts = [f"{recipe.name}: {recipe.summary}", f"data: {data.source}", *(f"  note: {note}" for note in data.notes)]
     parts += [f"  {count:,} rows left out: {reason}" for reason, count in data.dropped.items()]
-    parts += _heading("demonstrations", len(train.demonstrations), "what SFT imitates")
+    told = (
+        "what SFT imitates"
+        if job.profile.run.start == SFT
+        else f"not imitated, since run.start={job.profile.run.start}"
+    )
+    parts += _heading("demonstrations", len(train.demonstrations), told)
     parts += [_row(example.prompt, f"→ {example.answers[0]}") for example in train.demonstrations[:SHOWN]]
     parts += _heading("comparisons", len(train.comparisons), "what the reward model learns from")
     for comparison in train.comparisons[:SHOWN]:
@@ -99,6 +104,7 @@ def _too_few(job: Job) -> list[str]:
     train, profile, held_out = job.data.train, job.profile, len(job.data.held_out.prompts)
     size = "per_device_train_batch_size"
     needs = [("demonstrations", len(train.demonstrations), profile.sft.per_device_train_batch_size, f"sft.{size}")]
+    needs = needs if profile.run.start == SFT else []
     if job.recipe.reward.learned and profile.reward.model is None:
         what, rows = ("comparisons", train.comparisons) if job.objective == "pairwise" else ("ratings", train.ratings)
         needs.append((what, len(rows), profile.reward.per_device_train_batch_size, f"reward.{size}"))
@@ -306,35 +312,36 @@ def _bytes(text: str) -> int:
 # What reward and metrics give.
 
 
-def _references(job: Job) -> tuple[list[Example], list[str]]:
-    """Up to 50 held-out examples, and their first references as answers."""
-    examples = [example for example in job.data.held_out.prompts[:50] if example.answers]
-    return examples, [example.answers[0] for example in examples]
+def _given(job: Job) -> tuple[list[Example], list[list[str]], str]:
+    """Up to 50 held-out examples, answers to all of them, one list after another, and what these lists are called: their
+    first references and silence, or silence alone where they bring none."""
+    first = job.data.held_out.prompts[:50]
+    if not (examples := [example for example in first if example.answers]):
+        return list(first), [[""] * len(first)], "silence"
+    return examples, [[example.answers[0] for example in examples], [""] * len(examples)], "the references and silence"
 
 
 def _reward(job: Job) -> list[str]:
-    examples, references = _references(job)
-    lines = ["\nreward: weight × what it gives the references and silence, on average"]
+    examples, given, what = _given(job)
+    lines = [f"\nreward: weight × what it gives {what}, on average"]
     if job.recipe.reward.learned:
         settings = job.profile.reward
         several = f", the {settings.combine} of {settings.seeds} models" if settings.seeds > 1 else ""
         how = f"taken from {source}" if (source := settings.model) else f"{job.objective}{several}"
         lines.append(f"  {job.recipe.reward.learned:g} × learned: the reward model's standardised score ({how})")
     for term in job.recipe.reward.terms:
-        reference, silence = (
-            _mean(score_term(term, answers, examples, job.profile.limits.term_seconds))
-            for answers in (references, [""] * len(examples))
-        )
-        lines.append(f"  {term.weight:g} × {term.name}: {reference:.2f} and {silence:.2f}")
+        seconds = job.profile.limits.term_seconds
+        values = [_mean(score_term(term, answers, examples, seconds)) for answers in given]
+        lines.append(f"  {term.weight:g} × {term.name}: {' and '.join(f'{value:.2f}' for value in values)}")
     return lines
 
 
 def _metrics(job: Job) -> list[str]:
-    examples, references = _references(job)
-    lines = ["\nmetrics: what they give the references and silence; the first is the headline"]
+    examples, given, what = _given(job)
+    lines = [f"\nmetrics: what they give {what}; the first is the headline"]
     for metric in job.metrics:
-        values = [estimate(metric, answers, examples).value for answers in (references, [""] * len(examples))]
-        lines.append(f"  {metric.name}: {values[0]:.2f} and {values[1]:.2f}")
+        values = [estimate(metric, answers, examples).value for answers in given]
+        lines.append(f"  {metric.name}: {' and '.join(f'{value:.2f}' for value in values)}")
     return lines
 
 

@@ -80,9 +80,12 @@ def derive(
     if not examples:
         examples = [Example(pair.prompt, (pair.chosen,)) for pair in comparisons]
         counts["Demonstrations are the chosen answers of the comparisons"] = len(examples)
-    prompts = _merge(examples)
-    if recipe.compare and not comparisons and not ratings:
-        learned, measured = halves(prompts) if held_out else (prompts, [])
+    prompts, examples = _merge(examples), [example for example in examples if example.answers]
+    if not examples and (alone := len(prompts)):
+        counts["The rows are prompts without answers"] = alone
+    if examples and recipe.compare and not comparisons and not ratings:
+        answered = [example for example in prompts if example.answers]
+        learned, measured = halves(answered) if held_out else (answered, [])
         pools = *set_aside(learned, [example.prompt for example in learned]), measured
         comparisons, left_out = compared(recipe, pools)
         counts[f"The data bring no preferences: {recipe.compared.rstrip('.')}"] = len(comparisons)

@@ -21,7 +21,7 @@ from rlrecipes.data.cells import swallowed
 from rlrecipes.data.files import Row, column_names, is_table, read, rename
 from rlrecipes.data.likeness import ALIASES, likeness
 from rlrecipes.data.preferences import BESIDE_PAIR, CHOSEN, compared, lone_scores, sides_of
-from rlrecipes.data.readers import BESIDE, LAYOUTS, Layout, Reader, Record, answer_of, graded, with_system
+from rlrecipes.data.readers import BESIDE, LAYOUTS, PROMPTS, Layout, Reader, Record, answer_of, graded, with_system
 from rlrecipes.data.reasons import Drop, reason_of
 from rlrecipes.data.repeats import without_prompts
 from rlrecipes.data.turns import CHATS, TOOLS, UNUSABLE, UNUSABLE_KEYS, is_empty, wrong
@@ -41,7 +41,7 @@ Records = tuple[list[Record], list[Drop]]
 def _layouts(own: Columns) -> tuple[Layout, ...]:
     """The layouts of a recipe; its own stands first, and a file takes the first that fits."""
     beside = (*own.optional, "system", *(BESIDE_PAIR if "rejected" in own.optional else ()))
-    return (Layout(own.required, partial(_own, own), beside), *LAYOUTS)
+    return (Layout(own.required, partial(_own, own), beside), *LAYOUTS, *((PROMPTS,) if own.alone else ()))
 
 
 def rows_of(recipe: Recipe, path: Path, columns: Mapping[str, str]) -> tuple[list[Row], list[str]]:
@@ -312,7 +312,7 @@ def _check_values(recipe: Recipe, rows: list[Row]) -> None:
 def check(record: Record) -> None:
     """Raises `ValueError` with the reason where a record cannot be trained on. A blank reference would make silence right."""
     prompt, comparison = record.prompt, record.comparison
-    answers = list(record.example.answers or [""]) if record.example else []
+    answers = list(record.example.answers or ([] if record.alone else [""])) if record.example else []
     answers += [comparison.chosen, comparison.rejected] if comparison else []
     answers += [record.rating.answer] if record.rating else []
     texts = [*(message.content for message in prompt), *answers]

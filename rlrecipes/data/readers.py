@@ -45,6 +45,8 @@ class Record:
     example: Example | None = None
     comparison: Comparison | None = None
     rating: Rating | None = None
+    alone: bool = False
+    """Whether its example is a prompt alone, which brings no answer."""
     place: str = field(default="", compare=False)
     """Its row: `train.jsonl, row 51`."""
     unread: tuple[str, ...] = field(default=(), compare=False)
@@ -127,6 +129,11 @@ def _is_learned(row: Row, column: str, turn: Mapping[str, Any]) -> bool:
 def _demonstration(column: str, row: Row) -> Record:
     prompt, answer = answer_of(row, column, prompt_of(row))
     return Record(prompt, Example(prompt, (answer,)))
+
+
+def _alone(row: Row) -> Record:
+    prompt = prompt_of(row)
+    return Record(prompt, Example(prompt), alone=True)
 
 
 def _instruction(column: str, row: Row) -> Record:
@@ -223,6 +230,9 @@ LAYOUTS = (
     ),
 )
 """The usual layouts; a file takes the first that fits."""
+
+PROMPTS = Layout(("prompt",), _alone)
+"""Prompts without answers, for training that imitates nothing."""
 
 
 # One reader for each kind of field.

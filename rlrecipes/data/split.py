@@ -229,7 +229,7 @@ def canonical(value: Any) -> str:
 
 
 def _is_beside(name: str, field: Any) -> bool:
-    """Whether a field does not tell rows apart: a margin that is not there, and the columns that a reward's functions read."""
+    """Whether a field does not tell rows apart: a margin that is not there, and what a reward's functions read beside."""
     return (name == "margin" and field is None) or name == "columns"
 
 

@@ -31,8 +31,8 @@ from rlrecipes.run.stages import POLICIES
 from rlrecipes.text import see
 
 
-def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
-    """The base wrapped with one fresh, trainable adapter; of a model that also sees or hears, on its text part alone.
+def add_lora(model: Any, settings: LoraSettings, task_type: str, name: str = "default") -> PeftModel:
+    """The base with a fresh, trainable adapter; of a model that also sees or hears, on its text part alone.
 
     Raises:
         UserError: the model has no such modules, embeddings or the output layer are among them.
@@ -50,7 +50,7 @@ def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
         modules_to_save=["score"] if task_type == "SEQ_CLS" else None,
     )
     try:
-        wrapped = get_peft_model(model, config)
+        wrapped = get_peft_model(model, config, adapter_name=name)
     except ValueError as error:
         raise UserError(
             f"lora.target_modules={settings.target_modules} does not fit this model: {_reason(error, layers)}"
@@ -59,7 +59,7 @@ def add_lora(model: Any, settings: LoraSettings, task_type: str) -> PeftModel:
         raise UserError(
             f"lora.target_modules={settings.target_modules} names the output layer, which PPO does not train; leave it out"
         )
-    add_in_place(wrapped, "default")
+    add_in_place(wrapped, name)
     return wrapped
 
 
@@ -164,6 +164,15 @@ def load_adapter(model: Any, folder: Path, name: str) -> PeftModel:
     copy_lora(model, folder, name)
     add_in_place(model, name)
     return model
+
+
+def begin_adapter(model: Any, start: Path | None, name: str, settings: LoraSettings) -> PeftModel:
+    """Puts a role's adapter onto the bare base: that in the folder `start`, or a fresh one, under which the base is as it is.
+
+    Raises:
+        UserError: as `load_adapter` and `add_lora`.
+    """
+    return load_adapter(model, start, name) if start else add_lora(model, settings, "CAUSAL_LM", name)
 
 
 def load_policies(model: Any, run: Run, policies: Iterable[str]) -> PeftModel:
@@ -294,6 +303,11 @@ def add_in_place(model: PeftModel, name: str) -> None:
         if isinstance(module, LoraLayer) and name in module.lora_A:
             module.lora_variant[name] = _InPlace()
             module.cast_input_dtype_enabled = False
+
+
+def reference(model: PeftModel) -> str | None:
+    """The adapter under which the model is the reference; None: it has none, and the bare base is that."""
+    return "reference" if "reference" in model.peft_config else None
 
 
 @contextmanager

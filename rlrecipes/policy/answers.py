@@ -3,7 +3,7 @@
 {"prompt": […], "references": ["…"], "answers": {"ppo": {"greedy": {"text": "…", "ended": true, "kl": null}, …}, …}}
 
 A policy has a `greedy` answer and a `sampled` one, at temperature 1. A policy that the best of n is taken from has n more,
-called `1` to `n`; the best of 4 is taken from the first four.
+called `1` to `n`, and so has each for pass@n; the best of 4 is taken from the first four.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from peft import PeftModel
 
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import adapter
+from rlrecipes.model.adapters import adapter, reference
 from rlrecipes.model.forward import device, next_token_logits, states_at
 from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.sampling import Sampled, is_any, sample
@@ -85,7 +85,7 @@ def answer(
     size = job.profile.evaluate.batch_size
     # A batch has prompts of like length, which need less padding; the answers go back to their places.
     order = sorted(range(len(voice.prompts)), key=lambda i: len(voice.prompts[i]))
-    wanted = kinds(policies)
+    wanted = kinds(policies, job.profile.evaluate.pass_at)
     batches = [
         _Batch(policy, kind, start)
         for policy in wanted
@@ -94,7 +94,10 @@ def answer(
     ]
     for name, each in wanted.items():
         if drawn := len([kind for kind in each if kind.isdigit()]):
-            say(f"  {drawn} answers of {POLICIES[name].title} to each of {len(order)} prompts, to take the best of")
+            best = any(policy.over == name and policy.best_of for policy in policies.values())
+            why = "to take the best of" if best else "for pass@k"
+            title = (policies.get(name) or POLICIES[name]).title
+            say(f"  {drawn} answers of {title} to each of {len(order)} prompts, {why}")
     checkpoint = checkpoints.newest()
     done = checkpoint.step if checkpoint else 0
     answers: dict[str, dict[str, list[Any]]] = (
@@ -170,16 +173,16 @@ def _answers(voice: Voice, prompts: Sequence[Sequence[int]], length: int, role: 
 def _divergences(
     model: PeftModel, prompts: Sequence[Sequence[int]], sampled: Sampled, is_end: torch.Tensor, pad: int
 ) -> list[float]:
-    """Of each answer, its log-probability less that under the adapter `reference`, in nats."""
+    """Of each answer, its log-probability less that under the reference, in nats."""
     tokens, steps = sampled.tokens, sampled.tokens.shape[1]
     mask = (is_end.cumsum(1) - is_end.int()) == 0  # up to the first end
     ids = pad_right([[*prompt, *row] for prompt, row in zip(prompts, tokens.tolist(), strict=True)], pad).to(
         tokens.device
     )
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=tokens.device)
-    with adapter(model, "reference"):
+    with adapter(model, reference(model)):
         states = states_at(model, ids, places_before(lengths, steps, ids.shape[1]))
         flat = token_logprobs(states[mask], tokens[mask], lambda part: next_token_logits(model, part))
-    reference = torch.zeros_like(sampled.logprobs, dtype=flat.dtype).masked_scatter(mask, flat)
-    divergences: list[float] = (sampled.logprobs * mask - reference).sum(1).tolist()
+    before = torch.zeros_like(sampled.logprobs, dtype=flat.dtype).masked_scatter(mask, flat)
+    divergences: list[float] = (sampled.logprobs * mask - before).sum(1).tolist()
     return divergences

@@ -50,13 +50,14 @@ def answering(job: Job) -> dict[str, Policy]:
     Raises:
         UserError: it names none that is there.
     """
+    named = chosen(job.profile.evaluate.policies, job.run, job.profile.run.start)
     policies = {
         name: policy
-        for name, policy in chosen(job.profile.evaluate.policies, job.run).items()
+        for name, policy in named.items()
         if policy.place or policy.stage is None or job.run.done(policy.stage)
     }
     if not policies:
-        titles = " and ".join(policy.title for policy in chosen(job.profile.evaluate.policies, job.run).values())
+        titles = " and ".join(policy.title for policy in named.values())
         why = any_withheld(job) or "its stage is not made yet"
         raise UserError(f"evaluate.policies names {titles} alone, which is not run: {why}")
     return policies

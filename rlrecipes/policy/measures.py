@@ -138,7 +138,7 @@ def warn_of_endless(rollout: Rollout, response_length: int) -> None:
     """Warns of answers that do not end: no algorithm learns an ending that it never samples."""
     ended = rollout.ended.float().mean().item()
     if ended < 0.5:
-        cut = f"  only {ended:.0%} of the SFT policy's answers end within {response_length} tokens"
+        cut = f"  only {ended:.0%} of the first answers end within {response_length} tokens"
         say(see("The answers never end", f"{cut}: train SFT longer, or raise ppo.response_length"))
 
 

@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from rlrecipes.model.adapters import adapter
+from rlrecipes.model.adapters import adapter, reference
 from rlrecipes.model.dense import dense
 from rlrecipes.model.forward import causal, next_token_logits, states_at
 from rlrecipes.model.likelihood import token_logprobs
@@ -211,9 +211,9 @@ class Sampler:
             logprobs = self.logprobs(states, sampled.tokens, mask)
             rounding = {"rounding": (logprobs - sampled.logprobs).abs()}
             values = self.value(states) if self.value and not self.value_adapter else values
-        with adapter(self.model, "reference"):
+        with adapter(self.model, reference(self.model)):
             states = self._states(ids, places)
-            reference = self.logprobs(states, sampled.tokens, mask)
+            reference_logprobs = self.logprobs(states, sampled.tokens, mask)
         if self.value and self.value_adapter:
             with adapter(self.model, "value"):
                 values = self.value(self._states(ids, places))
@@ -232,7 +232,7 @@ class Sampler:
             "prompt_lengths": prompt_lengths,
             "response": sampled.tokens,
             "logprobs": logprobs,
-            "reference_logprobs": reference,
+            "reference_logprobs": reference_logprobs,
             "entropy": sampled.entropy,
             "last_states": last_states,
             "lengths": lengths,

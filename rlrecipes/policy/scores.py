@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlrecipes.errors import UserError
@@ -42,6 +42,8 @@ class Scored:
     """None where there is no judge."""
     style: Mapping[str, Sequence[float]]
     """NaN where an answer does not show it."""
+    passed: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    """By k the chance that one of k answers at temperature 1 is right; empty where it is not measured."""
     disagreement: Sequence[float] | None = None
     """The standard deviation of the reward models' scores; None where there is one."""
 
@@ -72,8 +74,10 @@ def score_all(
         name: {kind: climbed(drawn) for kind, drawn in given.items() if kind.isdigit()}
         for name, given in answers.items()
     }
+    measured = () if not (k := job.profile.evaluate.pass_at) else tuple(dict.fromkeys((1, k)))
     scored = {}
     for name, policy in policies.items():
+        right = [score(given) for kind, given in answers.get(name, {}).items() if kind.isdigit()] if measured else []
         if policy.best_of:
             kinds, over = map(str, range(1, policy.best_of + 1)), str(policy.over)
             drawn, values = zip(*((answers[over][kind], climbs[over][kind]) for kind in kinds), strict=True)
@@ -89,9 +93,25 @@ def score_all(
             reward(greedy),
             judge(greedy) if judge else None,
             {measure: [each[measure] for each in styles] for measure in styles[0]},
+            {k: pass_at(k, right) for k in measured} if is_binary(right) else {},
             disagreement(greedy) if disagreement else None,
         )
     return with_languages(scored)
+
+
+def is_binary(scores: Sequence[Sequence[float]]) -> bool:
+    """Whether there are scores `[n, prompts]`, and each is 0 or 1."""
+    return bool(scores) and all(value in (0, 1) for row in scores for value in row)
+
+
+def pass_at(k: int, right: Sequence[Sequence[float]]) -> list[float]:
+    """For each prompt the chance that one of `k` answers is right, from n answers that are right (1) or not, `[n, prompts]`.
+
+    Without bias for k up to n: 1 less the share of choices of k answers that hold no right one (Chen et al. 2021, arXiv
+    2107.03374, section 2.1).
+    """
+    n = len(right)
+    return [1 - math.comb(n - int(sum(column)), k) / math.comb(n, k) for column in zip(*right, strict=True)]
 
 
 FEWEST = 10
@@ -139,6 +159,7 @@ def metrics(job: Job, scored: Scored, examples: Sequence[Example]) -> dict[str, 
     return {
         **{metric.name: _whole(metric, greedy, examples) for metric in job.metrics},
         f"{headline.name}_sampled": _whole(headline, sampled, examples),
+        **{f"pass@{k}": mean_interval(chances).as_json() for k, chances in scored.passed.items()},
         "reward": mean_interval(scored.reward).as_json(),
         **({"judge": mean_interval(scored.judge).as_json()} if scored.judge is not None else {}),
         **({"disagreement": mean_interval(scored.disagreement).as_json()} if scored.disagreement is not None else {}),
@@ -172,6 +193,8 @@ def compare(better: Scored, worse: Scored) -> dict[str, Estimate]:
         found |= {"judge_gain": gain(better.judge, worse.judge), "judge_win_rate": wins(better.judge, worse.judge)}
     if better.disagreement is not None and worse.disagreement is not None:
         found["disagreement_gain"] = gain(better.disagreement, worse.disagreement)
+    for k in better.passed.keys() & worse.passed.keys():
+        found[f"pass@{k}_gain"] = gain(better.passed[k], worse.passed[k])
     for name, values in better.style.items():
         shown = [(a, b) for a, b in zip(values, worse.style[name], strict=True) if not math.isnan(a + b)]
         if len(shown) == len(values) or len(shown) >= FEWEST:

@@ -1,4 +1,4 @@
-"""Trains the SFT policy on the recipe's reward by one of the algorithms, as their stages do."""
+"""Trains the SFT policy, or the base, on the recipe's reward by one of the algorithms, as their stages do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from rlrecipes.data.split import SAMPLES, SLICE, sample_by_hash, set_aside
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import load_adapter, unmoved
+from rlrecipes.model.adapters import add_in_place, begin_adapter, load_adapter, unmoved
 from rlrecipes.model.loading import load_causal, prompt_window
 from rlrecipes.model.tokens import answer_length, fitting_prompts, open_tokenizer
 from rlrecipes.policy.group_trainer import GRPOTrainer, RLOOTrainer
@@ -55,9 +55,10 @@ def train(job: Job, model_name: str, folder: Path, tracker: Tracker, settings: P
     prompts, watched = _divided(prompts, headline, settings)
     check_rows("prompts", len(prompts), settings.batch // settings.answers_each, f"{table}.per_device_train_batch_size")
 
-    sft, reward = job.run.stage("sft") / "adapter", job.run.stage("reward")
-    model = load_adapter(load_causal(model_name, job.profile.model, tokenizer), sft, "policy")
-    model = load_adapter(model, sft, "reference")
+    start, reward = job.start, job.run.stage("reward")
+    model = begin_adapter(load_causal(model_name, job.profile.model, tokenizer), start, "policy", job.profile.lora)
+    if start:
+        model = load_adapter(model, start, "reference")
     head, scorer = None, None
     if job.recipe.reward.learned:
         head, scorer, _ = open_learned(
@@ -65,7 +66,7 @@ def train(job: Job, model_name: str, folder: Path, tracker: Tracker, settings: P
         )
     shared = head is not None
     if value == "adapter":
-        model = load_adapter(model, reward / "adapter" if shared else sft, "value")
+        model = _with_value(model, reward / "adapter" if shared else start)
     judge = _judge(job, model, tokenizer, settings) if watched else None
     model.set_adapter("policy")
     if settings.gradient_checkpointing:
@@ -130,9 +131,11 @@ def train(job: Job, model_name: str, folder: Path, tracker: Tracker, settings: P
     tracker.summary({"kept": {"step": trainer.kept, "of": trainer.state.global_step}})
     rows = trainer.state.log_history
     last = {key: value for key, value in rows[min(trainer.kept, len(rows) - 1)].items() if "/" in key}
-    adapters = {"reference": "../sft/adapter", "policy": "adapter"} | (
-        {"reward": "../reward/adapter"} if shared else {}
-    )
+    adapters = {
+        **({"reference": "../sft/adapter"} if start else {}),
+        "policy": "adapter",
+        **({"reward": "../reward/adapter"} if shared else {}),
+    }
     return {
         "metrics": last,
         "adapters": adapters,
@@ -141,9 +144,18 @@ def train(job: Job, model_name: str, folder: Path, tracker: Tracker, settings: P
         "stopped": trainer.stopped,
         "dense_rollout": trainer.sampler.dense,
         **({"watch": watch.record(trainer.stopped)} if watch else {}),
-        "warnings": _warnings(trainer, folder, sft),
+        "warnings": _warnings(trainer, folder, start),
         "resumed": checkpoints.resumed,
     }
+
+
+def _with_value(model: PeftModel, start: Path | None) -> PeftModel:
+    """The model with the value function's adapter, which begins at that in `start`, or fresh and as large as the policy's."""
+    if start:
+        return load_adapter(model, start, "value")
+    model.add_adapter("value", model.peft_config["policy"])
+    add_in_place(model, "value")
+    return model
 
 
 def _judge(job: Job, model: PeftModel, tokenizer: Any, settings: PolicySettings) -> Scorer | None:
@@ -159,14 +171,14 @@ def _judge(job: Job, model: PeftModel, tokenizer: Any, settings: PolicySettings)
     return scorer
 
 
-def _warnings(trainer: PolicyTrainer, folder: Path, sft: Path) -> list[str]:
+def _warnings(trainer: PolicyTrainer, folder: Path, start: Path | None) -> list[str]:
     """What is wrong with the policy that is left."""
     if still := at_rest(trainer.state.log_history, trainer.settings):
         return still
     unimproved = trainer.watch.warnings() if trainer.watch else []
     if trainer.stopped or unimproved:
         return unimproved
-    return [*unmoved(folder / "adapter", sft), *faults(trainer.state.log_history, trainer.settings)]
+    return [*unmoved(folder / "adapter", start), *faults(trainer.state.log_history, trainer.settings)]
 
 
 def _divided(

@@ -9,7 +9,14 @@ from rlrecipes.profile.algorithms import (
     RLOOSettings,
     named_algorithms,
 )
-from rlrecipes.profile.functions import Function, check_columns, find_function, function_names, joined, named_functions
+from rlrecipes.profile.functions import (
+    Function,
+    check_columns,
+    find_function,
+    function_names,
+    functions_joined,
+    named_functions,
+)
 from rlrecipes.profile.load import (
     REFUSED,
     check_once,
@@ -37,14 +44,17 @@ from rlrecipes.profile.settings import (
     TrackSettings,
     TrainingSettings,
     algorithms,
+    takes_adapter,
 )
 from rlrecipes.profile.terms import asked_reward, with_weights
-from rlrecipes.profile.values import LOWEST_TEMPERATURE
+from rlrecipes.profile.values import BASE, LOWEST_TEMPERATURE, SFT
 
 __all__ = [
     "ALGORITHMS",
+    "BASE",
     "LOWEST_TEMPERATURE",
     "REFUSED",
+    "SFT",
     "BaseSettings",
     "CheckpointSettings",
     "EvaluateSettings",
@@ -71,7 +81,7 @@ __all__ = [
     "check_profile",
     "find_function",
     "function_names",
-    "joined",
+    "functions_joined",
     "load_profile",
     "make_profile",
     "named_algorithms",
@@ -81,5 +91,6 @@ __all__ = [
     "read_tables",
     "settings_of",
     "split_override",
+    "takes_adapter",
     "with_weights",
 ]

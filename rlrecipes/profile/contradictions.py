@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from rlrecipes.profile.algorithms import ALGORITHMS, GroupSettings, PolicySettings, PPOSettings
 from rlrecipes.profile.settings import EvaluateSettings, Profile, algorithms
+from rlrecipes.profile.values import SFT
 
 SMALLEST_WHITENED = 8  # episodes in a mini-batch below which TRL does not whiten rewards
 
@@ -23,6 +24,8 @@ def idle(profile: Profile, overrides: Sequence[str]) -> Iterator[str]:
         table = override.partition(".")[0]
         if table in ALGORITHMS and table not in there and not override.startswith("ppo.response_length="):
             yield f"{override} has no effect on a run without {table}; add it to run.algorithms, or leave it out"
+        if override.startswith("sft.") and profile.run.start != SFT:
+            yield f"{override} has no effect where run.start={profile.run.start} takes the place of SFT; leave it out"
         if override.startswith("base.") and model != "builtin":
             yield f"{override} has no effect on the model '{model}'; it is for the embedded base"
         if override.startswith("reward.") and reward is not None and not override.startswith(SCORING):

@@ -60,7 +60,7 @@ class Function:
         if not self.of_trl:
             return f"{self.file.name}:{self.name} is called with (prompt, answer, example)."
         columns = f" and the columns {', '.join(self.columns)}" if self.columns else ""
-        return f"{self.file.name}:{self.name} has TRL's signature: it gets prompts, completions{columns}, one answer at a time."
+        return f"{self.file.name}:{self.name} is called as TRL calls its own: prompts, completions{columns}, for one answer."
 
     @property
     def sha256(self) -> str:
@@ -91,7 +91,9 @@ class Function:
             columns = {name: value for name, value in columns.items() if name in names}
         scores = self.call(**given, **{name: [value] for name, value in columns.items()})
         if not isinstance(scores, Sequence) or isinstance(scores, str) or len(scores) != 1:
-            raise ValueError(f"gave {shortened(repr(scores), 30)} for one answer, and TRL's functions give a list with its score")
+            raise ValueError(
+                f"gave {shortened(repr(scores), 30)} for one answer, and TRL's functions give a list with its score"
+            )
         return 0.0 if scores[0] is None else scores[0]
 
 
@@ -115,7 +117,9 @@ def named_functions(names: str) -> tuple[Function, ...]:
         if [other.name for other in found].count(function.name) > 1:
             raise UserError(f"{SETTING} names two functions called '{function.name}'; give one another name")
         if function.name in EVALUATED:
-            raise UserError(f"{SETTING}: evaluation has a number called '{function.name}'; give the function another name")
+            raise UserError(
+                f"{SETTING}: evaluation has a number called '{function.name}'; give the function another name"
+            )
     return tuple(found)
 
 
@@ -128,7 +132,7 @@ def _parts(names: str) -> list[str]:
     return [part.strip() for part in names.split(",") if part.strip()]
 
 
-def joined(overrides: Sequence[str]) -> list[str]:
+def functions_joined(overrides: Sequence[str]) -> list[str]:
     """Overrides of which several name a function, with one that names them all."""
     key = f"{SETTING}="
     named = list(dict.fromkeys(override.removeprefix(key) for override in overrides if override.startswith(key)))
@@ -147,7 +151,9 @@ def check_columns(functions: Sequence[Function], examples: Sequence[Example]) ->
         for name in function.columns:
             if name not in known:
                 there = f"the data have {shortened(', '.join(known), 100) or 'no columns of their own'}"
-                raise UserError(f"{SETTING}: {function.name} asks for '{name}'; {unknown('column', name, [*known], there)}")
+                raise UserError(
+                    f"{SETTING}: {function.name} asks for '{name}'; {unknown('column', name, [*known], there)}"
+                )
 
 
 def find_function(setting: str, named: str) -> tuple[Path, str, Callable[..., Any]]:
@@ -171,7 +177,7 @@ def find_function(setting: str, named: str) -> tuple[Path, str, Callable[..., An
     return file, name, call
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _module(setting: str, file: Path, *version: int) -> Any:
     """The file as a module; others beside it can be imported from it. `version` tells a changed file from one that was read.
 
@@ -212,7 +218,7 @@ def _is_of_trl(named: str, call: Callable[..., Any]) -> bool:
     if set(GIVEN) <= set(names) or ("completions" in names and any(p.kind is p.VAR_KEYWORD for p in parameters)):
         if trainers := [p.name for p in parameters if p.name in OF_TRL and p.default is p.empty]:
             raise UserError(
-                f"{SETTING}={named} asks for {trainers[0]}, which TRL's own trainer alone has; do without it, or give it a default"
+                f"{SETTING}={named} asks for {trainers[0]}, which TRL's own trainer alone has; give it a default"
             )
         return True
     needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from rlrecipes.errors import UserError, first_line
 from rlrecipes.profile.contradictions import contradictions, idle, without_effect
-from rlrecipes.profile.functions import joined
+from rlrecipes.profile.functions import functions_joined
 from rlrecipes.profile.names import OF_TABLES, OTHER, meant, ours
 from rlrecipes.profile.settings import Profile
 from rlrecipes.recipe import recipe_roots, unknown
@@ -107,7 +107,7 @@ def make_profile(
 ) -> Profile:
     """The profile of tables as they stand in a file, which `origin` names in sentences; otherwise like `load_profile`."""
     tables: dict[str, Any] = deepcopy(dict(read))
-    overrides = joined(overrides)
+    overrides = functions_joined(overrides)
     for table in outweighed(tables, overrides):
         del tables[table]["num_train_epochs"]
     for override in [*overrides, *([f"model.name={model}"] if model is not None else [])]:

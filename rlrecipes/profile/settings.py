@@ -17,9 +17,11 @@ from pydantic.dataclasses import dataclass
 from rlrecipes.profile.algorithms import GRPOSettings, PPOSettings, RLOOSettings, named_algorithms
 from rlrecipes.profile.values import (
     AUTO,
+    BASE,
     CONFIG,
     MOST,
     NONE,
+    SFT,
     SMALLEST_VOCABULARY,
     Count,
     CountOrZero,
@@ -125,9 +127,9 @@ class RewardSettings(TrainingSettings):
     classifier with one output, local or from the hub. Other settings of this table are then refused, but for
     `per_device_train_batch_size`: twice as many texts are scored together."""
     function: Names = ""
-    """Ours: functions of your own that the reward adds up beside the recipe's terms, as `rewards.py:exact`, also several. Each
-    takes (prompt, answer, example), or (prompts, completions, **columns) as `trl.GRPOTrainer`'s `reward_funcs` do; is a term of
-    its own name and weight 1 (`terms.exact=2`), and a metric of the evaluation. The reward model knows nothing of it."""
+    """Ours: one or several functions of your own, as `rewards.py:exact`, which take (prompt, answer, example), or (prompts,
+    completions, **columns) as `trl.GRPOTrainer`'s `reward_funcs` do. Each is a term of the reward by its own name, of weight
+    1 (`terms.exact=2`), and a metric of the evaluation; the reward model knows nothing of it."""
     center_rewards_coefficient: Annotated[Positive | None, NONE] = None
     """Weight of the squared sum of the two scores (arXiv 2312.09244); the scores are standardised afterwards in any case."""
     seeds: Annotated[Count, Field(le=32)] = 1
@@ -148,6 +150,9 @@ class EvaluateSettings:
     policies: Names = "all"
     """Which policies: `all`, or some, as `["base", "sft", "ppo", "runs/other"]`: names, and folders of a run, an adapter or a
     whole model. The best of 16 draws 16 answers to every prompt."""
+    pass_at: CountOrZero = 0
+    """k of pass@k (arXiv 2107.03374): the chance that one of k answers at temperature 1 is right, by a headline of 0 or 1. Every
+    policy gives so many to each prompt. 0: not measured."""
     judge: str = "auto"
     """Who judges beside the headline and the reward. `auto`: a second reward model, from half of the held-out preferences,
     where there are enough; `none`; or a function of your own, as `judges.py:polite`, which takes the prompt's messages, the
@@ -208,6 +213,9 @@ class RunSettings:
 
     algorithms: Names = "ppo"
     """Which algorithms train a policy from the SFT policy, on the same reward: of `ppo`, `rloo` and `grpo`."""
+    start: Annotated[str, AfterValidator(os.path.expanduser)] = SFT
+    """Where they begin, and what they are held near. `sft`: the policy that SFT leaves; `base`: the model as it is, without
+    SFT; or a folder with a LoRA adapter of the model, which takes the place of SFT's. Recorded where it is not `sft`."""
     deterministic: Switch = True
     """On a GPU, every kernel adds in a fixed order, so that a run comes out byte for byte again and goes on as if it had not
     been interrupted; one without such an order ends the stage. It costs speed, most in attention's backward pass. A CPU
@@ -236,6 +244,11 @@ class Profile:
     memory: MemorySettings = field(default_factory=MemorySettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     run: RunSettings = field(default_factory=RunSettings)
+
+
+def takes_adapter(profile: Profile) -> bool:
+    """Whether an adapter from a folder takes the place of SFT's."""
+    return profile.run.start not in (SFT, BASE)
 
 
 def algorithms(profile: Profile) -> tuple[str, ...]:

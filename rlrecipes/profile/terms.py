@@ -1,6 +1,6 @@
 """The reward that a command line asks for: the recipe's, with functions from files and the weights of its terms.
 
-    with_weights(recipe.reward, ["terms.learned=0.5"]).learned == 0.5
+with_weights(recipe.reward, ["terms.learned=0.5"]).learned == 0.5
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from rlrecipes.text import is_number, plain_number, quoted, shortened
 
 
 def asked_reward(recipe: Recipe, profile: Profile, weights: Sequence[str] = ()) -> Reward:
-    """The recipe's reward, the functions that `reward.function` names, and the weights of overrides such as `terms.learned=0.5`.
+    """The recipe's reward with the functions of `reward.function` and the weights of overrides such as `terms.learned=0.5`.
 
     Raises:
-        UserError: a function cannot be taken, there is no such term, a weight is no finite number, or two terms have one name.
+        UserError: a function cannot be taken, there is no such term, a weight is no finite number, or two have one name.
     """
     own = tuple(Term(function.name, function, 1.0) for function in named_functions(profile.reward.function))
     return with_weights(dataclasses.replace(recipe.reward, terms=(*recipe.reward.terms, *own)), weights)

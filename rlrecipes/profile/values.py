@@ -28,6 +28,8 @@ ZeroOrMore = Annotated[Number, Field(ge=0)]
 Share = Annotated[Positive, Field(le=1)]
 Rate = Annotated[Positive, Field(le=1000)]  # far above any use; optimizers overflow at 1e38
 
+SFT, BASE = "sft", "base"  # where a policy's training may begin, beside a folder
+
 LIST = BeforeValidator(lambda value: ",".join(map(str, value)) if isinstance(value, list) else value)
 Names = Annotated[str, LIST]  # a list in TOML, or names separated by commas
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlrecipes.errors import UserError
 from rlrecipes.run.folder import Run
-from rlrecipes.run.stages import POLICIES, STAGES, Policy, models
+from rlrecipes.run.stages import POLICIES, STAGES, Policy, models, policies
 
 Records = Mapping[str, Mapping[str, Any]]
 """The `done.json` of each finished stage."""
@@ -119,6 +119,7 @@ def columns(runs: Iterable[Records]) -> Columns:
     seen = {name for records in runs for name in (*records, *records.get("evaluate", {}).get("metrics", {}))}
     algorithms = {name for name in STAGES if is_algorithm(name)}
     hidden = algorithms - (seen & algorithms or {"ppo"})
+    hidden |= {"sft"} if all(start_of(records) == "base" for records in runs) else set()
     return Columns({name: policy for name, policy in models().items() if name not in hidden}, common_pair(runs))
 
 
@@ -131,18 +132,26 @@ def common_pair(runs: Iterable[Records]) -> Pair:
 def measures_of(records: Records, name: str) -> Mapping[str, Mapping[str, float]]:
     """A run's own estimates for a policy and the one that it is compared with; empty where it has not evaluated both."""
     comparisons = records.get("evaluate", {}).get("comparisons", {})
-    found: Mapping[str, Mapping[str, float]] = comparisons.get(f"{name}_over_{POLICIES[name].over}", {})
+    over = policies(start_of(records))[name].over
+    found: Mapping[str, Mapping[str, float]] = comparisons.get(f"{name}_over_{over}", {})
     return found
 
 
-def last_pair(records: Records, among: Mapping[str, Policy] = POLICIES) -> Pair:
+def start_of(records: Records) -> str:
+    """Where a run's training began, as `run.start` says."""
+    found = (record.get("settings", {}).get("run.start") for record in records.values())
+    return next((str(start) for start in found if start), "sft")
+
+
+def last_pair(records: Records, among: Collection[str] = (*POLICIES,)) -> Pair:
     """The last policy of the table that has been evaluated in a pair; PPO over SFT before the evaluation.
 
     Where no algorithm was run, that is the best of n: what its reward would have brought.
     """
     comparisons = records.get("evaluate", {}).get("comparisons", {})
-    evaluated = [name for name, policy in among.items() if f"{name}_over_{policy.over}" in comparisons]
-    return _pair(records, (evaluated or [*among])[-1])
+    table = {name: policy for name, policy in policies(start_of(records)).items() if name in among}
+    evaluated = [name for name, policy in table.items() if f"{name}_over_{policy.over}" in comparisons]
+    return _pair(records, (evaluated or [*table])[-1])
 
 
 def trained_pairs(records: Records) -> list[Pair]:
@@ -153,7 +162,7 @@ def trained_pairs(records: Records) -> list[Pair]:
 
 
 def _pair(records: Records, name: str) -> Pair:
-    policy = POLICIES[name]
+    policy = policies(start_of(records))[name]
     return Pair(name, policy, POLICIES[str(policy.over)], measures_of(records, name))
 
 

@@ -47,11 +47,11 @@ def train(job: Job, model_name: str, folder: Path, tracker: Tracker, stage: str)
     if stage != "reward":  # those are about what PPO climbs; of few rows the loss goes up while the order gets better
         warnings = []
     for number in range(job.profile.reward.seeds):
-        warnings += unmoved(member_folder(folder, number) / "adapter", job.run.stage("sft") / "adapter")
+        warnings += unmoved(member_folder(folder, number) / "adapter", job.start)
     return {
         **record,
         "objective": job.objective,
-        "adapters": {"sft": "../sft/adapter", stage: "adapter"},
+        "adapters": {**({"sft": "../sft/adapter"} if job.start else {}), stage: "adapter"},
         "vocabulary": vocabulary(tokenizer),
         "warnings": warnings,
         "resumed": resumed,
@@ -117,10 +117,11 @@ def _several(job: Job, model_name: str, tokenizer: Any, rows: Rows, folder: Path
 
 
 def _start(job: Job, model_name: str, tokenizer: Any) -> Any:
-    """The base with the SFT stage's adapter, which training moves, and a head that is not drawn yet."""
+    """The base with the adapter that training begins at, and moves, and a head that is not drawn yet."""
     model = add_lora(load_scorer(model_name, job.profile.model, tokenizer), job.profile.lora, "SEQ_CLS")
     check_runs(model, job.profile.lora.target_modules)
-    copy_lora(model, job.run.stage("sft") / "adapter", "default")
+    if job.start:
+        copy_lora(model, job.start, "default")
     return model
 
 

@@ -13,72 +13,83 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from rlrecipes.errors import UserError
+from rlrecipes.errors import UserError, option
 from rlrecipes.recipe import unknown
 from rlrecipes.run.folder import Run, read_json
-from rlrecipes.run.stages import POLICIES, Policy, models
+from rlrecipes.run.stages import POLICIES, Policy, models, policies
 
 ADAPTER = "adapter_config.json"
 CHECKPOINT = "config.json"
 
 
-def chosen(setting: str, run: Run) -> dict[str, Policy]:
+def chosen(setting: str, run: Run, start: str = "sft") -> dict[str, Policy]:
     """The policies that `evaluate.policies` names, in the table's order, others before the last; all of the table for `all`.
+
+    `start` is where the run's training begins (`run.start`).
 
     Raises:
         UserError: there is no such policy, and no such folder.
     """
-    names = list(POLICIES) if setting == "all" else [name for name in re.split(r"[,\s]+", setting) if name]
-    own = [name for name in POLICIES if name in names]
-    others = dict.fromkeys(name for name in names if name not in POLICIES)
-    found = {name: _elsewhere(name, f"elsewhere{i}", run) for i, name in enumerate(others)}
-    table = {name: POLICIES[name] for name in own}
+    table = policies(start)
+    names = list(table) if setting == "all" else [name for name in re.split(r"[,\s]+", setting) if name]
+    own = [name for name in table if name in names]
+    others = dict.fromkeys(name for name in names if name not in table)
+    if "sft" in others and start == "base":
+        raise UserError("evaluate.policies names sft, and run.start=base does without SFT; leave it out")
+    over = "base" if start == "base" else "sft"
+    found = {name: _elsewhere(name, f"elsewhere{i}", over, run) for i, name in enumerate(others)}
     return {**{name: table[name] for name in own[:-1]}, **found, **{name: table[name] for name in own[-1:]}}
 
 
-def kinds(policies: Mapping[str, Policy]) -> dict[str, list[str]]:
-    """The kinds of answers that each policy has to give, those of which others take the best included."""
-    wanted = {name: ["greedy", "sampled"] for name, policy in policies.items() if not policy.best_of}
-    for policy in policies.values():
+def kinds(named: Mapping[str, Policy], pass_at: int = 0) -> dict[str, list[str]]:
+    """The kinds of answers that each policy has to give, those of which others take the best included.
+
+    For pass@k each gives `pass_at` answers, called `1`, `2`, … as those are.
+    """
+    drawn = [str(draw) for draw in range(1, pass_at + 1)]
+    wanted = {name: ["greedy", "sampled", *drawn] for name, policy in named.items() if not policy.best_of}
+    for policy in named.values():
         if policy.best_of:
             given = wanted.setdefault(str(policy.over), [])
             given += [kind for kind in map(str, range(1, policy.best_of + 1)) if kind not in given]
     return wanted
 
 
-def check_shared(policies: dict[str, Policy], base: str) -> None:
+def check_shared(named: dict[str, Policy], base: str) -> None:
     """Refuses adapters from elsewhere that cannot stand on `base`.
 
     Raises:
         UserError: the sentence names the adapter and what it stands on.
     """
-    for name, policy in policies.items():
-        if not (policy.place and policy.role):
-            continue
-        config = read_json(Path(policy.place) / ADAPTER)
-        own, task = str(config.get("base_model_name_or_path")), config.get("task_type")
-        if task not in (None, "CAUSAL_LM"):
-            raise UserError(f"evaluate.policies: {name} is no policy: its adapter was trained for {task}; leave it out")
-        if config.get("peft_type") != "LORA" or config.get("modules_to_save"):
-            raise UserError(
-                f"evaluate.policies: {name} is more than a LoRA adapter; export it merged, and give that folder"
-            )
-        if _real(own) != _real(base):
-            raise UserError(
-                f"evaluate.policies: {name} stands on '{own}', and this run on '{base}'; export it merged, and give that "
-                "folder"
+    for name, policy in named.items():
+        if policy.place and policy.role:
+            check_adapter(
+                f"evaluate.policies: {name}", Path(policy.place), base, "export it merged, and give that folder"
             )
 
 
-def _elsewhere(name: str, role: str, run: Run) -> Policy:
+def check_adapter(what: str, place: Path, base: str, instead: str) -> None:
+    """Refuses an adapter that cannot stand on `base` as a policy; `what` names it, and `instead` says what to do.
+
+    Raises:
+        UserError: the sentence says what it is, or stands on.
+    """
+    config = read_json(place / ADAPTER)
+    own, task = str(config.get("base_model_name_or_path")), config.get("task_type")
+    if task not in (None, "CAUSAL_LM"):
+        raise UserError(f"{what} is no policy: its adapter was trained for {task}; leave it out")
+    if config.get("peft_type") != "LORA" or config.get("modules_to_save"):
+        raise UserError(f"{what} is more than a LoRA adapter; {instead}")
+    if _real(own) != _real(base):
+        raise UserError(f"{what} stands on '{own}', and this run on '{base}'; {instead}")
+
+
+def _elsewhere(name: str, role: str, over: str, run: Run) -> Policy:
     folder = Path(os.path.expanduser(name))
-    stages = [policy.stage for policy in reversed(models().values()) if policy.stage]
-    places = [folder, *(folder / part / stage / "adapter" for part in ("", run.recipe) for stage in stages)]
-    for place in places:
-        if (place / ADAPTER).is_file():
-            return Policy(name, role=role, over="sft", place=str(place))
+    if place := _adapter_in(folder, run):
+        return Policy(name, role=role, over=over, place=str(place))
     if (folder / CHECKPOINT).is_file():
-        return Policy(name, over="sft", place=str(folder))
+        return Policy(name, over=over, place=str(folder))
     if folder.is_dir():
         raise UserError(
             f"evaluate.policies: {name} holds no {ADAPTER}, no {CHECKPOINT} and no finished run of {run.recipe}; give a "
@@ -86,6 +97,32 @@ def _elsewhere(name: str, role: str, run: Run) -> Policy:
         )
     known = f"there are {', '.join(POLICIES)}, and no folder of this name"
     raise UserError(f"evaluate.policies: {unknown('policy', name, list(POLICIES), known)}")
+
+
+def find_start(setting: str, run: Run) -> Path:
+    """The adapter that `run.start` names: a folder with one, or a run, whose last policy it is.
+
+    Raises:
+        UserError: there is none, or it is this run's own.
+    """
+    folder = Path(setting)
+    place = _adapter_in(folder, run)
+    if place is None:
+        known = f"say sft, base, or give a folder with an {ADAPTER}"
+        there = f"the folder {setting} holds no {ADAPTER} and no finished run of {run.recipe}; {known}"
+        raise UserError(
+            f"run.start: {there if folder.is_dir() else unknown('folder', setting, ['sft', 'base'], known)}"
+        )
+    if place.resolve().is_relative_to(run.folder.resolve()):
+        raise UserError(f"run.start={setting} is in this run, {run.folder}, itself; name another run ({option('run')})")
+    return place
+
+
+def _adapter_in(folder: Path, run: Run) -> Path | None:
+    """The adapter in a folder, which may be a run's; of a run, that of the last policy."""
+    stages = [policy.stage for policy in reversed(models().values()) if policy.stage]
+    places = [folder, *(folder / part / stage / "adapter" for part in ("", run.recipe) for stage in stages)]
+    return next((place for place in places if (place / ADAPTER).is_file()), None)
 
 
 def _real(name: str) -> str:

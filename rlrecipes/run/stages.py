@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,12 @@ class Stage:
     has its name."""
 
 
-_TRAINED = "by supervised fine-tuning (SFT) and then by {} against the recipe's reward"
+_SFT = "by supervised fine-tuning (SFT) "
+_TRAINED = _SFT + "and then by {} against the recipe's reward"
 
 POLICIES: dict[str, Policy] = {
     "base": Policy("base"),
-    "sft": Policy(
-        "SFT", "sft", "reference", over="base", training="by supervised fine-tuning (SFT) on the demonstrations"
-    ),
+    "sft": Policy("SFT", "sft", "reference", over="base", training=f"{_SFT}on the demonstrations"),
     "best4": Policy("best of 4", over="sft", best_of=4),
     "best16": Policy("best of 16", over="sft", best_of=16),
     "rloo": Policy("RLOO", "rloo", "rloo", over="sft", training=_TRAINED.format("RLOO")),
@@ -136,7 +135,7 @@ STAGES: dict[str, Stage] = {
     "answers": Stage(
         help="every policy's answers to the held-out prompts",
         stands_on=("sft", "ppo", "rloo", "grpo"),
-        tables=("evaluate.limit", "evaluate.batch_size", "evaluate.policies"),
+        tables=("evaluate.limit", "evaluate.batch_size", "evaluate.policies", "evaluate.pass_at"),
         phases={"answers": Phase("evaluate.batch_size", _SAMPLING)},
     ),
     "evaluate": Stage(
@@ -171,9 +170,22 @@ def above(stage: str) -> list[str]:
     return [name for name in STAGES if stage in below(name)]
 
 
-def models() -> dict[str, Policy]:
-    """The policies that are a model of their own, with which one can talk."""
-    return {name: policy for name, policy in POLICIES.items() if not policy.best_of}
+def policies(start: str = "sft") -> dict[str, Policy]:
+    """The policies of a run that begins at `run.start`: from the bare base there is no SFT, and all stand against that."""
+    if start != "base":
+        return POLICIES
+    return {
+        name: replace(policy, over="base", training=policy.training.removeprefix(f"{_SFT}and then "))
+        if policy.over == "sft"
+        else policy
+        for name, policy in POLICIES.items()
+        if name != "sft"
+    }
+
+
+def models(start: str = "sft") -> dict[str, Policy]:
+    """The policies of `policies` that are a model of their own, with which one can talk."""
+    return {name: policy for name, policy in policies(start).items() if not policy.best_of}
 
 
 def phases() -> dict[str, Phase]:

@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel
 
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import load_policies
+from rlrecipes.model.adapters import begin_adapter
 from rlrecipes.model.loading import load_causal
 from rlrecipes.model.tokens import open_tokenizer
 from rlrecipes.policy.answers import FILE, Answer, Voice, read_answers
@@ -53,7 +53,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     tokenizer = open_tokenizer(model_name)
     prompts, policies, answered = asked(job, model_name, tokenizer), answering(job), job.run.need("answers")
     examples, answers = prompts.examples, read_answers(job.run.stage("answers") / FILE)
-    model = load_policies(load_causal(model_name, job.profile.model, tokenizer), job.run, ["sft"])
+    base = load_causal(model_name, job.profile.model, tokenizer)
+    model = begin_adapter(base, job.start, "reference", job.profile.lora)
     learned = _learned(job, model, tokenizer)
     scorer = learned.score if learned else None
     model.eval()
@@ -69,6 +70,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     judge, judge_record = open_judge(job, model, tokenizer, examples)
     disagreement = by(learned.disagreement) if learned and learned.disagreement else None
     scored = score_all(job, policies, answers, examples, reward, judge, disagreement)
+    if job.profile.evaluate.pass_at and not any(each.passed for each in scored.values()):
+        say(f"  no pass@k: {job.metrics[0].name}, the headline, is not 0 or 1 for every answer (evaluate.pass_at)")
     usual = {
         name: perplexity(voice, each.greedy, examples, job.profile.evaluate.batch_size) for name, each in scored.items()
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -14,20 +15,24 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from rlrecipes.data.split import set_aside
-from rlrecipes.errors import option
+from rlrecipes.errors import UserError, option
+from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import add_lora, check_runs, unmoved
+from rlrecipes.model.adapters import add_lora, check_runs, load_adapter, unmoved
 from rlrecipes.model.forged import forged, forged_note
 from rlrecipes.model.forward import hidden_states, next_token_logits
 from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.loading import load_causal, window
 from rlrecipes.model.tokens import Encoded, fitting_examples, learned_rows, open_tokenizer, spelled, spelled_note
 from rlrecipes.model.unwritten import check_written, unwritten, unwritten_note
+from rlrecipes.profile import takes_adapter
 from rlrecipes.recipe import Example
 from rlrecipes.run.best import Best, evaluation
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
+from rlrecipes.run.folder import read_json
 from rlrecipes.run.gradients import own_rows, whole_loss
+from rlrecipes.run.policies import check_adapter, find_start
 from rlrecipes.run.processes import add_up, world
 from rlrecipes.run.resume import (
     Resumable,
@@ -76,6 +81,8 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         UserError: the demonstrations do not fit the window or do not fill a batch, or a loss or gradient is NaN or infinite.
     """
     tokenizer = open_tokenizer(model_name)
+    if takes_adapter(job.profile):
+        return _take(job, model_name, tokenizer, folder)
     max_tokens = window(model_name, job.profile.model)
     demonstrations = learned_rows(job.data.train.demonstrations, job.profile.sft.learn)
     rows = fitting_examples(tokenizer, demonstrations, max_tokens)
@@ -128,6 +135,29 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         "warnings": [*trainer.warnings(loss, math.log(len(tokenizer)), trainer.start), *unmoved(folder / "adapter")],
         "resumed": checkpoints.resumed,
     }
+
+
+def _take(job: Job, model_name: str, tokenizer: Any, folder: Path) -> dict[str, Any]:
+    """Copies the adapter that `run.start` names, which no step moves here.
+
+    Raises:
+        UserError: it cannot stand on the base, or the reward model, which begins at it, has another rank.
+    """
+    setting = f"run.start={job.profile.run.start}"
+    place = find_start(job.profile.run.start, job.run)
+    check_adapter(setting, place, model_name, "name one that stands on it, or export it merged and make that the model")
+    rank, trained = read_json(place / ADAPTER).get("r"), job.recipe.reward.learned and job.profile.reward.model is None
+    if trained and rank != job.profile.lora.r:
+        raise UserError(
+            f"{setting} has rank {rank}, and the reward model beside it lora.r={job.profile.lora.r}; set lora.r={rank}"
+        )
+    load_adapter(load_causal(model_name, job.profile.model, tokenizer), place, "reference")  # which shows that it fits
+    (folder / "adapter").mkdir()
+    for name in (ADAPTER, ADAPTER_WEIGHTS):
+        shutil.copyfile(place / name, folder / "adapter" / name)
+    tokenizer.save_pretrained(folder / "adapter")
+    say(f"  taken from {place}: run.start takes the place of SFT")
+    return {"metrics": {}, "adapters": {"sft": "adapter"}, "start": {"place": str(place)}}
 
 
 def _dataset(rows: Sequence[tuple[Example, Encoded]]) -> Dataset:

@@ -787,7 +787,7 @@ def test_answers_of_which_most_never_end_are_told_at_the_first_update_alone(
     ends = torch.tensor([True] * ended + [False] * (8 - ended))
     monkeypatch.setattr(trainer, "roll_out", lambda batch: dataclasses.replace(roll_out(batch), ended=ends))
     trainer.train()
-    assert capsys.readouterr().out.count("only 38% of the SFT policy's answers end within 6 tokens") == said
+    assert capsys.readouterr().out.count("only 38% of the first answers end within 6 tokens") == said
 
 
 def test_a_sample_is_the_last_turn_of_its_prompt_and_the_greedy_answer_to_all_of_it(make):
