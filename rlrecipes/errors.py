@@ -157,6 +157,11 @@ def option(name: str, value: str = "…") -> str:
     return f"{name.upper()}={value}" if has_make() else f"--{name} {value}"
 
 
+def setting(name: str, value: str) -> str:
+    """A setting of the table `run` as a person gives it, for which make has a variable: `START=base`, `run.start=base`."""
+    return f"{name.upper()}={value}" if has_make() else f"run.{name}={value}"
+
+
 def switch(name: str) -> str:
     """An option without a value: `FORCE=1` to make, `--force` to the command line."""
     return f"{name.upper()}=1" if has_make() else f"--{name}"

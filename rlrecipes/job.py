@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
+from rlrecipes.data.joint import PLUS, joint_data
 from rlrecipes.data.load import digest, fingerprint, lists, load
 from rlrecipes.data.objective import objective
-from rlrecipes.errors import UserError, option
+from rlrecipes.errors import UserError, option, setting
 from rlrecipes.profile import (
     BASE,
     SFT,
@@ -34,17 +34,15 @@ from rlrecipes.recipe import (
     Metric,
     Recipe,
     Reward,
-    Split,
     load_recipe,
     recipe_names,
 )
 from rlrecipes.run.folder import Run
-from rlrecipes.run.guarded import guarded
+from rlrecipes.run.guarded import guarded, metric_of
 from rlrecipes.run.policies import chosen, find_start
 from rlrecipes.run.settings import Settings, asked_for
 from rlrecipes.run.stages import STAGES, below
 
-PLUS = "+"
 SHARED_STAGES = ("sft", "reward")
 """The stages that several recipes can share."""
 
@@ -101,7 +99,7 @@ class Job:
         own = [each for each in self.recipe.evaluation.metrics if each.name not in {metric.name for metric in fitted}]
         answered = any(example.answers for example in held_out)  # without references, what needs none is left
         served = [*fitted, *(each for each in own if _serves(held_out, each.needs) and (answered or each.needs))]
-        served += [f.metric for f in self.functions if f.name not in {metric.name for metric in served}]
+        served += [metric_of(f) for f in self.functions if f.name not in {metric.name for metric in served}]
         given = [guarded(metric, self.profile.limits.term_seconds) for metric in served]
         return [metric for metric in given if metric.applies is None or metric.applies(held_out)]
 
@@ -217,7 +215,7 @@ def make_job(
     job = Job(recipe, profile, run, dataclasses.replace(data, notes=[*data.notes, *notes]), seed, asked=asked)
     _check_headline(job)
     _check_turns(job)
-    _check_length(job)
+    _check_demonstrations(job)
     _check_policies(job)
     return job
 
@@ -273,13 +271,19 @@ def _check_turns(job: Job) -> None:
         )
 
 
-def _check_length(job: Job) -> None:
-    """Refuses to guess how long answers may be where the data bring none.
+def _check_demonstrations(job: Job) -> None:
+    """Refuses to imitate demonstrations that are not there, or to guess from them how long an answer may be.
 
     Raises:
-        UserError: `ppo.response_length` is not set.
+        UserError: `run.start` is SFT, or `ppo.response_length` is not set.
     """
-    if not (job.data.train.demonstrations or job.profile.ppo.response_length):
+    if job.data.train.demonstrations:
+        return
+    if job.profile.run.start == SFT:
+        raise UserError(
+            f"{job.data.source} brings no demonstrations for SFT to imitate; begin at the base ({setting('start', BASE)})"
+        )
+    if not job.profile.ppo.response_length:
         raise UserError(
             f"{job.data.source} brings no answers that tell how long one may be; set ppo.response_length, in tokens"
         )
@@ -324,10 +328,10 @@ def _joint_job(
     """The job of several recipes that share a reward model."""
     recipes = recipes_of(name)
     own = ((weights, "terms.…"), (columns, "--columns"), (profile.reward.model, "reward.model"))
-    for value, setting in (*own, (profile.reward.seeds > 1, "reward.seeds")):
+    for value, name_of in (*own, (profile.reward.seeds > 1, "reward.seeds")):
         if value:
             raise UserError(
-                f"{setting} is for one recipe, not for {name}; leave it out, and use it with each recipe alone"
+                f"{name_of} is for one recipe, not for {name}; leave it out, and use it with each recipe alone"
             )
     sources = sources_of(recipes, source)
     parts = {recipe.name: load(recipe, part, {}, run.root) for recipe, part in zip(recipes, sources, strict=True)}
@@ -377,20 +381,3 @@ def joint_recipe(recipes: Sequence[Recipe]) -> Recipe:
     """One recipe for the stages that several share; it has no reward terms, since PPO is not among those stages."""
     name, summary = PLUS.join(recipe.name for recipe in recipes), "a reward model that several recipes share"
     return dataclasses.replace(recipes[0], name=name, summary=summary, reward=Reward(), judge=None)
-
-
-def joint_data(parts: Mapping[str, Data]) -> Data:
-    """The data of all recipes, whose rows take turns."""
-    return Data(
-        source=PLUS.join(data.source for data in parts.values()),
-        train=_interleave([data.train for data in parts.values()]),
-        held_out=_interleave([data.held_out for data in parts.values()]),
-        notes=[f"{name}: {note}" for name, data in parts.items() for note in data.notes],
-        dropped={f"{name}: {reason}": count for name, data in parts.items() for reason, count in data.dropped.items()},
-    )
-
-
-def _interleave(splits: Sequence[Split]) -> Split:
-    kinds = [kind.name for kind in dataclasses.fields(Split)]
-    turns = {kind: chain.from_iterable(zip_longest(*(getattr(split, kind) for split in splits))) for kind in kinds}
-    return Split(**{kind: [row for row in rows if row is not None] for kind, rows in turns.items()})

@@ -15,10 +15,11 @@ from typing import Any
 
 from rlrecipes.before.asked import asked_profile, fitted, refuse_unlearned, with_algorithms
 from rlrecipes.before.needed import is_withheld, needed, required, unneeded, withheld_aloud
+from rlrecipes.data.joint import PLUS
 from rlrecipes.errors import UserError, option, switch
 from rlrecipes.hub.identity import identity, is_another, reading
 from rlrecipes.hub.reach import reach_model
-from rlrecipes.job import PLUS, SHARED_STAGES, Job, make_job
+from rlrecipes.job import SHARED_STAGES, Job, make_job
 from rlrecipes.metrics import estimate
 from rlrecipes.profile import Profile, asked_reward, check_profile
 from rlrecipes.recipe import Recipe, load_recipe, unknown

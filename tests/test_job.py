@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from conftest import main, sentences, write_rows
 
+from rlrecipes.data.joint import joint_data
 from rlrecipes.data.objective import objective
 from rlrecipes.errors import UserError
-from rlrecipes.job import Job, joint_data, joint_recipe, make_job, recipes_of, sources_of
+from rlrecipes.job import Job, joint_recipe, make_job, recipes_of, sources_of
 from rlrecipes.pipeline import run_recipe
 from rlrecipes.profile import RewardSettings, load_profile
 from rlrecipes.recipe import Comparison, Data, Example, Rating, Split, user

@@ -15,8 +15,9 @@ from rlrecipes.before.asked import PROFILE, asked_profile, fitted, refuse_unlear
 from rlrecipes.before.fit import PROFILE as OWN
 from rlrecipes.before.shape import Lengths
 from rlrecipes.before.workload import Workload, workload
+from rlrecipes.data.joint import PLUS
 from rlrecipes.errors import UserError, option
-from rlrecipes.job import PLUS, Job, check_seed
+from rlrecipes.job import Job, check_seed
 from rlrecipes.pipeline import check_source, prepare
 from rlrecipes.profile import Profile, asked_reward, function_names, load_profile, profile_names
 from rlrecipes.recipe import HUB, load_recipe

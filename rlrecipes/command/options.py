@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from rlrecipes import __version__
+from rlrecipes.data.joint import PLUS
 from rlrecipes.errors import UserError, check_text, program
-from rlrecipes.job import PLUS, SHARED_STAGES, check_seed
+from rlrecipes.job import SHARED_STAGES, check_seed
 from rlrecipes.profile import profile_names
 from rlrecipes.recipe import recipe_names, unknown
 from rlrecipes.run.stages import models

@@ -26,7 +26,7 @@ from rlrecipes.data.reasons import Drop, reason_of
 from rlrecipes.data.repeats import without_prompts
 from rlrecipes.data.turns import CHATS, TOOLS, UNUSABLE, UNUSABLE_KEYS, is_empty, wrong
 from rlrecipes.data.unread import Looked, check_usable, unread, unread_in
-from rlrecipes.errors import OwnCodeError, UserError, has_make, option, own_code
+from rlrecipes.errors import OwnCodeError, UserError, has_make, option, own_code, setting
 from rlrecipes.hub.fetch import missing_column
 from rlrecipes.recipe import Columns, Comparison, Example, HubSet, Recipe, spelled, truth_of, unknown
 from rlrecipes.text import shortened
@@ -225,6 +225,8 @@ def _layout(recipe: Recipe, rows: list[Row]) -> Layout:
     choices = ", or ".join("+".join(layout.needs) for layout in _offered(recipe))
     mapping = _mapping(recipe, rows)
     todo = f"map names, such as {mapping}" if mapping else "docs/own-data.md has what each of them holds"
+    if "prompt" in header and not mapping:
+        todo = f"prompts alone are enough at {setting('start', 'base')} with a reward.function"
     known = f"but {recipe.name} reads {choices}, …; {todo}"
     held = shortened(", ".join(header), max(60, 270 - len(known)))
     raise UserError(f"{rows[0].file} has the columns {held}, {known}")

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrecipes.errors import OwnCodeError, UserError, first_line, own_code
-from rlrecipes.metrics import mean_of
-from rlrecipes.recipe import EVALUATED, Example, Metric, Prompt, unknown
+from rlrecipes.recipe import EVALUATED, Example, Prompt, unknown
 from rlrecipes.text import shortened
 
 SETTING = "reward.function"
@@ -48,11 +47,6 @@ class Function:
         if name in ("state_dict", "load_state_dict"):
             return getattr(self.call, name)
         raise AttributeError(name)
-
-    @property
-    def metric(self) -> Metric:
-        """The mean over answers of what it gives."""
-        return mean_of(self.name, lambda answer, example: self(example.prompt, answer, example))
 
     @property
     def told(self) -> str:

@@ -151,8 +151,8 @@ class EvaluateSettings:
     """Which policies: `all`, or some, as `["base", "sft", "ppo", "runs/other"]`: names, and folders of a run, an adapter or a
     whole model. The best of 16 draws 16 answers to every prompt."""
     pass_at: CountOrZero = 0
-    """k of pass@k (arXiv 2107.03374): the chance that one of k answers at temperature 1 is right, by a headline of 0 or 1. Every
-    policy gives so many to each prompt. 0: not measured."""
+    """k of pass@k (arXiv 2107.03374): the chance that one of k answers at temperature 1 is right, by a headline of 0 or 1.
+    Every policy gives so many to each prompt. 0: not measured."""
     judge: str = "auto"
     """Who judges beside the headline and the reward. `auto`: a second reward model, from half of the held-out preferences,
     where there are enough; `none`; or a function of your own, as `judges.py:polite`, which takes the prompt's messages, the

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from rlrecipes.errors import OwnCodeError, TooLongError, UserError, own_code, place_of
-from rlrecipes.metrics import Scores, ratio
+from rlrecipes.metrics import Scores, mean_of, ratio
+from rlrecipes.profile import Function
 from rlrecipes.recipe import Example, Metric, lent
 from rlrecipes.run.interrupts import time_limit
 from rlrecipes.text import is_number, quoted, shortened
@@ -70,6 +71,11 @@ def guarded(metric: Metric, seconds: float = 0) -> Metric:
         score=metric.score and one_by_one(metric.score),
         applies=applies,
     )
+
+
+def metric_of(function: Function) -> Metric:
+    """The mean over answers of what a function of the reward gives."""
+    return mean_of(function.name, lambda answer, example: function(example.prompt, answer, example))
 
 
 def _within(function: str) -> Callable[[BaseException], str]:

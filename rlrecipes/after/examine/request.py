@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlrecipes.after.finished import FinishedRun, find_finished_run
+from rlrecipes.data.joint import PLUS, joint_data
 from rlrecipes.data.load import fingerprint, load
 from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import reach_model
-from rlrecipes.job import PLUS, joint_data, joint_recipe, recipes_of, sources_of
+from rlrecipes.job import joint_recipe, recipes_of, sources_of
 from rlrecipes.profile import ModelSettings, load_profile
 from rlrecipes.recipe import Comparison, Data, Rating, Recipe, Split
 from rlrecipes.report.records import finished_algorithms
