@@ -128,7 +128,7 @@ class Job:
         if self.profile.run.start != SFT:
             settings = {name: value for name, value in settings.items() if not name.startswith("sft.")}
             settings["run.start"] = self.profile.run.start
-        if "terms" in tables and functions:
+        if "terms" in tables and self.functions:
             settings |= {"reward.function": functions, "data.columns": self.columns_fingerprint}
         if "terms" in tables:
             settings["terms.learned"] = self.recipe.reward.learned

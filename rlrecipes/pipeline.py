@@ -240,6 +240,8 @@ def _pending(job: Job, stages: Sequence[str], forced: Sequence[str]) -> list[str
             if _is_finished(job, stage) or withheld_aloud(job, stage):
                 continue
             job.run.check_begun(stage, _conditions(job, stage))
+        elif not forced:
+            job.run.is_finished(stage, job.settings(stage))  # which refuses other settings, before it would be removed
         pending.append(stage)
     return pending
 

@@ -222,7 +222,7 @@ IDLE = {
     **{
         f"reward.{key}": [["reward.model=some/model"]]
         for table, key in KEYS
-        if table == "reward" and key not in ("model", "per_device_train_batch_size")
+        if table == "reward" and key not in ("model", "per_device_train_batch_size", "function")
     }
     | {
         "reward.warmup_steps": [["reward." + CONSTANT], ["reward.max_steps=7"], ["reward.model=some/model"]],
@@ -249,15 +249,16 @@ ALWAYS = {
         "sft.max_grad_norm",
         "sft.gradient_checkpointing",
     ),
-    *("reward.model", "reward.per_device_train_batch_size"),
+    *("reward.model", "reward.per_device_train_batch_size", "reward.function"),
     "ppo.num_mini_batches",
     *("ppo.num_ppo_epochs", "ppo.response_length"),
     *(f"{table}.{key}" for table in ALGORITHMS for key in OF_EVERY_ALGORITHM),
     *(f"{table}.{key}" for table in GROUPED for key in OF_GROUPS),
     *("rloo.normalize_advantages", "grpo.loss_type", "grpo.scale_rewards", "grpo.importance_sampling_level"),
     "run.algorithms",
+    "run.start",
     *("ppo.kl_coef", "ppo.vf_coef", "ppo.gamma", "ppo.lam", "ppo.whiten_rewards"),
-    *("evaluate.limit", "evaluate.batch_size", "evaluate.policies", "evaluate.judge_url"),
+    *("evaluate.limit", "evaluate.batch_size", "evaluate.policies", "evaluate.judge_url", "evaluate.pass_at"),
     *("evaluate.bertscore", "evaluate.comet"),
     *("track.wandb", "checkpoint.seconds", "limits.term_seconds"),
     *("memory.card", "memory.halve_on_oom", "run.deterministic"),

@@ -1,13 +1,13 @@
-"""Arithmetic: the sum of two numbers, learned from a program that checks it; no demonstrations and no reward model.
+"""Arithmetic: the sum of some numbers, learned from a program that checks it; no demonstrations and no reward model.
 
-Add: 47 + 38
--> 7 + 8 = 15, 4 + 3 + 1 = 8: 85
+Add: 7 + 8 + 5 + 2
+-> 7 + 8 = 15, + 5 = 20, + 2 = 22
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recipes.arithmetic import builtin
@@ -19,17 +19,16 @@ TASK = "Add: "
 NUMBER = re.compile(r"\d+")
 
 
-def ask(first: int, second: int) -> Prompt:
-    return user(f"{TASK}{first} + {second}")
+def ask(numbers: Sequence[int]) -> Prompt:
+    return user(f"{TASK}{' + '.join(map(str, numbers))}")
 
 
 def read(row: Mapping[str, Any]) -> Example:
-    """One row of a user's own sums."""
-    try:
-        first, second = int(row["first"]), int(row["second"])
-    except (TypeError, ValueError):
-        raise ValueError("'first' and 'second' must be whole numbers") from None
-    return Example(ask(first, second), (str(first + second),), {"sum": first + second})
+    """One row of a user's own sums, as `7 + 8 + 5`."""
+    numbers = [int(number) for number in NUMBER.findall(str(row["numbers"]))]
+    if len(numbers) < 2:
+        raise ValueError("'numbers' must hold two whole numbers or more")
+    return Example(ask(numbers), (str(sum(numbers)),), {"sum": sum(numbers)})
 
 
 def right(answer: str, example: Example) -> float:
@@ -40,8 +39,8 @@ def right(answer: str, example: Example) -> float:
 
 RECIPE = Recipe(
     name="arithmetic",
-    summary="add two numbers; a program checks the sum, and nothing else teaches it",
-    columns=Columns(required=("first", "second"), example=read),
+    summary="add some numbers; a program checks the sum, and nothing else teaches it",
+    columns=Columns(required=("numbers",), example=read),
     reward=Reward(
         learned=0.0,
         terms=(Term("right", lambda prompt, answer, example: right(answer, example), weight=1.0, needs="sum"),),

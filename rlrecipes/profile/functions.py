@@ -123,7 +123,7 @@ def function_names(names: str) -> list[str]:
 
 
 def _parts(names: str) -> list[str]:
-    return [part.strip() for part in names.split(",") if part.strip()]
+    return [part.strip() for part in names.split(",") if part.strip() not in ("", "none")]
 
 
 def functions_joined(overrides: Sequence[str]) -> list[str]:

@@ -129,7 +129,7 @@ class RewardSettings(TrainingSettings):
     function: Names = ""
     """Ours: one or several functions of your own, as `rewards.py:exact`, which take (prompt, answer, example), or (prompts,
     completions, **columns) as `trl.GRPOTrainer`'s `reward_funcs` do. Each is a term of the reward by its own name, of weight
-    1 (`terms.exact=2`), and a metric of the evaluation; the reward model knows nothing of it."""
+    1 (`terms.exact=2`), and a metric of the evaluation; the reward model knows nothing of it. Empty or `none`: none."""
     center_rewards_coefficient: Annotated[Positive | None, NONE] = None
     """Weight of the squared sum of the two scores (arXiv 2312.09244); the scores are standardised afterwards in any case."""
     seeds: Annotated[Count, Field(le=32)] = 1
