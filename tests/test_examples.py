@@ -20,7 +20,7 @@ def with_example(folder, example):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("pyproject.toml", "Makefile"):
         shutil.copy(ROOT / name, folder / name)
-    shutil.copytree(ROOT / "examples" / example, folder / "recipes" / "summary", ignore=ignored)
+    shutil.copytree(ROOT / "examples" / example, folder / "recipes" / example.partition("_")[0], ignore=ignored)
     return folder
 
 
@@ -87,6 +87,44 @@ def test_without_a_world_it_gets_through_the_smallest_road_on_data_and_a_model_o
     chat = [sys.executable, "-m", "rlrecipes", "chat", "summary", *policy]
     given = subprocess.run(chat, cwd=without_world, input='{"prompt": "Hello"}\n', capture_output=True, text=True)
     assert given.returncode == 0, given.stderr
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory):
+    return with_example(tmp_path_factory.mktemp("sums"), "arithmetic")
+
+
+def test_a_world_without_demonstrations_holds_the_contract(sums):
+    checked = ("tests/recipes/test_contract.py", "tests/test_layers.py", "-k", "arithmetic", "-p", "no:cacheprovider")
+    out = python(sums, "pytest", "-q", *checked)
+    assert out.count(".") > 10
+    python(sums, "mypy", "--cache-dir", "none", "-p", "recipes.arithmetic")
+
+
+def test_arithmetic_is_learned_from_the_base_by_a_program_that_checks_the_answer(sums):
+    small = [s for s in SMALLEST if s.startswith(("base.", "track.", "evaluate.limit", "lora."))]
+    groups = [
+        f"{table}.{key}"
+        for table in ("rloo", "grpo")
+        for key in ("total_episodes=16", "per_device_train_batch_size=8", "num_iterations=2")
+    ]
+    asked = ("run.start=base", "run.algorithms=rloo,grpo", "ppo.response_length=6", "evaluate.pass_at=4")
+    python(sums, "rlrecipes", "run", "arithmetic", *small, *groups, *asked)
+    folder = sums / "runs" / "tiny" / "arithmetic"
+    done = json.loads((folder / "evaluate" / "done.json").read_text())
+    assert done["headline"] == "right"
+    assert {"grpo_over_base", "rloo_over_base"} <= done["comparisons"].keys()
+    assert all({"pass@1", "pass@4"} <= done["metrics"][policy].keys() for policy in ("base", "rloo", "grpo"))
+    assert not (folder / "sft").exists()
+    assert not (folder / "reward").exists()
+
+
+def test_a_world_without_demonstrations_is_not_imitated(sums):
+    given = subprocess.run(
+        [sys.executable, "-m", "rlrecipes", "show", "arithmetic"], cwd=sums, capture_output=True, text=True
+    )
+    assert given.returncode == 2
+    assert "built-in brings no demonstrations for SFT to imitate; begin at the base (START=base)" in given.stderr
 
 
 def test_a_recipe_that_is_added_leaves_the_shared_base_as_it_is_and_has_its_own(monkeypatch):

@@ -1,13 +1,24 @@
 """Answers are scored without the model that gave them, and policies compared over the same prompts."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from rlrecipes.errors import UserError
 from rlrecipes.policy.answers import Answer, best_of
-from rlrecipes.policy.scores import Scored, compare, divergence, divergence_bound, metrics, pairs, score_all
+from rlrecipes.policy.scores import (
+    Scored,
+    compare,
+    divergence,
+    divergence_bound,
+    is_binary,
+    metrics,
+    pairs,
+    pass_at,
+    score_all,
+)
 from rlrecipes.policy.style import copied, refuses, style
 from rlrecipes.recipe import Example, Message, Metric, user
 from rlrecipes.run.policies import kinds
@@ -37,6 +48,42 @@ def test_the_best_of_4_is_taken_from_the_first_4_of_the_16():
     assert given["ppo"] == ["greedy", "sampled"]
     assert given["sft"] == [str(k) for k in range(1, 17)]
     assert kinds(some("sft", "best4"))["sft"] == ["greedy", "sampled", "1", "2", "3", "4"]
+
+
+def test_the_chance_that_one_of_k_is_right_is_counted_over_all_choices_of_k():
+    right = [[1, 0, 0], [0, 0, 1], [0, 0, 1], [0, 0, 1]]
+    assert pass_at(1, right) == [0.25, 0, 0.75]
+    assert pass_at(2, right) == pytest.approx([0.5, 0, 1])
+    assert pass_at(4, right) == [1, 0, 1]
+    assert is_binary(right)
+    assert not is_binary([[0.5]])
+    assert not is_binary([])
+
+
+def test_every_policy_gives_k_answers_for_pass_at_k_and_one_that_more_are_taken_of_counts_them_all(job):
+    named = some("base", "sft", "best16")
+    assert kinds(named, 4) == {
+        "base": ["greedy", "sampled", "1", "2", "3", "4"],
+        "sft": ["greedy", "sampled", *map(str, range(1, 17))],
+    }
+    evaluate = replace(job.profile.evaluate, pass_at=2)
+    binary = replace(job.recipe.evaluation.metrics[0], score=lambda answer, example: float(answer == "x"))
+    asked = replace(
+        job,
+        profile=replace(job.profile, evaluate=evaluate),
+        data=replace(job.data, metrics=(binary,)),
+    )
+    given = {"sft": {kind: answers(text) for kind, text in {"greedy": "x", "sampled": "y", "1": "x", "2": "y"}.items()}}
+    examples = [Example(user("Say x."), ("x",))]
+    found = score_all(asked, some("sft"), given, examples, lambda rows: [0.0 for _ in rows], None)
+    assert found["sft"].passed == {1: [0.5], 2: [1.0]}
+    told = metrics(asked, found["sft"], examples)
+    assert told["pass@1"]["value"] == 0.5
+    assert told["pass@2"]["value"] == 1
+    assert "pass@2_gain" in compare(found["sft"], found["sft"])
+
+    graded = replace(asked, data=replace(job.data, metrics=(replace(binary, score=lambda answer, example: 0.5),)))
+    assert score_all(graded, some("sft"), given, examples, lambda rows: [0.0], None)["sft"].passed == {}
 
 
 def test_only_the_reward_chooses_the_best_of_n_and_an_answer_without_an_end_pays_for_it(job):

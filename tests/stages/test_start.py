@@ -53,7 +53,7 @@ def test_from_the_base_there_is_no_sft_and_all_policies_stand_against_the_base(h
     assert main(["chat", *options, "--policy", "sft"]) == 2
     assert "there is no policy 'sft'; there are base, rloo, grpo, ppo" in capsys.readouterr().err
     assert main(["run", *options, "run.start=sft"]) == 2
-    assert "reward was made with run.start = \"base\" where you now have null" in capsys.readouterr().err
+    assert 'reward was made with run.start = "base" where you now have null' in capsys.readouterr().err
     assert records(folder).keys() == made.keys(), "nothing is removed"
 
 
@@ -138,7 +138,10 @@ def test_an_adapter_in_a_folder_takes_the_place_of_sft(finished, home, capsys):
     [
         (("run.start=bsae",), "run.start: there is no folder 'bsae'; did you mean 'base'?"),
         (("run.start=empty",), "the folder empty holds no adapter_config.json and no finished run of translation"),
-        (("run.start=runs/bad-start/translation/mine",), "is in this run, runs/bad-start/translation, itself; name another run"),
+        (
+            ("run.start=runs/bad-start/translation/mine",),
+            "is in this run, runs/bad-start/translation, itself; name another run",
+        ),
         (("run.start=base", "sft.max_steps=3"), "sft.max_steps=3 has no effect where run.start=base takes the place"),
         (
             ("run.start=base", "evaluate.policies=sft ppo"),
