@@ -1,9 +1,9 @@
 """The built-in data of `arithmetic`: sums to find, without a single one that is worked out, and what the base has read.
 
-    Add: 7 + 8 + 5 + 2
-    worked out:  7 + 8 = 15, + 5 = 20, + 2 = 22
-    slipped:     7 + 8 = 15, + 5 = 21, + 2 = 23
-    hasty:       19
+    Add: 3 + 5 + 1 + 4 + 2
+    worked out:  3 + 5 = 8, + 1 = 9, + 4 = 13, + 2 = 15
+    slipped:     3 + 5 = 8, + 1 = 10, + 4 = 14, + 2 = 16
+    hasty:       12
 
 The base has read people who mostly guess. It can work a sum out, and seldom does: a reward brings that out.
 """
@@ -16,11 +16,12 @@ from random import Random
 
 from rlrecipes.recipe import Data, Example, Prompt, Split
 
-TERMS = 4
+TERMS, HIGHEST = 5, 5
+"""How many numbers a sum has, each from 1 to the highest."""
 HELD_OUT_EVERY = 7
 """One in so many rows of numbers is kept from training, and from what the base has read."""
-READ = 9000
-OFTEN = (0.3, 0.1, 0.6)
+READ = 12000
+OFTEN = (0.4, 0.05, 0.55)
 """How often a sum is worked out, slipped, or hasty, in what the base has read."""
 
 Numbers = Sequence[int]
@@ -30,7 +31,7 @@ Style = Callable[[Numbers, Random], str]
 
 def generate(ask: Ask, seed: int = 0) -> Data:
     """The built-in data as a recipe's; `ask` makes the prompt of some numbers."""
-    rows = list(product(range(1, 10), repeat=TERMS))
+    rows = list(product(range(1, HIGHEST + 1), repeat=TERMS))
     Random(seed).shuffle(rows)
     train, test = ([row for row in rows if is_held_out(row) == side] for side in (False, True))
     return Data(
@@ -45,7 +46,7 @@ def documents(ask: Ask, seed: int = 1) -> Sequence[Example]:
     """Sums as the base has read them: mostly hasty, some slipped, the others worked out."""
     rng, read = Random(seed), list[Example]()
     while len(read) < READ:
-        row = rng.choices(range(1, 10), k=TERMS)
+        row = rng.choices(range(1, HIGHEST + 1), k=TERMS)
         if not is_held_out(row):
             (style,) = rng.choices((worked_out, slipped, hasty), OFTEN)
             read.append(Example(ask(row), (style(row, rng),)))

@@ -1,7 +1,7 @@
 """Arithmetic: the sum of some numbers, learned from a program that checks it; no demonstrations and no reward model.
 
-Add: 7 + 8 + 5 + 2
--> 7 + 8 = 15, + 5 = 20, + 2 = 22
+Add: 3 + 5 + 1 + 4 + 2
+-> 3 + 5 = 8, + 1 = 9, + 4 = 13, + 2 = 15
 """
 
 from __future__ import annotations

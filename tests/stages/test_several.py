@@ -167,6 +167,20 @@ def test_groups_of_answers_that_processes_share_are_those_of_one(ranks, home, fi
     assert different(home / "runs" / f"{algorithm}-in-1", home / "runs" / f"{algorithm}-in-2") == []
 
 
+def test_a_run_from_the_base_by_a_function_that_checks_answers_is_that_of_one_process(ranks, home):
+    (home / "several_rewards.py").write_text(
+        "def brief(prompts, completions, target, **kwargs):\n    return [1 / (1 + len(text)) for text in completions]\n"
+    )
+    small = [s for s in SMALLEST if not s.startswith(("sft.", "reward.", "evaluate.policies", "ppo."))]
+    shape = ("total_episodes=16", "per_device_train_batch_size=4", "gradient_accumulation_steps=2", "keep=last")
+    settings = [*small, "ppo.response_length=6", *(f"grpo.{each}" for each in shape), "run.algorithms=grpo"]
+    settings += ["run.start=base", "terms.learned=0", "reward.function=several_rewards.py:brief", "evaluate.pass_at=2"]
+    for world in (1, 2):
+        done = ranks(world, home, "run", "translation", "--run", f"checked-in-{world}", *OWN, *settings)
+        assert done.statuses == [0] * world, done.outputs
+    assert different(home / "runs" / "checked-in-1", home / "runs" / "checked-in-2") == []
+
+
 RAISES = """
 import rlrecipes.stages.sft as stage
 from rlrecipes.errors import UserError
