@@ -476,7 +476,7 @@ def test_make_hands_on_what_it_is_given_letter_by_letter(variable):
         assert handed_on[0] == "PATH=$PWD/none/bin:$PATH", "the launcher is that of .venv"
         handed_on = handed_on[1:-1]
     expected = FOREIGN.split() if variable in ("ARGS", "SEEDS", "RUNS", "LAUNCH") else [FOREIGN]
-    settings = {"POLICIES": "evaluate.policies", "ALGORITHM": "run.algorithms"}
+    settings = {"POLICIES": "evaluate.policies", "ALGORITHM": "run.algorithms", "START": "run.start"}
     expected = [f"{settings[variable]}={FOREIGN}"] if variable in settings else expected
     assert [word for word in handed_on if word != f"--{variable.lower()}"] == expected
 
