@@ -5,7 +5,7 @@
     slipped:     3 + 5 = 8, + 1 = 10, + 4 = 14, + 2 = 16
     hasty:       12
 
-The base has read people who mostly guess. It can work a sum out, and seldom does: a reward brings that out.
+The base has read all three. It can work a sum out, and mostly guesses: a reward brings out what it can.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ TERMS, HIGHEST = 5, 5
 HELD_OUT_EVERY = 7
 """One in so many rows of numbers is kept from training, and from what the base has read."""
 READ = 12000
-OFTEN = (0.4, 0.05, 0.55)
-"""How often a sum is worked out, slipped, or hasty, in what the base has read."""
+OFTEN = (0.75, 0.1, 0.15)
+"""How often a sum is worked out, slipped, or hasty, in what the base has read. Its batches count the same and have texts of
+like length, so a guess of one number weighs some ten times as much as a sum that is worked out: the base mostly guesses."""
 
 Numbers = Sequence[int]
 Ask = Callable[[Numbers], Prompt]
@@ -43,7 +44,7 @@ def generate(ask: Ask, seed: int = 0) -> Data:
 
 
 def documents(ask: Ask, seed: int = 1) -> Sequence[Example]:
-    """Sums as the base has read them: mostly hasty, some slipped, the others worked out."""
+    """Sums as the base has read them."""
     rng, read = Random(seed), list[Example]()
     while len(read) < READ:
         row = rng.choices(range(1, HIGHEST + 1), k=TERMS)
