@@ -166,10 +166,11 @@ Symptom = Literal[
     "The length drifts",
     "The answers repeat themselves",
     "Every prompt gets the same answer",
+    "The answers to a prompt do not differ",
     "One word is in every answer",
     "The reward goes up and the task goes down",
-    "PPO stays below the base",
-    "PPO stays below the best of 4",
+    "The policy stays below the base",
+    "The policy stays below the best of 4",
 ]
 """The headings of that page."""
 

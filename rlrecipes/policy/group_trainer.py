@@ -5,13 +5,18 @@ In RLOO the KL penalty is part of the reward; in GRPO it is part of the loss.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 
 from rlrecipes.policy import groups
+from rlrecipes.policy.group_measures import amiss, group_measures, teaching, unfilled, unspread
 from rlrecipes.policy.kl import estimate_kl
-from rlrecipes.policy.rollout import Advantages, MicroBatch, Rollout
+from rlrecipes.policy.rollout import Advantages, Drawn, MicroBatch, Rollout, join_drawn
 from rlrecipes.policy.trainer import PolicyTrainer
-from rlrecipes.profile import GroupSettings, GRPOSettings, RLOOSettings
+from rlrecipes.profile import MOST_DRAWS, GroupSettings, GRPOSettings, RLOOSettings
+from rlrecipes.run.console import say
+from rlrecipes.run.processes import from_first
 
 
 class GroupTrainer(PolicyTrainer):
@@ -19,8 +24,53 @@ class GroupTrainer(PolicyTrainer):
 
     settings: GroupSettings
 
-    def measures(self, rollout: Rollout, scores: torch.Tensor) -> dict[str, float]:
-        return groups.group_measures(scores, self.settings.num_generations)
+    @property
+    def prompts_each(self) -> int:
+        """Prompts of a batch that is learned from."""
+        return self.settings.batch // self.settings.num_generations
+
+    def draw(self, batches: Iterator[dict[str, torch.Tensor]]) -> Drawn:
+        """The scored answers to the next prompts; with `dynamic_sampling`, to more until a batch of them can teach."""
+        parts = [super().draw(batches)]
+        while self.settings.dynamic_sampling and len(parts) < MOST_DRAWS and self._teaching(parts) < self.prompts_each:
+            parts.append(super().draw(batches))
+        return join_drawn(parts, self.processing_class.pad_token_id)
+
+    def _teaching(self, parts: Sequence[Drawn]) -> int:
+        """Prompts that can teach, the same number in all processes."""
+        return from_first(lambda: sum(int(self._can_teach(part.rollout, part.scores).sum()) for part in parts))
+
+    def _can_teach(self, rollout: Rollout, scores: torch.Tensor) -> torch.Tensor:
+        return teaching(rollout.answers, scores, self.settings.num_generations)
+
+    def taught_by(self, rollout: Rollout, scores: torch.Tensor, of_all: Advantages) -> tuple[Rollout, Advantages]:
+        """Of several draws, the first prompts that can teach; where they do not fill a batch, others fill it up."""
+        if len(scores) == self.settings.batch:
+            return rollout, of_all
+        dull = from_first(lambda: (~self._can_teach(rollout, scores)).tolist())
+        order = sorted(range(len(dull)), key=lambda prompt: dull[prompt])[: self.prompts_each]
+        each = torch.arange(self.settings.num_generations)
+        rows = (torch.tensor(sorted(order))[:, None] * len(each) + each).flatten().to(scores.device)
+        taken = rollout.rows(rows)
+        return taken, self.estimate_advantages(taken, scores[rows])
+
+    def measures(self, drawn: Drawn) -> dict[str, float]:
+        """Of all that were drawn. With `dynamic_sampling` also the draws, and the share of the batch that cannot teach."""
+        found = group_measures(drawn, self.reward, self.settings.num_generations)
+        if self.settings.dynamic_sampling:
+            found["groups/draws"] = len(drawn.scores) / self.settings.batch
+            found["groups/missing"] = max(0, self.prompts_each - self._teaching([drawn])) / self.prompts_each
+        return found
+
+    def look_out(self, update: int, measured: dict[str, float]) -> None:
+        if said := amiss(self.state.log_history, measured, self.settings):
+            say(f"  {said}")
+
+    def taught_nothing(self) -> list[str]:
+        return unspread(self.state.log_history, self.settings)
+
+    def warnings(self) -> list[str]:
+        return [] if self.taught_nothing() else unfilled(self.state.log_history, self.settings)
 
     def learned(self, rollout: Rollout) -> torch.Tensor:
         """The tokens `[B, T]` of a batch that are learned from."""

@@ -113,14 +113,3 @@ def _clipped(
     losses = -torch.min(ratio * advantages, ratio.clamp(1 - settings.epsilon, 1 + high) * advantages)
     low_held, high_held = ratio < 1 - settings.epsilon, ratio > 1 + high
     return losses, (low_held & (advantages < 0)) | (high_held & (advantages > 0))
-
-
-def group_measures(scores: torch.Tensor, each: int) -> dict[str, float]:
-    """Means over the groups of scores `[B]`: the spread within one, its best, and the share of groups without any spread,
-    which teach nothing."""
-    groups = scores.view(-1, each)
-    return {
-        "groups/spread": groups.std(1).mean().item(),
-        "groups/best": groups.max(1).values.mean().item(),
-        "groups/flat": (groups.max(1).values == groups.min(1).values).float().mean().item(),
-    }

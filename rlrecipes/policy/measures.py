@@ -27,10 +27,11 @@ def measures(
     penalty: torch.Tensor,
     kl_coef: float,
     head: Head | None = None,
+    each: int = 1,
 ) -> dict[str, float]:
     """Means over a batch of answers, from each term's values `[B]`, the scores `[B]` and the KL penalty `[B, T]`.
 
-    A `head` of several reward models adds how far they disagree.
+    A `head` of several reward models adds how far they disagree. Each prompt has so many answers, next to each other.
     """
     non_score = penalty.masked_fill(rollout.padding, 0).sum(1).mean().item()
     return {
@@ -45,7 +46,7 @@ def measures(
         "answers/length": rollout.lengths.float().mean().item(),
         "answers/ended": rollout.ended.float().mean().item(),
         "kl_coef": kl_coef,
-        **diversity(rollout.answers),
+        **diversity(rollout.answers, each),
         "answers/length_correlation": _correlation(scores, rollout.lengths.float()),
         **{f"terms/{name}": values.float().mean().item() for name, values in terms.items()},
         **(
@@ -112,17 +113,18 @@ def over_steps(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return found | {f"first/{key.partition('/')[2]}": steps[0][key] for key in FIRST}
 
 
-def diversity(answers: Sequence[str]) -> dict[str, float]:
-    """How answers to different prompts repeat themselves and one another, each from 0 to 1.
+def diversity(answers: Sequence[str], each: int = 1) -> dict[str, float]:
+    """How answers repeat themselves and one another, each from 0 to 1; a prompt has `each` of them, next to each other.
 
     `repetition` is the mean share of an answer's word trigrams that it has had before, `identical` the share of answers that
-    another one equals, `distinct_2` that of different word pairs among all (Li et al. 2016).
+    one to another prompt equals, `distinct_2` that of different word pairs among all (Li et al. 2016).
     """
     said = [words(answer) for answer in answers]
-    copies, pairs = Counter(answers), [pair for each in said for pair in ngrams(each, 2)]
+    pairs = [pair for given in said for pair in ngrams(given, 2)]
+    prompts = Counter(answer for start in range(0, len(answers), each) for answer in {*answers[start : start + each]})
     return {
-        "answers/repetition": fmean(repeated(each) for each in said),
-        "answers/identical": sum(count for count in copies.values() if count > 1) / len(answers),
+        "answers/repetition": fmean(repeated(given) for given in said),
+        "answers/identical": sum(prompts[answer] > 1 for answer in answers) / len(answers),
         "answers/distinct_2": len(set(pairs)) / len(pairs) if pairs else 0.0,
     }
 

@@ -5,14 +5,15 @@ Shapes: B answers of at most T tokens; L is the longest prompt with its answer, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from rlrecipes.recipe import Example
+from rlrecipes.text import quoted
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,33 @@ class Rollout:
     def lengths(self) -> torch.Tensor:
         """`[B]`, of the answers in tokens, EOS included."""
         return (~self.padding).sum(1)
+
+    def place(self, row: int) -> str:
+        """Where an answer stands, for a sentence about it."""
+        return f"on the answer {quoted(self.answers[row])} to {quoted(self.examples[row].prompt[-1].content)}"
+
+    def rows(self, chosen: torch.Tensor) -> Rollout:
+        """Some rows `[b]`, in their order."""
+        places = chosen.tolist()
+        tensors = {name: tensor[chosen] for name, tensor in self.tensors().items()}
+        return replace(
+            self, examples=[self.examples[i] for i in places], answers=[self.answers[i] for i in places], **tensors
+        )
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What there is of its tensors, by their fields."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+class Drawn(NamedTuple):
+    """The scored answers that are drawn for one update."""
+
+    rollout: Rollout
+    terms: Mapping[str, torch.Tensor]
+    """Each reward term's unweighted values `[B]`."""
+    scores: torch.Tensor
+    """`[B]`: what is climbed."""
 
 
 class Advantages(NamedTuple):
@@ -103,6 +131,24 @@ def join_rows(parts: Sequence[torch.Tensor], fill: int) -> torch.Tensor:
         return torch.cat(list(parts))
     widest = max(part.shape[1] for part in parts)
     return torch.cat([nn.functional.pad(part, (0, widest - part.shape[1]), value=fill) for part in parts])
+
+
+def join_drawn(parts: Sequence[Drawn], pad: int) -> Drawn:
+    """Several draws under each other; `pad` is the token that fills their texts."""
+    if len(parts) == 1:
+        return parts[0]
+    rollouts = [part.rollout for part in parts]
+    fill = {"ids": pad, "response": pad, "padding": True, "states_padding": True}
+    each = [rollout.tensors() for rollout in rollouts]
+    tensors = {name: join_rows([tensors[name] for tensors in each], fill.get(name, 0)) for name in each[0]}
+    whole = replace(
+        rollouts[0],
+        examples=[example for rollout in rollouts for example in rollout.examples],
+        answers=[answer for rollout in rollouts for answer in rollout.answers],
+        **tensors,
+    )
+    terms = {name: torch.cat([part.terms[name] for part in parts]) for name in parts[0].terms}
+    return Drawn(whole, terms, torch.cat([part.scores for part in parts]))
 
 
 def micro_batch(

@@ -35,21 +35,21 @@ from torch.utils.data import DataLoader
 from trl.experimental.ppo import PPOConfig as PPOConfig
 from trl.experimental.ppo import PPOTrainer
 
-from rlrecipes.errors import UserError, switch
+from rlrecipes.errors import UserError
 from rlrecipes.model.forward import states_at
 from rlrecipes.policy.kl import adapted_kl_coef
 from rlrecipes.policy.measures import measures, of_all, over_steps, together, warn_of_endless
-from rlrecipes.policy.rollout import Advantages, MicroBatch, Rollout, broken_row, micro_batch
+from rlrecipes.policy.rollout import Advantages, Drawn, MicroBatch, Rollout, broken_row, micro_batch
 from rlrecipes.policy.sampler import NoValue, Sampler
+from rlrecipes.policy.scoring import scored
 from rlrecipes.policy.watch import Watch
 from rlrecipes.profile import PolicySettings
 from rlrecipes.recipe import Example, Reward
 from rlrecipes.reward.head import Head, Scorer
-from rlrecipes.reward.terms import set_term_states, term_states, term_values, weighted_sum
+from rlrecipes.reward.terms import set_term_states, term_states
 from rlrecipes.run.checkpoint import Checkpoint, Checkpoints, random_states, set_random_states
 from rlrecipes.run.gradients import own_parts, sum_gradients
 from rlrecipes.run.out_of_memory import phase
-from rlrecipes.text import quoted
 
 
 class PolicyTrainer(PPOTrainer):
@@ -141,9 +141,30 @@ class PolicyTrainer(PPOTrainer):
         """Adds a micro-batch's gradient, and returns its share of the statistics of its mini-batch, rows `[n]`."""
         raise NotImplementedError
 
-    def measures(self, rollout: Rollout, scores: torch.Tensor) -> dict[str, float]:
+    def draw(self, batches: Iterator[dict[str, torch.Tensor]]) -> Drawn:
+        """The scored answers to the next prompts, all those that are drawn for one update."""
+        with phase(f"{self.settings.table} rollout"):
+            rollout = self.roll_out(next(batches))
+        return Drawn(rollout, *self.score(rollout))
+
+    def taught_by(self, rollout: Rollout, scores: torch.Tensor, of_all: Advantages) -> tuple[Rollout, Advantages]:
+        """The answers that are learned from, with their advantages; `of_all` are those of all that were drawn."""
+        return rollout, of_all
+
+    def measures(self, drawn: Drawn) -> dict[str, float]:
         """What is measured of a batch beside what all algorithms measure."""
         return {}
+
+    def taught_nothing(self) -> list[str]:
+        """A sentence where most of what was drawn could teach nothing, and why."""
+        return []
+
+    def warnings(self) -> list[str]:
+        """What else the log shows to be amiss with the batches."""
+        return []
+
+    def look_out(self, update: int, measured: dict[str, float]) -> None:
+        """Says what a batch's measures show to be amiss, once in a training; `state.log_history` has the batches before."""
 
     def _loader(self, prompts: int) -> DataLoader[Any]:
         """Batches of so many prompts; TRL's own have one for each answer."""
@@ -169,17 +190,18 @@ class PolicyTrainer(PPOTrainer):
             if self.watch and (why := self.watch.exhausted):
                 self.stopped = why
                 break
-            with phase(f"{self.settings.table} rollout"):
-                rollout = self.roll_out(next(batches))
-            terms, scores = self.score(rollout)
+            rollout, terms, scores = drawn = self.draw(batches)
             if update == 1:
                 rollout = self.begin(rollout, scores)
-            advantages, returns, penalty = self.estimate_advantages(rollout, scores)
-            metrics = measures(rollout, terms, scores, penalty, self.args.kl_coef, self.head)
-            metrics |= self.measures(rollout, scores)
-            kl = metrics["objective/kl"]
-            if update == 1:
                 warn_of_endless(rollout, self.args.response_length)
+            of_all = self.estimate_advantages(rollout, scores)
+            metrics = measures(
+                rollout, terms, scores, of_all.penalty, self.args.kl_coef, self.head, self.settings.answers_each
+            )
+            metrics |= self.measures(drawn)
+            self.look_out(update, metrics)
+            self.state.episode += len(rollout.answers)
+            kl = metrics["objective/kl"]
             if self.settings.kl_stop and kl > self.settings.kl_stop:
                 self._go_back(update, kl)
                 self._finish_update(update, metrics)
@@ -188,7 +210,8 @@ class PolicyTrainer(PPOTrainer):
             if self.settings.kl_stop:
                 self.within = [parameter.detach().to("cpu", copy=True) for parameter in self._trainable()]
             with phase(f"{self.settings.table} update"):
-                losses = self.update(rollout, advantages, returns)
+                taught, (advantages, returns, _) = self.taught_by(rollout, scores, of_all)
+                losses = self.update(taught, advantages, returns)
             self._finish_update(update, {**metrics, **losses, **self._look(update)})
             self.kept = update
             self.args.kl_coef = adapted_kl_coef(self.args.kl_coef, kl, self.settings, self.args.batch_size)
@@ -208,40 +231,8 @@ class PolicyTrainer(PPOTrainer):
     # 2. score
 
     def score(self, rollout: Rollout) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Each term's unweighted values `[B]`, and the scores `[B]`: their weighted sum, clipped, less the EOS penalty.
-
-        Raises:
-            UserError: a term raises, takes too long or gives no finite number, or the sum is none; nothing has been updated
-                by then.
-        """
-        terms = {
-            name: torch.tensor(values, device=rollout.ids.device)
-            for name, values in term_values(self.reward, rollout.answers, rollout.examples, self.term_seconds).items()
-        }
-        if self.head is not None or self.scorer is not None:
-            terms["learned"] = self._learned(rollout)
-            if (row := broken_row(terms["learned"][:, None])) is not None:
-                raise UserError(
-                    f"the reward model gave NaN or infinity {self._place(rollout, row)}; "
-                    f"make the reward stage again with {switch('force')}"
-                )
-        scores = weighted_sum(self.reward, terms)
-        if (row := broken_row(scores[:, None])) is not None:
-            raise UserError(
-                f"the weighted sum of the reward's terms is {scores[row].item()} {self._place(rollout, row)}; "
-                "give them smaller weights"
-            )
-        if self.settings.reward_clip:
-            scores = scores.clamp(-self.settings.reward_clip, self.settings.reward_clip)
-        return terms, scores - self.settings.missing_eos_penalty * (~rollout.ended)
-
-    def _learned(self, rollout: Rollout) -> torch.Tensor:
-        """The reward model's standardised scores `[B]`."""
-        if self.head is not None:  # the rollout has read the states that it needs
-            return self.head(rollout.last_states)
-        assert self.scorer is not None
-        pairs = [(e.prompt, answer) for e, answer in zip(rollout.examples, rollout.answers, strict=True)]
-        return torch.tensor(self.scorer(pairs), device=rollout.ids.device)
+        """Each term's unweighted values `[B]`, and the scores `[B]`, as `scoring.scored` makes them."""
+        return scored(rollout, self.reward, self.head, self.scorer, self.settings, self.term_seconds)
 
     # 4. update, from the advantages that each algorithm estimates in its own way
 
@@ -295,7 +286,7 @@ class PolicyTrainer(PPOTrainer):
         if (row := broken_row(losses)) is not None:
             self.optimizer.zero_grad()
             raise UserError(
-                f"the {self.settings.title} loss is NaN or infinite {self._place(rollout, int(micro.rows[row]))}; that step "
+                f"the {self.settings.title} loss is NaN or infinite {rollout.place(int(micro.rows[row]))}; that step "
                 f"was not taken; lower {self.settings.table}.learning_rate"
             )
         # Accelerate divides by the number of micro-batches; the mean over the mini-batch has done that already.
@@ -303,10 +294,6 @@ class PolicyTrainer(PPOTrainer):
 
     def _trainable(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-
-    def _place(self, rollout: Rollout, row: int) -> str:
-        prompt = rollout.examples[row].prompt[-1].content
-        return f"on the answer {quoted(rollout.answers[row])} to {quoted(prompt)}"
 
     def _batches(self) -> Iterator[dict[str, torch.Tensor]]:
         while True:
@@ -367,7 +354,6 @@ class PolicyTrainer(PPOTrainer):
 
     def _finish_update(self, update: int, metrics: dict[str, float]) -> None:
         self.state.global_step = update
-        self.state.episode += self.args.batch_size
         self.state.epoch = self.state.episode / self.settings.answers_each / self.train_dataset_len
         speed = (self.state.episode - self.start_episode) / (time.monotonic() - self.start_time)
         self.log({**metrics, "lr": self.lr_scheduler.get_last_lr()[0], "episode": self.state.episode, "eps": speed})

@@ -21,7 +21,7 @@ from rlrecipes.policy.ppo_trainer import SharedBasePPOTrainer
 from rlrecipes.policy.sampler import ONCE_MORE
 from rlrecipes.policy.trainer import PolicyTrainer, PPOConfig
 from rlrecipes.policy.watch import Watch
-from rlrecipes.profile import PolicySettings
+from rlrecipes.profile import MOST_DRAWS, PolicySettings
 from rlrecipes.recipe import Example, Metric
 from rlrecipes.reward.head import Scorer
 from rlrecipes.reward.judge import missing
@@ -106,6 +106,7 @@ def train(job: Job, model_name: str, folder: Path, tracker: Tracker, settings: P
     episodes, batch = updates * settings.batch, f"{settings.batch}"
     note = "" if episodes == settings.total_episodes else f" (rounded up from {settings.total_episodes})"
     batch += f" ({settings.answers_each} to each prompt)" if settings.answers_each > 1 else ""
+    batch += f", from at most {MOST_DRAWS} draws" if (dynamic := getattr(settings, "dynamic_sampling", False)) else ""
     say(f"  {episodes} episodes{note} in {updates} updates of {batch}, answers of at most {length} tokens")
     if trainer.sampler.dense:
         say("  answers are drawn from a dense copy of the policy")
@@ -119,6 +120,9 @@ def train(job: Job, model_name: str, folder: Path, tracker: Tracker, settings: P
         trainer.train(checkpoints)
     if trainer.stopped:
         say(f"  stopped early: {trainer.stopped}")
+    drawn, learned = trainer.state.episode, trainer.state.global_step * settings.batch
+    if dynamic:
+        say(f"  {drawn} answers were drawn for batches of {learned} in all ({table}.dynamic_sampling)")
 
     folders = {"policy": "adapter"} | ({"value": "value_adapter"} if value == "adapter" else {})
     model.save_pretrained(folder, selected_adapters=list(folders), save_embedding_layers=False)
@@ -144,6 +148,7 @@ def train(job: Job, model_name: str, folder: Path, tracker: Tracker, settings: P
         "stopped": trainer.stopped,
         "dense_rollout": trainer.sampler.dense,
         **({"watch": watch.record(trainer.stopped)} if watch else {}),
+        **({"drawn": {"answers": drawn, "of_batches": learned}} if dynamic else {}),
         "warnings": _warnings(trainer, folder, start),
         "resumed": checkpoints.resumed,
     }
@@ -172,13 +177,15 @@ def _judge(job: Job, model: PeftModel, tokenizer: Any, settings: PolicySettings)
 
 
 def _warnings(trainer: PolicyTrainer, folder: Path, start: Path | None) -> list[str]:
-    """What is wrong with the policy that is left."""
-    if still := at_rest(trainer.state.log_history, trainer.settings):
-        return still
+    """What is wrong with the policy that is left, and with what it was trained on."""
+    rows, settings = trainer.state.log_history, trainer.settings
+    nothing, apart = trainer.taught_nothing(), trainer.warnings()
+    if still := at_rest(rows, settings):
+        return nothing or [*apart, *still]  # the cause, and not what came of it
     unimproved = trainer.watch.warnings() if trainer.watch else []
     if trainer.stopped or unimproved:
-        return unimproved
-    return [*unmoved(folder / "adapter", start), *faults(trainer.state.log_history, trainer.settings)]
+        return [*nothing, *apart, *unimproved]
+    return [*nothing, *apart, *unmoved(folder / "adapter", start), *faults(rows, settings)]
 
 
 def _divided(

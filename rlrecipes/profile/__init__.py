@@ -2,6 +2,7 @@
 
 from rlrecipes.profile.algorithms import (
     ALGORITHMS,
+    MOST_DRAWS,
     GroupSettings,
     GRPOSettings,
     PolicySettings,
@@ -53,6 +54,7 @@ __all__ = [
     "ALGORITHMS",
     "BASE",
     "LOWEST_TEMPERATURE",
+    "MOST_DRAWS",
     "REFUSED",
     "SFT",
     "BaseSettings",

@@ -27,6 +27,9 @@ from rlrecipes.profile.values import (
 )
 from rlrecipes.recipe import unknown
 
+MOST_DRAWS = 10
+"""Batches that `dynamic_sampling` draws for one update at most."""
+
 
 @dataclass(frozen=True, config=CONFIG)
 class PolicySettings:
@@ -177,6 +180,10 @@ class GroupSettings(PolicySettings):
     """How far above 1 a ratio counts (0.28 in DAPO, arXiv 2503.14476); `none`: as far as below."""
     mask_truncated_completions: Switch = False
     """Answers that do not end by themselves are not learned from (arXiv 2503.14476)."""
+    dynamic_sampling: Switch = False
+    """Ours: prompts whose answers all score the same are not learned from, and others are drawn in their place, a batch at a
+    time, until a batch is full or ten were drawn (arXiv 2503.14476, section 3.2); then the rest of it is of those. What a
+    draw has beyond a full batch is left. `total_episodes` counts the answers of full batches, the log's `episode` all."""
 
     @property
     def steps(self) -> int:

@@ -75,6 +75,7 @@ _OF_GROUPS = {
     **dict.fromkeys(("rloo_k", "group_size", "num_samples", "num_return_sequences"), "num_generations"),
     **dict.fromkeys(("num_mini_batches", "mini_batch_size"), "steps_per_generation"),
     **dict.fromkeys(("steps", "num_steps", "episodes"), "total_episodes"),
+    "filter_groups": "dynamic_sampling",
 }
 OF_TABLES = {"ppo": _OF_PPO, "rloo": _OF_GROUPS, "grpo": _OF_GROUPS}
 """Likewise, of one table alone."""

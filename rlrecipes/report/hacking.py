@@ -222,16 +222,15 @@ def _length(updates: Sequence[Mapping[str, float]], mend: str) -> list[tuple[Sym
 
 
 def _monotony(updates: Sequence[Mapping[str, float]], mend: str) -> list[tuple[Symptom, str]]:
-    """Answers that repeat themselves or, where each prompt has one, another's; `mend` says what to do."""
-    grouped = bool(column(updates, "groups/flat"))  # answers to the same prompt may well be the same
+    """Answers that repeat themselves or those to other prompts; `mend` says what to do."""
     signs: tuple[tuple[str, float, Symptom, str], ...] = (
         ("repetition", 0.08, "The answers repeat themselves", "of their word trigrams they have had before"),
-        ("identical", 0.4, "Every prompt gets the same answer", "of the answers equal another one"),
+        ("identical", 0.4, "Every prompt gets the same answer", "of the answers equal one to another prompt"),
     )
     said = {"repetition": "the answers repeat themselves", "identical": "different prompts get the same answers"}
     sentences: list[tuple[Symptom, str]] = []
     for name, most, symptom, unit in signs:
-        seen = drift(column(updates, f"answers/{name}")) if name != "identical" or not grouped else None
+        seen = drift(column(updates, f"answers/{name}"))
         if seen is not None and seen.end - seen.start >= most:
             began = f"From update {seen.since} on {said[name]}"
             sentences.append((symptom, f"{began}: {seen.end:.0%} {unit}, {seen.start:.0%} at first. {mend}"))

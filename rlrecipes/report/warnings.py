@@ -61,10 +61,10 @@ def _results(records: Records) -> Iterator[tuple[Symptom, str]]:
         title, reached = pair.policy.title, headline_value(records, pair.name)
         if base and reached and reached["value"] < base["value"]:
             below = f"For all the training, {title} stays below the untrained base model"
-            yield "PPO stays below the base", f"{below}: {_text(reached)} against {_text(base)}."
+            yield "The policy stays below the base", f"{below}: {_text(reached)} against {_text(base)}."
         if four and reached and reached["high"] < four["low"]:
             below = f"{title} stays below the best of 4 answers of SFT by the reward"
-            yield "PPO stays below the best of 4", f"{below}: {_text(reached)} against {_text(four)}."
+            yield "The policy stays below the best of 4", f"{below}: {_text(reached)} against {_text(four)}."
 
 
 def _text(estimate: Mapping[str, float]) -> str:

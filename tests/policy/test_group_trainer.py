@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import scatter
+from policy.trainings import BreakError, breaking_after, end_of, largest_difference, logged, trained
 from transformers import set_seed
 from trl import GRPOTrainer as PlainGRPO
 from trl import RLOOTrainer as PlainRLOO
@@ -17,7 +18,7 @@ from rlrecipes.model.loading import load_causal
 from rlrecipes.model.tokens import encode_prompt, load_tokenizer
 from rlrecipes.policy.group_trainer import GroupTrainer
 from rlrecipes.policy.training import TRAINERS, arguments
-from rlrecipes.profile import GRPOSettings, ModelSettings, RLOOSettings
+from rlrecipes.profile import LOWEST_TEMPERATURE, GRPOSettings, ModelSettings, RLOOSettings
 from rlrecipes.recipe import Example, Reward, Term, user
 from rlrecipes.reward.head import load_score_head
 from rlrecipes.run.checkpoint import Checkpoints
@@ -76,19 +77,6 @@ def make(checkpoint, tmp_path):
 
 def next_batch(trainer):
     return next(trainer._batches())
-
-
-def trained(trainer):
-    return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
-
-
-def logged(trainer, name):
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
-
-
-def largest_difference(one, other):
-    assert one.keys() == other.keys()
-    return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
 def ends_often(trainer, batch):
@@ -474,6 +462,150 @@ def test_where_only_answers_that_end_count_and_none_does_the_policy_stays(make, 
     assert largest_difference(before, trained(trainer)) == 0
 
 
+# Drawing until a batch can teach.
+
+BY_LETTERS = Term(
+    "letters",
+    lambda prompt, answer, example: sum(map(ord, answer)) / 1e6 * (int(prompt[-1].content[4:6]) % 2),
+    weight=1.0,
+)
+"""Tells the answers to every other prompt apart, and no others."""
+HALF = Reward(learned=0.0, terms=(BY_LETTERS,))
+CONSTANT = Reward(learned=0.0, terms=(Term("constant", lambda prompt, answer, example: 1.0, weight=1.0),))
+
+
+def watched_updates(trainer, monkeypatch):
+    """The rollouts and advantages that the trainer learns from, as it goes."""
+    seen, update = [], trainer.update
+    monkeypatch.setattr(trainer, "update", lambda *given: seen.append(given) or update(*given))
+    return seen
+
+
+@ALGORITHMS
+def test_with_dynamic_sampling_only_prompts_whose_answers_differ_in_score_are_learned_from(
+    make, algorithm, monkeypatch
+):
+    settings = {"total_episodes": 32, "missing_eos_penalty": 0.0, "eval_every": 0}
+    trainer = make(algorithm, HALF, dynamic_sampling=True, **settings)
+    asked, roll_out = [], trainer.roll_out
+    monkeypatch.setattr(trainer, "roll_out", lambda batch: asked.append(batch["index"].tolist()) or roll_out(batch))
+    seen = watched_updates(trainer, monkeypatch)
+    trainer.train()
+    assert len(seen) == 4
+    for rollout, advantages, _ in seen:
+        assert len(rollout.answers) == len(advantages) == 8
+        groups = [rollout.examples[start : start + EACH] for start in (0, EACH)]
+        assert all(example is group[0] for group in groups for example in group)
+        assert all(int(group[0].prompt[-1].content[4:6]) % 2 for group in groups)
+        for row, start, example in zip(rollout.ids, rollout.prompt_lengths, rollout.examples, strict=True):
+            assert row[:start].tolist() == encode_prompt(trainer.processing_class, example.prompt)
+    draws = logged(trainer, "groups/draws")
+    assert sum(draws) == len(asked) > 4
+    assert logged(trainer, "groups/missing") == [0] * 4
+    assert trainer.state.episode == 8 * len(asked), "all that were drawn are counted"
+    assert logged(trainer, "epoch")[-1] == pytest.approx(2 * len(asked) / 12)
+    flat = sum(share * count for share, count in zip(logged(trainer, "groups/flat"), draws, strict=True))
+    assert flat * 2 == sum(not index % 2 for batch in asked for index in batch), "they are measured over all draws"
+
+
+@ALGORITHMS
+def test_what_is_learned_from_several_draws_is_what_would_be_learned_from_a_batch_of_its_own(
+    make, algorithm, monkeypatch
+):
+    more = {"normalize_advantages": True} if algorithm == "rloo" else {"scale_rewards": "batch"}
+    trainer = make(algorithm, HALF, dynamic_sampling=True, missing_eos_penalty=0.0, eval_every=0, **more)
+    scatter(trainer.policy, "policy")
+    seen = watched_updates(trainer, monkeypatch)
+    trainer.train()
+    assert max(logged(trainer, "groups/draws")) > 1
+    for rollout, advantages, _ in seen:
+        scores = trainer.score(rollout)[1]
+        trainer.args.kl_coef = trainer.settings.beta
+        assert torch.equal(advantages, trainer.estimate_advantages(rollout, scores).advantages)
+
+
+@ALGORITHMS
+def test_where_every_prompt_teaches_dynamic_sampling_changes_nothing(make, algorithm):
+    ends = []
+    for dynamic in (False, True):
+        trainer = make(algorithm, dynamic_sampling=dynamic)
+        trainer.train()
+        weights, logs, state = end_of(trainer)
+        ends.append(
+            (weights, [{k: v for k, v in row.items() if "draws" not in k and "missing" not in k} for row in logs])
+        )
+        rest = [{**state[1], "log_history": None}, *state[2:]]
+        ends[-1] += (rest,)
+    assert largest_difference(ends[0][0], ends[1][0]) == 0
+    assert ends[0][1:] == ends[1][1:]
+    assert logged(trainer, "groups/draws") == [1, 1]
+
+
+@ALGORITHMS
+def test_where_no_prompt_teaches_ten_draws_are_the_most_and_the_batch_is_of_those(make, algorithm, capsys, monkeypatch):
+    trainer = make(algorithm, CONSTANT, dynamic_sampling=True, beta=0.0, missing_eos_penalty=0.0)
+    seen, before = watched_updates(trainer, monkeypatch), trained(trainer)
+    trainer.train()
+    assert logged(trainer, "groups/draws") == [10, 10]
+    assert logged(trainer, "groups/missing") == [1, 1]
+    assert trainer.state.episode == 160
+    assert [len(rollout.answers) for rollout, *_ in seen] == [8, 8]
+    assert largest_difference(before, trained(trainer)) == 0
+    assert "100% of the prompts had answers that all scored the same" in trainer.taught_nothing()[0]
+    assert trainer.warnings() == [], "which says it already"
+    assert capsys.readouterr().out.count("the reward gives all answers to each prompt of update 1 the same score") == 1
+
+
+@ALGORITHMS
+def test_a_run_with_dynamic_sampling_that_is_interrupted_ends_exactly_as_another(make, tmp_path, algorithm):
+    settings = {"total_episodes": 64, "dynamic_sampling": True, "missing_eos_penalty": 0.0, "num_iterations": 2}
+    whole = make(algorithm, HALF, **settings)
+    whole.train()
+    for update in (2, 5):
+        with pytest.raises(BreakError):
+            make(algorithm, HALF, **settings).train(breaking_after(update)(tmp_path, 0))
+    resumed = make(algorithm, HALF, **settings)
+    resumed.train(Checkpoints(tmp_path, 0))
+    (weights, *rest), (expected, *expected_rest) = end_of(resumed), end_of(whole)
+    assert largest_difference(weights, expected) == 0
+    assert rest == expected_rest
+
+
+# What is told of prompts that teach nothing.
+
+
+@ALGORITHMS
+def test_a_temperature_so_low_that_all_answers_to_a_prompt_are_the_same_is_told_and_kept(make, algorithm, capsys):
+    trainer = make(algorithm, UNLEARNED, temperature=LOWEST_TEMPERATURE)
+    trainer.train()
+    said = capsys.readouterr().out
+    assert said.count("all answers to each prompt of update 1 are the same, so they teach nothing") == 1
+    assert f"raise {algorithm}.temperature ({LOWEST_TEMPERATURE:g})" in said
+    (warning,) = trainer.taught_nothing()
+    assert f"most of these answers were the same: raise {algorithm}.temperature" in warning
+
+
+@ALGORITHMS
+def test_a_reward_that_reads_the_prompt_alone_is_told_and_kept(make, algorithm, capsys):
+    of_prompt = Term("prompt", lambda prompt, answer, example: float(prompt[-1].content[4:6]), weight=0.1)
+    trainer = make(algorithm, Reward(learned=0.0, terms=(of_prompt,)), missing_eos_penalty=0.0)
+    trainer.train()
+    assert capsys.readouterr().out.count("gives all answers to each prompt of update 1 the same score") == 1
+    (warning,) = trainer.taught_nothing()
+    assert "100% of the prompts had answers that all scored the same" in warning
+    assert "the answers differed: look at the reward's terms" in warning
+
+
+@ALGORITHMS
+def test_what_passes_by_a_term_of_the_reward_is_logged(make, algorithm):
+    even = Term("even", lambda prompt, answer, example: float(len(answer) % 2 == 0), weight=1.0)
+    trainer = make(algorithm, Reward(learned=0.0, terms=(even, BY_LENGTH)))
+    trainer.train()
+    assert logged(trainer, "pass/even@1") == logged(trainer, "terms/even")
+    assert all(a >= b for a, b in zip(logged(trainer, "pass/even@4"), logged(trainer, "pass/even@1"), strict=True))
+    assert not logged(trainer, "pass/brevity@1")
+
+
 # KL.
 
 
@@ -539,34 +671,6 @@ def test_the_policy_climbs_its_reward(make, algorithm):
     assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.05
 
 
-class BreakError(Exception):
-    pass
-
-
-def breaking_after(update):
-    """Checkpoints that end training once this update's is written."""
-
-    class Breaking(Checkpoints):
-        def save(self, step, state):
-            super().save(step, state)
-            if step == update:
-                raise BreakError
-
-    return Breaking
-
-
-def end_of(trainer):
-    """Weights, logs without the speed, and all else that would decide a further update."""
-    state = trainer.resume_state()
-    logs = [{key: value for key, value in row.items() if key != "eps"} for row in trainer.state.log_history]
-    optimizer = [
-        value.tolist() if isinstance(value, torch.Tensor) else value
-        for values in state["optimizer"]["state"].values()
-        for value in values.values()
-    ]
-    return trained(trainer), (logs, optimizer, state["kl_coef"], state["taken"], state["random"]["torch"].tolist())
-
-
 @ALGORITHMS
 def test_an_interrupted_run_ends_exactly_as_an_uninterrupted_one(make, tmp_path, algorithm):
     """Thirteen updates: two passes over the prompts, and one batch more."""
@@ -585,7 +689,7 @@ def test_an_interrupted_run_ends_exactly_as_an_uninterrupted_one(make, tmp_path,
             make(algorithm, **settings).train(breaking_after(update)(tmp_path, 0))
     resumed = make(algorithm, **settings)
     resumed.train(Checkpoints(tmp_path, 0))
-    (weights, rest), (expected, expected_rest) = end_of(resumed), end_of(whole)
+    (weights, *rest), (expected, *expected_rest) = end_of(resumed), end_of(whole)
     assert resumed.state.global_step == 13
     assert largest_difference(weights, expected) == 0
     assert rest == expected_rest

@@ -64,16 +64,6 @@ def test_an_easier_prompt_gives_no_advantage(advantages):
     assert not moved[1].any(), "answers that are all alike"
 
 
-# The measures.
-
-
-def test_groups_are_measured_by_their_spread_their_best_and_whether_they_are_flat():
-    found = groups.group_measures(SCORES, EACH)
-    assert found["groups/spread"] == pytest.approx(fmean(stdev(group) for group in by_prompt(SCORES)))
-    assert found["groups/best"] == pytest.approx((2.5 + 7.0 + 12.5) / 3)
-    assert found["groups/flat"] == pytest.approx(1 / 3)
-
-
 # What a token weighs.
 
 LENGTHS = torch.tensor([1, 0, 5, 2])

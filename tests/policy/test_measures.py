@@ -98,6 +98,13 @@ def test_answers_that_repeat_themselves_or_one_another_are_measured():
     assert diversity([""]) == {"answers/repetition": 0.0, "answers/identical": 0.0, "answers/distinct_2": 0.0}
 
 
+def test_answers_to_one_prompt_may_be_the_same_and_those_to_different_prompts_count():
+    answers = ["one", "one", "two", "three", "one", "four", "five", "five"]
+    assert diversity(answers, 2)["answers/identical"] == 3 / 8, "one, which two prompts have, and not five"
+    assert diversity(answers)["answers/identical"] == 5 / 8
+    assert diversity(answers, 8)["answers/identical"] == 0.0
+
+
 def test_the_settings_to_change_are_those_of_the_algorithm():
     (still,) = at_rest(rows_at_rest(kl=0.08, kl_coef=50.0), GRPOSettings())
     assert "so lower grpo.beta" in still

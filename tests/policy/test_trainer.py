@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import scatter
 from peft import PeftModel
+from policy.trainings import BreakError, breaking_after, end_of, largest_difference, logged, trained
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
 from transformers import TrainerCallback as Callback
 
@@ -88,19 +89,6 @@ def first_batch(trainer):
 def everything(trainer) -> dict[str, torch.Tensor]:
     state = {**dict(trainer.model.named_parameters()), **dict(trainer.model.named_buffers())}
     return {name: tensor.detach().clone() for name, tensor in state.items()}
-
-
-def trained(trainer) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
-
-
-def logged(trainer, name):
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
-
-
-def largest_difference(one, other):
-    assert one.keys() == other.keys()
-    return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
 # Rollout: what the shared base says is what separate models would say.
@@ -820,22 +808,6 @@ def test_ppo_climbs_its_reward(make):
 # Resume.
 
 
-class BreakError(Exception):
-    pass
-
-
-def breaking_after(update):
-    """Checkpoints that end training once this update's is written."""
-
-    class Breaking(Checkpoints):
-        def save(self, step, state):
-            super().save(step, state)
-            if step == update:
-                raise BreakError
-
-    return Breaking
-
-
 RESUMABLE = {
     "total_episodes": 104,
     "num_ppo_epochs": 1,
@@ -915,21 +887,6 @@ def test_a_term_with_state_goes_on_from_what_it_knew(make, tmp_path):
     assert known[0] == known[1]
     assert len(known[0]) == RESUMABLE["total_episodes"]
     assert logged(resumed, "terms/novelty") == logged(whole, "terms/novelty")
-
-
-def end_of(trainer):
-    """Weights, logs without the speed, and all else that would decide a further update."""
-    logs = [{key: value for key, value in row.items() if key != "eps"} for row in trainer.state.log_history]
-    state = trainer.resume_state()
-    optimizer = {
-        f"{number}.{name}": value.tolist() if isinstance(value, torch.Tensor) else value
-        for number, values in state["optimizer"]["state"].items()
-        for name, value in values.items()
-    }
-    counters = {**state["counters"], "log_history": None, "taken": state["taken"], "kl_coef": state["kl_coef"]}
-    scheduler = state["scheduler"]["last_epoch"]
-    weights = {str(number): tensor.clone() for number, tensor in enumerate(state["weights"])}
-    return weights, logs, (optimizer, counters, scheduler, state["random"]["torch"].tolist())
 
 
 def test_answers_at_temperature_1_are_the_same_each_time_and_leave_the_random_numbers_of_training(make):

@@ -158,10 +158,13 @@ def test_an_alarm_names_its_algorithm_among_several_and_the_setting_to_turn() ->
     assert left.startswith("RLOO: the policy that is left is that of update 0; what began later is not in it")
 
 
-def test_answers_to_one_prompt_may_be_the_same() -> None:
-    rows = drifting(identical=0.9)
-    assert "different prompts get the same answers" in hacking(records("ppo"), {"ppo": rows}, [])[0]
-    assert hacking(records("rloo"), {"rloo": [row | {"groups/flat": 0.1} for row in rows]}, []) == []
+@pytest.mark.parametrize("name", ["ppo", "rloo"])
+def test_prompts_that_come_to_get_the_same_answers_are_told_whatever_the_algorithm(name: str) -> None:
+    rows = [row | (GROUPS if name == "rloo" else {}) for row in drifting(identical=0.9)]
+    (alarm,) = hacking(records(name), {name: rows}, [])
+    assert (
+        "different prompts get the same answers: 90% of the answers equal one to another prompt, 10% at first" in alarm
+    )
 
 
 def test_a_policy_that_the_judge_does_not_like_is_told_though_another_algorithm_is_the_last() -> None:
