@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import defaultdict
+from itertools import combinations, count
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ from rlrecipes.model.loading import load_causal
 from rlrecipes.model.tokens import encode_prompt, load_tokenizer
 from rlrecipes.policy.group_trainer import GroupTrainer
 from rlrecipes.policy.training import TRAINERS, arguments
+from rlrecipes.policy.watch import Watch
 from rlrecipes.profile import LOWEST_TEMPERATURE, GRPOSettings, ModelSettings, RLOOSettings
 from rlrecipes.recipe import Example, Reward, Term, user
 from rlrecipes.reward.head import load_score_head
@@ -693,3 +695,100 @@ def test_an_interrupted_run_ends_exactly_as_an_uninterrupted_one(make, tmp_path,
     assert resumed.state.global_step == 13
     assert largest_difference(weights, expected) == 0
     assert rest == expected_rest
+
+
+# Settings.
+
+EFFECTS = {
+    "total_episodes": ({}, 24),
+    "per_device_train_batch_size": ({}, 4),
+    "gradient_accumulation_steps": ({}, 2),
+    "steps_per_generation": ({}, 2),
+    "num_generations": ({}, 2),
+    "num_iterations": ({}, 2),
+    "dynamic_sampling": ({}, True),
+    "local_rollout_forward_batch_size": ({}, 4),
+    "dense_rollout": ({}, "always"),
+    "temperature": ({}, 0.5),
+    "learning_rate": ({}, 2e-3),
+    "lr_scheduler_type": ({}, "linear"),
+    "warmup_steps": ({"lr_scheduler_type": "linear"}, 1),
+    "weight_decay": ({}, 0.5),
+    "adam_epsilon": ({}, 0.1),
+    "max_grad_norm": ({}, 1e-3),
+    "optim": ({}, "sgd"),
+    "gradient_checkpointing": ({}, True),
+    "beta": ({}, 0.5),
+    "kl_target": ({}, 1.0),
+    "kl_horizon": ({"kl_target": 1.0}, 100),
+    "kl_stop": ({"learning_rate": 0.02, "total_episodes": 32}, 0.1),
+    "epsilon": ({"learning_rate": 0.02, "num_iterations": 3}, 0.01),
+    "epsilon_high": ({"learning_rate": 0.02, "num_iterations": 3}, 2.0),
+    "mask_truncated_completions": ({}, True),
+    "missing_eos_penalty": ({}, 0.0),
+    "reward_clip": ({}, 0.1),
+    "eval_every": ({}, 1),
+    "keep": ({}, "last"),
+    "patience": ({"eval_every": 1, "total_episodes": 64}, 1),
+    "num_sample_generations": ({}, 2),
+}
+"""A value of each setting of both tables that is not the usual one, and what must be said beside it."""
+OF_ONE = {
+    "rloo": {"normalize_advantages": ({}, True)},
+    "grpo": {
+        "loss_type": ({}, "grpo"),
+        "scale_rewards": ({}, "none"),
+        "importance_sampling_level": ({"num_iterations": 2}, "sequence"),
+    },
+}
+ENDS = tuple(range(4, 260, 3))
+"""So many of the tokens are ends that answers have several lengths."""
+CHANGES = [(table, name, *change) for table in SETTINGS for name, change in (EFFECTS | OF_ONE[table]).items()]
+
+
+@ALGORITHMS
+def test_every_setting_of_the_algorithm_is_changed_once(algorithm):
+    # the stage gives the judge to the watch, and `anyway` comes before
+    fields = {field.name for field in dataclasses.fields(SETTINGS[algorithm])}
+    assert {name for table, name, *_ in CHANGES if table == algorithm} | {"judge", "anyway"} == fields
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """What trainings ended with, by their algorithm and settings."""
+    return {}
+
+
+@pytest.mark.parametrize(("algorithm", "name", "beside", "value"), CHANGES, ids=[f"{c[0]}.{c[1]}" for c in CHANGES])
+def test_a_setting_that_is_changed_changes_what_is_trained_logged_or_shown(
+    make, outcomes, algorithm, name, beside, value
+):
+    def outcome(**settings):
+        if (key := (algorithm, *settings.items())) not in outcomes:
+            trainer, shown, looks = make(algorithm, **settings), [], count()
+            trainer.processing_class.ends = ENDS
+            trainer.samples = slice = [(PROMPTS[0], trainer.prompts[0])]  # of its looks the first is the best
+            trainer.on_samples = lambda rows, step: shown.append((step, rows))
+            trainer.watch = Watch(slice, lambda answer, example: -next(looks), UNLEARNED, None, trainer.settings)
+            trainer.train()
+            weights, logs, _ = end_of(trainer)
+            plain = {number: tensor.tolist() for number, tensor in weights.items()}
+            outcomes[key] = (plain, logs, trainer.stopped, shown, trainer.policy.is_gradient_checkpointing)
+        return outcomes[key]
+
+    assert outcome(**beside) != outcome(**beside, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo"]), ("scale_rewards", ["group", "batch", "none"])],
+)
+def test_every_choice_of_a_setting_is_a_training_of_its_own(make, name, choices):
+    """In two mini-batches of answers of several lengths, where `dapo` and `bnpo` differ."""
+    ends = []
+    for choice in choices:
+        trainer = make("grpo", gradient_accumulation_steps=1, steps_per_generation=2, optim="sgd", **{name: choice})
+        trainer.processing_class.ends = ENDS
+        trainer.train()
+        ends.append(trained(trainer))
+    assert all(largest_difference(one, other) > 0 for one, other in combinations(ends, 2))
