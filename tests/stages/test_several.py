@@ -159,11 +159,14 @@ def test_ppo_with_a_value_adapter_and_an_idle_process_is_that_of_one(ranks, home
 def test_groups_of_answers_that_processes_share_are_those_of_one(ranks, home, finished, algorithm):
     shape = ("total_episodes=16", "per_device_train_batch_size=2", "gradient_accumulation_steps=2", "anyway=true")
     shape += ("steps_per_generation=4", "num_iterations=2", "local_rollout_forward_batch_size=6", "keep=last")
+    shape += ("dynamic_sampling=true", "num_generations=2", "temperature=0.1")  # so that some score the same
     settings = [f"{algorithm}.{each}" for each in shape]
     for world in (1, 2):
         run = ("--run", f"{algorithm}-in-{world}", "--from", "t")
         done = ranks(world, home, algorithm, "translation", *run, *OWN, *SMALLEST, *settings)
         assert done.statuses == [0] * world, done.outputs
+    log = content(home / "runs" / f"{algorithm}-in-1" / "translation" / algorithm / "log.jsonl")
+    assert 1 < max(row["groups/draws"] for row in log) <= 10
     assert different(home / "runs" / f"{algorithm}-in-1", home / "runs" / f"{algorithm}-in-2") == []
 
 
