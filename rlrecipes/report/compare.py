@@ -35,6 +35,7 @@ from rlrecipes.report.records import (
     last_trained,
     measures_of,
 )
+from rlrecipes.report.terminal import WIDEST, fitted
 from rlrecipes.report.verdict import FEWEST
 from rlrecipes.run.folder import Run
 from rlrecipes.run.stages import POLICIES
@@ -220,10 +221,11 @@ def _results(sides: Sequence[Side]) -> list[tuple[str, list[Cell]]]:
 
 def _text(recipe: str, sides: Sequence[Side]) -> str:
     """The short text for a terminal."""
-    rows = [
-        [name, cells[0].value, *(" ".join(cell).strip() for cell in cells[1:-2])] for name, cells in _results(sides)
-    ]
-    lines = aligned([[recipe, "headline", *_heads(sides)], *rows])
+    heads, results = [recipe, "headline", *_heads(sides)], _results(sides)
+    lines = aligned([heads, *([name, cells[0].value, *map(_whole, cells[1:-2])] for name, cells in results)])
+    if max(map(len, lines)) > WIDEST:  # the page has the policies' own intervals
+        rows = [[name, *(cell.value for cell in cells[:-3]), _whole(cells[-3])] for name, cells in results]
+        lines = fitted([heads, *rows], ["headline"])
     for pairing in pairings(sides):
         gain = "" if pairing.gain is None else " ".join(estimate_cell(pairing.gain, signed=True)) + ", "
         lines.append(f"{pairing.name}: {gain}{pairing.verdict}")
@@ -233,6 +235,10 @@ def _text(recipe: str, sides: Sequence[Side]) -> str:
     if found := changes(sides):
         lines.append(f"they differ in {shortened(', '.join(found), 200)}")
     return "\n".join(lines)
+
+
+def _whole(cell: Cell) -> str:
+    return " ".join(cell).strip()
 
 
 def _trained(sides: Sequence[Side]) -> dict[str, Logs]:

@@ -1,7 +1,8 @@
 """All runs of a folder in one table, from their records alone: nothing is checked, so it is there at once.
 
-run   recipe       headline        last policy               over SFT                 profile  model    state
-tiny  translation  chrf            PPO 0.959 [0.951, 0.966]  +0.195 [+0.178, +0.209]  tiny     builtin  finished 2026-…
+run   recipe       headline  policy      gain over SFT          state     model    profile
+tiny  translation  chrf      PPO 0.959   +0.195 [0.178, 0.209]  finished  builtin  tiny
+                             RLOO 0.951  +0.187 [0.170, 0.201]
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from pathlib import Path
 
 from rlrecipes.errors import UserError
 from rlrecipes.report.numbers import estimate_cell
-from rlrecipes.report.records import Records, headline_value, last_trained
+from rlrecipes.report.records import Records, headline_value, is_algorithm, last_trained, trained_pairs
+from rlrecipes.report.terminal import fitted
 from rlrecipes.run.folder import DONE, Run, read_json
 from rlrecipes.run.lock import is_held
 from rlrecipes.run.settings import NAME, read_settings
 from rlrecipes.run.stages import STAGES
-from rlrecipes.text import aligned, shortened
+from rlrecipes.text import shortened
 
-HEADS = ("run", "recipe", "headline", "last policy", "gain", "profile", "model", "state", "date")
+HEADS = ("run", "recipe", "headline", "policy", "gain over SFT", "state", "model", "profile", "date")
 
 
 def find_runs(root: Path = Path("runs")) -> list[Run]:
@@ -36,18 +38,23 @@ def _begun(folder: Path) -> bool:
 
 
 def listing(runs: Sequence[Run]) -> str:
-    """A line for each run: its headline with the interval, the gain, what it was begun with, and how far it is."""
-    return "\n".join(aligned([HEADS, *map(_row, runs)]))
+    """Each run's headline and gain, a line for each algorithm, how far it is, and what it was begun with."""
+    return "\n".join(fitted([HEADS, *(row for run in runs for row in _rows(run))], HEADS[-3:]))
 
 
-def _row(run: Run) -> list[str]:
+def _rows(run: Run) -> list[list[str]]:
     records = {stage: record for stage in STAGES if (record := read_json(run.stage(stage) / DONE))}
     try:
         own = read_settings(run.folder / NAME)
         begun = [own.profile, shortened(_short(str(own.tables.get("model", {}).get("name", "–"))), 30)]
     except UserError:
         begun = ["–", "–"]
-    return [run.name, run.recipe, *_results(records), *begun, *_state(run, records)]
+    state, date = _state(run, records)
+    first, *more = _results(records)
+    return [
+        [run.name, run.recipe, *first, state, *begun[::-1], date],
+        *(["", "", "", *row[1:], *[""] * 4] for row in more),
+    ]
 
 
 def _short(model: str) -> str:
@@ -55,14 +62,17 @@ def _short(model: str) -> str:
     return Path(model).name if Path(model).is_absolute() else model
 
 
-def _results(records: Records) -> list[str]:
-    pair, evaluation = last_trained(records), records.get("evaluate", {})
-    value = headline_value(records, pair.name)
-    if value is None:
-        return ["–", "–", "–"]
-    gain = " ".join(estimate_cell(pair.measures.get("gain"), signed=True))
-    reached = f"{pair.policy.title} {' '.join(estimate_cell(value))}"
-    return [str(evaluation.get("headline")), reached, f"{gain} over {pair.over.title}"]
+def _results(records: Records) -> list[list[str]]:
+    """The headline's name, what a policy reached, and its gain, of each algorithm; before one is evaluated, of SFT."""
+    headline = str(records.get("evaluate", {}).get("headline"))
+    pairs = [pair for pair in trained_pairs(records) if is_algorithm(pair.name) and pair.measures]
+    rows = []
+    for pair in pairs or [last_trained(records)]:
+        if (value := headline_value(records, pair.name)) is not None:
+            gain = " ".join(estimate_cell(pair.measures.get("gain"), signed=True)).strip()
+            gain += "" if pair.policy.over == "sft" else f" over {pair.over.title}"
+            rows.append([headline, f"{pair.policy.title} {estimate_cell(value).value}", gain])
+    return rows or [["–", "–", "–"]]
 
 
 def _state(run: Run, records: Records) -> list[str]:

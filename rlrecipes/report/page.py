@@ -39,6 +39,7 @@ from rlrecipes.report.records import (
     measures_of,
 )
 from rlrecipes.report.samples import gain_groups, training_samples
+from rlrecipes.report.terminal import fitted
 from rlrecipes.report.verdict import quality, verdict_of
 from rlrecipes.report.warnings import warnings
 from rlrecipes.run.folder import Run, make
@@ -71,7 +72,7 @@ def combine(runs: Sequence[Run]) -> Path:
 
 
 def short_table(runs: Sequence[Run]) -> str:
-    """The headline numbers for a terminal, at most 100 columns wide; each algorithm beyond the first takes 7 more."""
+    """The headline numbers for a terminal; with many algorithms, some columns stand on the page alone."""
     shown = columns(map(finished_records, runs))
     titles = ["recipe", "headline", *shown.heads[:-1], f"{shown.heads[-1]}, 95 %", "wins", "RM", "time"]
     rows = [titles]
@@ -79,8 +80,7 @@ def short_table(runs: Sequence[Run]) -> str:
         recipe, headline, *policies, gain, wins, accuracy, time = _headline(run, shown)
         values = [*(cell.value for cell in policies), " ".join(gain).strip(), wins.value, accuracy.value, time.value]
         rows.append([shortened(recipe.value, 18), shortened(headline.value, 11), *values])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(titles))]
-    lines = ["  ".join(f"{text:{'<>'[i > 1]}{widths[i]}}" for i, text in enumerate(row)) for row in rows]
+    lines = fitted(rows, ("wins", "RM", "time"), words={0, 1})
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 

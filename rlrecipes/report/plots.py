@@ -31,9 +31,10 @@ LOOKS = (
 )
 
 GROUPS = (
-    ("groups/best", "Best answer to a prompt", "its reward, mean over the prompts"),
+    ("groups/best", "Best answer to a prompt", "best@k: its reward, mean over the prompts"),
     ("groups/spread", "Spread among answers to a prompt", "standard deviation of their rewards; 0 teaches nothing"),
     ("groups/flat", "Prompts without a difference", "share whose answers all get the same reward"),
+    ("groups/draws", "Draws for a batch", "until its prompts can teach, ten at most"),
 )
 """Of algorithms that set several answers to a prompt against each other."""
 
@@ -86,9 +87,21 @@ def _of_algorithm(
     looks = [{"step": row["update"], **row} for row in record.get("watch", {}).get("rows", ())]
     kept = kept_update(records, name)
     watched = [_plot(looks, key, of, note.format(title), mark=kept) for key, of, note in LOOKS if looks]
-    trained = [_plot(updates, *curve) for curve in (PROGRESS[0], *weighted, *PROGRESS[1:], *GROUPS)]
+    trained = [_plot(updates, *curve) for curve in (PROGRESS[0], *weighted, *PROGRESS[1:], *GROUPS, *_passing(updates))]
     steps = [_plot(updates, *curve, small=True) for curve in STEPS]
     return [(title, [*watched, *trained]), (f"{title}’s steps", steps)]
+
+
+def _passing(updates: Sequence[Mapping[str, float]]) -> list[tuple[str, str, str]]:
+    """The curves of what passes by a term of the reward, where it was 0 or 1 in every update."""
+    keys = dict.fromkeys(key for row in updates for key in row if key.startswith("pass/"))
+    told = [
+        (key, *key.removeprefix("pass/").rpartition("@")[::2]) for key in keys if all(key in row for row in updates)
+    ]
+    return [
+        (key, f"pass@{k}: {name}", "share of answers that pass" if k == "1" else f"share of prompts, one of {k} passes")
+        for key, name, k in told
+    ]
 
 
 def _before(run: Run, records: Records) -> tuple[str, list[Plot | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,16 @@ def test_the_page_shows_how_each_algorithm_trained(tmp_path: Path) -> None:
     assert "The reward is what PPO, RLOO and GRPO climbed: that it grows proves nothing." in text
 
 
+def test_what_passes_is_drawn_where_it_was_measured_in_every_update(tmp_path: Path) -> None:
+    rows = [{"step": step, "pass/right@1": step / 9, "pass/right@4": step / 5} for step in (1, 2, 3)]
+    rows[1]["pass/by@chance@1"] = 0.0
+    groups = dict(curves(Run("r", "translation", tmp_path), {"rloo": {}}, {"rloo": rows}))
+    assert [(plot.title, plot.note) for plot in groups["RLOO"]] == [
+        ("pass@1: right", "share of answers that pass"),
+        ("pass@4: right", "share of prompts, one of 4 passes"),
+    ]
+
+
 def test_what_the_reward_costs_is_drawn_for_each_algorithm_on_the_same_axes(tmp_path: Path) -> None:
     page = page_of(trained_by(fake_run(tmp_path), "ppo", "grpo"))
     assert "Reward against KL: PPO from 0.388 at 0.100 nats to 2.407 at 10.000 nats; GRPO from 0.388 at 0.100" in page
@@ -92,7 +103,40 @@ def test_a_page_without_ppo_does_not_speak_of_it(tmp_path: Path) -> None:
     assert report.short_table([run]).splitlines()[0].split()[:8] == [
         *("recipe", "headline", "base", "SFT", "GRPO", "GRPO", "over", "SFT,")
     ]
-    assert "GRPO 0.733 [0.713, 0.753]" in listing([run])
+    assert "GRPO 0.733" in listing([run])
+
+
+def test_all_algorithms_of_a_run_are_listed_each_with_its_gain(tmp_path: Path) -> None:
+    runs = [trained_by(fake_run(tmp_path), "ppo", "rloo", "grpo"), fake_run(tmp_path, "dialogue")]
+    of_grpo = runs[0].stage("evaluate") / "done.json"
+    record = json.loads(of_grpo.read_text())
+    record["metrics"]["grpo"] = record["metrics"]["grpo"] | {"chrf": interval(0.9)}
+    record["comparisons"]["grpo_over_sft"] = record["comparisons"]["grpo_over_sft"] | {"gain": interval(0.5)}
+    of_grpo.write_text(json.dumps(record))
+    heads, *lines = listing(runs).splitlines()
+    assert [re.split(r"  +", line)[:6] for line in lines[:3]] == [
+        ["tiny", "translation", "chrf", "PPO 0.733", "+0.310 [0.280, 0.340]", "finished up to evaluate"],
+        ["", "RLOO 0.733", "+0.310 [0.280, 0.340]"],
+        ["", "GRPO 0.900", "+0.500 [0.480, 0.520]"],
+    ]
+    assert lines[3].split()[:2] == ["tiny", "dialogue"]
+    assert max(map(len, (heads, *lines))) <= 100
+
+
+def test_tables_of_five_policies_fit_a_hundred_columns_and_say_what_they_left_out(tmp_path: Path) -> None:
+    run = trained_by(fake_run(tmp_path, "question_answering"), "ppo", "rloo", "grpo")
+    heads, _, row, *last = report.short_table([run]).splitlines()
+    assert max(map(len, (heads, row))) <= 100
+    assert heads.split()[:7] == ["recipe", "headline", "base", "SFT", "RLOO", "GRPO", "PPO"]
+    assert "+0.310 [0.280, 0.340]" in row
+    assert last == ["left out for width: time"]
+    for name, score in (("mine", 0.5), ("other", 0.7)):
+        trained_by(made(tmp_path, name, [score] * PROMPTS, recipe="question_answering"), "ppo", "rloo", "grpo")
+    text = compare(["mine", "other"], root=tmp_path)[1].splitlines()
+    assert max(map(len, text[:3])) <= 100
+    assert text[0].split()[:7] == ["question_answering", "headline", "base", "SFT", "RLOO", "GRPO", "PPO"]
+    assert text[2].split()[:7] == ["other", "chrf", "0.000", "0.500", "0.700", "0.700", "0.700"]
+    assert "+0.200 [0.200, 0.200]" in text[2]
 
 
 def test_a_table_over_several_recipes_has_the_same_columns_for_all(tmp_path: Path) -> None:
