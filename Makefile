@@ -180,7 +180,7 @@ test: $(READY) ## the tests, without network or GPU
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 kills: $(READY) ## kill a run, or one of its processes (LAUNCH), at random moments (KILLS, SEED) and compare it byte for byte
-	PYTHONPATH=. $(VENV)/bin/python tests/kills.py --kills $(call one,KILLS) --seed $(or $(call one,SEED),0) $(call given,LAUNCH,--launch)
+	PYTHONPATH=. $(VENV)/bin/python tests/kills.py --kills $(call one,KILLS) --seed $(or $(call one,SEED),0) $(call given,ALGORITHM,--algorithms) $(call given,LAUNCH,--launch)
 
 faults: $(READY) ## files, options, settings, kills and disks that go wrong, by the hundred; goes on where it was stopped
 	PYTHONPATH=.:tests $(VENV)/bin/python -m faults $(call each,ARGS)

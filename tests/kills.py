@@ -1,6 +1,7 @@
 """Kills the whole road at random moments until it is through, and compares what came out with an uninterrupted run.
 
     python tests/kills.py --kills 50 --seed 0
+    python tests/kills.py --kills 10 --algorithms grpo
     python tests/kills.py --kills 5 --launch 'torchrun --nproc_per_node 2'
 
 SIGKILL comes before the n-th change to a file under `runs/`, so that saving and closing are hit as well, or after a random
@@ -22,13 +23,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from conftest import ROOT, SMALLEST, import_all, last_of_each, sentences, write_rows
 
 from rlrecipes.__main__ import INTERRUPTED
+from rlrecipes.profile import ALGORITHMS, load_profile, named_algorithms
 
 ROAD = tuple(
     last_of_each(
@@ -47,6 +49,16 @@ ROAD = tuple(
     )
 )
 """More than one pass over every stage's data, accumulation, dropout and an adaptive KL: all that has to be carried over."""
+AS_PPO = {
+    **{"total_episodes": "72", "kl_target": "1", "kl_horizon": "100", "learning_rate": "0.01"},
+    **{"per_device_train_batch_size": "8", "anyway": "true"},
+    **{
+        "dynamic_sampling": "true",
+        "num_generations": "2",
+        "temperature": "0.2",
+    },  # so that some batches take several draws
+}
+"""What the road says of every other algorithm that has such a setting."""
 CHANGES = {"os.link", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree"}
 UNLIKE = {"finished", "seconds", "peak_memory_mb", "resumed", "sha256"}
 """What `done.json` says about the machine's time and not about the result, with its own checksum, which is over that too."""
@@ -55,6 +67,18 @@ TOO_LONG = 1800
 """Seconds that a launch has to end in, by itself or once one of its processes was killed."""
 TIMES = ("eps", "_runtime", "_per_second")
 """How the columns of a log end that tell of time; `eps`: episodes a second."""
+
+
+def road_of(algorithms: Sequence[str]) -> tuple[str, ...]:
+    """The road with these algorithms in PPO's place, on the same SFT and reward model."""
+    tables = {name: getattr(load_profile("tiny"), name) for name in algorithms if name != "ppo"}
+    settings = [
+        f"{name}.{key}={AS_PPO[key]}" for name, table in tables.items() for key in AS_PPO if hasattr(table, key)
+    ]
+    idle = () if "ppo" in algorithms else ("ppo.",)
+    kept = [word for word in ROAD if not word.startswith((*idle, "evaluate.policies=")) or "response_length" in word]
+    policies = ",".join(("base", "sft", "best4", *algorithms))
+    return (*kept, *settings, f"run.algorithms={','.join(algorithms)}", f"evaluate.policies={policies}")
 
 
 class _Files:
@@ -125,19 +149,21 @@ def counted(work: Callable[[], int]) -> int:
     return int(os.read(reader, 20))
 
 
-def road(home: Path) -> int:
+def road(home: Path, words: Sequence[str] = ROAD) -> int:
     from rlrecipes.__main__ import main
 
     os.chdir(home)
     output = os.open("output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    status = main(ROAD)
+    status = main(words)
     sys.stdout.flush()
     return status
 
 
-def launched(home: Path, words: list[str], moment: Moment | None, draw: random.Random) -> int:
+def launched(
+    home: Path, words: list[str], moment: Moment | None, draw: random.Random, road: Sequence[str] = ROAD
+) -> int:
     """Runs the road by a launcher, one of whose processes gets a signal at `moment`; the launcher's exit status."""
     # PEFT writes a set of names to adapter_config.json, whose order Python draws anew for each process.
     own = {
@@ -146,7 +172,7 @@ def launched(home: Path, words: list[str], moment: Moment | None, draw: random.R
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     environment = {**os.environ, **own}
-    command = [*words, "-m", "--", "rlrecipes", *ROAD]
+    command = [*words, "-m", "--", "rlrecipes", *road]
     with (home / "output.log").open("a") as output:
         launcher = subprocess.Popen(command, cwd=home, env=environment, stdout=output, stderr=output)
         if moment is not None and moment.seconds is not None:
@@ -169,11 +195,11 @@ def workers(launcher: int) -> list[int]:
     return sorted(map(int, children))
 
 
-def survive_launched(folder: Path, kills: int, seed: int, words: list[str]) -> list[str]:
+def survive_launched(folder: Path, kills: int, seed: int, words: list[str], road: Sequence[str] = ROAD) -> list[str]:
     """As `survive`, by a launcher; each road that comes through begins the next one."""
     draw, whole = random.Random(seed), made(folder, "whole")
     started = time.monotonic()
-    assert launched(whole, words, None, draw) == 0, (whole / "output.log").read_text()[-3000:]
+    assert launched(whole, words, None, draw, road) == 0, (whole / "output.log").read_text()[-3000:]
     seconds = time.monotonic() - started
     print(f"uninterrupted: {seconds:.1f} s", flush=True)
     expected, left, different = results(whole), kills, []
@@ -182,7 +208,7 @@ def survive_launched(folder: Path, kills: int, seed: int, words: list[str]) -> l
         while True:
             number = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
             moment = Moment(seconds=draw.uniform(seconds / 4, seconds), signal=number) if left else None
-            status = launched(home, words, moment, draw)
+            status = launched(home, words, moment, draw, road)
             if status == 0:
                 break
             assert moment is not None, f"the last try failed: {(home / 'output.log').read_text()[-3000:]}"
@@ -235,35 +261,35 @@ def sample_by_hash(draw: random.Random, changes: int, seconds: float) -> Moment:
     return draw.choice([change, change, after, Moment(seconds=part * seconds, signal=signal.SIGTERM)])
 
 
-def survive(folder: Path, kills: int, seed: int) -> list[str]:
+def survive(folder: Path, kills: int, seed: int, words: Sequence[str] = ROAD) -> list[str]:
     """Runs the road once whole, then again and again until all `kills` are used up; returns the files that differ."""
     load()
     whole = made(folder, "whole")
     started = time.monotonic()
-    changes = counted(lambda: road(whole))
+    changes = counted(lambda: road(whole, words))
     seconds = time.monotonic() - started
     print(f"uninterrupted: {seconds:.1f} s, {changes} changes to files", flush=True)
     expected, draw, left, different = results(whole), random.Random(seed), kills, []
     while left and not different:
         killed = made(folder, f"killed-{left}")
-        left -= pushed(killed, [sample_by_hash(draw, changes, seconds) for _ in range(left)])
+        left -= pushed(killed, [sample_by_hash(draw, changes, seconds) for _ in range(left)], words)
         found = results(killed)
         different = [name for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]
         print(f"through after {kills - left} kills: {'every byte is the same' if not different else 'DIFFERENT'}")
     return different
 
 
-def pushed(home: Path, moments: list[Moment]) -> int:
+def pushed(home: Path, moments: list[Moment], words: Sequence[str] = ROAD) -> int:
     """Takes the road to its end, a try for each moment and the last one free; returns how many tries were killed."""
     for kill, moment in enumerate(moments):
-        status = forked(lambda: road(home), moment)
+        status = forked(lambda: road(home, words), moment)
         if status == 0:
             return kill
         expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: INTERRUPTED}[moment.signal]
         assert status == expected, f"{moment} ended with status {status}: {(home / 'output.log').read_text()[-3000:]}"
         finished = sorted(path.parent.name for path in (home / "runs").glob("road/*/*/done.json"))
         print(f"  {moment}; finished: {', '.join(finished) or 'nothing'}", flush=True)
-    assert forked(lambda: road(home)) == 0, f"the last try failed: {(home / 'output.log').read_text()[-3000:]}"
+    assert forked(lambda: road(home, words)) == 0, f"the last try failed: {(home / 'output.log').read_text()[-3000:]}"
     return len(moments)
 
 
@@ -272,12 +298,14 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--launch", default="", help="what starts several processes, as 'torchrun --nproc_per_node 2'")
+    parser.add_argument("--algorithms", default=",".join(ALGORITHMS), help="those that train a policy on the road")
     arguments = parser.parse_args()
+    whole_road = road_of(named_algorithms(arguments.algorithms))
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         if words := shlex.split(arguments.launch):
-            different = survive_launched(Path(folder), arguments.kills, arguments.seed, words)
+            different = survive_launched(Path(folder), arguments.kills, arguments.seed, words, whole_road)
         else:
-            different = survive(Path(folder), arguments.kills, arguments.seed)
+            different = survive(Path(folder), arguments.kills, arguments.seed, whole_road)
     for name in different:
         print(f"different: {name}")
     return 1 if different else 0

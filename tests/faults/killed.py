@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kills import survive
+from kills import road_of, survive
 
 from faults.attempt import Outcome
+from rlrecipes.profile import ALGORITHMS
 
 ROUNDS, KILLS = 10, 20
 
@@ -26,7 +27,7 @@ def outcomes(folder: Path, done: set[str]) -> Iterator[Outcome]:
         home.mkdir()
         try:
             with (folder / f"seed-{seed}.log").open("w") as log, contextlib.redirect_stdout(log):
-                different = survive(home, KILLS, seed)
+                different = survive(home, KILLS, seed, road_of(ALGORITHMS))
             detail = f"different: {', '.join(different[:3])}" if different else "every byte is the same"
         except (AssertionError, RuntimeError) as error:
             different, detail = ["the road"], str(error)[-300:]
