@@ -236,7 +236,10 @@ OF_EVERY_ALGORITHM = (
     *("learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "gradient_checkpointing", "kl_stop"),
     *("anyway", "eval_every", "missing_eos_penalty", "reward_clip", "num_sample_generations"),
 )
-OF_GROUPS = ("num_generations", "num_iterations", "steps_per_generation", "beta", "mask_truncated_completions")
+OF_GROUPS = (
+    *("num_generations", "num_iterations", "steps_per_generation", "beta", "mask_truncated_completions"),
+    "dynamic_sampling",
+)
 ALWAYS = {
     *("model.name", "model.quantization", "model.dtype", "model.attention", "model.max_length", "model.device"),
     *("lora.r", "lora.lora_alpha", "lora.lora_dropout", "lora.target_modules"),

@@ -17,7 +17,7 @@ from rlrecipes.before.shape import Lengths, Shape, lengths, read_shape
 from rlrecipes.before.timetable import KERNEL, MEMORY, PRODUCTS, card_rates, cpu_rates, durations, table
 from rlrecipes.before.workload import Workload, assumed
 from rlrecipes.errors import option
-from rlrecipes.profile import ALGORITHMS, Profile, algorithms, load_profile, profile_names
+from rlrecipes.profile import ALGORITHMS, MOST_DRAWS, Profile, algorithms, load_profile, profile_names
 from rlrecipes.run.folder import Run
 from rlrecipes.run.policies import chosen
 from rlrecipes.run.stages import phases
@@ -73,12 +73,21 @@ def plan(
             f"rows of at most {longest.whole} tokens, answers of at most {longest.answer}{half}",
             *(["in bfloat16 answers are read once more than in float32, under the policy"] if rounds else []),
             *copy_lines(profile, settled, shape, learned),
+            *_draw_lines(profile),
             "",
             *aligned([heads, *rows], words={0, 1, len(heads) - 1}),
             "",
             *times(shape, settled, learned, longest, card, run, count(longest)),
         ]
     )
+
+
+def _draw_lines(profile: Profile) -> list[str]:
+    """What `dynamic_sampling` leaves open, a line for each algorithm that has it."""
+    drawing = [table for table in algorithms(profile) if getattr(getattr(profile, table), "dynamic_sampling", False)]
+    return [
+        f"{table}.dynamic_sampling: planned is one draw for each update; there may be {MOST_DRAWS}" for table in drawing
+    ]
 
 
 def times(

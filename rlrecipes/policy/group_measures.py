@@ -7,13 +7,13 @@ It needs no model. A group is k answers to one prompt, which stand next to each 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import torch
 
 from rlrecipes.policy.rollout import Drawn
+from rlrecipes.policy.scores import is_binary, pass_at
 from rlrecipes.profile import GroupSettings
 from rlrecipes.recipe import Reward
 from rlrecipes.text import Symptom, see
@@ -67,24 +67,15 @@ def group_measures(drawn: Drawn, reward: Reward, each: int) -> dict[str, float]:
 
 
 def _passes(terms: Mapping[str, torch.Tensor], reward: Reward, each: int) -> dict[str, float]:
-    """pass@1 and pass@k by each of the reward's own terms that says what passing is: its weight is above 0, and it is 0 or 1
-    for every answer of the batch."""
-    judging = {term.name: terms[term.name] for term in reward.terms if term.weight > 0}
+    """pass@1 and pass@k, means over the prompts, by each of the reward's own terms that says what passing is: its weight is
+    above 0, and it is 0 or 1 for every answer of the batch."""
+    judging = {term.name: terms[term.name].view(-1, each).T.tolist() for term in reward.terms if term.weight > 0}
     return {
-        f"pass/{name}@{k}": pass_at(k, values, each)
-        for name, values in judging.items()
-        if bool(((values == 0) | (values == 1)).all())
+        f"pass/{name}@{k}": fmean(pass_at(k, right))
+        for name, right in judging.items()
+        if is_binary(right)
         for k in (1, each)
     }
-
-
-def pass_at(k: int, passed: torch.Tensor, each: int) -> float:
-    """The chance that of k answers to a prompt one passes, a mean over the prompts; `passed` `[B]` is 0 or 1.
-
-    From `each` answers to a prompt it is the estimator without bias of arXiv 2107.03374, section 2.1.
-    """
-    right = passed.view(-1, each).sum(1).int().tolist()
-    return fmean(1 - math.comb(each - count, k) / math.comb(each, k) for count in right)
 
 
 # What is told.

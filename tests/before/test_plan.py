@@ -355,6 +355,14 @@ def test_the_table_has_every_role_and_the_largest_batches(capsys):
     assert "ppo.local_rollout_forward_batch_size=64 (now 64)" in said
 
 
+def test_the_plan_counts_one_draw_for_each_update_and_says_where_there_may_be_more(capsys):
+    drawing = ["run.algorithms=rloo,grpo", "grpo.dynamic_sampling=true"]
+    assert main(["plan", "translation", "--profile", "single_gpu_24gb", "--card", "24", *drawing]) == 0
+    said = capsys.readouterr().out
+    assert "grpo.dynamic_sampling: planned is one draw for each update; there may be 10" in said
+    assert "rloo.dynamic_sampling" not in said
+
+
 @pytest.mark.parametrize(
     ("card", "said"),
     [

@@ -12,12 +12,12 @@ from rlrecipes.policy.group_measures import (
     amiss,
     flat,
     group_measures,
-    pass_at,
     teaching,
     unfilled,
     unspread,
 )
 from rlrecipes.policy.rollout import Drawn
+from rlrecipes.policy.scores import pass_at
 from rlrecipes.profile import GRPOSettings, RLOOSettings
 from rlrecipes.recipe import Reward, Term
 
@@ -74,10 +74,10 @@ def test_a_term_that_is_not_climbed_does_not_say_what_passing_is(weight):
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
-def test_pass_at_k_is_the_mean_over_all_choices_of_k_answers(k):
-    groups = torch.tensor(RIGHT).view(-1, EACH).tolist()
-    expected = fmean(fmean(max(some) for some in combinations(group, k)) for group in groups)
-    assert pass_at(k, torch.tensor(RIGHT), EACH) == pytest.approx(expected)
+def test_pass_at_k_is_for_each_prompt_the_mean_over_all_choices_of_k_answers(k):
+    groups = torch.tensor(RIGHT).view(-1, EACH)
+    expected = [fmean(max(some) for some in combinations(group, k)) for group in groups.tolist()]
+    assert pass_at(k, groups.T.tolist()) == pytest.approx(expected)
 
 
 # What is told.
