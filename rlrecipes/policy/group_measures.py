@@ -82,12 +82,12 @@ def _passes(terms: Mapping[str, torch.Tensor], reward: Reward, each: int) -> dic
 
 
 def amiss(rows: Sequence[Mapping[str, float]], now: Mapping[str, float], settings: GroupSettings) -> str | None:
-    """A sentence where no prompt of a batch can teach, or each has an answer twice, unless an earlier batch showed the same.
+    """A sentence where no prompt of a batch can teach, or each has an answer twice, unless an earlier batch showed as much.
 
     `now` are the batch's measures, `rows` those of the batches before.
     """
-    kind = _kind(now)
-    if kind is None or kind in map(_kind, rows):
+    kind, told = _kind(now), {_kind(row) for row in rows}
+    if kind is None or kind in told or (kind == "groups/repeated" and "groups/alike" in told):
         return None
     begun = f"update {len(rows) + 1}"
     said = {

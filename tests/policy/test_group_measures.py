@@ -116,7 +116,9 @@ def test_a_batch_none_of_whose_prompts_has_a_difference_is_told_once_with_what_t
     assert amiss([WELL, row, WELL], row, settings) is None
 
 
-def test_a_graver_lack_of_difference_is_told_after_another():
+def test_a_graver_lack_of_difference_is_told_after_another_and_not_before():
+    assert amiss([REPEATED], ALIKE, RLOOSettings()) is not None
+    assert amiss([ALIKE], REPEATED, RLOOSettings()) is None
     assert amiss([REPEATED], FLAT, RLOOSettings()) is not None
     assert amiss([FLAT], ALIKE, RLOOSettings()) is not None
     assert amiss([], WELL, RLOOSettings()) is None
