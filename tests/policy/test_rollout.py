@@ -1,12 +1,13 @@
 """A rollout is cut into micro-batches that hold what their rows need and no more; no model in sight."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from rlrecipes.policy.ppo import whiten
-from rlrecipes.policy.rollout import Rollout, broken_row, join_rows, micro_batch, places_before
+from rlrecipes.policy.rollout import Drawn, Rollout, broken_row, join_drawn, join_rows, micro_batch, places_before
 from rlrecipes.recipe import Example, user
 
 STEPS, PROMPTS, ANSWERS = 5, (2, 4, 3), (1, 2, 5)
@@ -91,3 +92,46 @@ def test_the_first_row_with_a_number_that_is_none_is_found(broken):
     assert broken_row(torch.tensor([[1.0, 2.0], [3.0, broken], [broken, 4.0]])) == 1
     assert broken_row(torch.tensor([[broken, broken]])) == 0
     assert broken_row(torch.zeros(2, 2)) is None
+
+
+# Several draws.
+
+
+def shorter(rollout: Rollout) -> Rollout:
+    """Its first two rows as a rollout of answers of two tokens at most, and texts of seven."""
+    first = rollout.rows(torch.tensor([0, 1]))
+    narrow = ("response", "logprobs", "reference_logprobs", "values", "entropy", "padding", "states_padding")
+    cut = {name: getattr(first, name)[:, :2] for name in narrow}
+    return replace(first, ids=first.ids[:, :7], **cut)
+
+
+def test_some_rows_of_a_rollout_are_those_rows_of_everything(rollout):
+    named = replace(rollout, answers=["a", "b", "c"], examples=[Example(user(text), ()) for text in "xyz"])
+    taken = named.rows(torch.tensor([2, 0]))
+    assert taken.answers == ["c", "a"]
+    assert [example.prompt[-1].content for example in taken.examples] == ["z", "x"]
+    assert taken.tensors().keys() == named.tensors().keys()
+    assert "rounding" not in taken.tensors()
+    for name, tensor in taken.tensors().items():
+        assert torch.equal(tensor, getattr(named, name)[[2, 0]])
+
+
+def test_draws_of_several_widths_are_joined_and_padded(rollout):
+    few = shorter(rollout)
+    scores, more = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0, 5.0])
+    drawn = join_drawn([Drawn(few, {"t": scores}, scores), Drawn(rollout, {"t": more}, more)], pad=-1)
+    joined = drawn.rollout
+    assert drawn.scores.tolist() == drawn.terms["t"].tolist() == [1, 2, 3, 4, 5]
+    assert len(joined.answers) == len(joined.examples) == 5
+    assert joined.ids[0].tolist() == [0, 1, 2, 3, 4, 5, 6, -1, -1]
+    assert joined.response[1].tolist() == [100, 101, -1, -1, -1]
+    assert joined.lengths.tolist() == [1, 2, 1, 2, 5]
+    assert joined.states_padding[0].tolist() == [False, False, True, True, True]
+    assert joined.logprobs[1].tolist() == pytest.approx([100.1, 101.1, 0, 0, 0])
+    for name, tensor in joined.rows(torch.tensor([2, 3, 4])).tensors().items():
+        assert torch.equal(tensor, getattr(rollout, name))
+
+
+def test_one_draw_is_left_as_it_is(rollout):
+    drawn = Drawn(rollout, {}, torch.zeros(3))
+    assert join_drawn([drawn], pad=0) is drawn
