@@ -117,3 +117,22 @@ def test_python_runs_an_algorithm_by_name(home):
     made = run_recipe("translation", profile, ("sft", "reward", "rloo"), **options)
     assert "groups/flat" in made["rloo"]["metrics"]
     assert (home / "runs" / "python-rloo" / "translation" / "rloo" / "adapter").is_dir()
+
+
+def test_answers_that_do_not_differ_are_told_once_and_kept_as_the_one_warning(home, finished, capsys):
+    settings = [s for s in GROUPS if s.startswith("rloo")] + [
+        "rloo.temperature=0.01",
+        "rloo.dynamic_sampling=true",
+        *("rloo.total_episodes=40", "rloo.learning_rate=1e-7"),
+    ]
+    begun = ("rloo", "translation", "--run", "cold", "--from", "t", "--data", "pairs.jsonl")
+    assert main([*begun, *SMALLEST, *settings]) == 0
+    said = capsys.readouterr().out
+    assert "40 episodes in 5 updates of 8 (4 to each prompt), from at most 10 draws" in said
+    assert said.count("are the same, so they teach nothing; raise rloo.temperature (0.01)") == 1
+    record = records(home / "runs" / "cold" / "translation")["rloo"]
+    (warning,) = record["warnings"]
+    assert "most of these answers were the same: raise rloo.temperature (0.01)" in warning
+    assert record["drawn"]["of_batches"] == 40
+    assert record["drawn"]["answers"] > 40
+    assert f"{record['drawn']['answers']} answers were drawn for batches of 40 in all" in said
