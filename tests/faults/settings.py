@@ -64,6 +64,8 @@ OTHER = {
         }.items()
     },
     "run.algorithms": "ppo,rloo",
+    "run.start": "nowhere",
+    "reward.function": "nowhere.py:nothing",
     "evaluate.limit": "4",
     "evaluate.policies": "base,sft",
     "evaluate.judge": "none",
