@@ -76,6 +76,12 @@ class GroupTrainer(PolicyTrainer):
         """The tokens `[B, T]` of a batch that are learned from."""
         return groups.learned_tokens(~rollout.padding, rollout.ended, self.settings)
 
+    def logprobs(self, micro: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `PolicyTrainer.logprobs`, from a pass that may read a prompt once for all its answers."""
+        before = micro.places[:, 0]
+        hidden = self.sampler.states(micro.ids, micro.places, before + 1, before + micro.states_mask.sum(1))
+        return self.sampler.logprobs(hidden, micro.response, micro.mask), hidden
+
     def _of_answers(self, rollout: Rollout, advantages: torch.Tensor, penalty: torch.Tensor) -> Advantages:
         """Of advantages `[B]`: each token has its answer's."""
         return Advantages(advantages[:, None].expand_as(penalty).masked_fill(rollout.padding, 0), None, penalty)

@@ -151,6 +151,13 @@ def join_drawn(parts: Sequence[Drawn], pad: int) -> Drawn:
     return Drawn(whole, terms, torch.cat([part.scores for part in parts]))
 
 
+def in_order(rollout: Rollout, rows: torch.Tensor, by_prompt: bool) -> torch.Tensor:
+    """Rows `[n]` of a rollout such that those that are read together are alike: of one length, or to one prompt."""
+    if by_prompt:  # as they were drawn: the shortest prompts first, with all answers to each
+        return rows.sort().values
+    return rows[(rollout.prompt_lengths + rollout.lengths)[rows].argsort(stable=True)]
+
+
 def micro_batch(
     rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor | None, rows: torch.Tensor
 ) -> MicroBatch:

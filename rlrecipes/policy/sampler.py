@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from rlrecipes.model.dense import dense
 from rlrecipes.model.forward import causal, next_token_logits, states_at
 from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.sampling import Share, is_any, sample
+from rlrecipes.model.shared import can_share, shared_states_at
 from rlrecipes.model.tokens import decode, ends, pad_left, pad_right
 from rlrecipes.policy.rollout import Rollout, join_rows, places_before
 from rlrecipes.recipe import Example
@@ -85,6 +87,11 @@ class Sampler:
     """Answers to each prompt, which is then read once for all of them that are drawn together."""
     dense: bool = False
     """Answers are drawn from a dense copy of the policy, which is made anew for each batch of them."""
+
+    @cached_property
+    def shares(self) -> bool:
+        """Whether passes read a prompt once for several answers to it, as far as that is less work."""
+        return self.answers_each > 1 and can_share(self.model)
 
     @property
     def rounds(self) -> bool:
@@ -203,20 +210,20 @@ class Sampler:
         ids = pad_right([[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)], pad).to(device)
         prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         places = places_before(prompt_lengths, steps, ids.shape[1])
-        mask = torch.arange(steps, device=device)[None] < lengths[:, None]
+        mask, ends_at = torch.arange(steps, device=device)[None] < lengths[:, None], prompt_lengths + lengths
 
         logprobs, values, rounding = sampled.logprobs, sampled.values, {}
         if self.rounds:
-            states = self._states(ids, places)
+            states = self._states(ids, places, prompt_lengths, ends_at)
             logprobs = self.logprobs(states, sampled.tokens, mask)
             rounding = {"rounding": (logprobs - sampled.logprobs).abs()}
             values = self.value(states) if self.value and not self.value_adapter else values
         with adapter(self.model, reference(self.model)):
-            states = self._states(ids, places)
+            states = self._states(ids, places, prompt_lengths, ends_at)
             reference_logprobs = self.logprobs(states, sampled.tokens, mask)
         if self.value and self.value_adapter:
             with adapter(self.model, "value"):
-                values = self.value(self._states(ids, places))
+                values = self.value(self._states(ids, places, prompt_lengths, ends_at))
         last_states = states[:, 0, :0]
         if self.scored:
             places = (prompt_lengths + lengths - 1)[:, None]
@@ -225,7 +232,7 @@ class Sampler:
             read_by = []
             for role in self.scored:
                 with adapter(self.model, role):
-                    read_by.append(self._states(read, places).squeeze(1))
+                    read_by.append(self._states(read, places, prompt_lengths, ends_at).squeeze(1))
             last_states = torch.cat(read_by, -1)
         return {
             "ids": ids,
@@ -245,10 +252,19 @@ class Sampler:
         """Inside, the model is what answers are drawn from."""
         return dense(self.model) if self.dense else nullcontext()
 
-    def _states(self, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Hidden states `[b, t, H]` at `places` `[b, t]` of right-padded `ids` `[b, w]`."""
-        parts = zip(ids.split(self.micro_batch_size), places.split(self.micro_batch_size), strict=True)
-        return torch.cat([states_at(self.model, rows, at) for rows, at in parts])
+    def _states(self, *rows: torch.Tensor) -> torch.Tensor:
+        """As `states`, some rows at a time."""
+        parts = zip(*(each.split(self.micro_batch_size) for each in rows), strict=True)
+        return torch.cat([self.states(*part) for part in parts])
+
+    def states(
+        self, ids: torch.Tensor, places: torch.Tensor, prompt_lengths: torch.Tensor, ends_at: torch.Tensor
+    ) -> torch.Tensor:
+        """Hidden states `[b, t, H]` at `places` `[b, t]` of right-padded `ids` `[b, w]`, of which the first `ends_at` `[b]`
+        tokens are read, prompts of `prompt_lengths` `[b]` among them."""
+        if self.shares:
+            return shared_states_at(self.model, ids, places, prompt_lengths, ends_at)
+        return states_at(self.model, ids, places)
 
     def logprobs(self, states: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Log-probabilities `[b, t]` of `tokens` after `states` `[b, t, H]` at the sampling temperature; 0 outside `mask`."""

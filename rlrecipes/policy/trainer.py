@@ -39,7 +39,7 @@ from rlrecipes.errors import UserError
 from rlrecipes.model.forward import states_at
 from rlrecipes.policy.kl import adapted_kl_coef
 from rlrecipes.policy.measures import measures, of_all, over_steps, together, warn_of_endless
-from rlrecipes.policy.rollout import Advantages, Drawn, MicroBatch, Rollout, broken_row, micro_batch
+from rlrecipes.policy.rollout import Advantages, Drawn, MicroBatch, Rollout, broken_row, in_order, micro_batch
 from rlrecipes.policy.sampler import NoValue, Sampler
 from rlrecipes.policy.scoring import scored
 from rlrecipes.policy.watch import Watch
@@ -264,10 +264,10 @@ class PolicyTrainer(PPOTrainer):
     def _accumulate(
         self, rollout: Rollout, advantages: torch.Tensor, returns: torch.Tensor | None, mini_batch: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Adds up the gradients of one mini-batch's loss, a micro-batch of like lengths at a time; returns its statistics."""
-        by_length = mini_batch[(rollout.prompt_lengths + rollout.lengths)[mini_batch].argsort(stable=True)]
+        """Adds up the gradients of one mini-batch's loss, a micro-batch of like rows at a time; returns its statistics."""
+        alike = in_order(rollout, mini_batch, self.sampler.shares)
         sums: dict[str, torch.Tensor] = {}
-        for rows in own_parts(by_length, self.args.per_device_train_batch_size):
+        for rows in own_parts(alike, self.args.per_device_train_batch_size):
             micro = micro_batch(rollout, advantages, returns, rows)
             sums = together(sums, self.learn(rollout, micro, mini_batch))
         return of_all(sums)

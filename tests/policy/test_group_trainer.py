@@ -14,8 +14,9 @@ from trl import GRPOTrainer as PlainGRPO
 from trl import RLOOTrainer as PlainRLOO
 
 from rlrecipes.model.adapters import adapter, load_adapter
-from rlrecipes.model.forward import states_at
+from rlrecipes.model.forward import trunk
 from rlrecipes.model.loading import load_causal
+from rlrecipes.model.shared import shared_states_at
 from rlrecipes.model.tokens import encode_prompt, load_tokenizer
 from rlrecipes.policy.group_trainer import GroupTrainer
 from rlrecipes.policy.training import TRAINERS, arguments
@@ -328,6 +329,21 @@ def test_each_prompt_of_a_batch_is_answered_so_many_times_and_its_answers_stand_
 
 
 @ALGORITHMS
+def test_a_prompt_is_read_once_for_all_its_answers_in_every_pass(make, algorithm):
+    trainer, rows = (
+        make(algorithm, per_device_train_batch_size=16, gradient_accumulation_steps=2, total_episodes=32),
+        [],
+    )
+    assert trainer.sampler.shares
+    trunk(trainer.policy).register_forward_pre_hook(
+        lambda _, args, given: rows.append(given["input_ids"].shape), with_kwargs=True
+    )
+    trainer.train()
+    whole = [count for count, width in rows if width > 1]
+    assert whole == [8] + [16 // EACH] * 2 * 3, "while sampling, under the reference, for the reward, and to learn"
+
+
+@ALGORITHMS
 def test_a_pass_takes_each_prompt_once_and_is_an_epoch(make, algorithm, monkeypatch):
     trainer, asked = make(algorithm, total_episodes=48), []
     roll_out = trainer.roll_out
@@ -342,8 +358,8 @@ def test_a_pass_takes_each_prompt_once_and_is_an_epoch(make, algorithm, monkeypa
 def test_there_is_no_value_function_and_no_pass_for_one(make, algorithm, monkeypatch):
     trainer, read_by = make(algorithm), []
     monkeypatch.setattr(
-        "rlrecipes.policy.sampler.states_at",
-        lambda model, *rest: read_by.append(model.active_adapter) or states_at(model, *rest),
+        "rlrecipes.policy.sampler.shared_states_at",
+        lambda model, *rest: read_by.append(model.active_adapter) or shared_states_at(model, *rest),
     )
     rollout = trainer.roll_out(next_batch(trainer))
     assert rollout.values is None

@@ -1,5 +1,6 @@
 """A rollout is cut into micro-batches that hold what their rows need and no more; no model in sight."""
 
+import dataclasses
 import math
 from dataclasses import replace
 
@@ -7,7 +8,16 @@ import pytest
 import torch
 
 from rlrecipes.policy.ppo import whiten
-from rlrecipes.policy.rollout import Drawn, Rollout, broken_row, join_drawn, join_rows, micro_batch, places_before
+from rlrecipes.policy.rollout import (
+    Drawn,
+    Rollout,
+    broken_row,
+    in_order,
+    join_drawn,
+    join_rows,
+    micro_batch,
+    places_before,
+)
 from rlrecipes.recipe import Example, user
 
 STEPS, PROMPTS, ANSWERS = 5, (2, 4, 3), (1, 2, 5)
@@ -52,6 +62,14 @@ def test_a_micro_batch_is_cut_to_the_states_and_tokens_of_its_longest_row(rollou
         (micro.returns, returns),
     ):
         assert torch.equal(found, whole[[1, 0], :3])
+
+
+def test_rows_that_are_read_together_are_of_one_length_or_to_one_prompt(rollout):
+    rows = torch.tensor([2, 1, 0])
+    assert in_order(rollout, rows, by_prompt=False).tolist() == [0, 1, 2]
+    turned = dataclasses.replace(rollout, prompt_lengths=torch.tensor([9, 4, 3]))
+    assert in_order(turned, rows, by_prompt=False).tolist() == [1, 2, 0]
+    assert in_order(turned, rows, by_prompt=True).tolist() == [0, 1, 2]
 
 
 def test_an_answer_that_uses_up_its_budget_has_no_state_behind_it(rollout):
