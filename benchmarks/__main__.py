@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks` measures this project's PPO beside plain TRL's, `--model` a real model's size.
+"""The command line: `python -m benchmarks` measures PPO, RLOO and GRPO beside plain TRL's, `--model` a real model's size.
 
 It leaves `done.json` (written last) and `index.html` in `runs/bench/`, or in `runs/bench/<model>/`.
 """
@@ -6,18 +6,28 @@ It leaves `done.json` (written last) and `index.html` in `runs/bench/`, or in `r
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.growth import growth
 from benchmarks.measure import machine, measure, require_linux
 from benchmarks.page import table, write_page
-from benchmarks.record import gain_record, large_targets, of_quick_run, shape_record, targets
-from benchmarks.work import CUDA_MODELS, FULL, QUICK, Plan, Work, large, to_json
+from benchmarks.record import (
+    GROUPS,
+    gain_record,
+    group_targets,
+    large_targets,
+    of_quick_run,
+    pair_record,
+    shape_record,
+    targets,
+)
+from benchmarks.work import CUDA_MODELS, FULL, QUICK, Plan, Work, large, of_algorithm, to_json
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import unknown
 from rlrecipes.run.circumstances import git_commit, require_trl
@@ -80,11 +90,13 @@ def _compare(plan: Plan) -> dict[str, Any]:
     say(f"equality: gain in reward over {plan.seeds} seeds")
     gain = gain_record(run("gain", plan.gain, seeds=plan.seeds))
     shapes = {shape.name: _shape(plan, shape) for shape in plan.shapes}
+    groups = {name: {shape.name: _group(plan, shape, name) for shape in plan.groups} for name in GROUPS}
     say("growth: batch, answer length and vocabulary")
-    found = targets(shapes, exact, gain)
+    found = [*targets(shapes, exact, gain), *group_targets(groups)]
     return {
         "quick": plan is QUICK,
         "shapes": shapes,
+        "groups": groups,
         "equality": {"exact": exact, "gain": gain},
         "growth": growth(plan.growth, plan.doublings, run),
         "targets": of_quick_run(found) if plan is QUICK else found,
@@ -93,16 +105,28 @@ def _compare(plan: Plan) -> dict[str, Any]:
 
 def _shape(plan: Plan, shape: Work) -> dict[str, Any]:
     """The arms in turns, plain first; then our overhead."""
-    pairs = []
-    for turn in range(plan.pairs):
-        pairs.append({arm: measure(arm, shape, apart=plan.apart) for arm in ("plain", "ours")})
-        plain, ours = pairs[-1]["plain"], pairs[-1]["ours"]
-        say(
-            f"{shape.name} {turn + 1}/{plan.pairs}: plain {plain['cpu_s']:.1f} s, {plain['peak_mb']:.0f} MB; "
-            f"ours {ours['cpu_s']:.1f} s, {ours['peak_mb']:.0f} MB"
-        )
+    pairs = _pairs(plan, shape.name, {"plain": ("plain", shape), "ours": ("ours", shape)})
     overhead = measure("overhead", shape, apart=plan.apart, rounds=plan.rounds)
     return {**shape_record(pairs, overhead), "work": to_json(shape)}
+
+
+def _group(plan: Plan, shape: Work, name: Literal["rloo", "grpo"]) -> dict[str, Any]:
+    """RLOO or GRPO, the arms in turns; in turn with RLOO also our own PPO with an adapter for its values."""
+    work = of_algorithm(shape, name)
+    arms = {"plain": ("plain", work), "ours": ("ours", work)}
+    if name == "rloo":
+        arms["ppo"] = ("ours", dataclasses.replace(shape, value="adapter"))
+    return {**pair_record(_pairs(plan, f"{name}, {shape.name}", arms)), "work": to_json(work)}
+
+
+def _pairs(plan: Plan, name: str, arms: Mapping[str, tuple[str, Work]]) -> list[dict[str, Any]]:
+    """What each arm found in each turn."""
+    pairs: list[dict[str, Any]] = []
+    for turn in range(plan.pairs):
+        pairs.append({arm: measure(task, work, apart=plan.apart) for arm, (task, work) in arms.items()})
+        told = "; ".join(f"{arm} {one['cpu_s']:.1f} s, {one['peak_mb']:.0f} MB" for arm, one in pairs[-1].items())
+        say(f"{name} {turn + 1}/{plan.pairs}: {told}")
+    return pairs
 
 
 def _large(name: str, device: str) -> dict[str, Any]:

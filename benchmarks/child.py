@@ -76,12 +76,13 @@ def _arm(name: str, work: Work, folder: Path) -> dict[str, Any]:
     """One arm's training loop, measured from after its construction to its end."""
     from transformers import set_seed
 
-    from benchmarks import models, ours, plain
+    from benchmarks import models, ours, plain, plain_groups
     from benchmarks.measure import peak, reset_peak, settle
-    from benchmarks.work import TOY
+    from benchmarks.work import toy
 
-    build = {"plain": plain.build, "ours": ours.build}[name]
-    build(TOY, models.tokenizer(TOY.model), folder).train()  # loads what the libraries load at their first use
+    build = {"plain": plain if work.algorithm == "ppo" else plain_groups, "ours": ours}[name].build
+    small = toy(work)
+    build(small, models.tokenizer(small.model), folder).train()  # loads what the libraries load at their first use
     tokenizer = models.tokenizer(work.model)
     settle()
     before = reset_peak()

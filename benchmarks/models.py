@@ -29,6 +29,7 @@ from trl.experimental.ppo import PPOConfig
 from benchmarks.work import EOS, PAD, Model, Work
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+KL_WEIGHT = 0.05
 ROLE_STD = 0.02
 """Of the random half of the reward's adapter that would start at 0."""
 
@@ -125,12 +126,22 @@ def scorer(work: Work, base: Any) -> Any:
     return adapted_scorer(work, base).merge_and_unload().requires_grad_(True)
 
 
+def frozen_scorer(work: Work, base: Any) -> Any:
+    """The reward model where nothing of it is trained: merged, and on a 4-bit base, which merging would round, adapted."""
+    if work.model.quantization == "none":
+        return adapted_scorer(work, base).merge_and_unload().requires_grad_(False).eval()
+    return adapted_scorer(work, base).requires_grad_(False).eval()
+
+
 def adapted_scorer(work: Work, base: Any) -> PeftModel:
     """The same with its adapter in place (and trainable, as is its head)."""
     shape = copy.deepcopy(base.config)
     shape.num_labels = 1
     made = AutoModelForSequenceClassification.from_config(shape)
-    trunk(made).load_state_dict(trunk(base).state_dict())
+    if work.model.quantization == "nf4":
+        setattr(made, made.base_model_prefix, copy.deepcopy(trunk(base)))
+    else:
+        trunk(made).load_state_dict(trunk(base).state_dict())
     made.requires_grad_(False)
     wrapped = get_peft_model(made, lora(work))
     fill(wrapped, "default", work.seed + 1)
@@ -193,7 +204,7 @@ def arguments(work: Work, folder: Path) -> PPOConfig:
         adam_epsilon=1e-5,
         weight_decay=0.0,
         max_grad_norm=work.max_grad_norm,
-        kl_coef=0.05,
+        kl_coef=KL_WEIGHT,
         bf16=False,
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=work.gradient_checkpointing,

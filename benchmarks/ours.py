@@ -12,20 +12,21 @@ from transformers import PrinterCallback
 from benchmarks import models
 from benchmarks.work import Work, liked, prompts
 from rlrecipes.model.adapters import add_in_place
-from rlrecipes.policy.ppo_trainer import SharedBasePPOTrainer
-from rlrecipes.profile import PPOSettings
+from rlrecipes.policy.trainer import PolicyTrainer
+from rlrecipes.policy.training import TRAINERS
+from rlrecipes.profile import GRPOSettings, PPOSettings, RLOOSettings
 from rlrecipes.recipe import Example, Reward, Term, user
 from rlrecipes.reward.head import ScoreHead
 
 
-def build(work: Work, tokenizer: Any, folder: Path, base: Any = None) -> SharedBasePPOTrainer:
+def build(work: Work, tokenizer: Any, folder: Path, base: Any = None) -> Any:
     """A trainer on `base`, or on the base that `work` describes."""
     settings = _settings(work)
     model = adapters(work, models.causal(work) if base is None else base)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    trainer = SharedBasePPOTrainer(
+    trainer = TRAINERS[work.algorithm](
         args=models.arguments(work, folder),
         model=model,
         tokenizer=tokenizer,
@@ -39,23 +40,24 @@ def build(work: Work, tokenizer: Any, folder: Path, base: Any = None) -> SharedB
     return trainer
 
 
-def _settings(work: Work) -> PPOSettings:
-    return PPOSettings(
-        total_episodes=work.batch * work.updates,
-        per_device_train_batch_size=work.micro_batch,
-        gradient_accumulation_steps=work.batch // work.micro_batch,
-        num_ppo_epochs=work.epochs,
-        local_rollout_forward_batch_size=work.rollout_batch or work.batch,
-        response_length=work.answer,
-        learning_rate=work.learning_rate,
-        max_grad_norm=work.max_grad_norm,
-        gradient_checkpointing=work.gradient_checkpointing,
-        missing_eos_penalty=work.missing_eos_penalty,
-        reward_clip=0.0,  # plain TRL has none
-        num_sample_generations=0,
-        value=work.value,
-        dense_rollout=work.dense_rollout,
-    )
+def _settings(work: Work) -> PPOSettings | RLOOSettings | GRPOSettings:
+    common: dict[str, Any] = {
+        "total_episodes": work.batch * work.updates,
+        "per_device_train_batch_size": work.micro_batch,
+        "gradient_accumulation_steps": work.batch // work.micro_batch,
+        "local_rollout_forward_batch_size": work.rollout_batch or work.batch,
+        "learning_rate": work.learning_rate,
+        "max_grad_norm": work.max_grad_norm,
+        "gradient_checkpointing": work.gradient_checkpointing,
+        "missing_eos_penalty": work.missing_eos_penalty,
+        "reward_clip": 0.0,  # plain TRL has none
+        "num_sample_generations": 0,
+        "dense_rollout": work.dense_rollout,
+    }
+    if work.algorithm == "ppo":
+        return PPOSettings(**common, num_ppo_epochs=work.epochs, response_length=work.answer, value=work.value)
+    kind: type[RLOOSettings] | type[GRPOSettings] = RLOOSettings if work.algorithm == "rloo" else GRPOSettings
+    return kind(**common, num_generations=work.answers_each, num_iterations=work.epochs, beta=models.KL_WEIGHT)
 
 
 def adapters(work: Work, base: Any) -> PeftModel:
@@ -74,7 +76,7 @@ def adapters(work: Work, base: Any) -> PeftModel:
     return model
 
 
-def _start_value(trainer: SharedBasePPOTrainer, work: Work) -> None:
+def _start_value(trainer: PolicyTrainer, work: Work) -> None:
     """A value adapter starts with the reward model's head, as plain TRL's value model does; on the trunk it starts at 0."""
     if work.value == "adapter":
         score = trainer.model.value_model.score

@@ -10,10 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, median, stdev
-from typing import Any
+from typing import Any, Literal
 
 CPU_TARGETS = {"trunk_heavy": 0.50, "varied_lengths": 0.60, "vocabulary_heavy": 1.0}
 MEMORY_TARGETS = {"vocabulary_heavy": 0.20, "trunk_heavy": 0.45}
+GROUPS: tuple[Literal["rloo", "grpo"], ...] = ("rloo", "grpo")
+GROUP_CPU_TARGETS = {"trunk_heavy": 0.75, "vocabulary_heavy": 0.75}
+GROUP_MEMORY_TARGETS = {"vocabulary_heavy": 0.50}
+OVER_PPO_TARGET = 0.85
+"""Peak memory of our RLOO over our PPO's with an adapter for its values."""
 OVERHEAD_TARGET = 0.15
 EXACT_TARGET = 1e-4
 GPU_TARGET_GB = 24.0
@@ -29,17 +34,24 @@ T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9:
 
 
 def shape_record(pairs: Sequence[Mapping[str, Mapping[str, Any]]], overhead: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a shape: ours over plain, the median of the pairs with their range, and the medians of each arm."""
-    ratios = {
-        name: spread([pair["ours"][key] / max(pair["plain"][key], 1e-9) for pair in pairs])
-        for name, key in RATIOS.items()
-    }
-    arms = {
-        arm: {key: median(pair[arm][key] for pair in pairs) for key in RATIOS.values()} for arm in ("plain", "ours")
-    }
-    each = [{arm: {key: pair[arm][key] for key in RATIOS.values()} for arm in pair} for pair in pairs]
+    """The figures of a shape: those of its pairs, and our overhead."""
     share = overhead["overhead"]
-    return {**ratios, **arms, "overhead_over_arithmetic": share / (1 - share), **overhead, "pairs": each}
+    return {**pair_record(pairs), "overhead_over_arithmetic": share / (1 - share), **overhead}
+
+
+def pair_record(pairs: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Ours over plain, and over our PPO where it took its turn: the median of the pairs with their range; and the medians of
+    each arm."""
+    ratios = {name: _ratio(pairs, "plain", key) for name, key in RATIOS.items()}
+    if "ppo" in pairs[0]:
+        ratios |= {f"{name}_to_ppo": _ratio(pairs, "ppo", key) for name, key in RATIOS.items()}
+    arms = {arm: {key: median(pair[arm][key] for pair in pairs) for key in RATIOS.values()} for arm in pairs[0]}
+    each = [{arm: {key: pair[arm][key] for key in RATIOS.values()} for arm in pair} for pair in pairs]
+    return {**ratios, **arms, "pairs": each}
+
+
+def _ratio(pairs: Sequence[Mapping[str, Mapping[str, Any]]], other: str, key: str) -> dict[str, float]:
+    return spread([pair["ours"][key] / max(pair[other][key], 1e-9) for pair in pairs])
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -86,6 +98,26 @@ def targets(shapes: Mapping[str, Any], exact: Mapping[str, Any], gain: Mapping[s
         }
     )
     rows.append(_at_most("GPU memory in GB, four roles of an 8B model", None, GPU_TARGET_GB))
+    return rows
+
+
+def group_targets(groups: Mapping[Any, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The targets of RLOO and GRPO, by algorithm and shape."""
+    rows = []
+    for name, shapes in groups.items():
+        title = name.upper()
+        rows += [
+            *(_at_most(f"{title}, CPU time, {s}", shapes[s]["cpu_ratio"], m) for s, m in GROUP_CPU_TARGETS.items()),
+            *(
+                _at_most(f"{title}, peak memory, {s}", shapes[s]["memory_ratio"], m)
+                for s, m in GROUP_MEMORY_TARGETS.items()
+            ),
+            *(
+                _at_most(f"{title}, peak memory over our PPO's with a value adapter, {s}", found, OVER_PPO_TARGET)
+                for s, row in shapes.items()
+                if (found := row.get("memory_ratio_to_ppo"))
+            ),
+        ]
     return rows
 
 

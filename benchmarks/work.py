@@ -1,4 +1,4 @@
-"""What is measured: a job for PPO, whole, that either arm can do, and the sizes in which it is done.
+"""What is measured: a job for an algorithm, whole, that either arm can do, and the sizes in which it is done.
 
     Work("trunk_heavy", Model(vocabulary=2048, hidden=256, layers=4), batch=32, epochs=4, …)
 
@@ -39,7 +39,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Work:
-    """One PPO run. Equal works give equal initial weights, prompts and settings in both arms."""
+    """One run. Equal works give equal initial weights, prompts and settings in both arms."""
 
     name: str
     model: Model
@@ -68,6 +68,9 @@ class Work:
     reward: Literal["model", "program"] = "model"
     """A random reward model, or how many of the answer's tokens are `liked` (something that can be learned)."""
     missing_eos_penalty: float = 1.0
+    algorithm: Literal["ppo", "rloo", "grpo"] = "ppo"
+    answers_each: int = 1
+    """Answers to each prompt of a batch; RLOO and GRPO set them against each other."""
     seed: int = 0
 
 
@@ -77,9 +80,12 @@ def liked(token: int) -> bool:
 
 
 def prompts(work: Work) -> list[list[int]]:
-    """Prompt ids: one batch more than a run uses, since TRL mishandles the last batch of a pass over the data."""
+    """Prompt ids: of PPO one batch more than a run uses, since TRL's mishandles the last batch of a pass over the data.
+
+    RLOO's and GRPO's are those that a run uses: each arm shuffles in its own way, and both then read the same.
+    """
     draw = random.Random(work.seed)
-    count = work.batch * (work.updates + 1)
+    count = work.batch * (work.updates + (work.algorithm == "ppo")) // work.answers_each
     lengths = [draw.randint(work.shortest, work.longest) for _ in range(count)]
     return [[draw.randrange(EOS + 1, work.model.vocabulary) for _ in range(length)] for length in lengths]
 
@@ -143,6 +149,18 @@ TOY = Work(
 )
 """Takes a fraction of a second: what is run to warm the libraries up, and what the tests measure."""
 
+
+def of_algorithm(work: Work, algorithm: Literal["rloo", "grpo"]) -> Work:
+    """The same job for RLOO or GRPO: as many answers, four to a prompt, and as many passes over them."""
+    return dataclasses.replace(work, algorithm=algorithm, answers_each=4)
+
+
+def toy(work: Work) -> Work:
+    """The toy that goes the same ways as `work`: its algorithm, on a base of its kind."""
+    model = dataclasses.replace(TOY.model, quantization=work.model.quantization, dtype=work.model.dtype)
+    return dataclasses.replace(TOY, model=model, algorithm=work.algorithm, answers_each=work.answers_each)
+
+
 EXACT = Work(
     "exact",
     Model(vocabulary=256, hidden=64, layers=2),
@@ -200,6 +218,8 @@ class Plan:
     exact: Work
     gain: Work
     growth: Work
+    groups: tuple[Work, ...]
+    """The shapes on which RLOO and GRPO are compared as well."""
     pairs: int
     """Runs of each arm on each shape, in turns."""
     seeds: int
@@ -212,8 +232,8 @@ class Plan:
     """Each measurement in a process of its own; else all in this one, whose memory and time then say nothing."""
 
 
-FULL = Plan(SHAPES, EXACT, GAIN, GROWTH, pairs=5, seeds=5, rounds=3, doublings=3)
-"""About a quarter of an hour on a slow core."""
+FULL = Plan(SHAPES, EXACT, GAIN, GROWTH, groups=SHAPES[:2], pairs=5, seeds=5, rounds=3, doublings=3)
+"""About half an hour on a slow core."""
 
 
 def _small(work: Work, **changes: Any) -> Work:
@@ -227,6 +247,7 @@ QUICK = Plan(
     ),
     gain=dataclasses.replace(GAIN, batch=8, micro_batch=8, updates=4, epochs=1),
     growth=TOY,
+    groups=(_small(SHAPES[0]), _small(SHAPES[1])),
     pairs=1,
     seeds=2,
     rounds=1,

@@ -5,14 +5,24 @@ import json
 import math
 
 import pytest
+import torch
 
 from benchmarks import gpu
 from benchmarks.__main__ import main
 from benchmarks.gpu_checks import checks
 from benchmarks.growth import exponent
 from benchmarks.page import number, verdict
-from benchmarks.record import CPU_TARGETS, MEMORY_TARGETS, gain_record, of_quick_run, shape_record, targets
-from benchmarks.work import EOS, FULL, TOY, large, prompts
+from benchmarks.record import (
+    CPU_TARGETS,
+    MEMORY_TARGETS,
+    gain_record,
+    group_targets,
+    of_quick_run,
+    pair_record,
+    shape_record,
+    targets,
+)
+from benchmarks.work import EOS, FULL, TOY, large, of_algorithm, prompts
 
 SHAPES = ("trunk_heavy", "vocabulary_heavy", "varied_lengths")
 
@@ -57,6 +67,18 @@ def test_each_shape_has_its_ratios_with_ranges_and_its_overhead(record):
         assert min(shape["arithmetic_s"].values()) > 0
 
 
+def test_rloo_and_grpo_are_measured_beside_trls_and_rloo_beside_our_ppo(record):
+    assert {name: tuple(shapes) for name, shapes in record["groups"].items()} == dict.fromkeys(
+        ("rloo", "grpo"), ("trunk_heavy", "vocabulary_heavy")
+    )
+    for name, shapes in record["groups"].items():
+        for shape in shapes.values():
+            assert shape["work"]["answers_each"] == 4
+            assert set(shape["pairs"][0]) == {"plain", "ours", *(["ppo"] if name == "rloo" else [])}
+            assert ("memory_ratio_to_ppo" in shape) == (name == "rloo")
+            assert min(shape[arm]["cpu_s"] for arm in ("plain", "ours")) > 0
+
+
 def test_growth_is_measured_for_both_arms_along_each_axis(record):
     assert [row["axis"] for row in record["growth"]] == ["batch", "answer", "vocabulary"]
     for row in record["growth"]:
@@ -87,7 +109,7 @@ def test_both_arms_start_from_the_same_reward(record):
 def test_the_page_holds_every_target_and_no_link_to_elsewhere(bench, record):
     page = (bench / "index.html").read_text(encoding="utf-8")
     assert all(target["name"].replace("_", " ").replace("'", "&#39;") in page for target in record["targets"])
-    assert page.count("<svg") == 10
+    assert page.count("<svg") == 14
     assert "figures mean nothing" in page
     assert "://" not in page
 
@@ -114,6 +136,45 @@ def test_plain_trl_can_be_given_a_value_adapter_as_ours_is(tmp_path):
     assert {"score.weight", "score.bias"} <= trained
     assert all("lora_" in name or "score." in name for name in trained)
     trainer.train()
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_both_arms_of_rloo_and_grpo_learn_from_as_many_answers_to_the_same_prompts(algorithm, quantization, tmp_path):
+    from benchmarks import models, ours, plain_groups
+
+    model = dataclasses.replace(TOY.model, quantization=quantization)
+    work = of_algorithm(dataclasses.replace(TOY, model=model, reward="program"), algorithm)
+    tokenizer = models.tokenizer(work.model)
+    plain, mine = plain_groups.build(work, tokenizer, tmp_path), ours.build(work, tokenizer, tmp_path)
+    assert {prompt.strip() for prompt in plain.train_dataset["prompt"]} == {tokenizer.decode(p) for p in mine.prompts}
+    scored = []
+    plain.reward_funcs[0] = lambda completions, **rest: (
+        scored.extend(completions) or [float(len(scored))] * len(completions)
+    )
+    plain.train()
+    mine.train()
+    assert len(scored) == mine.state.episode == work.batch * work.updates
+    assert plain.state.global_step == work.updates * work.epochs
+    assert plain.ref_model is None, "TRL's reference is the base without the adapter"
+    assert plain.beta == mine.args.kl_coef > 0
+    trained = [parameter for parameter in plain.model.parameters() if parameter.requires_grad]
+    assert {parameter.dtype for parameter in trained} == {torch.float32}
+    assert sum(map(torch.numel, trained)) == sum(map(torch.numel, mine._trainable()))
+
+
+def test_plain_trl_and_ours_give_an_answer_the_same_reward(tmp_path):
+    from benchmarks import models, ours, plain_groups
+
+    work = of_algorithm(TOY, "rloo")
+    tokenizer = models.tokenizer(work.model)
+    plain, mine = plain_groups.build(work, tokenizer, tmp_path), ours.build(work, tokenizer, tmp_path)
+    rollout = mine.roll_out(next(mine._batches()))
+    texts = [plain_groups._text(row[:n].tolist()) for row, n in zip(rollout.ids, rollout.prompt_lengths, strict=True)]
+    theirs = plain._calculate_rewards([{"prompt": text} for text in texts], texts, rollout.answers, [])[:, 0]
+    whole = ~rollout.ended  # TRL's text of an answer is without its end
+    assert whole.any()
+    assert torch.allclose(theirs[whole], mine.score(rollout)[0]["learned"][whole], atol=1e-4)
 
 
 def test_prompts_have_the_lengths_asked_for_and_no_special_tokens():
@@ -190,6 +251,21 @@ def test_targets_are_met_at_their_limits_and_missed_above():
     assert {judged(1.01, 0.46)[name] for name in limits} == {False}
     assert judged(0.5, 0.2, share=0.14)["overhead over model arithmetic, trunk_heavy"] is False
     assert judged(0.5, 0.2, exact=2e-4)["largest difference from plain TRL, value on trunk"] is False
+
+
+def test_the_targets_of_rloo_and_grpo_are_met_at_their_limits_and_missed_above():
+    def judged(cpu, memory, over):
+        pairs = [{"plain": arm(10.0, 100.0), "ours": arm(10 * cpu, 100 * memory), "ppo": arm(9.0, 100 * memory / over)}]
+        rows = group_targets({"rloo": {name: pair_record(pairs) for name in ("trunk_heavy", "vocabulary_heavy")}})
+        return {row["name"]: row["met"] for row in rows}
+
+    assert set(judged(0.75, 0.5, 0.85).values()) == {True}
+    assert set(judged(0.76, 0.51, 0.86).values()) == {False}
+    assert set(judged(0.75, 0.5, 0.85)) == {
+        *("RLOO, CPU time, trunk_heavy", "RLOO, CPU time, vocabulary_heavy", "RLOO, peak memory, vocabulary_heavy"),
+        "RLOO, peak memory over our PPO's with a value adapter, trunk_heavy",
+        "RLOO, peak memory over our PPO's with a value adapter, vocabulary_heavy",
+    }
 
 
 def test_what_was_not_measured_is_neither_met_nor_missed():
