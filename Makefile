@@ -97,7 +97,7 @@ $(error there is no variable $(firstword $(STRANGE)); $(if $(NEAREST),did you me
 endif
 
 .DEFAULT_GOAL := help
-TARGETS := help setup demo test kills faults lint check list sweep bench gpu plan-bench time-bench numbers results show plan chat export examine runs compare clean $(RECIPES) $(STAGES)
+TARGETS := help setup demo test kills faults lint check list sweep bench gpu plan-bench time-bench numbers results compare-algorithms show plan chat export examine runs compare clean $(RECIPES) $(STAGES)
 .PHONY: $(TARGETS)
 
 help: ## this list
@@ -172,6 +172,9 @@ time-bench: $(READY) ## planned seconds beside those taken in one thread; ARGS='
 
 results: $(READY) ## hours of runs, three seeds each, and what they came to (docs/results.md); goes on where it was stopped
 	@$(VENV)/bin/python -m benchmarks.results $(call each,ARGS)
+
+compare-algorithms: $(READY) ## all algorithms on the same SFT and reward models, at equal answers and at equal CPU time: hours; goes on where it was stopped
+	@$(VENV)/bin/python -m benchmarks.algorithms $(call each,ARGS)
 
 numbers: $(READY) ## fill the pages' blocks of figures from finished runs; blocks without runs stay as they are
 	@$(VENV)/bin/python -m benchmarks.numbers $(call each,ARGS)

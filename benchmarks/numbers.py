@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results
+from benchmarks import algorithms, results
 from benchmarks.cells import estimate, table, value, where
 from benchmarks.page import targets_table
 from benchmarks.plan import table as plan_table
@@ -39,6 +39,8 @@ from rlrecipes.run.stages import POLICIES
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = "docs/numbers"
+TABLES = results.TABLES | {"results-algorithms": algorithms.algorithms_table}
+"""The blocks whose command itself keeps their JSON."""
 MARK = re.compile(r"<!-- numbers: (\S+) -->\n(.*?)<!-- end of numbers -->", re.DOTALL)
 
 Record = Mapping[str, Any]
@@ -138,13 +140,13 @@ def block(name: str) -> Block:
     if name == "summary":
         command = "`make summary`, after `cp -r examples/summary recipes/`,"
         return Block(command, ["tiny/summary/evaluate"], _read_summary, summary)
-    if name in results.TABLES:
-        return Block(results.command(name), [], None, results.TABLES[name])
+    if name in TABLES:
+        return Block(results.command(name), [], None, TABLES[name])
     if name in names:
         again = [f"with `RUN={run} SEED={seed}`" for seed, run in enumerate(SEEDS) if seed]
         folders = [f"{run}/{name}/evaluate" for run in SEEDS]
         return Block(f"`make {name}`, and {' and '.join(again)},", folders, lambda runs: _read_card(runs, name), card)
-    known = ["demo", "bench", "plan-bench", "time-bench", "summary", *results.TABLES, *names]
+    known = ["demo", "bench", "plan-bench", "time-bench", "summary", *TABLES, *names]
     raise UserError(unknown("block of numbers", name, known, f"there are {', '.join(known)}"))
 
 

@@ -1,7 +1,6 @@
 """What a reader asks of the recipes, three seeds each: `python -m benchmarks.results` makes the runs that are missing.
 
     worlds      four recipes on their built-in data, every policy
-    algorithms  PPO, RLOO and GRPO over the same SFT and reward model, from equally many answers
     variants    PPO again over the same SFT and reward model: by the learned reward alone, without KL penalty, …
     real        real text and real models, where a folder of them is given
 
@@ -25,7 +24,6 @@ from typing import Any
 from benchmarks.cells import estimate, table, value, where
 from rlrecipes.errors import UserError
 from rlrecipes.model.embedded import SHARING
-from rlrecipes.profile import ALGORITHMS
 from rlrecipes.recipe import load_recipe
 from rlrecipes.report.records import Records, finished_records
 from rlrecipes.report.verdict import verdict_of
@@ -64,15 +62,13 @@ class Trial:
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes the runs and keeps their rows; returns the exit status: 1 where a run failed, 2 for a user's error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--only", choices=("worlds", "algorithms", "variants", "real"), nargs="+", help="these tables alone"
-    )
+    parser.add_argument("--only", choices=("worlds", "variants", "real"), nargs="+", help="these tables alone")
     parser.add_argument("--real", type=Path, metavar="FOLDER", help="real data and models: see docs/results.md")
     parser.add_argument("--seeds", type=int, choices=range(len(RUNS)), nargs="+", default=list(range(len(RUNS))))
     parser.add_argument("--workers", type=int, choices=range(1, 65), default=2, metavar="N", help="runs at a time (2)")
     given = parser.parse_args(argv)
     try:
-        tables = {"worlds": worlds(), "algorithms": of_algorithms(), "variants": variants()}
+        tables = {"worlds": worlds(), "variants": variants()}
         tables |= {"real": real(given.real)} if given.real else {}
         if missing := {*(given.only or ())} - {*tables}:
             raise UserError(f"--only {missing.pop()} needs --real FOLDER with its data and models, see docs/results.md")
@@ -96,18 +92,6 @@ def _made(name: str, trials: Sequence[Trial], given: argparse.Namespace) -> list
 
 def worlds() -> list[Trial]:
     return [Trial("worlds", "default", recipe, seed, run) for recipe in SHARING for seed, run in enumerate(RUNS)]
-
-
-def of_algorithms() -> list[Trial]:
-    """Every algorithm over the SFT and reward model of a run of the worlds."""
-    every = f"run.algorithms={','.join(ALGORITHMS)}"
-    few = f"evaluate.policies=sft,{','.join(ALGORITHMS)}"
-    options = (every, few, "--profile", RUNS[0])
-    return [
-        Trial("algorithms", "default", recipe, seed, f"algorithms-{seed}", (*options, "--from", run))
-        for recipe in SHARING
-        for seed, run in enumerate(RUNS)
-    ]
 
 
 def variants() -> list[Trial]:
@@ -199,15 +183,20 @@ def make(trial: Trial) -> int:
     return done.returncode
 
 
-def keep(name: str, trials: Sequence[Trial]) -> None:
-    """Puts the rows of the trials whose runs are there beside those that were kept.
+def keep(
+    name: str,
+    trials: Sequence[Trial],
+    read: Callable[[Trial], dict[str, Any] | None] | None = None,
+    folder: Path | None = None,
+) -> None:
+    """Puts the rows of the trials whose runs are there, as `read` or `row_of` has them, beside those that were kept.
 
     Raises:
         UserError: they were made by several machines, whose figures differ.
     """
-    file = KEPT / f"results-{name}.json"
+    file = (folder or KEPT) / f"results-{name}.json"
     kept = read_json(file)["figures"] if file.exists() else {}
-    rows = kept | {trial.key: row for trial in trials if (row := row_of(trial))}
+    rows = kept | {trial.key: row for trial in trials if (row := (read or row_of)(trial))}
     if not rows:
         return
     machines = {where(row["machine"]): row["machine"] for row in rows.values()}
@@ -227,7 +216,9 @@ def keep(name: str, trials: Sequence[Trial]) -> None:
 
 
 def command(name: str) -> str:
-    return "`make results ARGS='--real FOLDER'`" if name == "results-real" else "`make results`"
+    """What makes a table's rows, as a reader gives it."""
+    others = {"results-real": "`make results ARGS='--real FOLDER'`", "results-algorithms": "`make compare-algorithms`"}
+    return others.get(name, "`make results`")
 
 
 def row_of(trial: Trial) -> dict[str, Any] | None:
@@ -265,16 +256,6 @@ def figures(records: Records) -> dict[str, Any]:
         "ceiling": reward.get("ceiling"),
         "verdict": verdict_of(records).tone if pair else None,
         "seconds": sum(record.get("seconds", 0) for record in records.values()),
-        "algorithms": {name: _of_algorithm(records, name) for name in ALGORITHMS if name in records},
-    }
-
-
-def _of_algorithm(records: Records, name: str) -> dict[str, Any]:
-    pair = records["evaluate"]["comparisons"].get(f"{name}_over_sft", {})
-    return {
-        **{key: pair.get(key) for key in ("gain", "sampled_gain", "judge_win_rate", "reward_gain")},
-        "kl": records["evaluate"]["kl"].get(name),
-        "seconds": records[name]["seconds"],
     }
 
 
@@ -291,7 +272,7 @@ def worlds_table(record: Record) -> str:
         [row["recipe"], str(row["seed"]), *(value(row["policies"].get(each)) for each in POLICIES), *_judged(row)]
         for row in rows
     ]
-    return f"{_opening(record)}\n\n{table(heads, cells)}\n\n{_beside(rows, 'best4')} {_beside(rows, 'best16')}"
+    return f"{opening(record)}\n\n{table(heads, cells)}\n\n{_beside(rows, 'best4')} {_beside(rows, 'best16')}"
 
 
 def variants_table(record: Record) -> str:
@@ -304,49 +285,14 @@ def variants_table(record: Record) -> str:
         [
             *key,
             ", ".join(str(row["seed"]) for row in rows),
-            _mean(row["policies"]["ppo"] for row in rows),
+            mean(row["policies"]["ppo"] for row in rows),
             "; ".join(estimate(row["gain"], signed=True) for row in rows),
-            _mean(row["judge_win_rate"] for row in rows),
-            _mean(row["kl"] for row in rows),
+            mean(row["judge_win_rate"] for row in rows),
+            mean(row["kl"] for row in rows),
         ]
         for key, rows in groups.items()
     ]
-    return f"{_opening(record)}\n\n{table(heads, cells)}"
-
-
-def algorithms_table(record: Record) -> str:
-    """A row a recipe and algorithm: the gain of each seed, and means over the seeds."""
-    heads = [
-        *(
-            "recipe",
-            "algorithm",
-            "headline",
-            "over SFT, paired, by seed",
-            "at temperature 1",
-            "judge prefers it to SFT",
-        ),
-        *("reward over SFT", "KL", "seconds"),
-    ]
-    cells = []
-    for recipe in SHARING:
-        rows = [row for row in record["figures"].values() if row["recipe"] == recipe]
-        for name in ALGORITHMS:
-            found = [row["algorithms"][name] for row in rows if name in row["algorithms"]]
-            if not found:
-                continue
-            cells.append(
-                [
-                    *(recipe, name.upper()),
-                    _mean(row["policies"].get(name) for row in rows),
-                    "; ".join(estimate(each["gain"], signed=True) for each in found),
-                    *(
-                        _mean(each[key] for each in found)
-                        for key in ("sampled_gain", "judge_win_rate", "reward_gain", "kl")
-                    ),
-                    f"{fmean(each['seconds'] for each in found):.0f}",
-                ]
-            )
-    return f"{_opening(record)}\n\n{table(heads, cells)}"
+    return f"{opening(record)}\n\n{table(heads, cells)}"
 
 
 def real_table(record: Record) -> str:
@@ -361,12 +307,11 @@ def real_table(record: Record) -> str:
         ]
         for row in record["figures"].values()
     ]
-    return f"{_opening(record)}\n\n{table(heads, cells)}"
+    return f"{opening(record)}\n\n{table(heads, cells)}"
 
 
 TABLES: Mapping[str, Callable[[Record], str]] = {
     "results-worlds": worlds_table,
-    "results-algorithms": algorithms_table,
     "results-variants": variants_table,
     "results-real": real_table,
 }
@@ -397,12 +342,12 @@ def _beside(rows: Sequence[Mapping[str, Any]], other: str) -> str:
     return f"PPO is above the best of {n} in {len(both) - len(below)} of {len(both)} runs{where_not}."
 
 
-def _mean(found: Iterable[Mapping[str, float] | None]) -> str:
+def mean(found: Iterable[Mapping[str, float] | None]) -> str:
     values = [one["value"] for one in found if one]
     return value(fmean(values)) if values else "–"
 
 
-def _opening(record: Record) -> str:
+def opening(record: Record) -> str:
     minutes = sum(row["seconds"] for row in record["figures"].values()) / 60
     return (
         f"{record['command']} on {where(record['machine'])}, {record['date']}: greedy answers to held-out prompts, 95 % "

@@ -387,6 +387,8 @@ def _run_stage(job: Job, model_name: str, stage: str) -> None:
             "git_commit": git_commit(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": seconds,
+            # of a stage that was interrupted, only the last part's time is known
+            "cpu_seconds": None if record.get("resumed") else stopwatch.cpu_seconds(),
             "peak_memory_mb": stopwatch.peak_memory_mb(),
         },
     )

@@ -60,7 +60,7 @@ AS_PPO = {
 }
 """What the road says of every other algorithm that has such a setting."""
 CHANGES = {"os.link", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree"}
-UNLIKE = {"finished", "seconds", "peak_memory_mb", "resumed", "sha256"}
+UNLIKE = {"finished", "seconds", "cpu_seconds", "peak_memory_mb", "resumed", "sha256"}
 """What `done.json` says about the machine's time and not about the result, with its own checksum, which is over that too."""
 
 TOO_LONG = 1800

@@ -155,19 +155,6 @@ def test_a_variant_has_its_seeds_in_a_row():
     )
 
 
-def test_each_algorithm_of_a_recipe_is_a_row_with_its_seeds():
-    def trained(gain):
-        measured = {key: estimate(0.3) for key in ("sampled_gain", "judge_win_rate", "reward_gain", "kl")}
-        return {"gain": estimate(gain), **measured, "seconds": 20.0}
-
-    both = [row(seed=seed, algorithms={"ppo": trained(0.4), "grpo": trained(0.2)}) for seed in (0, 1)]
-    policies = {"sft": estimate(0.5), "ppo": estimate(0.9), "grpo": estimate(0.7)}
-    *_, ppo, grpo = lines("results-algorithms", *({**one, "policies": policies} for one in both))
-    gains = "+0.200 [0.100, 0.300]; +0.200 [0.100, 0.300]"
-    assert ppo.startswith("| translation | PPO | 0.900 | +0.400 ")
-    assert grpo == f"| translation | GRPO | 0.700 | {gains} | 0.300 | 0.300 | 0.300 | 0.300 | 20 |"
-
-
 def test_a_run_without_ppo_is_a_row_that_says_so():
     without = {"sft": estimate(0.5)}
     nothing = dict.fromkeys(("gain", "sampled_gain", "judge_win_rate", "kl", "accuracy", "ceiling", "verdict"))

@@ -64,6 +64,7 @@ def test_every_stage_records_what_it_did_and_under_what(finished, stage):
     assert done["machine"].keys() == {"cpu", "cores", "threads"}
     assert "git_commit" in done
     assert done["seconds"] >= 0
+    assert done["cpu_seconds"] > 0
     assert done["peak_memory_mb"] > 0
 
 

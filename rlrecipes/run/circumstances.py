@@ -63,12 +63,16 @@ class Stopwatch:
     """Seconds and peak memory of a stage, from the stopwatch's creation on."""
 
     def __init__(self) -> None:
-        self.started = time.monotonic()
+        self.started, self.cpu_started = time.monotonic(), time.process_time()
         with contextlib.suppress(OSError):  # Linux resets the peak when 5 is written; elsewhere it is the process's.
             Path("/proc/self/clear_refs").write_text("5")
 
     def seconds(self) -> float:
         return round(time.monotonic() - self.started, 1)
+
+    def cpu_seconds(self) -> float:
+        """User and system time of this process, of all its threads."""
+        return round(time.process_time() - self.cpu_started, 1)
 
     def peak_memory_mb(self) -> int:
         """Peak resident memory in MB (10^6 bytes)."""

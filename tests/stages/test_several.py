@@ -14,7 +14,18 @@ from conftest import ROOT, SMALLEST, sentences, write_rows
 from ranks import Ranks
 from safetensors.torch import load_file
 
-UNLIKE = ("seconds", "finished", "peak_memory_mb", "git_commit", "files", "sha256", "eps", "machine", "resumed")
+UNLIKE = (
+    "seconds",
+    "cpu_seconds",
+    "finished",
+    "peak_memory_mb",
+    "git_commit",
+    "files",
+    "sha256",
+    "eps",
+    "machine",
+    "resumed",
+)
 TIMES = ("_runtime", "_per_second")
 OWN, MANY = ("--data", "pairs.jsonl"), ("--data", "many.jsonl")
 
