@@ -39,7 +39,7 @@ from rlrecipes.run.stages import POLICIES
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = "docs/numbers"
-TABLES = results.TABLES | {"results-algorithms": algorithms.algorithms_table}
+TABLES = {**results.TABLES, "results-algorithms": algorithms.algorithms_table}
 """The blocks whose command itself keeps their JSON."""
 MARK = re.compile(r"<!-- numbers: (\S+) -->\n(.*?)<!-- end of numbers -->", re.DOTALL)
 
