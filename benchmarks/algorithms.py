@@ -147,9 +147,9 @@ def algorithms_table(record: Record) -> str:
         parts += ["As much CPU time as PPO takes for these:", *_outcomes([*beside, *time])]
     if any(one.get("curve") for row in answers for one in row["algorithms"].values()):
         parts += [
-            "The highest mean reward of a batch in training whose KL from SFT was at most so many nats an answer, over the "
-            "seeds\nand both tables' runs:",
-            frontier([*answers, *time]),
+            "The highest mean reward of a batch in training whose KL from SFT was at most so many nats an answer, at equal "
+            "answers:",
+            frontier(answers),
         ]
     return "\n\n".join(parts)
 
