@@ -249,7 +249,7 @@ def _pending(job: Job, stages: Sequence[str], forced: Sequence[str]) -> list[str
 def _conditions(job: Job, stage: str) -> dict[str, Any]:
     """Everything that decides a stage's bytes on one machine; an interrupted stage goes on under no other."""
     libraries = {f"library.{name}": version for name, version in versions().items()}
-    code = {"reward code": code_of(job.recipe.reward)} if STAGES[stage].algorithm else {}
+    code = {"reward code": code_of(job.recipe.reward)} if STAGES[stage].climbs else {}
     return job.settings(stage) | libraries | code | {"base": _base_of(job, stage)}
 
 
@@ -328,7 +328,7 @@ def _check_base(job: Job, name: str, pending: Sequence[str]) -> None:
 def _is_finished(job: Job, stage: str) -> bool:
     finished = job.run.is_finished(stage, job.settings(stage))
     if finished:
-        changed = STAGES[stage].algorithm and _has_other_reward(job, stage)
+        changed = STAGES[stage].climbs and _has_other_reward(job, stage)
         what = f"; the code of its reward has changed since, and {switch('force')} makes it again" if changed else ""
         say(f"{job.recipe.name} · {stage}: done already, in {job.run.stage(stage)}{what}")
     return finished
@@ -381,7 +381,7 @@ def _run_stage(job: Job, model_name: str, stage: str) -> None:
             "seed": job.seed,
             "data": job.described_data(),
             "base": identity(model_name),
-            **(_reward_code(job) if STAGES[stage].algorithm else {}),
+            **(_reward_code(job) if STAGES[stage].climbs else {}),
             "versions": versions(),
             "machine": machine(),
             "git_commit": git_commit(),

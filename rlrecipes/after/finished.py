@@ -144,11 +144,10 @@ class FinishedRun:
 
     @property
     def answer_length(self) -> int | None:
-        """The most tokens of the algorithms' answers, which is the same for all; None before one is finished."""
-        lengths: list[int | None] = [
-            self.records[name].get("answer_length") for name in finished_algorithms(self.records)
-        ]
-        return lengths[0] if lengths else None
+        """The most tokens of answers in training, which is the same for all, or in evaluation; None before either."""
+        stages = [*finished_algorithms(self.records), "answers"]
+        lengths: list[int | None] = [self.records.get(name, {}).get("answer_length") for name in stages]
+        return next((length for length in lengths if length), None)
 
     @cached_property
     def samples(self) -> Sequence[Mapping[str, Any]]:

@@ -24,7 +24,7 @@ from rlrecipes.model.forward import device
 from rlrecipes.model.loading import DTYPES, check_score_head, model_config
 from rlrecipes.model.quantized import check_quantization
 from rlrecipes.model.tokens import learned_rows, open_tokenizer, vocabulary
-from rlrecipes.profile import ALGORITHMS, EvaluateSettings, ModelSettings, Profile, algorithms
+from rlrecipes.profile import SAMPLING, EvaluateSettings, ModelSettings, Profile, algorithms
 from rlrecipes.profile.load import by_hand
 from rlrecipes.recipe import Comparison, Example, Rating, unknown
 from rlrecipes.reward.agreement import readable
@@ -68,8 +68,8 @@ def check_aside(job: Job, pending: Collection[str]) -> None:
     Raises:
         UserError: the sentence says which.
     """
-    watched = [f"{stage}.{key}" for stage in ALGORITHMS for key in ("eval_every", "patience")]
-    for name in ("sft.patience", "reward.patience", *watched):
+    watched = [f"{stage}.{key}" for stage in SAMPLING for key in ("eval_every", "patience")]
+    for name in ("sft.patience", "reward.patience", "dpo.patience", *watched):
         stage, _, key = name.partition(".")
         settings = getattr(job.profile, stage)
         if stage not in pending or not by_hand(job.profile, name) or not _sets_aside(job, stage, pending):
@@ -84,7 +84,7 @@ def check_aside(job: Job, pending: Collection[str]) -> None:
 
 def _sets_aside(job: Job, stage: str, pending: Collection[str]) -> bool:
     """Whether a stage sets rows aside where it has enough, and `_trained_on` is all that its settings are for."""
-    if stage in ALGORITHMS:
+    if stage in SAMPLING:
         return bool(getattr(job.profile, stage).eval_every)
     more = stage == "reward" and (job.parts or "judge" in pending)  # rows that repeat, and rows of the judge's own
     return getattr(job.profile, stage).keep == "best" and not more
@@ -95,9 +95,11 @@ def _trained_on(job: Job, stage: str) -> tuple[str, Sequence[Example | Compariso
     train = job.data.train
     if stage == "sft":
         return "demonstrations", learned_rows(train.demonstrations, job.profile.sft.learn)
-    if stage in ALGORITHMS:
+    if stage in SAMPLING:
         return "prompts", train.prompts
-    return ("comparisons", train.comparisons) if job.objective == "pairwise" else ("ratings", train.ratings)
+    if stage == "dpo" or job.objective == "pairwise":
+        return "comparisons", train.comparisons
+    return "ratings", train.ratings
 
 
 def check_taken(job: Job) -> None:
@@ -137,7 +139,7 @@ def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
         check_score_head(name)
     if "sft" not in pending and pending != ["report"]:
         _check_template(job, name)
-    if "reward" not in pending and {*ALGORITHMS, "evaluate"} & set(pending):
+    if "reward" not in pending and {*SAMPLING, "evaluate"} & set(pending):
         _check_vocabulary(job, name)
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from rlrecipes.before.needs import GIB, fullest, moments
 from rlrecipes.before.shape import Shape, read_shape
 from rlrecipes.job import Job
-from rlrecipes.profile import PolicySettings, Profile, algorithms
+from rlrecipes.profile import PolicySettings, Profile, sampling_algorithms
 
 
 def settled(job: Job, table: str) -> PolicySettings:
@@ -30,7 +30,7 @@ def settled(job: Job, table: str) -> PolicySettings:
 
 def with_copies(profile: Profile, shape: Shape, room: float, learned: bool) -> Profile:
     """The profile with `dense_rollout=auto` settled, for a card of `room` GiB, for all algorithms that the run has."""
-    for table in algorithms(profile):
+    for table in sampling_algorithms(profile):
         profile = with_copy(profile, table, shape, room, learned)
     return profile
 
@@ -46,7 +46,7 @@ def with_copy(profile: Profile, table: str, shape: Shape, room: float, learned: 
 def copy_lines(profile: Profile, now: Profile, shape: Shape, learned: bool) -> list[str]:
     """What `dense_rollout=auto` came to, a line for each algorithm that leaves it to the card."""
     lines = []
-    for table in algorithms(profile):
+    for table in sampling_algorithms(profile):
         if getattr(profile, table) == getattr(now, table):
             continue
         if getattr(now, table).dense_rollout == "always":

@@ -28,7 +28,7 @@ from rlrecipes.model.tokens import (
     spelled_note,
 )
 from rlrecipes.model.unwritten import unwritten, unwritten_note
-from rlrecipes.profile import SFT, PolicySettings, algorithms
+from rlrecipes.profile import SFT, PolicySettings, algorithms, sampling_algorithms
 from rlrecipes.recipe import Comparison, Example, Prompt, user
 from rlrecipes.reward.terms import score_term
 from rlrecipes.run.folder import make
@@ -108,7 +108,10 @@ def _too_few(job: Job) -> list[str]:
     if job.recipe.reward.learned and profile.reward.model is None:
         what, rows = ("comparisons", train.comparisons) if job.objective == "pairwise" else ("ratings", train.ratings)
         needs.append((what, len(rows), profile.reward.per_device_train_batch_size, f"reward.{size}"))
-    for table in () if job.parts else algorithms(profile):
+    if not job.parts and "dpo" in algorithms(profile):
+        batch = profile.dpo.per_device_train_batch_size
+        needs.append(("comparisons", len(train.comparisons), batch, f"dpo.{size}"))
+    for table in () if job.parts else sampling_algorithms(profile):
         settings: PolicySettings = getattr(profile, table)
         needs.append(("prompts", len(train.prompts), settings.batch // settings.answers_each, f"{table}.{size}"))
     lines = [
@@ -248,7 +251,7 @@ def _lengths(job: Job, model: Reader) -> list[str]:
         f"\ntokens: shortest / median / 90 % / 99 % / longest, of at most {SAMPLED:,} rows of each kind",
         *_spread(tokenizer, "demonstrations", demonstrations, "answer"),
         *_spread(tokenizer, "comparisons", comparisons, "longer answer"),
-        *_spread(tokenizer, " ".join(map(str.upper, algorithms(profile))), prompts),
+        *_spread(tokenizer, " ".join(map(str.upper, sampling_algorithms(profile))) or "prompts", prompts),
         *_spread(tokenizer, "held out", held_out),
         f"  the window has {window:,} for prompt and answer (model.max_length {profile.model.max_length:,}{own})",
         f"  answers in training and evaluation have at most {length:,} ({why})",

@@ -352,12 +352,10 @@ def fitting_prompts(tokenizer: Any, examples: Sequence[Example], max_tokens: int
 
 def fitting_comparisons(
     tokenizer: Any, comparisons: Sequence[Comparison], max_tokens: int
-) -> list[tuple[Comparison, list[int], list[int]]]:
-    """The comparisons of which both sides have at most `max_tokens` tokens, with their ids."""
-    rows = [
-        (c, encode(tokenizer, c.prompt, c.chosen).ids, encode(tokenizer, c.prompt, c.rejected).ids) for c in comparisons
-    ]
-    return [row for row in rows if max(len(row[1]), len(row[2])) <= max_tokens]
+) -> list[tuple[Comparison, Encoded, Encoded]]:
+    """The comparisons of which both sides have at most `max_tokens` tokens, with these."""
+    rows = [(c, encode(tokenizer, c.prompt, c.chosen), encode(tokenizer, c.prompt, c.rejected)) for c in comparisons]
+    return [row for row in rows if max(len(row[1].ids), len(row[2].ids)) <= max_tokens]
 
 
 def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from rlrecipes.profile.algorithms import (
     ALGORITHMS,
     MOST_DRAWS,
+    SAMPLING,
     GroupSettings,
     GRPOSettings,
     PolicySettings,
@@ -10,6 +11,7 @@ from rlrecipes.profile.algorithms import (
     RLOOSettings,
     named_algorithms,
 )
+from rlrecipes.profile.dpo import DPOSettings
 from rlrecipes.profile.functions import (
     Function,
     check_columns,
@@ -43,11 +45,12 @@ from rlrecipes.profile.settings import (
     RunSettings,
     SFTSettings,
     TrackSettings,
-    TrainingSettings,
     algorithms,
+    sampling_algorithms,
     takes_adapter,
 )
 from rlrecipes.profile.terms import asked_reward, with_weights
+from rlrecipes.profile.training import TrainingSettings
 from rlrecipes.profile.values import BASE, LOWEST_TEMPERATURE, SFT
 
 __all__ = [
@@ -56,9 +59,11 @@ __all__ = [
     "LOWEST_TEMPERATURE",
     "MOST_DRAWS",
     "REFUSED",
+    "SAMPLING",
     "SFT",
     "BaseSettings",
     "CheckpointSettings",
+    "DPOSettings",
     "EvaluateSettings",
     "Function",
     "GRPOSettings",
@@ -91,6 +96,7 @@ __all__ = [
     "outweighed",
     "profile_names",
     "read_tables",
+    "sampling_algorithms",
     "settings_of",
     "split_override",
     "takes_adapter",

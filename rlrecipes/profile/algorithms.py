@@ -1,4 +1,4 @@
-"""The tables of the algorithms that sample answers: PPO, RLOO and GRPO.
+"""The tables of the algorithms that sample answers, PPO, RLOO and GRPO, and the names of all.
 
 What they share stands in `PolicySettings`; names are TRL's where it has them, and each says so where it is ours.
 """
@@ -12,6 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from rlrecipes.errors import UserError
+from rlrecipes.profile.dpo import DPOSettings
 from rlrecipes.profile.values import (
     CONFIG,
     LOWEST_TEMPERATURE,
@@ -240,7 +241,10 @@ class GRPOSettings(GroupSettings):
     """Whether each token has a ratio, or each answer the geometric mean of its tokens' (GSPO, arXiv 2507.18071)."""
 
 
-ALGORITHMS = tuple(kind.table for kind in (PPOSettings, RLOOSettings, GRPOSettings))
+SAMPLING = tuple(kind.table for kind in (PPOSettings, RLOOSettings, GRPOSettings))
+"""The tables of the algorithms that sample answers and climb the reward."""
+
+ALGORITHMS = (*SAMPLING, DPOSettings.table)
 """The tables of a profile that are an algorithm's, which are named as their stages."""
 
 

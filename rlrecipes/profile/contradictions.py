@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
+from rlrecipes.profile import dpo
 from rlrecipes.profile.algorithms import ALGORITHMS, GroupSettings, PolicySettings, PPOSettings
-from rlrecipes.profile.settings import EvaluateSettings, Profile, algorithms
+from rlrecipes.profile.settings import EvaluateSettings, Profile, algorithms, sampling_algorithms
+from rlrecipes.profile.training import TrainingSettings
 from rlrecipes.profile.values import SFT
 
 SMALLEST_WHITENED = 8  # episodes in a mini-batch below which TRL does not whiten rewards
@@ -45,7 +47,7 @@ def contradictions(profile: Profile, given: Collection[str] = (), spared: Collec
         value = getattr(settings, key)
         if (name in given and value) or (value != getattr(type(settings), key) and name not in spared):
             yield f"{name}={value} would have no effect {why}; change that or leave it out"
-    for stage, settings in (("sft", profile.sft), ("reward", profile.reward)):
+    for stage, settings in _on_rows(profile).items():
         steps, epochs = settings.max_steps, settings.num_train_epochs
         if 0 < steps <= settings.warmup_steps:
             yield _warm_up(stage, steps, settings.warmup_steps)
@@ -65,8 +67,10 @@ def contradictions(profile: Profile, given: Collection[str] = (), spared: Collec
     length, window = profile.ppo.response_length, profile.model.max_length
     if length >= window:
         yield f"ppo.response_length={length} leaves no room for a prompt in model.max_length={window}; lower it"
-    for table in algorithms(profile):
+    for table in sampling_algorithms(profile):
         yield from _policy_contradictions(getattr(profile, table))
+    if "dpo" in algorithms(profile):
+        yield from dpo.contradictions(profile.dpo)
     if profile.evaluate.judge_url and not profile.evaluate.judge_model:
         yield f"evaluate.judge_url={profile.evaluate.judge_url} needs evaluate.judge_model, the name of its model"
 
@@ -75,10 +79,6 @@ def without_effect(profile: Profile) -> dict[str, str]:
     """The settings that nothing reads beside the others, and why."""
     ppo, evaluate = profile.ppo, profile.evaluate
     one_step = ppo.passes == ppo.mini_batches == 1
-    logged_never = {
-        stage: 0 < settings.max_steps < settings.logging_steps
-        for stage, settings in (("sft", profile.sft), ("reward", profile.reward))
-    }
     rules = {
         "reward.seeds": (profile.reward.model is not None, "beside reward.model, which trains nothing"),
         "reward.combine": (profile.reward.seeds == 1, "while reward.seeds is 1"),
@@ -90,25 +90,31 @@ def without_effect(profile: Profile) -> dict[str, str]:
         "evaluate.judge_model": (not evaluate.judge_url, "without evaluate.judge_url"),
         "track.artifacts": (profile.track.wandb == "off", "while track.wandb is off"),
         "track.project": (profile.track.wandb == "off", "while track.wandb is off"),
-        **{
-            f"{stage}.warmup_steps": (
-                settings.lr_scheduler_type == "constant",
-                f"on {stage}.lr_scheduler_type=constant",
-            )
-            for stage, settings in (("sft", profile.sft), ("reward", profile.reward))
-        },
-        **{
-            f"{stage}.patience": (settings.keep == "last", f"beside {stage}.keep=last")
-            for stage, settings in (("sft", profile.sft), ("reward", profile.reward))
-        },
-        **{
-            f"{stage}.logging_steps": (never, f"above {stage}.max_steps: nothing would be logged")
-            for stage, never in logged_never.items()
-        },
     }
-    for table in algorithms(profile):
+    for stage, settings in _on_rows(profile).items():
+        rules |= _of_training(stage, settings)
+    if "dpo" in algorithms(profile):
+        rules["dpo.label_smoothing"] = ("robust" not in profile.dpo.names, "without robust in dpo.loss_type")
+    for table in sampling_algorithms(profile):
         rules |= _of_policy(getattr(profile, table), evaluate)
     return {name: why for name, (idle, why) in rules.items() if idle}
+
+
+def _on_rows(profile: Profile) -> dict[str, TrainingSettings]:
+    """The tables of the stages of a run that learn from rows as they are."""
+    tables: dict[str, TrainingSettings] = {"sft": profile.sft, "reward": profile.reward}
+    return tables | ({"dpo": profile.dpo} if "dpo" in algorithms(profile) else {})
+
+
+def _of_training(stage: str, settings: TrainingSettings) -> dict[str, tuple[bool, str]]:
+    """What the tables of SFT, the reward model and DPO have."""
+    never = 0 < settings.max_steps < settings.logging_steps
+    rules = {
+        "warmup_steps": (settings.lr_scheduler_type == "constant", f"on {stage}.lr_scheduler_type=constant"),
+        "patience": (settings.keep == "last", f"beside {stage}.keep=last"),
+        "logging_steps": (never, f"above {stage}.max_steps: nothing would be logged"),
+    }
+    return {f"{stage}.{name}": rule for name, rule in rules.items()}
 
 
 def _of_policy(settings: PolicySettings, evaluate: EvaluateSettings) -> dict[str, tuple[bool, str]]:

@@ -50,8 +50,39 @@ REFUSED = {
             "use_vllm": "answers are drawn from the model that is trained",
         }.items()
     },
-    "sft.max_length": "the window is model.max_length's",
-    "reward.max_length": "the window is model.max_length's",
+    **{f"{table}.max_length": "the window is model.max_length's" for table in ("sft", "reward", "dpo")},
+    "dpo.max_prompt_length": "nothing is cut; comparisons longer than model.max_length are left out and counted",
+    "dpo.bf16": "the precision is model.dtype's",
+    "dpo.fp16": "half precision overflows in QLoRA; use model.dtype=bfloat16",
+    "dpo.rpo_alpha": "TRL dropped the name; use dpo.loss_type=sigmoid,sft with dpo.loss_weights=1,…",
+    "dpo.reference_free": "the reference is the SFT policy, whose log-probabilities are computed once",
+    "dpo.sync_ref_model": "the reference's log-probabilities are computed once, before training",
+    "dpo.precompute_ref_log_probs": "they are always computed once, before training",
+    "dpo.precompute_ref_batch_size": "it is dpo.per_device_train_batch_size, without gradients",
+    "dpo.disable_dropout": "DPO trains without dropout in any case",
+    "dpo.use_liger_kernel": "logits never exist for a whole batch in any case",
+    "dpo.padding_free": "TRL 1.12 does not do it either",
+    **dict.fromkeys(
+        (
+            "dpo.f_divergence_type",
+            "dpo.f_alpha_divergence_coef",
+            "dpo.ld_alpha",
+            "dpo.use_weighting",
+            "dpo.discopop_tau",
+        ),
+        "it is of TRL's losses beyond sigmoid, hinge, ipo, robust and sft, which are not offered",
+    ),
+    **dict.fromkeys(
+        (
+            "dpo.total_episodes",
+            "dpo.num_generations",
+            "dpo.temperature",
+            "dpo.response_length",
+            "dpo.eval_every",
+            "dpo.anyway",
+        ),
+        "DPO samples nothing and climbs no reward model; it learns from the comparisons",
+    ),
 }
 """Names that people know from TRL, and why a profile does not offer them."""
 
@@ -140,7 +171,7 @@ def _spared(profile: Profile) -> set[str]:
 def outweighed(tables: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
     """The tables whose `num_train_epochs` an override with a positive `max_steps` takes the place of."""
     named = {path: value for path, _, value in (override.partition("=") for override in overrides)}
-    steps = {table: named.get(f"{table}.max_steps", "") for table in ("sft", "reward")}
+    steps = {table: named.get(f"{table}.max_steps", "") for table in ("sft", "reward", "dpo")}
     return [
         table
         for table, value in steps.items()

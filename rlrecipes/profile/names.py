@@ -77,7 +77,12 @@ _OF_GROUPS = {
     **dict.fromkeys(("steps", "num_steps", "episodes"), "total_episodes"),
     "filter_groups": "dynamic_sampling",
 }
-OF_TABLES = {"ppo": _OF_PPO, "rloo": _OF_GROUPS, "grpo": _OF_GROUPS}
+_OF_DPO = {
+    **dict.fromkeys(("kl_coef", "init_kl_coef", "kl_penalty", "kl", "tau"), "beta"),
+    **dict.fromkeys(("loss", "objective"), "loss_type"),
+    "smoothing": "label_smoothing",
+}
+OF_TABLES = {"ppo": _OF_PPO, "rloo": _OF_GROUPS, "grpo": _OF_GROUPS, "dpo": _OF_DPO}
 """Likewise, of one table alone."""
 
 

@@ -14,12 +14,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from rlrecipes.profile.algorithms import GRPOSettings, PPOSettings, RLOOSettings, named_algorithms
+from rlrecipes.profile.algorithms import SAMPLING, GRPOSettings, PPOSettings, RLOOSettings, named_algorithms
+from rlrecipes.profile.dpo import DPOSettings
+from rlrecipes.profile.training import TrainingSettings
 from rlrecipes.profile.values import (
     AUTO,
     BASE,
     CONFIG,
-    MOST,
     NONE,
     SFT,
     SMALLEST_VOCABULARY,
@@ -59,7 +60,7 @@ class LoraSettings:
     r: Count = 16
     lora_alpha: Count = 32
     lora_dropout: Annotated[ZeroOrMore, Field(lt=1)] = 0.0
-    """Of SFT and the reward model; PPO sets it to 0, since it needs the same probabilities twice."""
+    """Of SFT and the reward model; the algorithms set it to 0, since they need the same probabilities twice."""
     target_modules: str = "all-linear"
     """`all-linear`, or module names separated by commas."""
 
@@ -79,31 +80,6 @@ class BaseSettings:
     learning_rate: Rate = 1.5e-3
     seed: Annotated[Whole, Field(ge=0, le=2**32 - 1)] = 0
     """Of the base alone: like a downloaded base model, it does not depend on a run's SEED."""
-
-
-@dataclass(frozen=True, config=CONFIG)
-class TrainingSettings:
-    """What SFT and the reward model share (`transformers.TrainingArguments`)."""
-
-    max_steps: Annotated[Whole, Field(le=MOST)] = -1
-    """Optimizer steps; -1: `num_train_epochs` says how long."""
-    num_train_epochs: Annotated[Positive | None, NONE] = None
-    """Passes over the data. A positive `max_steps` on the command line takes their place; both in one place are refused."""
-    per_device_train_batch_size: Count = 32
-    gradient_accumulation_steps: Count = 1
-    learning_rate: Rate = 2e-4
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    warmup_steps: CountOrZero = 0
-    weight_decay: ZeroOrMore = 0.0
-    max_grad_norm: Positive = 1.0
-    optim: str = "adamw_torch"
-    gradient_checkpointing: Switch = False
-    logging_steps: Count = 10
-    keep: Literal["best", "last"] = "best"
-    """Ours. `best`: the weights of the step, of ten, with the lowest loss on a tenth of the training rows, set aside for it;
-    fewer than 200 rows have none to spare, and keep the last."""
-    patience: CountOrZero = 3
-    """Ours: how many of those ten losses in a row may be no lower before training stops; 0: any."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -212,7 +188,8 @@ class RunSettings:
     """Which of a run's stages are made, and how. Not recorded among a stage's settings."""
 
     algorithms: Names = "ppo"
-    """Which algorithms train a policy from the SFT policy, on the same reward: of `ppo`, `rloo` and `grpo`."""
+    """Which algorithms train a policy from the SFT policy: of `ppo`, `rloo` and `grpo`, on the same reward, and `dpo`, on the
+    comparisons."""
     start: Annotated[str, AfterValidator(os.path.expanduser)] = SFT
     """Where they begin, and what they are held near. `sft`: the policy that SFT leaves; `base`: the model as it is, without
     SFT; or a folder with a LoRA adapter of the model, which takes the place of SFT's. Recorded where it is not `sft`."""
@@ -238,6 +215,7 @@ class Profile:
     ppo: PPOSettings = field(default_factory=PPOSettings)
     rloo: RLOOSettings = field(default_factory=RLOOSettings)
     grpo: GRPOSettings = field(default_factory=GRPOSettings)
+    dpo: DPOSettings = field(default_factory=DPOSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     track: TrackSettings = field(default_factory=TrackSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
@@ -258,3 +236,12 @@ def algorithms(profile: Profile) -> tuple[str, ...]:
         UserError: one is unknown, or there is none.
     """
     return named_algorithms(profile.run.algorithms)
+
+
+def sampling_algorithms(profile: Profile) -> tuple[str, ...]:
+    """Those of them that sample answers and climb the reward.
+
+    Raises:
+        UserError: as `algorithms`.
+    """
+    return tuple(name for name in algorithms(profile) if name in SAMPLING)

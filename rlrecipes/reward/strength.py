@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from rlrecipes.job import Job
 from rlrecipes.profile import algorithms
+from rlrecipes.run.stages import STAGES
 from rlrecipes.text import interval, number
 
 WAYS_OUT = "bring more comparisons, a better base or other terms, or say {}.anyway=true"
 
 
 def too_weak(job: Job, algorithm: str) -> str | None:
-    """Why an algorithm is not run on the reward model of a job, in a sentence without its stop; None where it is.
+    """Why an algorithm is not run on the reward model of a job, in a sentence without its stop; None where it is, or where it
+    climbs none.
 
     The lower end of the interval has to lie above the better of two judges that read nothing: chance, and the longer
     answer; of a rank correlation with ratings, above 0. Nothing is asked where there is no reward model yet, none in the
@@ -22,7 +24,7 @@ def too_weak(job: Job, algorithm: str) -> str | None:
     Raises:
         UserError: the record of the reward stage is damaged.
     """
-    if getattr(job.profile, algorithm).anyway or not job.recipe.reward.learned:
+    if not STAGES[algorithm].climbs or getattr(job.profile, algorithm).anyway or not job.recipe.reward.learned:
         return None
     record = job.run.done("reward") or {}
     metrics = record.get("metrics", {})

@@ -64,6 +64,11 @@ class Stage:
     """Whether it trains a policy from the SFT policy: a run has those that `run.algorithms` names. Its table of the profile
     has its name."""
 
+    @property
+    def climbs(self) -> bool:
+        """Whether what it trains climbs the reward, so that the reward's weights and code decide its output."""
+        return self.algorithm and "terms" in self.tables
+
 
 _SFT = "by supervised fine-tuning (SFT) "
 _TRAINED = _SFT + "and then by {} against the recipe's reward"
@@ -75,6 +80,13 @@ POLICIES: dict[str, Policy] = {
     "best16": Policy("best of 16", over="sft", best_of=16),
     "rloo": Policy("RLOO", "rloo", "rloo", over="sft", training=_TRAINED.format("RLOO")),
     "grpo": Policy("GRPO", "grpo", "grpo", over="sft", training=_TRAINED.format("GRPO")),
+    "dpo": Policy(
+        "DPO",
+        "dpo",
+        "dpo",
+        over="sft",
+        training="by supervised fine-tuning (SFT) and then by DPO on the comparisons",
+    ),
     "ppo": Policy(
         "PPO",
         "ppo",
@@ -86,7 +98,7 @@ POLICIES: dict[str, Policy] = {
 
 WRITTEN = re.compile(
     r"(adapter|member-\d+|value_adapter|policy|value)(/.*)?"  # what is in them the libraries name
-    r"|((begun|done|scale)\.json|index\.html)(\.part)?|README\.md|value_head\.safetensors|(log|samples|answers)\.jsonl"
+    r"|((begun|done|scale)\.json|index\.html)(\.part)?|README\.md|(value_head|reference)\.safetensors|(log|samples|answers)\.jsonl"
     r"|checkpoints/(trainer_state\.json(\.part)?|\.?step-\d+/.*)"
     r"|\.tmp\w{6}"  # safetensors writes aside so
 )
@@ -132,10 +144,23 @@ STAGES: dict[str, Stage] = {
         "rloo", help="RLOO against the reward: of several answers to a prompt, each is set against the others"
     ),
     "grpo": _algorithm("grpo", help="GRPO against the reward: of several answers to a prompt, each is set against all"),
+    "dpo": Stage(
+        help="DPO on the comparisons: the chosen answer becomes likelier than the rejected one, without sampling",
+        stands_on=("sft",),
+        tables=("dpo",),
+        phases={"dpo": Phase("dpo.per_device_train_batch_size")},
+        algorithm=True,
+    ),
     "answers": Stage(
         help="every policy's answers to the held-out prompts",
-        stands_on=("sft", "ppo", "rloo", "grpo"),
-        tables=("evaluate.limit", "evaluate.batch_size", "evaluate.policies", "evaluate.pass_at"),
+        stands_on=("sft", "ppo", "rloo", "grpo", "dpo"),
+        tables=(
+            "ppo.response_length",
+            "evaluate.limit",
+            "evaluate.batch_size",
+            "evaluate.policies",
+            "evaluate.pass_at",
+        ),
         phases={"answers": Phase("evaluate.batch_size", _SAMPLING)},
     ),
     "evaluate": Stage(

@@ -56,6 +56,7 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     return {
         "metrics": {"answers": sum(len(rows) for given in answers.values() for rows in given.values())},
         "examples": len(prompts.examples),
+        "answer_length": prompts.length,
         "adapters": {name: f"../{POLICIES[name].stage}/adapter" for name in own if POLICIES[name].stage},
         "too_long": dropped,
         "resumed": checkpoints.resumed,
