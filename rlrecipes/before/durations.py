@@ -15,7 +15,15 @@ from dataclasses import dataclass, replace
 from rlrecipes.before.passes import Pass, Sizes, rounded_up
 from rlrecipes.before.workload import Workload, aside, mean, padded
 from rlrecipes.data.split import SAMPLES, SLICE
-from rlrecipes.profile import SFT, PolicySettings, Profile, RewardSettings, TrainingSettings, algorithms
+from rlrecipes.profile import (
+    SFT,
+    PolicySettings,
+    Profile,
+    RewardSettings,
+    TrainingSettings,
+    algorithms,
+    sampling_algorithms,
+)
 from rlrecipes.run.policies import kinds
 from rlrecipes.run.stages import Policy
 
@@ -64,9 +72,11 @@ def passes(plan: Plan) -> dict[str, list[Pass]]:
         found["reward"] = _reward(plan)
     if plan.judged:
         found["judge"] = _judge(plan)
-    for table in algorithms(plan.profile):
+    for table in sampling_algorithms(plan.profile):
         settings = getattr(plan.profile, table)
         found |= {f"{table} rollout": _rollout(plan, settings), f"{table} update": _update(plan, settings)}
+    if "dpo" in algorithms(plan.profile):
+        found["dpo"] = _dpo(plan)
     found |= {"answers": _answers(plan), "evaluate": _evaluate(plan)}
     return {phase: [each for each in counted if each.times] for phase, counted in found.items()}
 
@@ -164,6 +174,46 @@ def _measured(plan: Plan, sizes: Sizes, settings: RewardSettings, texts: int, se
             ("scale", min(SCALED_ON, plan.work.demonstrations), plan.work.whole),
             ("held-out texts", texts, plan.work.texts),
         )
+    ]
+
+
+def _dpo(plan: Plan) -> list[Pass]:
+    """As the stage reads every comparison once under the reference, and as TRL's trainer takes its steps."""
+    settings, work, sizes = plan.profile.dpo, plan.work, plan.sizes
+    out = aside(work.compared, settings.keep)
+    rows, done = settings.per_device_train_batch_size, steps(settings, work.compared - out)
+    answer = mean([answer for _, answer in work.rows])
+
+    def tokens(together: int, pool: float | None = None) -> float:
+        return padded(work.texts, 2 * together, pool)
+
+    return [
+        sizes.read(
+            "reference",
+            math.ceil(work.compared / rows),
+            2 * rows,
+            tokens(rows, 2 * work.compared),
+            states=2 * rows * answer,
+            logits=2 * rows * answer,
+        ),
+        sizes.train(
+            "forward and backward",
+            done * settings.gradient_accumulation_steps,
+            2 * rows,
+            tokens(rows),
+            states=2 * rows * answer,
+            logits=2 * rows * answer,
+            checkpointed=settings.gradient_checkpointing,
+        ),
+        sizes.step("optimizer", done, settings),
+        sizes.read(
+            "rows set aside",
+            LOOKS * math.ceil(out / LOOKED),
+            2 * LOOKED,
+            tokens(LOOKED),
+            states=2 * LOOKED * answer,
+            logits=2 * LOOKED * answer,
+        ),
     ]
 
 

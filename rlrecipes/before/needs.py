@@ -15,8 +15,7 @@ from functools import partial
 from typing import Any
 
 from rlrecipes.before.shape import Block, Input, Lengths, Network, Shape, lengths
-from rlrecipes.profile import SFT, PolicySettings, Profile, algorithms
-from rlrecipes.run.stages import phases
+from rlrecipes.profile import SFT, PolicySettings, Profile, algorithms, sampling_algorithms
 
 GIB = 1 << 30
 
@@ -75,40 +74,24 @@ def moments(
         "judge": _judge,
         **{
             f"{table} {part}": partial(needs, getattr(profile, table))
-            for table in algorithms(profile)
+            for table in sampling_algorithms(profile)
             for part, needs in (("rollout", _rollout), ("update", _update))
         },
+        "dpo": _dpo,
         "answers": _answers,
         "evaluate": _evaluate,
     }
-    there = {"sft": profile.run.start == SFT, "reward": learned, "judge": sizes.judged}
+    there = {
+        "sft": profile.run.start == SFT,
+        "reward": learned,
+        "judge": sizes.judged,
+        "dpo": "dpo" in algorithms(profile),
+    }
     return {phase: list(needs(sizes)) for phase, needs in by_phase.items() if there.get(phase, True)}
 
 
 def fullest(needs: list[Need]) -> Need:
     return max(needs, key=lambda need: need.total)
-
-
-def largest_batch(
-    shape: Shape, profile: Profile, phase: str, card: float, learned: bool = True, most: int = 4096
-) -> int:
-    """The largest value of the phase's batch setting whose need is at most `card` bytes; 0 if not even 1 is.
-
-    A rollout is never larger than a batch of episodes.
-    """
-    table, key = phases()[phase].batch.split(".")
-    if phase.endswith(" rollout"):
-        most = getattr(profile, table).batch
-
-    def fits(batch: int) -> bool:
-        settings = replace(getattr(profile, table), **{key: batch})
-        return fullest(moments(shape, replace(profile, **{table: settings}), learned=learned)[phase]).total <= card
-
-    low, high = 0, most + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
 
 
 # The parts that needs are made of.
@@ -370,22 +353,39 @@ def _rollout(settings: PolicySettings, sizes: _Sizes) -> Iterator[Need]:
 
 
 def _update(settings: PolicySettings, sizes: _Sizes) -> Iterator[Need]:
-    phase, shape, longest = f"{settings.table} update", sizes.shape, sizes.longest
-    rows, tokens = settings.per_device_train_batch_size, longest.whole - 1
-    trained = _trained(settings)
+    phase, trained = f"{settings.table} update", _trained(settings)
     fixed = sizes.rewarded(1 + trained + sizes.watched(settings)) | sizes.optimizer(settings, trained)
-    activations, back = sizes.trained(
-        rows, tokens, False, settings.gradient_checkpointing, read_share=longest.answer / tokens
-    )
-    states = rows * longest.answer * shape.hidden * sizes.width
-    at_once = min(AT_ONCE[sizes.device], rows * longest.answer * shape.vocabulary)
-    # The logits and their gradient in float32, the gradient also in the base's type where that is another, and one more
-    # copy where the temperature divides them.
-    logits = at_once * (8 + sizes.width % 4 + 4 * (settings.temperature != 1))
-    yield Need(phase, "log-probabilities", fixed | {"activations": activations + 3 * states, "logits": logits})
-    yield Need(phase, "backward", fixed | {"activations": activations + back})
-    if shape.beside is not None:
-        yield Need(phase, "scoring", fixed | {"activations": sizes.scoring(rows)})
+    # One more copy of the logits where the temperature divides them.
+    copies = 4 * (settings.temperature != 1)
+    yield from _step(sizes, phase, fixed, settings, settings.per_device_train_batch_size, sizes.longest.answer, copies)
+    if sizes.shape.beside is not None:
+        scoring = sizes.scoring(settings.per_device_train_batch_size)
+        yield Need(phase, "scoring", fixed | {"activations": scoring})
+
+
+def _step(
+    sizes: _Sizes, phase: str, fixed: Mapping[str, float], settings: Any, rows: int, read: int, copies: int = 0
+) -> Iterator[Need]:
+    """A forward and backward on `rows` rows, by the log-probabilities of `read` tokens of each."""
+    shape, tokens = sizes.shape, sizes.longest.whole - 1
+    activations, back = sizes.trained(rows, tokens, False, settings.gradient_checkpointing, read_share=read / tokens)
+    states = rows * read * shape.hidden * sizes.width
+    at_once = min(AT_ONCE[sizes.device], rows * read * shape.vocabulary)
+    # The logits and their gradient in float32, and the gradient also in the base's type where that is another.
+    logits = at_once * (8 + sizes.width % 4 + copies)
+    yield Need(phase, "log-probabilities", {**fixed, "activations": activations + 3 * states, "logits": logits})
+    yield Need(phase, "backward", {**fixed, "activations": activations + back})
+
+
+def _dpo(sizes: _Sizes) -> Iterator[Need]:
+    """A comparison has two rows. Its answers may be as long as a row, whatever those that are sampled may be.
+
+    The reference is read before, without gradients or moments, which takes less.
+    """
+    settings = sizes.profile.dpo
+    fixed = sizes.static(1) | sizes.optimizer(settings, 1)
+    rows = 2 * settings.per_device_train_batch_size
+    yield from _step(sizes, "dpo", fixed, settings, rows, sizes.longest.whole - 1)
 
 
 def _answers(sizes: _Sizes) -> Iterator[Need]:

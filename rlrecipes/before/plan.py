@@ -7,11 +7,12 @@ sft   loss    2.47      0.25       0.37      0.00         1.61    2.03     0.75 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from rlrecipes.before.cards import WITHOUT_BFLOAT16, cards_of, gib, known, without_bfloat16
 from rlrecipes.before.dense import copy_lines, with_copies
 from rlrecipes.before.durations import Plan
-from rlrecipes.before.needs import GIB, ROLES, Need, fullest, largest_batch, moments
+from rlrecipes.before.needs import GIB, ROLES, Need, fullest, moments
 from rlrecipes.before.passes import Sizes
 from rlrecipes.before.shape import Lengths, Shape, lengths, read_shape
 from rlrecipes.before.timetable import KERNEL, MEMORY, PRODUCTS, card_rates, cpu_rates, durations, table
@@ -143,3 +144,25 @@ def _verdict(shape: Shape, profile: Profile, need: Need, room: float, learned: b
     largest = largest_batch(shape, profile, need.phase, room * GIB, learned)
     batch = f"{name}={largest}" if largest else f"not even {name}=1"
     return ["yes" if need.total <= room * GIB else "NO", f"{batch} (now {getattr(getattr(profile, table), key)})"]
+
+
+def largest_batch(
+    shape: Shape, profile: Profile, phase: str, card: float, learned: bool = True, most: int = 4096
+) -> int:
+    """The largest value of the phase's batch setting whose need is at most `card` bytes; 0 if not even 1 is.
+
+    A rollout is never larger than a batch of episodes.
+    """
+    table, key = phases()[phase].batch.split(".")
+    if phase.endswith(" rollout"):
+        most = getattr(profile, table).batch
+
+    def fits(batch: int) -> bool:
+        settings = replace(getattr(profile, table), **{key: batch})
+        return fullest(moments(shape, replace(profile, **{table: settings}), learned=learned)[phase]).total <= card
+
+    low, high = 0, most + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -128,7 +128,9 @@ def reference_logprobs(
     order = sorted(range(len(rows)), key=lambda i: _length(rows[i]))
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     newest = checkpoints.newest()
-    logprobs, done = (newest.state["reference"], newest.step) if newest else (torch.zeros(len(rows), 2), 0)
+    logprobs, done = torch.zeros(len(rows), 2), 0
+    if newest:
+        logprobs, done = newest.state["reference"], newest.step
     collate = DataCollatorForPreference(pad)
     was_training = model.training
     model.eval()
@@ -136,7 +138,7 @@ def reference_logprobs(
         for first in range(done, len(batches), world()):
             together = batches[first : first + world()]
             mine = [_read(model, collate, [rows[i] for i in batch]) for batch in together[rank() :][:1]]
-            for batch, part in zip(together, gather(mine[0] if mine else None), strict=False):
+            for batch, part in zip(together, gather(mine[0] if mine else torch.empty(0, 2)), strict=False):
                 logprobs[batch] = part
             progress.update(len(together))
             if checkpoints.due():

@@ -3,15 +3,13 @@
 import copy
 import dataclasses
 import json
-import weakref
 
 import pytest
 import torch
+from alive import Alive
 from conftest import Checkpoint, main
 from families import FAMILIES, gpt2
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 from transformers.integrations import replace_with_bnb_linear
 from transformers.pytorch_utils import Conv1D
@@ -34,9 +32,9 @@ from rlrecipes.before.needs import (
     Lengths,
     _Sizes,
     fullest,
-    largest_batch,
     moments,
 )
+from rlrecipes.before.plan import largest_batch
 from rlrecipes.before.shape import read_shape, shape_of
 from rlrecipes.errors import UserError
 from rlrecipes.model import likelihood, sampling
@@ -160,28 +158,6 @@ def test_what_is_held_at_a_time_is_what_the_code_holds():
     assert AT_ONCE == likelihood.AT_ONCE
     assert READ_AT_ONCE == sampling.READ_AT_ONCE
     assert SFT_AT_ONCE == sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE
-
-
-class Alive(TorchDispatchMode):
-    """Counts the bytes of live tensors, as `torch.cuda.max_memory_allocated` does on a GPU."""
-
-    def __init__(self):
-        super().__init__()
-        self.held, self.now, self.peak = {}, 0, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.held:
-                storage = tensor.untyped_storage()
-                self.held[storage._cdata] = storage.nbytes()
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self.freed, storage._cdata)
-        return result
-
-    def freed(self, key):
-        self.now -= self.held.pop(key, 0)
 
 
 TINY = Model(vocabulary=512, hidden=128, layers=3, heads=4, kv_heads=2, intermediate=384)
