@@ -11,7 +11,7 @@ from typing import Any
 
 from rlrecipes.data.joint import PLUS, joint_data
 from rlrecipes.data.load import digest, fingerprint, lists, load
-from rlrecipes.data.objective import objective
+from rlrecipes.data.objective import check_comparisons, objective
 from rlrecipes.errors import UserError, option, setting
 from rlrecipes.profile import (
     BASE,
@@ -193,6 +193,8 @@ def make_job(
     check_columns(functions, data.train.prompts)
     if recipe.reward.learned and profile.reward.model is None:
         objective(profile.reward, {recipe.name: data})
+    if "dpo" in algorithms(profile):
+        check_comparisons(recipe.name, data)
     terms = [term for term in recipe.reward.terms if term.weight]
     served = tuple(term for term in terms if _serves(data.train.prompts, term.needs))
     unserved = [term for term in terms if term not in served]

@@ -12,7 +12,16 @@ from conftest import ROOT
 
 from rlrecipes import run_recipe
 from rlrecipes.errors import UserError
-from rlrecipes.profile import ALGORITHMS, REFUSED, Profile, check_profile, load_profile, profile_names, settings_of
+from rlrecipes.profile import (
+    ALGORITHMS,
+    REFUSED,
+    SAMPLING,
+    Profile,
+    check_profile,
+    load_profile,
+    profile_names,
+    settings_of,
+)
 from rlrecipes.profile.load import make_profile, read_tables
 from rlrecipes.profile.names import OTHER, ours
 from rlrecipes.run.stages import STAGES
@@ -29,6 +38,9 @@ GROUPED = ("rloo", "grpo")
 COMPANIONS = {
     **{f"{table}.{key}": [EVERY] for table, key in KEYS if table in GROUPED},
     **{f"{table}.kl_horizon": [EVERY, f"{table}.kl_target=6"] for table in GROUPED},
+    **{f"dpo.{key}": [EVERY] for table, key in KEYS if table == "dpo"},
+    "dpo.num_train_epochs": [EVERY, "dpo.max_steps=-1"],
+    "dpo.label_smoothing": [EVERY, "dpo.loss_type=robust"],
     "sft.num_train_epochs": ["sft.max_steps=-1"],
     "reward.num_train_epochs": ["reward.max_steps=-1"],
     "ppo.kl_horizon": ["ppo.kl_target=6"],
@@ -41,7 +53,8 @@ COMPANIONS = {
 
 
 OTHERS = {"base.vocab_size": 500, "base.hidden_size": 320, "base.num_attention_heads": 2, "run.algorithms": "grpo"}
-OTHERS |= {f"{table}.kl_horizon": 700 for table in ALGORITHMS}
+OTHERS |= {f"{table}.kl_horizon": 700 for table in SAMPLING}
+OTHERS |= {"dpo.loss_type": "hinge", "dpo.loss_weights": "2"}
 OTHERS |= {f"{table}.{key}": 8 for table in GROUPED for key in ("num_generations", "per_device_train_batch_size")}
 """Values where 7 will not do."""
 RECORDED = {name.partition(".")[0] for stage in STAGES.values() for name in stage.tables} | {"base"}
@@ -141,17 +154,20 @@ def test_a_contradiction_is_refused(overrides, said):
         ("max_new_tokens=9", "did you mean 'ppo.response_length'?"),
         ("sft.bf16=true", "did you mean 'model.dtype=bfloat16'?"),
         ("load_in_4bit=true", "did you mean 'model.quantization=nf4'?"),
-        ("epochs=1", "did you mean 'sft.num_train_epochs' or 'reward.num_train_epochs'?"),
+        ("epochs=1", "did you mean 'sft.num_train_epochs', 'reward.num_train_epochs' or 'dpo.num_train_epochs'?"),
         ("ppo.epochs=1", "did you mean 'ppo.num_ppo_epochs'?"),
         (
             "lr=1",
-            "did you mean 'sft.learning_rate', 'reward.learning_rate', 'ppo.learning_rate', 'rloo.learning_rate' or",
+            "did you mean 'sft.learning_rate', 'reward.learning_rate', 'ppo.learning_rate', 'rloo.learning_rate',",
         ),
         ("grpo.max_completion_length=9", "use ppo.response_length"),
         ("grpo.response_length=9", "did you mean 'ppo.response_length'?"),
         ("grpo.kl_coef=1", "did you mean 'grpo.beta'?"),
         ("rloo.rloo_k=2", "did you mean 'rloo.num_generations'?"),
         ("grpo.num_ppo_epochs=2", "did you mean 'grpo.num_iterations'?"),
+        ("dpo.kl_coef=1", "did you mean 'dpo.beta'?"),
+        ("dpo.loss=ipo", "did you mean 'dpo.loss_type'?"),
+        ("dpo.rpo_alpha=1", "use dpo.loss_type=sigmoid,sft with dpo.loss_weights=1,…"),
         ("nonsense=1", "write it as table.key=value"),
     ],
 )
@@ -173,8 +189,8 @@ def test_every_name_of_others_stands_for_a_setting_that_there_is():
 
 def test_steps_on_the_command_line_take_the_place_of_a_profiles_epochs():
     assert load_profile("single_gpu_24gb").sft.num_train_epochs == 1
-    for table in ("sft", "reward"):
-        settings = getattr(load_profile("single_gpu_24gb", [f"{table}.max_steps=50"]), table)
+    for table in ("sft", "reward", "dpo"):
+        settings = getattr(load_profile("single_gpu_24gb", [EVERY, f"{table}.max_steps=50"]), table)
         assert (settings.max_steps, settings.num_train_epochs) == (50, None)
     with pytest.raises(UserError, match=r"no effect beside sft\.max_steps=50"):
         load_profile("single_gpu_24gb", ["sft.max_steps=50", "sft.num_train_epochs=2"])
@@ -189,6 +205,11 @@ IDLE = {
     "reward.logging_steps": [["reward.max_steps=6"]],
     "sft.num_train_epochs": [["sft.max_steps=6"]],
     "reward.num_train_epochs": [["reward.max_steps=6"]],
+    "dpo.warmup_steps": [[EVERY, "dpo." + CONSTANT], [EVERY, "dpo.max_steps=7"]],
+    "dpo.logging_steps": [[EVERY, "dpo.max_steps=6"]],
+    "dpo.num_train_epochs": [[EVERY, "dpo.max_steps=6"]],
+    "dpo.patience": [[EVERY, "dpo.keep=last"]],
+    "dpo.label_smoothing": [[EVERY, "dpo.loss_type=ipo"], [EVERY, "dpo.loss_type=sigmoid,sft"]],
     "ppo.kl_estimator": [["ppo.kl_coef=0"]],
     "ppo.cliprange": [["ppo.num_ppo_epochs=1"]],
     "ppo.cliprange_value": [["ppo.num_ppo_epochs=1"], ["ppo.vf_coef=0"]],
@@ -255,7 +276,9 @@ ALWAYS = {
     *("reward.model", "reward.per_device_train_batch_size", "reward.function"),
     "ppo.num_mini_batches",
     *("ppo.num_ppo_epochs", "ppo.response_length"),
-    *(f"{table}.{key}" for table in ALGORITHMS for key in OF_EVERY_ALGORITHM),
+    *(f"{table}.{key}" for table in SAMPLING for key in OF_EVERY_ALGORITHM),
+    *(f"dpo.{key}" for table, key in KEYS if table == "sft" and f"sft.{key}" not in IDLE and key != "learn"),
+    *("dpo.beta", "dpo.loss_type", "dpo.loss_weights"),
     *(f"{table}.{key}" for table in GROUPED for key in OF_GROUPS),
     *("rloo.normalize_advantages", "grpo.loss_type", "grpo.scale_rewards", "grpo.importance_sampling_level"),
     "run.algorithms",
@@ -292,6 +315,38 @@ def test_a_default_that_somebody_gives_is_refused_where_nothing_would_read_it():
     assert load_profile("tiny", ["sft.max_steps=3"]).sft.logging_steps == 10
     with pytest.raises(UserError, match=r"sft\.logging_steps=10 would have no effect above sft\.max_steps"):
         load_profile("tiny", ["sft.max_steps=3", "sft.logging_steps=10"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["loss_type=sigmod"], "dpo.loss_type: there is no loss 'sigmod'; did you mean 'sigmoid'?"),
+        (["loss_type=sft"], "dpo.loss_type=sft compares no answers; name one of sigmoid, hinge, ipo, robust"),
+        (["loss_type=ipo,ipo"], "dpo.loss_type=ipo,ipo names a loss twice"),
+        (["loss_type=robust"], "dpo.loss_type=robust is sigmoid while dpo.label_smoothing is 0; give the share of"),
+        (["loss_type=robust", "label_smoothing=0.5"], "it must be less than 0.5"),
+        (
+            ["loss_type=sigmoid,sft", "loss_weights=1"],
+            "must be a positive number for each of sigmoid, sft, with commas",
+        ),
+        (["loss_weights=-1"], "dpo.loss_weights=-1 must be a positive number for each of sigmoid"),
+        (["loss_weights=half"], "dpo.loss_weights=half must be a positive number"),
+        (["beta=0"], "greater than 0"),
+        (["max_steps=0"], "dpo.max_steps is 0; give a number of steps, or dpo.num_train_epochs"),
+    ],
+)
+def test_losses_of_dpo_that_mean_nothing_are_refused_in_a_sentence(settings, said):
+    with pytest.raises(UserError) as error:
+        load_profile("tiny", ["run.algorithms=dpo", *(f"dpo.{setting}" for setting in settings)])
+    assert said in str(error.value)
+
+
+def test_losses_of_dpo_have_their_weights_however_they_are_written():
+    several = ["run.algorithms=dpo", "dpo.loss_type=sigmoid, sft", "dpo.loss_weights=1 0.2"]
+    assert load_profile("tiny", several).dpo.losses == {"sigmoid": 1.0, "sft": 0.2}
+    assert load_profile("tiny", several[:2]).dpo.losses == {"sigmoid": 1.0, "sft": 1.0}
+    tables = {**read_tables("tiny"), "dpo": {"loss_type": ["ipo", "sft"], "loss_weights": [2, 0.5]}}
+    assert make_profile(tables, "mine", [], None, "a file").dpo.losses == {"ipo": 2.0, "sft": 0.5}
 
 
 def test_what_switches_off_what_is_off_may_be_given():
@@ -371,7 +426,7 @@ def marked(table, mark=r"Ours"):
 
 
 def test_every_training_setting_is_one_that_trl_knows_or_is_marked_as_ours_and_read_by_us():
-    from trl import GRPOConfig, RewardConfig, RLOOConfig, SFTConfig
+    from trl import DPOConfig, GRPOConfig, RewardConfig, RLOOConfig, SFTConfig
 
     from rlrecipes.policy.trainer import PPOConfig
 
@@ -382,6 +437,7 @@ def test_every_training_setting_is_one_that_trl_knows_or_is_marked_as_ours_and_r
         (profile.ppo, PPOConfig, "Ours"),
         (profile.rloo, RLOOConfig, grouped),
         (profile.grpo, GRPOConfig, grouped),
+        (profile.dpo, DPOConfig, "Ours"),
     ):
         lacking = {field.name for field in dataclasses.fields(table)} - {f.name for f in dataclasses.fields(config)}
         assert marked(table, mark) == lacking

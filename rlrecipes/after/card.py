@@ -21,7 +21,7 @@ from rlrecipes.after.finished import FinishedRun
 from rlrecipes.hub.reach import is_hub_id, is_local
 from rlrecipes.recipe import BUILT_IN, is_hub
 from rlrecipes.report.languages import PREFIX, languages
-from rlrecipes.report.records import climbers, finished_algorithms
+from rlrecipes.report.records import climbed
 from rlrecipes.run.folder import make
 from rlrecipes.run.stages import POLICIES, below, models
 from rlrecipes.text import interval
@@ -268,10 +268,9 @@ def _results(finished: FinishedRun, policy: str) -> list[str]:
     names = list(evaluation["metrics"][policy])
     rows = [[f"`{name}`", *(_estimate(evaluation["metrics"][p].get(name)) for p in policies)] for name in names]
     table = _table(["metric", *(POLICIES[name].title for name in policies)], rows)
-    climbed = f"{climbers(finished.records)} {'climbed' if finished_algorithms(finished.records) else 'would climb'}"
     sentences = [
         f"Greedy answers to {evaluation['examples']} held-out prompts, with 95 % intervals; `{evaluation['headline']}` is "
-        f"the headline, `_sampled` is at temperature 1, `reward` is what {climbed}."
+        f"the headline, `_sampled` is at temperature 1, `reward` is what {climbed(finished.records)}."
     ]
     over = finished.table[policy].over
     if over and (pair := evaluation["comparisons"].get(f"{policy}_over_{over}")) and policy != "sft":

@@ -18,7 +18,7 @@ from rlrecipes.before.plan import gpu_profile
 from rlrecipes.before.shape import read_size
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
-from rlrecipes.profile import algorithms, make_profile, read_tables
+from rlrecipes.profile import SAMPLING, algorithms, make_profile, read_tables
 from rlrecipes.run.console import say
 from rlrecipes.run.gpu import use_one_gpu
 from rlrecipes.run.settings import tables_of
@@ -27,18 +27,19 @@ PROFILE = "own"
 """The profile's file on a CPU."""
 BUDGET = 1e14
 """Floating-point operations of a stage that trains: about a quarter of an hour on two cores in float32."""
-COST = {"sft": 4, "reward": 8, "ppo": 24}
+COST = {"sft": 4, "reward": 8, "ppo": 24, "dpo": 10}
 """Operations of a row's token for each parameter. A forward pass has 2 and the gradient of states 2 more, since the base's
-weights get none (Kaplan et al. 2020, arXiv 2001.08361, table 1); a comparison has two rows; PPO samples, scores by two
-adapters and passes four times."""
+weights get none (Kaplan et al. 2020, arXiv 2001.08361, table 1); a comparison has two rows, which DPO once
+more reads for the reference; PPO samples, scores by two adapters and passes four times."""
 WIDTH, RATE, POWER = 2000, 5e-4, 0.781
 """The best rate of a LoRA adapter does not depend on its rank and falls with the model's width: 5e-4 * (2000 / width) ^ 0.781
 for Llamas (Schulman et al. 2025, "LoRA Without Regret", and tinker-docs.thinkingmachines.ai, sl-hyperparams)."""
 HIGHEST = 2e-3
 """The rule was fitted on models of a billion parameters and more; far below, it would say ten times this."""
-SHARES = {"sft": 1.0, "reward": 1 / 3, "ppo": 1 / 4}
-"""Of that rate. TRL's and ms-swift's examples train a reward model at half to a third of SFT's rate, PPO at less."""
-EPOCHS = {"sft": 10, "reward": 3}
+SHARES = {"sft": 1.0, "reward": 1 / 3, "ppo": 1 / 4, "dpo": 1 / 10}
+"""Of that rate. TRL's and ms-swift's examples train a reward model at half to a third of SFT's rate, PPO at less, DPO at a
+fortieth."""
+EPOCHS = {"sft": 10, "reward": 3, "dpo": 3}
 """The most, since the best step is kept: SFT of a model of 0.26M parameters on 2,000 reviews went on getting better up to its
 tenth epoch; the reward model's best step lay between the second epoch and the fourth."""
 UPDATES = 48
@@ -99,7 +100,7 @@ def _fitted(job: Job, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """The profile for a CPU, and its tables with what follows from the size of the model and the data."""
     size, tables = _size(job), read_tables(PROFILE)
     fitted = rules(size, algorithms(job.profile))
-    for table in ("sft", "reward"):
+    for table in fitted.keys() & EPOCHS.keys():
         if any(override.startswith(f"{table}.num_train_epochs=") for override in overrides):
             del fitted[table]["max_steps"]
         else:
@@ -133,7 +134,8 @@ def rules(size: Size, policies: Sequence[str] = ("ppo",)) -> dict[str, dict[str,
         "model": {"max_length": window},
         "lora": {"lora_dropout": 0.1 if few else 0.05},  # QLoRA's 0.1 for its smaller models (arXiv 2305.14314)
     }
-    for stage, rows in (("sft", size.demonstrations), ("reward", size.judged)):
+    learned = {"sft": size.demonstrations, "reward": size.judged, **({"dpo": size.judged} if "dpo" in policies else {})}
+    for stage, rows in learned.items():
         batch = _batch(size, stage, rows)
         tables[stage] = {
             "learning_rate": _rounded(rate * SHARES[stage]),
@@ -149,7 +151,7 @@ def rules(size: Size, policies: Sequence[str] = ("ppo",)) -> dict[str, dict[str,
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": batch // micro,
     }
-    return tables | {table: dict(of_policy) for table in policies}
+    return tables | {table: dict(of_policy) for table in policies if table in SAMPLING}
 
 
 def _rows(size: Size, stage: str) -> int:

@@ -64,7 +64,7 @@ def show(job: Job) -> str:
     )
     parts += _heading("demonstrations", len(train.demonstrations), told)
     parts += [_row(example.prompt, f"→ {example.answers[0]}") for example in train.demonstrations[:SHOWN]]
-    parts += _heading("comparisons", len(train.comparisons), "what the reward model learns from")
+    parts += _heading("comparisons", len(train.comparisons), "what the reward model and DPO learn from")
     for comparison in train.comparisons[:SHOWN]:
         parts.append(_row(comparison.prompt, f"+ {comparison.chosen}", f"- {comparison.rejected}"))
     parts += _longer(held_out.comparisons)

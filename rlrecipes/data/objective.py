@@ -22,6 +22,23 @@ def objective(settings: RewardSettings, tasks: Mapping[str, Data]) -> str:
     return next(iter(kinds.values()))
 
 
+def check_comparisons(name: str, data: Data) -> None:
+    """Refuses DPO on data without comparisons.
+
+    Raises:
+        UserError: there are none to train on; with what there is.
+    """
+    if data.train.comparisons:
+        return
+    ratings = len(data.train.ratings)
+    there = f"{ratings} ratings and hardly two of the same prompt" if ratings else "none"
+    kto = " (KTO, which learns from ratings, is not offered)" if ratings else ""
+    raise UserError(
+        f"DPO learns {name} from comparisons, but {data.source} brings {there}{data.lacking and f': {data.lacking}'}; bring "
+        f"rows with prompt, chosen and rejected, or leave dpo out of run.algorithms{kto}"
+    )
+
+
 def _objective(settings: RewardSettings, name: str, data: Data) -> str:
     kind, comparisons, ratings = settings.objective, data.train.comparisons, data.train.ratings
     if kind == "auto":

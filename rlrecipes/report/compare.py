@@ -23,7 +23,7 @@ from rlrecipes.recipe import unknown
 from rlrecipes.report.listing import find_runs
 from rlrecipes.report.numbers import Cell, duration, estimate_cell
 from rlrecipes.report.page import write_page
-from rlrecipes.report.plots import PROGRESS, Plot, overlay
+from rlrecipes.report.plots import PREFERENCES, PROGRESS, Plot, overlay
 from rlrecipes.report.records import (
     Logs,
     Records,
@@ -261,7 +261,7 @@ def _trained(sides: Sequence[Side]) -> dict[str, Logs]:
 def _progress(name: str, logs: Logs) -> list[Plot | None]:
     terms = sorted({key for rows in logs.values() for row in rows for key in row if key.startswith("terms/")})
     weighted = [(key, f"Term: {key.partition('/')[2]}", "before its weight") for key in terms]
-    curves = (PROGRESS[0], *weighted, *PROGRESS[1:])
+    curves = (PROGRESS[0], *weighted, *PROGRESS[1:], *PREFERENCES)
     return [overlay(logs, key, f"{name}: {title}" if name else title, note) for key, title, note in curves]
 
 

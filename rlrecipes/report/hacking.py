@@ -40,8 +40,11 @@ FELL = 0.25
 
 APART: Symptom = "The reward goes up and the task goes down"
 MEND = "Give the reward a term against it, raise {}, or stop earlier."
-WEIGHTS = {kind.table: f"{kind.table}.{kind.kl_weight}" for kind in (PPOSettings, RLOOSettings, GRPOSettings)}
-"""The setting of each algorithm that weighs the KL from the SFT policy."""
+WEIGHTS = {
+    **{kind.table: f"{kind.table}.{kind.kl_weight}" for kind in (PPOSettings, RLOOSettings, GRPOSettings)},
+    "dpo": "dpo.beta",
+}
+"""The setting of each algorithm that holds its policy at SFT's."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def _disagreement(records: Records, pair: Pair) -> list[str]:
     sentence = (
         f"The reward models disagree more on {pair.policy.title}'s answers ({a} standard deviations of their scores) than on "
         f"{pair.over.title}'s ({b}; {' '.join(estimate_cell(more, signed=True))} in pairs), so they know less of what was "
-        f"climbed. Raise {_weight(pair)}, or set reward.combine=lcb or min."
+        f"learned. Raise {_weight(pair)}{'' if pair.name == 'dpo' else ', or set reward.combine=lcb or min'}."
     )
     return [see(APART, sentence)]
 

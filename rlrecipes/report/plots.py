@@ -38,6 +38,15 @@ GROUPS = (
 )
 """Of algorithms that set several answers to a prompt against each other."""
 
+PREFERENCES = (
+    ("loss", "Loss", "on the comparisons of a few steps"),
+    ("rewards/accuracies", "Chosen answers preferred", "share, more than by SFT"),
+    ("rewards/margins", "Margin", "of the implicit rewards: beta times the log-ratio to SFT"),
+    ("rewards/chosen", "Chosen answers", "implicit reward; below 0, likelier under SFT"),
+    ("rewards/rejected", "Rejected answers", "implicit reward"),
+)
+"""Of DPO, which samples nothing."""
+
 STEPS = (
     ("kl_coef", "KL weight", "per token"),
     ("val/ratio", "Probability ratio", "new to old policy; near 1"),
@@ -87,7 +96,8 @@ def _of_algorithm(
     looks = [{"step": row["update"], **row} for row in record.get("watch", {}).get("rows", ())]
     kept = kept_update(records, name)
     watched = [_plot(looks, key, of, note.format(title), mark=kept) for key, of, note in LOOKS if looks]
-    trained = [_plot(updates, *curve) for curve in (PROGRESS[0], *weighted, *PROGRESS[1:], *GROUPS, *_passing(updates))]
+    curves = (PROGRESS[0], *weighted, *PROGRESS[1:], *GROUPS, *_passing(updates), *PREFERENCES)
+    trained = [_plot(updates, *curve) for curve in curves]
     steps = [_plot(updates, *curve, small=True) for curve in STEPS]
     return [(title, [*watched, *trained]), (f"{title}’s steps", steps)]
 

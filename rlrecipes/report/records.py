@@ -50,7 +50,13 @@ def finished_algorithms(records: Records) -> list[str]:
 
 def climbers(records: Records) -> str:
     """Who climbed a run's reward, in a sentence: `PPO`, or `PPO, RLOO and GRPO`; PPO where nobody has yet."""
-    return listed(finished_algorithms(records) or ["ppo"])
+    return listed([name for name in finished_algorithms(records) if STAGES[name].climbs] or ["ppo"])
+
+
+def climbed(records: Records) -> str:
+    """What a run's reward is to the algorithms, in a sentence: what `PPO climbed`, or `PPO would climb` where nobody did."""
+    done = any(STAGES[name].climbs for name in finished_algorithms(records))
+    return f"{climbers(records)} {'climbed' if done else 'would climb'}"
 
 
 def named(records: Records, algorithm: str, sentence: str) -> str:

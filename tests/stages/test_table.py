@@ -36,8 +36,9 @@ def toy(monkeypatch):
 
 
 def test_a_stage_stands_on_what_its_stages_stand_on():
-    assert below("evaluate") == ["sft", "reward", "judge", "ppo", "rloo", "grpo", "answers"]
-    assert below("answers") == ["sft", "reward", "ppo", "rloo", "grpo"]
+    assert below("evaluate") == ["sft", "reward", "judge", "ppo", "rloo", "grpo", "dpo", "answers"]
+    assert below("answers") == ["sft", "reward", "ppo", "rloo", "grpo", "dpo"]
+    assert below("dpo") == ["sft"]
     assert below("sft") == []
     assert above("reward") == ["ppo", "rloo", "grpo", "answers", "evaluate", "report"]
 
