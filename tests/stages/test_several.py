@@ -195,6 +195,41 @@ def test_a_run_from_the_base_by_a_function_that_checks_answers_is_that_of_one_pr
     assert different(home / "runs" / "checked-in-1", home / "runs" / "checked-in-2") == []
 
 
+def test_comparisons_that_processes_share_are_those_of_one(ranks, home, finished):
+    shape = ("max_steps=4", "logging_steps=1", "gradient_accumulation_steps=2", "learning_rate=1e-3")
+    settings = [f"dpo.{each}" for each in (*shape, "loss_type=sigmoid,sft", "per_device_train_batch_size=2")]
+    few = [s for s in SMALLEST if not s.startswith(("ppo.", "reward.", "evaluate."))]
+    for world in (1, 2, 3):  # four answers in a micro-batch
+        run = ("--run", f"dpo-in-{world}", "--from", "t")
+        done = ranks(world, home, "dpo", "translation", *run, *OWN, *few, *settings)
+        assert done.statuses == [0] * world, done.outputs
+        assert done.outputs[1:] == [""] * (world - 1), "the first process alone talks"
+    for world in (2, 3):
+        assert different(home / "runs" / "dpo-in-1", home / "runs" / f"dpo-in-{world}") == []
+
+
+def test_dpo_begun_in_two_processes_and_ended_in_others_is_that_of_one(ranks, home, finished):
+    write_rows(home / "many.jsonl", sentences(300))  # so that rows are set aside to choose the best step by
+    few = [s for s in SMALLEST if not s.startswith(("ppo.", "reward.", "evaluate."))]
+    settings = ("dpo.max_steps=4", "dpo.per_device_train_batch_size=8", "dpo.logging_steps=1", "lora.lora_dropout=0")
+
+    def ends(world: int, run: str, *interrupted: int):
+        code = {"code": INTERRUPTED_AT % interrupted} if interrupted else {}
+        options = ("translation", "--run", run, *MANY, *few, *settings)
+        if not (home / "runs" / run).exists():
+            assert ranks(1, home, "sft", *options[: -len(settings)], "lora.lora_dropout=0").statuses == [0]
+        return ranks(world, home, "dpo", *options, "dpo.learning_rate=1e-3", **code)
+
+    assert ends(1, "dpo-whole").statuses == [0]
+    for world, moment in ((2, (1, 3)), (3, (0, 9))):  # in the reference, in training
+        done = ends(world, "dpo-parted", *moment)
+        assert done.statuses == [75] * world, done.outputs
+    last = ends(1, "dpo-parted")
+    assert last.statuses == [0], last.outputs
+    assert "going on after step" in last.outputs[0]
+    assert different(home / "runs" / "dpo-whole", home / "runs" / "dpo-parted") == []
+
+
 RAISES = """
 import rlrecipes.stages.sft as stage
 from rlrecipes.errors import UserError
