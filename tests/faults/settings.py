@@ -63,6 +63,16 @@ OTHER = {
             "per_device_train_batch_size": "4",
         }.items()
     },
+    **{
+        f"dpo.{key}": value
+        for key, value in {
+            "optim": "sgd",
+            "num_train_epochs": "2",
+            "loss_type": "ipo",
+            "loss_weights": "0.5",
+            "label_smoothing": "0.2",
+        }.items()
+    },
     "run.algorithms": "ppo,rloo",
     "run.start": "nowhere",
     "reward.function": "nowhere.py:nothing",
@@ -99,6 +109,11 @@ GROUPED = {
         *(f"{table}.total_episodes=72", f"{table}.per_device_train_batch_size=8", f"{table}.learning_rate=0.01"),
     )
     for table in ("rloo", "grpo")
+} | {
+    "dpo": (
+        *("run.algorithms=dpo", "ppo.response_length=6", "evaluate.policies=all", "dpo.max_steps=12"),
+        *("dpo.per_device_train_batch_size=8", "dpo.learning_rate=0.01"),
+    )
 }
 """What stands in PPO's place on the road of a change to another algorithm's table."""
 UNSEEN = {
@@ -106,10 +121,11 @@ UNSEEN = {
     "run.deterministic",
     *(
         f"{stage}.{key}"
-        for stage in ("sft", "reward", "ppo", *GROUPED)
+        for stage in ("sft", "reward", "ppo", "rloo", "grpo")
         for key in ("gradient_checkpointing", "patience")
     ),
-    *(f"{table}.judge" for table in GROUPED),
+    "dpo.patience",  # with checkpoints, the last network runs on more states, and products of other shapes round otherwise
+    *(f"{table}.judge" for table in ("rloo", "grpo")),
 }
 """Settings that must not change what comes out: how often to save, the memory there is, what fits it, how long to wait, and
 a judge, for which the road has too few rows."""
@@ -175,7 +191,12 @@ def _beside(change: str) -> tuple[str, ...]:
     key = change.partition("=")[0]
     if (table := key.partition(".")[0]) in GROUPED:
         others = [word for word in ROAD if not word.startswith(("ppo.", "evaluate.policies="))]
-        needed = {"kl_horizon": (f"{table}.kl_target=1",), "keep": (f"{table}.learning_rate=0.05",)}
+        needed = {
+            "kl_horizon": (f"{table}.kl_target=1",),
+            "keep": (f"{table}.learning_rate=0.05",),
+            "num_train_epochs": (f"{table}.max_steps=-1", f"{table}.num_train_epochs=1"),
+            "label_smoothing": (f"{table}.loss_type=robust", f"{table}.label_smoothing=0.1"),
+        }
         return _joined((*others, *GROUPED[table]), needed.get(key.partition(".")[2], ()))
     gone, come = BESIDE.get(key, ("", ()))
     return (*(word for word in ROAD if not (gone and word.startswith(gone))), *come)

@@ -1,6 +1,7 @@
 """DPO's loss, gradients and training are TRL's, and a batch's logits never exist."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -115,7 +116,8 @@ def test_loss_and_gradients_are_trls(settings, fresh, tokenizer, tmp_path):
         torch.testing.assert_close(by_ours[name], gradient, atol=1e-5, rtol=1e-4)
 
 
-def test_a_training_ends_with_trls_weights_and_says_what_it_says(fresh, tokenizer, tmp_path):
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_training_ends_with_trls_weights_and_says_what_it_says(checkpointed, fresh, tokenizer, tmp_path):
     settings = DPOSettings(
         **{"max_steps": 4, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "logging_steps": 1},
         **{"learning_rate": 1e-2, "optim": "sgd"},
@@ -124,7 +126,8 @@ def test_a_training_ends_with_trls_weights_and_says_what_it_says(fresh, tokenize
     expected = theirs(plain, tokenizer, settings, data, tmp_path)
     expected.train()
     data, checkpoints = complete(model, data, tmp_path)
-    trainer = made(model, tokenizer, settings, data, tmp_path)
+    ours_too = dataclasses.replace(settings, gradient_checkpointing=checkpointed)
+    trainer = made(model, tokenizer, ours_too, data, tmp_path)
     trainer.train_from(checkpoints, "dpo")
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight, plain.get_parameter(name), atol=1e-5, rtol=1e-5)
