@@ -55,7 +55,7 @@ class Checkpoints:
     def __init__(self, draft: Path, seconds: float, tracker: Tracker | None = None, parts: int = 1) -> None:
         self.folder = draft / CHECKPOINTS
         self.seconds, self.tracker, self.parts = seconds, tracker, parts
-        self.start = self.last_save = time.monotonic()
+        self.began = self.last_save = time.monotonic()
         self.resumed: dict[str, float] | None = None
         """For `done.json`: the step that this process went on from, and the seconds of training up to it."""
         self.stopping = False
@@ -139,7 +139,7 @@ class Checkpoints:
         if isinstance(state, Mapping) and state.keys() >= {"weights", "random"}:
             check_together("weights and random numbers", state["weights"], state["random"])
         before = self.resumed["seconds"] if self.resumed else 0.0
-        spent = round(before + time.monotonic() - self.start, 1)
+        spent = round(before + time.monotonic() - self.began, 1)
         logs = self.tracker.positions() if self.tracker is not None else {}
         self._written()
         if is_first():

@@ -414,3 +414,10 @@ def test_seconds_add_up_over_interruptions(tmp_path, monkeypatch):
     last = Checkpoints(tmp_path, 0)
     last.newest()
     assert last.resumed == {"step": 2, "seconds": 20.0}
+
+
+def test_the_seconds_of_a_stage_in_parts_are_those_that_it_took(tmp_path, monkeypatch):
+    clock = iter((5000.0, 5002.0))
+    monkeypatch.setattr("rlrecipes.run.checkpoint.time.monotonic", lambda: next(clock, 5002.0))
+    PartsCheckpoints(tmp_path, 0, None, 2).finish({}, steps=3)
+    assert PartsCheckpoints(tmp_path, 0, None, 2).resumed == {"step": 4, "seconds": 2.0}
