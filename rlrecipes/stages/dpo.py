@@ -1,4 +1,4 @@
-"""DPO: trains the SFT policy on the comparisons that the reward model learns from (`rlrecipes.policy.dpo_trainer`)."""
+"""DPO: trains the SFT policy, or the base, on the reward model's comparisons (`rlrecipes.policy.dpo_trainer`)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from safetensors.torch import save_file
 
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import check_runs, copy_lora, load_adapter, unmoved
+from rlrecipes.model.adapters import begin_adapter, check_runs, unmoved
 from rlrecipes.model.loading import load_causal, window
 from rlrecipes.model.tokens import open_tokenizer
 from rlrecipes.policy.dpo_trainer import checksum, dpo_trainer, reference_logprobs, with_reference
 from rlrecipes.reward.rows import preference_rows
 from rlrecipes.run.best import Best
-from rlrecipes.run.checkpoint import PartsCheckpoints
+from rlrecipes.run.checkpoint import PartsCheckpoints, set_trainable, trainable
 from rlrecipes.run.resume import lora_in_float32
 from rlrecipes.run.tracking import Tracker, progress, remove_printer
 
@@ -26,10 +26,10 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     Raises:
         UserError: the comparisons do not fit the window or do not fill a batch, or a loss or gradient is NaN or infinite.
     """
-    settings, sft = job.profile.dpo, job.run.stage("sft") / "adapter"
+    settings = job.profile.dpo
     tokenizer = open_tokenizer(model_name)
     rows = preference_rows(job, tokenizer, window(model_name, job.profile.model))
-    model = load_adapter(load_causal(model_name, job.profile.model, tokenizer), sft, "default")
+    model = begin_adapter(load_causal(model_name, job.profile.model, tokenizer), job.start, "default", job.profile.lora)
     model.set_adapter("default")
     check_runs(model, job.profile.lora.target_modules)
     checkpoints = PartsCheckpoints(folder, job.profile.checkpoint.seconds, tracker, 1)
@@ -40,21 +40,22 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     )
     complete = with_reference(everything, reference)
     train, aside = complete[: len(rows.train)], complete[len(rows.train) :]
+    start = {name: tensor.to("cpu", copy=True) for name, tensor in trainable(model).items()}
     trainer = dpo_trainer(settings, job.seed, model, tokenizer, train, aside, folder, [progress("dpo", tracker)])
     remove_printer(trainer)
     lora_in_float32(model)
-    copy_lora(model, sft, "default")
+    set_trainable(model, start)
     loss = trainer.train_from(checkpoints, "dpo", Best(settings, len(aside)))
     model.save_pretrained(folder / "adapter", save_embedding_layers=False)
     tokenizer.save_pretrained(folder / "adapter")
     save_file({"logprobs": reference}, folder / "reference.safetensors")
     return {
         "metrics": {"train_loss": loss, **_last(trainer.state.log_history)},
-        "adapters": {"reference": "../sft/adapter", "policy": "adapter"},
+        "adapters": {**({"reference": "../sft/adapter"} if job.start else {}), "policy": "adapter"},
         "reference": {"comparisons": len(everything), "sha256": checksum(reference)},
         **rows.record,
         **trainer.kept,
-        "warnings": [*trainer.warnings(loss, math.inf, trainer.start), *unmoved(folder / "adapter", sft)],
+        "warnings": [*trainer.warnings(loss, math.inf, trainer.start), *unmoved(folder / "adapter", job.start)],
         "resumed": checkpoints.resumed,
     }
 

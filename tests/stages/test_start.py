@@ -30,12 +30,15 @@ def sums():
 
 def test_from_the_base_there_is_no_sft_and_all_policies_stand_against_the_base(home, capsys):
     folder, options = home / "runs" / "from-base" / "translation", ("translation", "--run", "from-base")
-    begun = (*options, "--data", "pairs.jsonl", *BASE_ALONE, *GRPO, "run.start=base", "run.algorithms=ppo grpo")
-    assert main(["run", *begun, "ppo.value=adapter"]) == 0
+    begun = (*options, "--data", "pairs.jsonl", *BASE_ALONE, *GRPO, "run.start=base", "run.algorithms=ppo grpo dpo")
+    small = ("ppo.value=adapter", "dpo.max_steps=2", "dpo.per_device_train_batch_size=4", "dpo.logging_steps=1")
+    assert main(["run", *begun, *small]) == 0
     made = records(folder)
-    assert made.keys() == {"reward", "ppo", "grpo", "answers", "evaluate", "report"}
-    assert list(made["evaluate"]["metrics"]) == ["base", "best4", "best16", "grpo", "ppo"]
-    assert list(made["evaluate"]["comparisons"]) == [f"{name}_over_base" for name in ("best4", "best16", "grpo", "ppo")]
+    assert made.keys() == {"reward", "ppo", "grpo", "dpo", "answers", "evaluate", "report"}
+    assert list(made["evaluate"]["metrics"]) == ["base", "best4", "best16", "grpo", "dpo", "ppo"]
+    assert list(made["evaluate"]["comparisons"]) == [
+        f"{name}_over_base" for name in ("best4", "best16", "grpo", "dpo", "ppo")
+    ]
     assert {"grpo", "ppo"} <= made["evaluate"]["kl"].keys(), "its divergence is that from the base"
     assert made["ppo"]["adapters"] == {"policy": "adapter", "reward": "../reward/adapter"}
     assert made["ppo"]["settings"]["run.start"] == "base"
@@ -45,13 +48,13 @@ def test_from_the_base_there_is_no_sft_and_all_policies_stand_against_the_base(h
     assert "SFT" not in out.partition("recipe ")[2]
 
     assert main(["run", *options]) == 0
-    assert capsys.readouterr().out.count("done already") == 6
+    assert capsys.readouterr().out.count("done already") == 7
     assert main(["export", *options]) == 0
     card = (folder / "export" / "README.md").read_text()
     assert "TRL, by PPO against the recipe's reward." in card
     assert "PPO over base, in pairs" in card
     assert main(["chat", *options, "--policy", "sft"]) == 2
-    assert "there is no policy 'sft'; there are base, rloo, grpo, ppo" in capsys.readouterr().err
+    assert "there is no policy 'sft'; there are base, rloo, grpo, dpo, ppo" in capsys.readouterr().err
     assert main(["run", *options, "run.start=sft"]) == 2
     assert 'reward was made with run.start = "base" where you now have null' in capsys.readouterr().err
     assert records(folder).keys() == made.keys(), "nothing is removed"
