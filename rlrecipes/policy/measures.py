@@ -156,7 +156,7 @@ def faults(rows: Sequence[Mapping[str, float]], settings: PolicySettings) -> lis
     kl = last["objective/kl"] / last["answers/length"]
     signs = [
         (step > 1, f"one update moved it by {step:.2g} nats a token"),
-        (kl > 2, f"at the end it is {kl:.1f} nats a token from the SFT policy"),
+        (kl > 2, f"at the end it is {kl:.1f} nats a token from where it began"),
         (
             first["answers/ended"] - last["answers/ended"] > 0.5,
             f"{first['answers/ended']:.0%} of the answers ended at first and {last['answers/ended']:.0%} do now",
@@ -197,7 +197,7 @@ def at_rest(rows: Sequence[Mapping[str, float]], settings: PolicySettings) -> li
     spread, cost = fmean(row["objective/scores_std"] for row in rows), max(row["kl_coef"] for row in rows)
     if (mean := fmean(abs(row["objective/kl"]) for row in rows)) > (HELD if cost > spread else REST):
         return []
-    rest = f"over {len(rows)} updates the policy stayed at SFT (mean KL {mean:.1g} nats an answer)"
+    rest = f"over {len(rows)} updates the policy stayed where it began (mean KL {mean:.1g} nats an answer)"
     values = f"the scores spread by {spread:.2g} and a nat of KL costs {cost:g}"
     rate = max(row["lr"] for row in rows)
     lower, more = f"lower {settings.table}.{settings.kl_weight}", f"raise {settings.table}.learning_rate ({rate:g})"

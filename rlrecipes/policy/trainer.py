@@ -366,7 +366,7 @@ class PolicyTrainer(PPOTrainer):
         """Puts back the weights of the last batch within `kl_stop`, if there was one, and says so in `stopped`."""
         for parameter, weights in zip(self._trainable(), self.within or [], strict=False):
             parameter.data.copy_(weights)
-        kept = f"that of update {update - 1}" if self.within else "the SFT policy"
+        kept = f"that of update {update - 1}" if self.within else "the one it began with"
         kept = "" if self.watch and self.watch.keeps else f"; the policy kept is {kept}, from before its step"
         limit = f"{self.settings.table}.kl_stop={self.settings.kl_stop:g}{kept}"
         self.stopped = f"the KL per answer was {kl:.1f} in the batch of update {update}, above {limit}"

@@ -137,12 +137,12 @@ class Watch:
         if self.best or len(self.rows) < 2:
             return []
         now, table = int(self.rows[-1]["update"]), self.settings.table
-        left = "so the SFT policy is what is left" if self.keeps else "and the last policy is left all the same"
+        left = "so that is what is left" if self.keeps else "and the last policy is left all the same"
         looks = f"{self._said(0)}; after update {now} {self._said(now)}"
         mend = f"change {table}.learning_rate or {table}.{self.settings.kl_weight}"
         sentence = (
-            f"{self.settings.title} found nothing better than the SFT policy ({looks}), {left}; see what the reward model is "
-            f"worth, or {mend}"
+            f"{self.settings.title} found nothing better than the policy it began with ({looks}), {left}; see what the "
+            f"reward model is worth, or {mend}"
         )
         return [see("The reward stays flat", sentence)]
 

@@ -13,7 +13,7 @@ from rlrecipes.run.stages import POLICIES
 
 PROGRESS = (
     ("objective/scores", "Reward", "weighted sum of the terms, clipped, before the KL penalty"),
-    ("objective/kl", "KL from the SFT policy", "nats per answer"),
+    ("objective/kl", "KL from the reference", "nats per answer"),
     ("answers/length", "Answer length", "tokens"),
     ("answers/ended", "Answers that end by themselves", "share"),
     ("policy/entropy_avg", "Entropy", "nats per token"),

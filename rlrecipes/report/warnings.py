@@ -36,7 +36,7 @@ def _training(
         apart = f"{count}: sampled and scored probabilities do not agree."
         yield "The KL explodes", named(records, algorithm, apart)
     if kl and (worst := max(kl, key=lambda point: point[1]))[1] > 30:
-        far = f"The KL reached {worst[1]:.1f} nats per answer in update {worst[0]}: far from the SFT policy."
+        far = f"The KL reached {worst[1]:.1f} nats per answer in update {worst[0]}: far from where the policy began."
         yield "The KL explodes", named(records, algorithm, far)
     if ended and (share := fmean(value for _, value in ended[-max(1, len(ended) // 10) :])) < 0.8:
         cut = f"At the end of {title} only {share:.0%} of the answers ended by themselves; the rest were cut off."

@@ -36,7 +36,7 @@ def test_a_healthy_training_is_not_called_broken(rows):
     [
         ([row(kl=0.0, approxkl=34.7)], "one update moved it by 35 nats a token"),
         ([row(kl=0.0), row(approxkl=1.2), row()], "one update moved it by 1.2 nats a token"),
-        ([row(kl=0.0), row(kl=37.5, length=12.0)], "at the end it is 3.1 nats a token from the SFT policy"),
+        ([row(kl=0.0), row(kl=37.5, length=12.0)], "at the end it is 3.1 nats a token from where it began"),
         ([row(ended=0.9), row(ended=0.02)], "90% of the answers ended at first and 2% do now"),
         ([row(scores=-0.1), row(scores=-1.2)], "the reward fell from -0.10 to -1.20"),
     ],

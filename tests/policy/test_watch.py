@@ -64,8 +64,8 @@ def test_the_start_counts_and_a_training_that_finds_nothing_better_says_so(watch
     assert left(seen, 8) == (0, 0.0)
     (warning,) = seen.warnings()
     assert warning.startswith(
-        "PPO found nothing better than the SFT policy (headline 0.667 and reward 1.00 on 3 prompts set aside; after "
-        "update 8 headline 0.333 and reward 9.00 on 3 prompts set aside), so the SFT policy is what is left"
+        "PPO found nothing better than the policy it began with (headline 0.667 and reward 1.00 on 3 prompts set aside; "
+        "after update 8 headline 0.333 and reward 9.00 on 3 prompts set aside), so that is what is left"
     )
     better = watch()
     look(better, 0, right=1)
