@@ -176,3 +176,14 @@ def test_python_runs_it_by_name(home):
     profile = load_profile("tiny", [s for s in DPO if not s.startswith("run.")] + ["run.algorithms=dpo"])
     made = run_recipe("translation", profile, ("sft", "dpo"), run="python-dpo", data="pairs.jsonl")
     assert torch.isfinite(torch.tensor(made["dpo"]["metrics"]["train_loss"]))
+
+
+def test_it_begins_at_the_base_where_one_says_so(home, capsys):
+    few = [s for s in DPO if not s.startswith(("sft.", "reward.", "evaluate.policies"))]
+    begun = ("run", "translation", "--run", "dpo-base", *OWN, *few, "run.start=base", "terms.learned=0")
+    assert main([*begun, "evaluate.policies=base,dpo"]) == 0
+    folder = home / "runs" / "dpo-base" / "translation"
+    assert "sft" not in records(folder)
+    assert logged(folder)[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert records(folder)["dpo"]["adapters"] == {"policy": "adapter"}
+    assert list(records(folder)["evaluate"]["metrics"]) == ["base", "dpo"]
