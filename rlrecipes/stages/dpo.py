@@ -32,7 +32,6 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     model = begin_adapter(load_causal(model_name, job.profile.model, tokenizer), job.start, "default", job.profile.lora)
     model.set_adapter("default")
     check_runs(model, job.profile.lora.target_modules)
-    start = {name: weight.clone() for name, weight in trainable(model).items()}
     checkpoints = PartsCheckpoints(folder, job.profile.checkpoint.seconds, tracker, 1)
     everything = [*rows.train, *rows.aside]
     # Before its first step the policy is the reference.
