@@ -149,7 +149,7 @@ def start_of(records: Records) -> str:
     return next((str(start) for start in found if start), "sft")
 
 
-def last_pair(records: Records, among: Collection[str] = (*POLICIES,)) -> Pair:
+def last_pair(records: Records, among: Collection[str] = POLICIES) -> Pair:
     """The last policy of the table that has been evaluated in a pair; PPO over SFT before the evaluation.
 
     Where no algorithm was run, that is the best of n: what its reward would have brought.
