@@ -17,6 +17,7 @@ from rlrecipes.after.finished import find_finished_run
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import load_recipe
 from rlrecipes.run.folder import Run
+from rlrecipes.run.stages import POLICIES
 
 NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 MESSAGES = [[{"role": "user", "content": f"Translate: {text}"}] for text in ("Das Kind liest.", "Wer da?", "🙂 gut")]
@@ -225,7 +226,8 @@ def test_the_card_has_data_licence_results_and_settings(exported):
         ({"rloo": {}}, "RLOO climbed"),
         ({"ppo": {}, "grpo": {}}, "PPO and GRPO climbed"),
     ):
-        assert f"`reward` is what {said}." in _results(SimpleNamespace(records={"evaluate": done, **others}), "sft")[1]
+        finished = SimpleNamespace(records={"evaluate": done, **others}, table=POLICIES)
+        assert f"`reward` is what {said}." in _results(finished, "sft")[1]
 
 
 def test_the_hub_reads_the_cards_metrics_and_what_they_are_of(home, apart):

@@ -385,7 +385,8 @@ def test_values_in_bfloat16_are_those_of_the_update(make):
     rollout = first_batch(trainer)
     places = places_before(rollout.prompt_lengths, LENGTH, rollout.ids.shape[1])
     with torch.no_grad():
-        read = trainer.model.value_model(trainer.sampler._states(rollout.ids, places))
+        lengths = rollout.prompt_lengths, rollout.prompt_lengths + rollout.lengths
+        read = trainer.model.value_model(trainer.sampler._states(rollout.ids, places, *lengths))
     assert torch.equal(rollout.values, read.masked_fill(rollout.states_padding, 0))
 
 

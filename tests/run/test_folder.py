@@ -180,7 +180,9 @@ def test_forgetting_takes_what_stands_above_and_nothing_else(run):
     for stage in STAGES:
         close(run, stage)
     run.forget_above("reward")
-    assert [stage for stage in STAGES if run.done(stage)] == ["sft", "reward", "judge"], "which stands on sft alone"
+    assert [stage for stage in STAGES if run.done(stage)] == ["sft", "reward", "judge", "dpo"], (
+        "which stand on sft alone"
+    )
 
 
 def test_a_stage_that_is_replaced_takes_down_what_stood_or_was_about_to_stand_on_it(run):
@@ -461,7 +463,7 @@ def test_recovery_may_be_killed_as_well(tmp_path):
         assert forked(lambda run=run: work(run), Moment(change=change)) == -9
         run.recover()
         assert (run.stage("reward") / "adapter").read_text() == "new"
-        assert [stage for stage in STAGES if run.done(stage)] == ["sft", "reward", "judge"]
+        assert [stage for stage in STAGES if run.done(stage)] == ["sft", "reward", "judge", "dpo"]
 
 
 def test_removing_a_stage_takes_what_was_begun_and_what_stands_on_it(run):

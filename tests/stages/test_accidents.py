@@ -112,7 +112,12 @@ def test_a_policy_at_rest_is_told_as_that_even_where_nothing_better_was_found(tm
     row = {"objective/kl": 0.0, "objective/scores_std": 0.5, "objective/terms_std": 0.5, "kl_coef": 0.03, "lr": 1e-7}
     watch = SimpleNamespace(warnings=lambda: ["PPO found nothing better"])
     trainer = SimpleNamespace(
-        state=SimpleNamespace(log_history=[row] * 8), watch=watch, stopped=None, settings=PPOSettings()
+        state=SimpleNamespace(log_history=[row] * 8),
+        watch=watch,
+        stopped=None,
+        settings=PPOSettings(),
+        taught_nothing=list,
+        warnings=list,
     )
     (said,) = training._warnings(trainer, tmp_path, tmp_path)
     assert "so raise ppo.learning_rate (1e-07)" in said
