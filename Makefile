@@ -158,7 +158,7 @@ sweep: $(READY) ## RECIPE=… FROM=…: W&B's trials of PPO's settings (recipes/
 list: $(READY) ## the recipes and profiles there are
 	@$(RLRECIPES) list $(others)
 
-bench: $(READY) ## PPO beside plain TRL: memory, time, equality; ARGS=--quick, or '--device cuda --model llama-8b'
+bench: $(READY) ## PPO, RLOO, GRPO and DPO beside plain TRL: memory, time, equality; ARGS=--quick, or '--device cuda --model llama-8b'
 	@$(VENV)/bin/python -m benchmarks $(call each,ARGS)
 
 gpu: $(READY) ## what only a GPU can tell, each with its target; goes on where it was stopped; ARGS='--model qwen3-8b'

@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks` measures PPO, RLOO and GRPO beside plain TRL's, `--model` a real model's size.
+"""The command line: `python -m benchmarks` measures all algorithms beside plain TRL's, `--model` a real model's size.
 
 It leaves `done.json` (written last) and `index.html` in `runs/bench/`, or in `runs/bench/<model>/`.
 """
@@ -12,22 +12,22 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks.growth import growth
 from benchmarks.measure import machine, measure, require_linux
 from benchmarks.page import table, write_page
 from benchmarks.record import (
-    GROUPS,
+    OTHERS,
     gain_record,
-    group_targets,
     large_targets,
     of_quick_run,
+    other_targets,
     pair_record,
     shape_record,
     targets,
 )
-from benchmarks.work import CUDA_MODELS, FULL, QUICK, Plan, Work, large, of_algorithm, to_json
+from benchmarks.work import CUDA_MODELS, FULL, QUICK, Other, Plan, Work, large, of_algorithm, to_json
 from rlrecipes.errors import UserError
 from rlrecipes.recipe import unknown
 from rlrecipes.run.circumstances import git_commit, require_trl
@@ -90,13 +90,13 @@ def _compare(plan: Plan) -> dict[str, Any]:
     say(f"equality: gain in reward over {plan.seeds} seeds")
     gain = gain_record(run("gain", plan.gain, seeds=plan.seeds))
     shapes = {shape.name: _shape(plan, shape) for shape in plan.shapes}
-    groups = {name: {shape.name: _group(plan, shape, name) for shape in plan.groups} for name in GROUPS}
+    others = {name: {shape.name: _other(plan, shape, name) for shape in plan.others} for name in OTHERS}
     say("growth: batch, answer length and vocabulary")
-    found = [*targets(shapes, exact, gain), *group_targets(groups)]
+    found = [*targets(shapes, exact, gain), *other_targets(others)]
     return {
         "quick": plan is QUICK,
         "shapes": shapes,
-        "groups": groups,
+        "others": others,
         "equality": {"exact": exact, "gain": gain},
         "growth": growth(plan.growth, plan.doublings, run),
         "targets": of_quick_run(found) if plan is QUICK else found,
@@ -110,8 +110,8 @@ def _shape(plan: Plan, shape: Work) -> dict[str, Any]:
     return {**shape_record(pairs, overhead), "work": to_json(shape)}
 
 
-def _group(plan: Plan, shape: Work, name: Literal["rloo", "grpo"]) -> dict[str, Any]:
-    """RLOO or GRPO, the arms in turns; in turn with RLOO also our own PPO with an adapter for its values."""
+def _other(plan: Plan, shape: Work, name: Other) -> dict[str, Any]:
+    """RLOO, GRPO or DPO, the arms in turns; in turn with RLOO also our own PPO with an adapter for its values."""
     work = of_algorithm(shape, name)
     arms = {"plain": ("plain", work), "ours": ("ours", work)}
     if name == "rloo":

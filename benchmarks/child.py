@@ -73,23 +73,22 @@ def _task(name: str) -> Callable[..., dict[str, Any]]:
 
 
 def _arm(name: str, work: Work, folder: Path) -> dict[str, Any]:
-    """One arm's training loop, measured from after its construction to its end."""
+    """One arm's training, measured from after what `_begun` makes to its end."""
     from transformers import set_seed
 
-    from benchmarks import models, ours, plain, plain_groups
+    from benchmarks import models
     from benchmarks.measure import peak, reset_peak, settle
     from benchmarks.work import toy
 
-    build = {"plain": plain if work.algorithm == "ppo" else plain_groups, "ours": ours}[name].build
     small = toy(work)
-    build(small, models.tokenizer(small.model), folder).train()  # loads what the libraries load at their first use
+    _begun(name, small, models.tokenizer(small.model), folder)()  # loads what the libraries load at their first use
     tokenizer = models.tokenizer(work.model)
     settle()
     before = reset_peak()
-    trainer = build(work, tokenizer, folder)
+    train = _begun(name, work, tokenizer, folder)
     set_seed(work.seed)
     cpu, wall = time.process_time(), time.perf_counter()
-    trainer.train()
+    trainer = train()
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     highest = peak()
     return {
@@ -99,6 +98,23 @@ def _arm(name: str, work: Work, folder: Path) -> dict[str, Any]:
         "absolute_peak_mb": highest,
         "updates": [row for row in trainer.state.log_history if "objective/kl" in row],
     }
+
+
+def _begun(name: str, work: Work, tokenizer: Any, folder: Path) -> Callable[[], Any]:
+    """What trains an arm and returns its trainer. Of DPO it builds it too: there TRL's has computed the reference by then."""
+    from benchmarks import ours, ours_dpo, plain, plain_dpo, plain_groups
+
+    if work.algorithm == "dpo":
+        begin = plain_dpo.begin if name == "plain" else ours_dpo.begin
+        return begin(work, tokenizer, folder)
+    of_trl = plain if work.algorithm == "ppo" else plain_groups
+    trainer = {"plain": of_trl, "ours": ours}[name].build(work, tokenizer, folder)
+
+    def train() -> Any:
+        trainer.train()
+        return trainer
+
+    return train
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from benchmarks.record import CPU_TARGETS, GROUP_CPU_TARGETS, GROUP_MEMORY_TARGETS, MEMORY_TARGETS
+from benchmarks.record import CPU_TARGETS, MEMORY_TARGETS, OTHER_CPU_TARGETS, OTHER_MEMORY_TARGETS
 
 UNITS = {"cpu_s": "CPU seconds", "peak_mb": "peak memory, MB"}
 MET = {True: "met", False: "missed", None: "not measured"}
@@ -94,19 +94,19 @@ def number(value: float) -> str:
 
 def _plots(record: Mapping[str, Any]) -> dict[str, Any]:
     if "large" in record:
-        return {"ratios": [], "group_ratios": [], "times": "", "gains": "", "growths": []}
+        return {"ratios": [], "other_ratios": [], "times": "", "gains": "", "growths": []}
     shapes = record["shapes"]
     return {
         "ratios": [
             ("CPU time, ours over plain TRL", _ratios(shapes, "cpu_ratio", CPU_TARGETS)),
             ("Peak memory, ours over plain TRL", _ratios(shapes, "memory_ratio", MEMORY_TARGETS)),
         ],
-        "group_ratios": [
-            (f"{name.upper()}: {title}, ours over plain TRL", _ratios(of_group, ratio, limits))
-            for name, of_group in record["groups"].items()
+        "other_ratios": [
+            (f"{name.upper()}: {title}, ours over plain TRL", _ratios(of_other, ratio, limits))
+            for name, of_other in record["others"].items()
             for title, ratio, limits in (
-                ("CPU time", "cpu_ratio", GROUP_CPU_TARGETS),
-                ("peak memory", "memory_ratio", GROUP_MEMORY_TARGETS),
+                ("CPU time", "cpu_ratio", OTHER_CPU_TARGETS[name]),
+                ("peak memory", "memory_ratio", OTHER_MEMORY_TARGETS),
             )
         ],
         "times": _times(shapes),

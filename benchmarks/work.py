@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+Other = Literal["rloo", "grpo", "dpo"]
+Algorithm = Literal["ppo", Other]
+
 PAD, EOS = 0, 1
 """Token ids; all others are words."""
 
@@ -68,9 +71,9 @@ class Work:
     reward: Literal["model", "program"] = "model"
     """A random reward model, or how many of the answer's tokens are `liked` (something that can be learned)."""
     missing_eos_penalty: float = 1.0
-    algorithm: Literal["ppo", "rloo", "grpo"] = "ppo"
+    algorithm: Algorithm = "ppo"
     answers_each: int = 1
-    """Answers to each prompt of a batch; RLOO and GRPO set them against each other."""
+    """Answers to each prompt of a batch; RLOO, GRPO and DPO set them against each other."""
     seed: int = 0
 
 
@@ -82,12 +85,22 @@ def liked(token: int) -> bool:
 def prompts(work: Work) -> list[list[int]]:
     """Prompt ids: of PPO one batch more than a run uses, since TRL's mishandles the last batch of a pass over the data.
 
-    RLOO's and GRPO's are those that a run uses: each arm shuffles in its own way, and both then read the same.
+    Those of the others are the ones that a run uses: each arm shuffles in its own way, and both then read the same.
     """
     draw = random.Random(work.seed)
     count = work.batch * (work.updates + (work.algorithm == "ppo")) // work.answers_each
     lengths = [draw.randint(work.shortest, work.longest) for _ in range(count)]
     return [[draw.randrange(EOS + 1, work.model.vocabulary) for _ in range(length)] for length in lengths]
+
+
+def comparisons(work: Work) -> list[dict[str, list[int]]]:
+    """DPO's rows of token ids by TRL's names: two answers of `answer` tokens, with their stop token, to each prompt."""
+    draw = random.Random(work.seed + 1)
+
+    def drawn() -> list[int]:
+        return [*(draw.randrange(EOS + 1, work.model.vocabulary) for _ in range(work.answer - 1)), EOS]
+
+    return [{"prompt_ids": ids, "chosen_ids": drawn(), "rejected_ids": drawn()} for ids in prompts(work)]
 
 
 def to_json(work: Work) -> dict[str, Any]:
@@ -150,9 +163,9 @@ TOY = Work(
 """Takes a fraction of a second: what is run to warm the libraries up, and what the tests measure."""
 
 
-def of_algorithm(work: Work, algorithm: Literal["rloo", "grpo"]) -> Work:
-    """The same job for RLOO or GRPO: as many answers, four to a prompt, and as many passes over them."""
-    return dataclasses.replace(work, algorithm=algorithm, answers_each=4)
+def of_algorithm(work: Work, algorithm: Other) -> Work:
+    """The same job for another algorithm: as many answers, of DPO two to a prompt and else four, and as many passes."""
+    return dataclasses.replace(work, algorithm=algorithm, answers_each=2 if algorithm == "dpo" else 4)
 
 
 def toy(work: Work) -> Work:
@@ -218,8 +231,8 @@ class Plan:
     exact: Work
     gain: Work
     growth: Work
-    groups: tuple[Work, ...]
-    """The shapes on which RLOO and GRPO are compared as well."""
+    others: tuple[Work, ...]
+    """The shapes on which RLOO, GRPO and DPO are compared as well."""
     pairs: int
     """Runs of each arm on each shape, in turns."""
     seeds: int
@@ -232,7 +245,7 @@ class Plan:
     """Each measurement in a process of its own; else all in this one, whose memory and time then say nothing."""
 
 
-FULL = Plan(SHAPES, EXACT, GAIN, GROWTH, groups=SHAPES[:2], pairs=5, seeds=5, rounds=3, doublings=3)
+FULL = Plan(SHAPES, EXACT, GAIN, GROWTH, others=SHAPES[:2], pairs=5, seeds=5, rounds=3, doublings=3)
 """About half an hour on a slow core."""
 
 
@@ -247,7 +260,7 @@ QUICK = Plan(
     ),
     gain=dataclasses.replace(GAIN, batch=8, micro_batch=8, updates=4, epochs=1),
     growth=TOY,
-    groups=(_small(SHAPES[0]), _small(SHAPES[1])),
+    others=(_small(SHAPES[0]), _small(SHAPES[1])),
     pairs=1,
     seeds=2,
     rounds=1,

@@ -16,8 +16,8 @@ from benchmarks.record import (
     CPU_TARGETS,
     MEMORY_TARGETS,
     gain_record,
-    group_targets,
     of_quick_run,
+    other_targets,
     pair_record,
     shape_record,
     targets,
@@ -67,13 +67,13 @@ def test_each_shape_has_its_ratios_with_ranges_and_its_overhead(record):
         assert min(shape["arithmetic_s"].values()) > 0
 
 
-def test_rloo_and_grpo_are_measured_beside_trls_and_rloo_beside_our_ppo(record):
-    assert {name: tuple(shapes) for name, shapes in record["groups"].items()} == dict.fromkeys(
-        ("rloo", "grpo"), ("trunk_heavy", "vocabulary_heavy")
+def test_rloo_grpo_and_dpo_are_measured_beside_trls_and_rloo_beside_our_ppo(record):
+    assert {name: tuple(shapes) for name, shapes in record["others"].items()} == dict.fromkeys(
+        ("rloo", "grpo", "dpo"), ("trunk_heavy", "vocabulary_heavy")
     )
-    for name, shapes in record["groups"].items():
+    for name, shapes in record["others"].items():
         for shape in shapes.values():
-            assert shape["work"]["answers_each"] == 4
+            assert shape["work"]["answers_each"] == (2 if name == "dpo" else 4)
             assert set(shape["pairs"][0]) == {"plain", "ours", *(["ppo"] if name == "rloo" else [])}
             assert ("memory_ratio_to_ppo" in shape) == (name == "rloo")
             assert min(shape[arm]["cpu_s"] for arm in ("plain", "ours")) > 0
@@ -109,7 +109,7 @@ def test_both_arms_start_from_the_same_reward(record):
 def test_the_page_holds_every_target_and_no_link_to_elsewhere(bench, record):
     page = (bench / "index.html").read_text(encoding="utf-8")
     assert all(target["name"].replace("_", " ").replace("'", "&#39;") in page for target in record["targets"])
-    assert page.count("<svg") == 14
+    assert page.count("<svg") == 16
     assert "figures mean nothing" in page
     assert "://" not in page
 
@@ -256,7 +256,7 @@ def test_targets_are_met_at_their_limits_and_missed_above():
 def test_the_targets_of_rloo_and_grpo_are_met_at_their_limits_and_missed_above():
     def judged(cpu, memory, over):
         pairs = [{"plain": arm(10.0, 100.0), "ours": arm(10 * cpu, 100 * memory), "ppo": arm(9.0, 100 * memory / over)}]
-        rows = group_targets({"rloo": {name: pair_record(pairs) for name in ("trunk_heavy", "vocabulary_heavy")}})
+        rows = other_targets({"rloo": {name: pair_record(pairs) for name in ("trunk_heavy", "vocabulary_heavy")}})
         return {row["name"]: row["met"] for row in rows}
 
     assert set(judged(0.75, 0.5, 0.85).values()) == {True}
