@@ -14,7 +14,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,15 +80,18 @@ class Function:
             "prompts": [turns if chat else prompt[0].content],
             "completions": [[{"role": "assistant", "content": answer}] if chat else answer],
         }
+        columns = dict.fromkeys(self.columns) | columns  # a row may lack what others have; TRL gives None for it
         names = inspect.signature(self.call).parameters
         if not any(p.kind is p.VAR_KEYWORD for p in names.values()):
             columns = {name: value for name, value in columns.items() if name in names}
         scores = self.call(**given, **{name: [value] for name, value in columns.items()})
-        if not isinstance(scores, Sequence) or isinstance(scores, str) or len(scores) != 1:
+        # TRL goes through whatever it is given, such as an array or a tensor `[1]`
+        listed = list(scores) if isinstance(scores, Iterable) and getattr(scores, "ndim", 1) else []
+        if isinstance(scores, str | Mapping) or len(listed) != 1:
             raise ValueError(
                 f"gave {shortened(repr(scores), 30)} for one answer, and TRL's functions give a list with its score"
             )
-        return 0.0 if scores[0] is None else scores[0]
+        return 0.0 if listed[0] is None else listed[0]
 
 
 def known_columns(example: Example) -> dict[str, Any]:
@@ -163,7 +166,10 @@ def find_function(setting: str, named: str) -> tuple[Path, str, Callable[..., An
     if not file.is_file():
         raise UserError(f"{setting}={named}: there is no file {file}; give a Python file and one of its functions")
     state = file.stat()
-    there = vars(_module(f"{setting}={named}", file.resolve(), state.st_mtime_ns, state.st_size))
+    try:
+        there = vars(_module(file.resolve(), state.st_mtime_ns, state.st_size))
+    except UserError as error:
+        raise UserError(f"{setting}={named}: {error}") from error
     if not callable(call := there.get(name)):
         known = [key for key, value in there.items() if callable(value) and not key.startswith("_")]
         missing = unknown("function", name, known, f"{file} has none of this name")
@@ -172,8 +178,9 @@ def find_function(setting: str, named: str) -> tuple[Path, str, Callable[..., An
 
 
 @functools.cache
-def _module(setting: str, file: Path, *version: int) -> Any:
-    """The file as a module; others beside it can be imported from it. `version` tells a changed file from one that was read.
+def _module(file: Path, *version: int) -> Any:
+    """The file as a module, which all of its functions share; others beside it can be imported from it. `version` tells a
+    changed file from one that was read.
 
     Raises:
         UserError: it cannot be imported.
@@ -183,7 +190,7 @@ def _module(setting: str, file: Path, *version: int) -> Any:
     name = f"own_{file.stem}_{abs(hash((file, version))):x}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise UserError(f"{setting}: {file} is no Python file; give one whose name ends in .py")
+        raise UserError(f"{file} is no Python file; give one whose name ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     try:
@@ -192,7 +199,7 @@ def _module(setting: str, file: Path, *version: int) -> Any:
     except OwnCodeError as error:
         del sys.modules[name]
         reason = f"{type(error.raised).__name__}: {shortened(first_line(error.raised), 100)}"
-        raise UserError(f"{setting}: {file} cannot be imported ({reason}); mend it") from error
+        raise UserError(f"{file} cannot be imported ({reason}); mend it") from error
     return module
 
 
@@ -207,7 +214,10 @@ def _is_of_trl(named: str, call: Callable[..., Any]) -> bool:
     except (TypeError, ValueError):
         parameters = []
     names = [p.name for p in parameters if _is_named(p)]
-    if inspect.iscoroutinefunction(call):
+    if isinstance(call, type):
+        raise UserError(f"{SETTING}={named} is a class; name an object of it, or a function")
+    called = (call, inspect.unwrap(call), getattr(call, "func", None), getattr(call, "__call__", None))
+    if any(inspect.iscoroutinefunction(each) for each in called):
         raise UserError(f"{SETTING}={named} is asynchronous; give a plain function, which may call asyncio.run")
     if set(GIVEN) <= set(names) or ("completions" in names and any(p.kind is p.VAR_KEYWORD for p in parameters)):
         if trainers := [p.name for p in parameters if p.name in OF_TRL and p.default is p.empty]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlrecipes.errors import OwnCodeError, UserError, first_line, own_code
+from rlrecipes.profile import Function
 from rlrecipes.recipe import Example, Prompt, Reward, Term, TermFunction, lent
 from rlrecipes.run.console import quiet
 from rlrecipes.run.interrupts import time_limit
@@ -29,7 +30,8 @@ def score_term(term: Term, answers: Sequence[str], examples: Sequence[Example], 
         UserError: as `score_each`. NaN or infinity would turn the policy and the value head to NaN within one update.
     """
     name = shortened(term.name, 30)
-    advice = f"mend the function or set terms.{name}=0"
+    # with weight 0 a function from a file is a metric still, which fails as the term does
+    advice = "mend it" if isinstance(term.score, Function) else f"mend the function or set terms.{name}=0"
     return score_each(f"the reward term '{name}'", term.score, advice, answers, examples, seconds)
 
 

@@ -66,6 +66,34 @@ def watched(prompts, completions, trainer_state, **kwargs):
 
 def odd(text, other):
     return 1.0
+
+class Judge:
+    def __call__(self, prompts, completions, **kwargs):
+        return [1.0]
+
+class Slow:
+    async def __call__(self, prompts, completions, **kwargs):
+        return [1.0]
+
+slow = Slow()
+
+def array(prompts, completions, **kwargs):
+    import numpy
+    return numpy.array([0.5])
+
+def tensor(prompts, completions, **kwargs):
+    import torch
+    return torch.tensor([0.5])
+
+def lazy(prompts, completions, **kwargs):
+    return (0.5 for _ in completions)
+
+def whole(prompts, completions, **kwargs):
+    import torch
+    return torch.tensor(0.5)
+
+def lacking(prompts, completions, target):
+    return [float(target == [None])]
 """
 
 
@@ -125,6 +153,39 @@ def test_trls_signature_gets_texts_for_text_and_messages_for_chats(place):
     assert called("trls.py:seen", "x", source="s", target="t", prompt="Say it.") == 1
 
 
+@pytest.mark.parametrize("name", ["array", "tensor", "lazy"])
+def test_trls_signature_may_give_whatever_trl_goes_through(place, name):
+    assert called(f"trls.py:{name}", "x") == 0.5
+
+
+def test_one_number_is_no_list_of_scores(place):
+    with pytest.raises(ValueError, match="TRL's functions give a list with its score"):
+        called("trls.py:whole", "x")
+
+
+def test_a_column_that_a_row_lacks_is_none_as_in_trl(place):
+    assert called("trls.py:lacking", "x") == 1
+    assert called("trls.py:lacking", "x", target="t") == 0
+
+
+def test_the_functions_of_a_file_share_it_and_it_runs_once(place, capsys):
+    (place / "both.py").write_text(
+        "print('read')\nseen = []\n"
+        "def first(prompt, answer, example):\n    seen.append(answer)\n    return 1.0\n"
+        "def second(prompt, answer, example):\n    return float(len(seen))\n"
+    )
+    first, second = named_functions("both.py:first,both.py:second")
+    first(user("x"), "y", Example(user("x")))
+    assert second(user("x"), "y", Example(user("x"))) == 1
+    assert capsys.readouterr().out == "read\n"
+
+
+def test_what_fails_is_not_told_to_take_weight_0_since_it_is_a_metric_still(place):
+    term = job("reward.function=trls.py:several").recipe.reward.terms[-1]
+    with pytest.raises(UserError, match="; mend it$"):
+        score_term(term, ["x"], [Example(user("x"))])
+
+
 def test_a_list_of_another_length_is_told_with_the_row(place):
     made = job("reward.function=trls.py:several")
     term = made.recipe.reward.terms[-1]
@@ -143,6 +204,8 @@ def test_a_list_of_another_length_is_told_with_the_row(place):
         ("broken.py:short", r"broken.py cannot be imported \(ZeroDivisionError: division by zero\); mend it"),
         ("trls.py:odd", r"trls.py:odd takes \(text, other\); let it take \(prompt, answer, example\), or"),
         ("trls.py:later", "is asynchronous; give a plain function"),
+        ("trls.py:slow", "is asynchronous; give a plain function"),
+        ("trls.py:Judge", "trls.py:Judge is a class; name an object of it, or a function"),
         ("trls.py:watched", "asks for trainer_state, which TRL's own trainer alone has; give it a default"),
         ("ours.py:short,again.py:short", "names two functions called 'short'; give one another name"),
         ("again.py:reward", "evaluation has a number called 'reward'; give the function another name"),
