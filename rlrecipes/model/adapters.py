@@ -97,6 +97,12 @@ def _ends(layers: Iterable[str]) -> list[str]:
     return sorted({name.rpartition(".")[2] for name in layers})
 
 
+def target_names(model: Any, settings: LoraSettings) -> list[str]:
+    """The names of the layers that `lora.target_modules` puts adapters on, such as `q_proj`; `model` is the bare base."""
+    names = {name.strip() for name in settings.target_modules.split(",")}
+    return _ends(_text_layers(model) if names == {"all-linear"} else names)
+
+
 def _check_targets(model: Any, targets: Sequence[str], layers: Mapping[str, nn.Module]) -> None:
     """Refuses names of no module, and of modules that no adapter can stand on here; `layers` are those that it can."""
     if targets == ["all-linear"]:

@@ -216,7 +216,7 @@ def _is_of_trl(named: str, call: Callable[..., Any]) -> bool:
     names = [p.name for p in parameters if _is_named(p)]
     if isinstance(call, type):
         raise UserError(f"{SETTING}={named} is a class; name an object of it, or a function")
-    called = (call, inspect.unwrap(call), getattr(call, "func", None), getattr(call, "__call__", None))
+    called = (call, inspect.unwrap(call), getattr(call, "func", None), getattr(type(call), "__call__", None))
     if any(inspect.iscoroutinefunction(each) for each in called):
         raise UserError(f"{SETTING}={named} is asynchronous; give a plain function, which may call asyncio.run")
     if set(GIVEN) <= set(names) or ("completions" in names and any(p.kind is p.VAR_KEYWORD for p in parameters)):

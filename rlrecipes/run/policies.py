@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rlrecipes.errors import UserError, option
 from rlrecipes.recipe import unknown
@@ -78,10 +79,20 @@ def check_adapter(what: str, place: Path, base: str, instead: str) -> None:
     own, task = str(config.get("base_model_name_or_path")), config.get("task_type")
     if task not in (None, "CAUSAL_LM"):
         raise UserError(f"{what} is no policy: its adapter was trained for {task}; leave it out")
-    if config.get("peft_type") != "LORA" or config.get("modules_to_save"):
+    if config.get("peft_type") != "LORA" or _beyond_lora(config):
         raise UserError(f"{what} is more than a LoRA adapter; {instead}")
     if _real(own) != _real(base):
         raise UserError(f"{what} stands on '{own}', and this run on '{base}'; {instead}")
+
+
+def _beyond_lora(config: Mapping[str, Any]) -> bool:
+    """Whether an adapter's configuration says that it changes more than `lora_A` and `lora_B` tell, or computes otherwise.
+
+    PiSSA and its like begin from a base that they have changed, which would be another for all roles.
+    """
+    more = ("modules_to_save", "use_dora", "alora_invocation_tokens", "trainable_token_indices", "layer_replication")
+    begun = str(config.get("init_lora_weights")).lower().startswith(("pissa", "olora", "corda", "loftq"))
+    return any(config.get(key) for key in more) or config.get("bias", "none") != "none" or begun
 
 
 def _elsewhere(name: str, role: str, over: str, run: Run) -> Policy:

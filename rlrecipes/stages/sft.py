@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,21 +15,22 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from rlrecipes.data.split import set_aside
-from rlrecipes.errors import UserError, option
+from rlrecipes.errors import UserError, first_line, option
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import add_lora, check_runs, load_adapter, unmoved
+from rlrecipes.model.adapters import add_lora, check_runs, load_adapter, target_names, unmoved
 from rlrecipes.model.forged import forged, forged_note
 from rlrecipes.model.forward import hidden_states, next_token_logits
 from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.loading import load_causal, window
 from rlrecipes.model.tokens import Encoded, fitting_examples, learned_rows, open_tokenizer, spelled, spelled_note
 from rlrecipes.model.unwritten import check_written, unwritten, unwritten_note
-from rlrecipes.profile import takes_adapter
+from rlrecipes.profile import LoraSettings, takes_adapter
 from rlrecipes.recipe import Example
 from rlrecipes.run.best import Best, evaluation
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
+from rlrecipes.run.device import is_devices
 from rlrecipes.run.folder import read_json
 from rlrecipes.run.gradients import own_rows, whole_loss
 from rlrecipes.run.policies import check_adapter, find_start
@@ -43,6 +44,7 @@ from rlrecipes.run.resume import (
     training_arguments,
 )
 from rlrecipes.run.tracking import Tracker, progress, remove_printer
+from rlrecipes.text import shortened
 
 SAMPLED = 64
 """Demonstrations on which the embedded base's loss is measured."""
@@ -146,18 +148,46 @@ def _take(job: Job, model_name: str, tokenizer: Any, folder: Path) -> dict[str, 
     setting = f"run.start={job.profile.run.start}"
     place = find_start(job.profile.run.start, job.run)
     check_adapter(setting, place, model_name, "name one that stands on it, or export it merged and make that the model")
-    rank, trained = read_json(place / ADAPTER).get("r"), job.recipe.reward.learned and job.profile.reward.model is None
-    if trained and rank != job.profile.lora.r:
-        raise UserError(
-            f"{setting} has rank {rank}, and the reward model beside it lora.r={job.profile.lora.r}; set lora.r={rank}"
-        )
-    load_adapter(load_causal(model_name, job.profile.model, tokenizer), place, "reference")  # which shows that it fits
+    base = load_causal(model_name, job.profile.model, tokenizer)
+    if job.recipe.reward.learned and job.profile.reward.model is None:
+        _check_alike(setting, read_json(place / ADAPTER), job.profile.lora, target_names(base, job.profile.lora))
+    try:
+        load_adapter(base, place, "reference")  # which shows that it fits
+    except Exception as error:  # PEFT and PyTorch have an error of their own for each way in which it does not
+        if is_devices(error):
+            raise
+        reason = shortened(first_line(error).partition("; ")[0], 120)
+        raise UserError(f"{setting} cannot be taken ({reason}); name another adapter, or save this one anew") from error
     (folder / "adapter").mkdir()
     for name in (ADAPTER, ADAPTER_WEIGHTS):
         shutil.copyfile(place / name, folder / "adapter" / name)
     tokenizer.save_pretrained(folder / "adapter")
     say(f"  taken from {place}: run.start takes the place of SFT")
     return {"metrics": {}, "adapters": {"sft": "adapter"}, "start": {"place": str(place)}}
+
+
+def _check_alike(setting: str, config: Mapping[str, Any], lora: LoraSettings, targets: Sequence[str]) -> None:
+    """Refuses an adapter of other settings than those of the reward model, which begins at the adapter's weights.
+
+    `targets` are the names of the layers that the reward model's adapter stands on.
+
+    Raises:
+        UserError: their rank, scale or modules differ: the same weights would not fit, or be another function.
+    """
+    there, ours = {key: config.get(key) for key in ("r", "lora_alpha")}, {"r": lora.r, "lora_alpha": lora.lora_alpha}
+    if isinstance(names := config.get("target_modules"), list):
+        there["target_modules"] = ",".join(sorted({name.rpartition(".")[2] for name in names}))
+        ours["target_modules"] = ",".join(sorted(targets))
+    for key, value in there.items():
+        if value != ours[key]:
+            what = "rank" if key == "r" else key
+            raise UserError(
+                f"{setting} has {what} {value}, and the reward model beside it lora.{key}={ours[key]}; set lora.{key}={value}"
+            )
+    if config.get("use_rslora"):
+        raise UserError(
+            f"{setting} was scaled by rsLoRA, which the reward model beside it does not know; name another adapter"
+        )
 
 
 def _dataset(rows: Sequence[tuple[Example, Encoded]]) -> Dataset:

@@ -182,7 +182,7 @@ def test_the_functions_of_a_file_share_it_and_it_runs_once(place, capsys):
 
 def test_what_fails_is_not_told_to_take_weight_0_since_it_is_a_metric_still(place):
     term = job("reward.function=trls.py:several").recipe.reward.terms[-1]
-    with pytest.raises(UserError, match="; mend it$"):
+    with pytest.raises(UserError, match=r"; mend it$"):
         score_term(term, ["x"], [Example(user("x"))])
 
 

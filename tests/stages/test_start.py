@@ -137,6 +137,51 @@ def test_an_adapter_in_a_folder_takes_the_place_of_sft(finished, home, capsys):
 
 
 @pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"use_dora": True}, "is more than a LoRA adapter"),
+        ({"bias": "all"}, "is more than a LoRA adapter"),
+        ({"init_lora_weights": "pissa"}, "is more than a LoRA adapter"),
+        ({"alora_invocation_tokens": [1, 2]}, "is more than a LoRA adapter"),
+        (
+            {"lora_alpha": 7},
+            "has lora_alpha 7, and the reward model beside it lora.lora_alpha=32; set lora.lora_alpha=7",
+        ),
+        ({"target_modules": ["q_proj"]}, "; set lora.target_modules=q_proj"),
+        ({"use_rslora": True}, "was scaled by rsLoRA"),
+    ],
+)
+def test_an_adapter_that_would_be_another_function_here_is_refused(changed, said, finished, home, capsys):
+    brought = shutil.copytree(finished / "sft" / "adapter", home / "changed", dirs_exist_ok=True)
+    config = json.loads((brought / "adapter_config.json").read_text())
+    (brought / "adapter_config.json").write_text(json.dumps(config | changed))
+    small = [s for s in SMALLEST if not s.startswith("sft.")]
+    options = ("--run", "changed-start", "--data", "pairs.jsonl")
+    assert main(["sft", "translation", *options, *small, "run.start=changed"]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["damaged", "of another rank", "without weights", "of modules that are not there"])
+def test_nobody_is_told_to_delete_what_an_unfit_adapter_lies_in(how, finished, home, capsys):
+    brought = shutil.copytree(finished / "sft" / "adapter", home / "unfit", dirs_exist_ok=True)
+    config = json.loads((brought / "adapter_config.json").read_text())
+    if how == "damaged":
+        (brought / "adapter_model.safetensors").write_bytes(b"no tensors")
+    elif how == "without weights":
+        (brought / "adapter_model.safetensors").unlink()
+    else:
+        changed = {"r": 3} if how == "of another rank" else {"target_modules": ["c_attn"]}
+        (brought / "adapter_config.json").write_text(json.dumps(config | changed))
+    small = [s for s in SMALLEST if not s.startswith(("sft.", "reward.", "ppo.anyway"))]
+    options = ("--run", "unfit-start", "--data", "pairs.jsonl", "terms.learned=0")
+    assert main(["sft", "translation", *options, *small, "run.start=unfit"]) == 2
+    error = capsys.readouterr().err
+    assert "run.start=unfit cannot be taken (" in error
+    assert "name another adapter, or save this one anew" in error
+    assert "delete" not in error
+
+
+@pytest.mark.parametrize(
     ("settings", "said"),
     [
         (("run.start=bsae",), "run.start: there is no folder 'bsae'; did you mean 'base'?"),
