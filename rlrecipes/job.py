@@ -42,6 +42,7 @@ from rlrecipes.run.guarded import guarded, metric_of
 from rlrecipes.run.policies import chosen, find_start
 from rlrecipes.run.settings import Settings, asked_for
 from rlrecipes.run.stages import STAGES, below
+from rlrecipes.text import quoted
 
 SHARED_STAGES = ("sft", "reward")
 """The stages that several recipes can share."""
@@ -99,7 +100,7 @@ class Job:
         own = [each for each in self.recipe.evaluation.metrics if each.name not in {metric.name for metric in fitted}]
         answered = any(example.answers for example in held_out)  # without references, what needs none is left
         served = [*fitted, *(each for each in own if _serves(held_out, each.needs) and (answered or each.needs))]
-        served += [metric_of(f) for f in self.functions if f.name not in {metric.name for metric in served}]
+        served += [metric_of(function) for function in self.functions]
         given = [guarded(metric, self.profile.limits.term_seconds) for metric in served]
         return [metric for metric in given if metric.applies is None or metric.applies(held_out)]
 
@@ -215,6 +216,7 @@ def make_job(
         )
     recipe = dataclasses.replace(recipe, reward=dataclasses.replace(recipe.reward, terms=served))
     job = Job(recipe, profile, run, dataclasses.replace(data, notes=[*data.notes, *notes]), seed, asked=asked)
+    _check_names(job)
     _check_headline(job)
     _check_turns(job)
     _check_demonstrations(job)
@@ -230,6 +232,19 @@ def _unread(recipe: Recipe, data: Data, profile: Profile) -> list[str]:
     if data.metrics or first is None or first.applies is None or first.applies(held_out):
         return []
     return [f"the metric '{first.name}' is left out: it does not know the language of these texts"]
+
+
+def _check_names(job: Job) -> None:
+    """Refuses a function named as another number of the evaluation, in whose place nobody would see its own.
+
+    Raises:
+        UserError: with the name.
+    """
+    names = {metric.name for metric in (*job.data.metrics, *job.recipe.evaluation.metrics)}
+    for name in [function.name for function in job.functions]:
+        taken = f"the metric {quoted(name)}" if name in names else f"a number called {quoted(name)}"
+        if name in names or (job.metrics and name == f"{job.metrics[0].name}_sampled"):
+            raise UserError(f"reward.function: {job.recipe.name} has {taken} already; give the function another name")
 
 
 def _check_headline(job: Job) -> None:

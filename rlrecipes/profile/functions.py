@@ -86,7 +86,7 @@ class Function:
             columns = {name: value for name, value in columns.items() if name in names}
         scores = self.call(**given, **{name: [value] for name, value in columns.items()})
         # TRL goes through whatever it is given, such as an array or a tensor `[1]`
-        listed = list(scores) if isinstance(scores, Iterable) and getattr(scores, "ndim", 1) else []
+        listed = list(scores) if isinstance(scores, Iterable) and getattr(scores, "ndim", None) != 0 else []
         if isinstance(scores, str | Mapping) or len(listed) != 1:
             raise ValueError(
                 f"gave {shortened(repr(scores), 30)} for one answer, and TRL's functions give a list with its score"
@@ -216,7 +216,7 @@ def _is_of_trl(named: str, call: Callable[..., Any]) -> bool:
     names = [p.name for p in parameters if _is_named(p)]
     if isinstance(call, type):
         raise UserError(f"{SETTING}={named} is a class; name an object of it, or a function")
-    called = (call, inspect.unwrap(call), getattr(call, "func", None), getattr(type(call), "__call__", None))
+    called = (call, inspect.unwrap(call), getattr(call, "func", None), inspect.getattr_static(call, "__call__", None))
     if any(inspect.iscoroutinefunction(each) for each in called):
         raise UserError(f"{SETTING}={named} is asynchronous; give a plain function, which may call asyncio.run")
     if set(GIVEN) <= set(names) or ("completions" in names and any(p.kind is p.VAR_KEYWORD for p in parameters)):

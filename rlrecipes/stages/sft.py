@@ -174,7 +174,8 @@ def _check_alike(setting: str, config: Mapping[str, Any], lora: LoraSettings, ta
     Raises:
         UserError: their rank, scale or modules differ: the same weights would not fit, or be another function.
     """
-    there, ours = {key: config.get(key) for key in ("r", "lora_alpha")}, {"r": lora.r, "lora_alpha": lora.lora_alpha}
+    there: dict[str, Any] = {key: config.get(key) for key in ("r", "lora_alpha")}
+    ours: dict[str, Any] = {"r": lora.r, "lora_alpha": lora.lora_alpha}
     if isinstance(names := config.get("target_modules"), list):
         there["target_modules"] = ",".join(sorted({name.rpartition(".")[2] for name in names}))
         ours["target_modules"] = ",".join(sorted(targets))

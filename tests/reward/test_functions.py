@@ -210,13 +210,15 @@ def test_a_list_of_another_length_is_told_with_the_row(place):
         ("ours.py:short,again.py:short", "names two functions called 'short'; give one another name"),
         ("again.py:reward", "evaluation has a number called 'reward'; give the function another name"),
         ("again.py:chrf", "two reward terms are named 'chrf'"),
+        ("again.py:exact_match", "translation has the metric 'exact_match' already; give the function another name"),
+        ("again.py:chrf_sampled", "translation has a number called 'chrf_sampled' already"),
         ("again.py:asks", "asks asks for 'targte'; there is no column 'targte'; did you mean 'target'?"),
     ],
 )
 def test_what_cannot_be_taken_is_one_sentence_before_anything_is_trained(place, setting, said):
     (place / "broken.py").write_text("1 / 0\n")
     (place / "again.py").write_text(
-        "short = reward = chrf = lambda prompt, answer, example: 1.0\n"
+        "short = reward = chrf = chrf_sampled = exact_match = lambda prompt, answer, example: 1.0\n"
         "def asks(prompts, completions, targte): return [1.0]\n"
     )
     with pytest.raises(UserError, match=said):
