@@ -66,7 +66,7 @@ def rows_at_rest(kl=0.005, std=0.5, kl_coef=0.03, lr=1e-7):
         (
             rows_at_rest(),
             "did not move",
-            "at SFT (mean KL 0.005 nats an answer): the scores spread by 0.5 and a nat of KL costs 0.03",
+            "where it began (mean KL 0.005 nats an answer): the scores spread by 0.5 and a nat of KL costs 0.03",
         ),
         (rows_at_rest(), "did not move", "so raise ppo.learning_rate (1e-07)"),
         (rows_at_rest(kl=0.08, kl_coef=50.0), "did not move", "a nat of KL costs 50, so lower ppo.kl_coef"),
