@@ -11,14 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback
 from trl import DPOConfig, DPOTrainer
 
 from benchmarks import models
+from benchmarks.plain_trainers import arguments, prepare
 from benchmarks.work import Work, comparisons
-from rlrecipes.run.resume import lora_in_float32
 
 
 class OfTokens(DPOTrainer):
@@ -40,10 +38,7 @@ def begin(work: Work, tokenizer: Any, folder: Path) -> Callable[[], OfTokens]:
             processing_class=tokenizer,
             peft_config=models.lora(work),
         )
-        lora_in_float32(trainer.model)  # bfloat16, as TRL makes them on a 4-bit base, is slow on a CPU
-        models.fill(trainer.model, "default", work.seed + 3, works=False)
-        for callback in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(callback)
+        prepare(trainer, work)
         trainer.train()
         return trainer
 
@@ -51,24 +46,8 @@ def begin(work: Work, tokenizer: Any, folder: Path) -> Callable[[], OfTokens]:
 
 
 def _arguments(work: Work, folder: Path) -> dict[str, Any]:
-    return {
-        "output_dir": str(folder),
-        "seed": work.seed,
-        "max_steps": work.updates * work.epochs,
+    return arguments(work, folder) | {
         "per_device_train_batch_size": work.micro_batch // work.answers_each,
-        "gradient_accumulation_steps": work.batch // work.micro_batch,
         "precompute_ref_log_probs": True,
-        "beta": models.KL_WEIGHT,
         "max_length": None,
-        "learning_rate": work.learning_rate,
-        "lr_scheduler_type": work.schedule,
-        "max_grad_norm": work.max_grad_norm,
-        "bf16": False,
-        "use_cpu": not torch.cuda.is_available(),
-        "gradient_checkpointing": work.gradient_checkpointing,
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
     }

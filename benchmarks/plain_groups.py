@@ -10,12 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from benchmarks import models
+from benchmarks.plain_trainers import arguments, prepare
 from benchmarks.work import Work, liked, prompts
 
 TRAINERS: dict[str, tuple[Any, Any]] = {"rloo": (RLOOConfig, RLOOTrainer), "grpo": (GRPOConfig, GRPOTrainer)}
@@ -35,39 +34,18 @@ def build(work: Work, tokenizer: Any, folder: Path) -> Any:
         processing_class=tokenizer,
         peft_config=models.lora(work),
     )
-    models.fill(trainer.model, "default", work.seed + 3, works=False)
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:  # TRL makes them bfloat16 on a 4-bit base, which a CPU multiplies slowly
-            parameter.data = parameter.data.float()
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
+    prepare(trainer, work)
     return trainer
 
 
 def _arguments(work: Work, folder: Path) -> dict[str, Any]:
-    return {
-        "output_dir": str(folder),
-        "seed": work.seed,
-        "max_steps": work.updates * work.epochs,
+    return arguments(work, folder) | {
         "num_iterations": work.epochs,
         "num_generations": work.answers_each,
         "per_device_train_batch_size": work.micro_batch,
-        "gradient_accumulation_steps": work.batch // work.micro_batch,
         "max_completion_length": work.answer,
         "temperature": 1.0,
-        "beta": models.KL_WEIGHT,
-        "learning_rate": work.learning_rate,
-        "lr_scheduler_type": work.schedule,
         "adam_epsilon": 1e-5,
-        "max_grad_norm": work.max_grad_norm,
-        "bf16": False,
-        "use_cpu": not torch.cuda.is_available(),
-        "gradient_checkpointing": work.gradient_checkpointing,
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
     }
 
 

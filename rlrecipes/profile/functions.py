@@ -31,7 +31,7 @@ GIVEN = ("prompts", "completions")
 
 @dataclass(frozen=True)
 class Function:
-    """A function of a person's own, called as a reward term is; a copy shares it, since functions are not copied."""
+    """A function of a person's own, called as a reward term is."""
 
     name: str
     file: Path
