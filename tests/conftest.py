@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,10 +148,13 @@ def session_home(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def home(session_home, monkeypatch) -> Path:
-    """The working directory of every test that trains: all of them share one embedded base."""
+def home(session_home, monkeypatch) -> Iterator[Path]:
+    """The working directory of every test that trains: all of them share one embedded base, and a file of one name."""
     monkeypatch.chdir(session_home)
-    return session_home
+    before = {path: path.read_bytes() for path in session_home.iterdir() if path.is_file()}
+    yield session_home
+    changed = [path.name for path, content in before.items() if not path.exists() or path.read_bytes() != content]
+    assert not changed, f"this test wrote over {changed}, which another one reads: give its file a name of its own"
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import SMALLEST, main
+from conftest import SMALLEST, main, write_rows
 from safetensors.torch import load_file
 
 from rlrecipes.errors import UserError
@@ -188,8 +188,8 @@ def test_each_members_log_has_names_of_its_own_in_one_order_of_steps(home):
 
 def test_several_learn_from_ratings_too(home):
     rows = [{"prompt": f"Number {i}?", "completion": f"It is {i}.", "score": i % 5} for i in range(60)]
-    (home / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    road = ["dialogue", "--run", "several-rated", "--data", "rated.jsonl", *SMALLEST, *SEVERAL]
+    write_rows(home / "several_rated.jsonl", rows)
+    road = ["dialogue", "--run", "several-rated", "--data", "several_rated.jsonl", *SMALLEST, *SEVERAL]
     assert main(["sft", *road]) == 0
     assert main(["reward", *road]) == 0
     done = record(home / "runs" / "several-rated" / "dialogue", "reward")

@@ -110,9 +110,9 @@ def test_another_reward_leaves_it_as_it_is(road, home):
 @pytest.mark.parametrize("stage", ["run", "sft", "show"])
 def test_data_without_comparisons_are_refused_before_anything_is_trained(stage, home, capsys):
     rated = [{"prompt": f"Say {i}.", "completion": f"{i}!", "score": i % 5} for i in range(60)]
-    write_rows(home / "rated.jsonl", rated)
-    said = refused(capsys, stage, "dialogue", "--run", "dpo-rated", "--data", "rated.jsonl", *DPO)
-    assert "from comparisons, but rated.jsonl brings" in said
+    write_rows(home / "rated_alone.jsonl", rated)
+    said = refused(capsys, stage, "dialogue", "--run", "dpo-rated", "--data", "rated_alone.jsonl", *DPO)
+    assert "from comparisons, but rated_alone.jsonl brings" in said
     assert "leave dpo out of run.algorithms (KTO, which learns from ratings, is not offered)" in said
     assert not (home / "runs" / "dpo-rated").exists()
 

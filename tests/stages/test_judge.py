@@ -18,8 +18,7 @@ def record(folder, stage):
 @pytest.fixture
 def many(home):
     """As many rows as leave a judge enough held-out comparisons."""
-    path = home / "many.jsonl"
-    return str(path if path.exists() else write_rows(path, sentences(1300)))
+    return str(write_rows(home / "judged.jsonl", sentences(1300)))
 
 
 def test_the_judge_learns_from_held_out_preferences_that_the_reward_model_never_saw(many):
@@ -137,8 +136,9 @@ def test_a_judge_that_cannot_be_loaded_is_refused_in_a_sentence_before_any_stage
 
 
 def test_a_judge_that_fails_on_an_answer_is_told_with_the_row(home, capsys):
-    (home / "judges.py").write_text("def near(prompt, answer, references):\n    return 'good'\n")
-    road = ["--run", "own-judge", "--data", "pairs.jsonl", *SMALLEST, "evaluate.judge=judges.py:near"]
-    assert main(["run", "translation", *road]) == 0
-    assert main(["evaluate", "translation", *road, "--force"]) == 2
-    assert "the judge judges.py:near gave 'good', which is no number on the answer" in capsys.readouterr().err
+    (home / "failing_judge.py").write_text("def near(prompt, answer, references):\n    return 'good'\n")
+    road = ["--run", "failing-judge", "--data", "pairs.jsonl", *SMALLEST, "evaluate.judge=failing_judge.py:near"]
+    for stage in ("sft", "reward", "ppo"):
+        assert main([stage, "translation", *road]) == 0
+    assert main(["evaluate", "translation", *road]) == 2
+    assert "the judge failing_judge.py:near gave 'good', which is no number on the answer" in capsys.readouterr().err

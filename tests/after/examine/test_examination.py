@@ -102,8 +102,8 @@ def test_other_data_are_examined_whole_and_the_page_says_so(finished, home, caps
 def test_ratings_are_correlated_with_and_their_answers_edited(finished, home, capsys):
     place = copied(finished, "rated_rows", "sft", "reward")
     rows = [{"prompt": row["prompt"], "completion": row["chosen"], "score": i % 7} for i, row in enumerate(PREFERRED)]
-    write_rows(home / "rated.jsonl", rows)
-    assert main(["examine", "translation", "--run", "rated_rows", "--data", "rated.jsonl"]) == 0
+    write_rows(home / "examined_ratings.jsonl", rows)
+    assert main(["examine", "translation", "--run", "rated_rows", "--data", "examined_ratings.jsonl"]) == 0
     found = found_in(place)
     assert found["correlation"]["held_out_ratings"] == len(rows)
     assert "accuracy" not in found
