@@ -26,6 +26,7 @@ from trl.trainer.utils import selective_log_softmax
 from benchmarks import models, ours
 from benchmarks.measure import settle
 from benchmarks.work import EOS, TOY, Work
+from rlrecipes.model.sampling import drawn
 
 WITH_LOGITS = ("policy", "reference")
 """Adapters whose full passes end in log-probabilities; the others' end in hidden states."""
@@ -128,7 +129,8 @@ def _generate(model: Any, ids: torch.Tensor, cache: DynamicCache | None) -> Dyna
     if cache.get_seq_length() and cache.layers[0].keys.shape[0] != len(ids):
         cache.batch_select_indices(torch.arange(len(ids), device=ids.device))
     states = models.trunk(base)(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-    torch.multinomial(base.get_output_embeddings()(states).float().softmax(-1), 1)
+    probabilities = base.get_output_embeddings()(states).float().softmax(-1)
+    drawn(probabilities, torch.rand(len(states), dtype=torch.float64, device=states.device))
     return cache
 
 

@@ -220,9 +220,7 @@ def _dpo(plan: Plan) -> list[Pass]:
 # PPO.
 
 
-def _generation(
-    plan: Plan, what: str, times: float, rows: float, pool: float, greedy: bool = False, copied: bool = False
-) -> list[Pass]:
+def _generation(plan: Plan, what: str, times: float, rows: float, pool: float, copied: bool = False) -> list[Pass]:
     """`times` generations of `rows` prompts, neighbours among `pool` that are ordered by length.
 
     Each runs until its longest answer has ended; the rows that end before it are read along. The policy may be `copied` into
@@ -234,7 +232,7 @@ def _generation(
     return [
         *([plan.sizes.copy("dense copy", times)] if copied else []),
         sizes.read("reading prompts", times, rows, prompt, states=rows, padded=mask, adapted=not copied),
-        sizes.draw(what, times * answer, rows, prompt + answer / 2, mask, greedy, adapted=not copied),
+        sizes.draw(what, times * answer, rows, prompt + answer / 2, mask, adapted=not copied),
     ]
 
 
@@ -282,7 +280,7 @@ def _looks(plan: Plan, settings: PolicySettings, rows: int, micro: int) -> list[
     looks, parts = 1 + math.ceil(_updates(settings) / settings.eval_every), math.ceil(prompts / rows)
     scored, together = 2 * looks * math.ceil(prompts / micro), min(micro, prompts)
     found = [
-        *_generation(plan, "looks", looks * parts, prompts / parts, prompts, greedy=True, copied=copied),
+        *_generation(plan, "looks", looks * parts, prompts / parts, prompts, copied=copied),
         *_generation(plan, "looks", looks * parts, prompts / parts, prompts, copied=copied),
         *_scoring(plan, scored, together),
     ]
@@ -299,7 +297,7 @@ def _samples(plan: Plan, settings: PolicySettings) -> list[Pass]:
         return []
     shown = math.ceil(updates / max(1, updates // wanted))
     copied = settings.dense_rollout == "always"
-    found = _generation(plan, "samples", shown, SAMPLES, SAMPLES, greedy=True, copied=copied)
+    found = _generation(plan, "samples", shown, SAMPLES, SAMPLES, copied=copied)
     found += _scoring(plan, shown, SAMPLES)
     return [replace(each, what="samples") for each in found]
 
@@ -342,7 +340,7 @@ def _answers(plan: Plan) -> list[Pass]:
     every = [kind for given in wanted.values() for kind in given]
     greedy = every.count("greedy")
     for times, drawn in ((greedy, "greedy answers"), (len(every) - greedy, "sampled answers")):
-        found += _generation(plan, drawn, times * batches, rows, asked, drawn == "greedy answers")
+        found += _generation(plan, drawn, times * batches, rows, asked)
     apart = sum(plan.policies[name].role not in (None, "reference") for name in wanted if name in plan.policies)
     tokens, states = padded(plan.work.answered, rows, asked), rows * mean(plan.work.answers)
     found.append(plan.sizes.read("divergence", apart * batches, rows, tokens, states=states, logits=states))

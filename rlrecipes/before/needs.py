@@ -322,8 +322,8 @@ def _generation(sizes: _Sizes, phase: str, fixed: Mapping[str, float], rows: int
     if longest.padded:
         reading += together * longest.prompt**2 * (1 + sizes.width)
     yield Need(phase, "reading prompts", {**fixed, "KV cache": resident, "activations": reading})
-    # Logits, probabilities and a copy in float32, and the logits in the base's type where that is another.
-    drawing = rows * sizes.shape.vocabulary * (3 * 4 + (2 if sizes.width == 2 else 0))
+    # Logits and probabilities in float32, and the logits in the base's type where that is another.
+    drawing = rows * sizes.shape.vocabulary * (2 * 4 + (2 if sizes.width == 2 else 0))
     yield Need(
         phase, "drawing tokens", {**fixed, "KV cache": room, "activations": sizes.passed(rows), "logits": drawing}
     )

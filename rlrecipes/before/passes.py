@@ -55,8 +55,6 @@ class Pass:
     """Bytes that all other operations read and write."""
     unpacked: float
     """4-bit weights that are made whole."""
-    drawn: float
-    """Random numbers."""
     kernels: float
     """Operations, views left out: on a GPU each is a kernel."""
 
@@ -105,7 +103,7 @@ class Sizes:
         moved += self._cache(rows, tokens, past, padded)
         unpacked = self.shape.linear if self.packed and number > UNPACKED_ABOVE[self.device] else 0
         kernels = sum(self._kernels(block, adapted) for block in self.shape.blocks) + ENDS
-        return Pass(what, times, number, flops, self._weights(logits > 0), moved, unpacked, 0, kernels)
+        return Pass(what, times, number, flops, self._weights(logits > 0), moved, unpacked, kernels)
 
     def train(
         self,
@@ -163,7 +161,6 @@ class Sizes:
             weights=linear * (NF4 if self.packed else self.width),
             moved=(4 * 4 + 2 * self.width) * linear,
             unpacked=linear if self.packed else 0,
-            drawn=0,
             kernels=(4 + PACKED[self.device] * self.packed) * layers,
         )
 
@@ -174,7 +171,6 @@ class Sizes:
         rows: float,
         past: float,
         padded: bool,
-        greedy: bool = False,
         adapted: bool = True,
     ) -> Pass:
         """A token step of a generation: one token of each row behind `past` tokens, its logits, and the draw."""
@@ -184,21 +180,20 @@ class Sizes:
             step,
             flops=step.flops + output,
             weights=step.weights + self._output_weights(),
-            moved=step.moved + self._scores(rows, 12),
-            drawn=0 if greedy else rows * self.shape.vocabulary,
+            moved=step.moved + self._scores(rows, 9),
             kernels=step.kernels + DRAW,
         )
 
     def logprobs(self, what: str, times: float, states: float) -> Pass:
         """Log-probabilities of tokens after `states` that are there already."""
         output = 2 * states * self.shape.vocabulary * self.shape.hidden
-        return Pass(what, times, states, output, self._output_weights(), self._scores(states, 6), 0, 0, 20)
+        return Pass(what, times, states, output, self._output_weights(), self._scores(states, 6), 0, 20)
 
     def step(self, what: str, times: float, settings: Any) -> Pass:
         """An optimizer step: gradients are scaled, and AdamW reads and writes weights, gradients and two moments."""
         numbers, tensors = self.shape.adapter, 2 * self._adapted()
         turns = 8 if settings.optim == "sgd" else 20
-        return Pass(what, times, 1, 0, 0, 4.0 * turns * numbers, 0, 0, STEP * tensors)
+        return Pass(what, times, 1, 0, 0, 4.0 * turns * numbers, 0, STEP * tensors)
 
     # One block, a number of tokens: products, and bytes of other operations.
 

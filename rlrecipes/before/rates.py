@@ -38,8 +38,6 @@ class Rates:
     """Bytes of weights that products read."""
     unpacked: float
     """4-bit weights made whole."""
-    drawn: float
-    """Random numbers."""
     kernel: float
     """Seconds that an operation takes at least."""
     queued: bool
@@ -52,7 +50,7 @@ def seconds(each: Pass, rates: Rates) -> float:
     Its products take as long as their arithmetic or as reading their weights, whichever is longer; all else comes on top.
     """
     products = max(each.flops / at(rates.products, each.tokens), each.weights / rates.weights)
-    others = each.moved / at(rates.moved, each.tokens) + each.unpacked / rates.unpacked + each.drawn / rates.drawn
+    others = each.moved / at(rates.moved, each.tokens) + each.unpacked / rates.unpacked
     started = each.kernels * rates.kernel
     work = products + others
     return each.times * (max(work, started) if rates.queued else work + started)
@@ -84,10 +82,9 @@ def measured(sizes: Sizes, tokens: Collection[float]) -> Rates:
     with torch.no_grad():
         weight, states = torch.randn(middle, hidden, dtype=dtype), torch.randn(max(numbers), hidden, dtype=dtype)
         sums = [torch.randn(max(numbers), hidden, dtype=dtype) for _ in range(SUMS)]
-        whole, chances = torch.randn(UNCACHED), torch.rand(16, 4096)
+        whole = torch.randn(UNCACHED)
         works: dict[str, Callable[[], object]] = {
             "weights": whole.sum,
-            "drawn": lambda: torch.multinomial(chances, 1),
             "kernel": _small_layer(),
         }
         for number in numbers:
@@ -109,7 +106,6 @@ def measured(sizes: Sizes, tokens: Collection[float]) -> Rates:
         moved={number: 3 * (SUMS - 1) * row * number / took[f"moved {number}"] for number in numbers},
         weights=whole.nbytes / took["weights"],
         unpacked=unpacked / took["unpacked"] if sizes.packed else math.inf,
-        drawn=chances.numel() / took["drawn"],
         kernel=took["kernel"] / (LAYERS * LINEAR),
         queued=False,
     )

@@ -60,7 +60,6 @@ def card_rates(name: str, card: Card, width: int) -> Rates:
         moved={1: memory},
         weights=memory,
         unpacked=memory / (NF4 + 2 * width),  # they are read, written whole, and read again
-        drawn=float("inf"),  # counted among the bytes
         kernel=KERNEL,
         queued=True,
     )

@@ -24,6 +24,8 @@ READ_AT_ONCE = {"cpu": 1 << 40, "cuda": 1 << 14}
 """Tokens of prompts that are read together: enough to keep a GPU busy; on a CPU all, of which there are few."""
 LOOK_EVERY = {"cpu": 1, "cuda": 8}
 """Tokens between two looks whether all answers have ended or one is broken, for each of which a GPU's queue runs empty."""
+BLOCK = 256
+"""Words of the vocabulary that are summed before one of them is looked for: about as many as there are blocks."""
 Value = Callable[[torch.Tensor], torch.Tensor]
 """Values `[…]` of hidden states `[…, H]`."""
 
@@ -270,23 +272,41 @@ def _draw(logits: torch.Tensor, temperature: float, share: Share | None) -> tupl
     if temperature not in (0, 1):
         logits /= temperature
     probabilities, total = softmax_and_logsumexp(logits)
-    broken = ~total.isfinite()
     if temperature:
-        # Of NaN, a GPU's `multinomial` is an assertion, after which the process can no longer use it; a look takes a wait.
-        if probabilities.is_cuda or broken.any():
-            probabilities.masked_fill_(broken[:, None], 1)
-        token = (_drawn_in_share(probabilities, share) if share else torch.multinomial(probabilities, 1)).squeeze(1)
+        numbers = torch.rand(share.of if share else len(logits), dtype=torch.float64, device=logits.device)
+        token = drawn(probabilities, numbers[list(share.rows)] if share else numbers)
     else:
         token = logits.argmax(-1)
     logprob = logits.gather(1, token[:, None]).squeeze(1) - total
-    return token, logprob, total - torch.linalg.vecdot(probabilities, logits), broken
+    return token, logprob, total - torch.linalg.vecdot(probabilities, logits), ~total.isfinite()
 
 
-def _drawn_in_share(probabilities: torch.Tensor, share: Share) -> torch.Tensor:
-    """Tokens `[b, 1]` of rows that are a share of a batch: those that `torch.multinomial` would draw of the whole batch.
+def drawn(probabilities: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """The token `[B]` of each row of `[B, vocabulary]` at which its running sum passes `numbers` `[B]`, shares of the whole
+    from [0, 1). A token of probability 0 is never drawn; of NaN, any is.
 
-    For one token it takes the largest of p / q, with q from an exponential distribution for each token of each row (PyTorch
-    2.13, ATen `Distributions.cpp`: `multinomial`); so the rows need the numbers q of the whole batch, and not its p.
+    `torch.multinomial` takes a random number for each word of the vocabulary (PyTorch 2.13, ATen `Distributions.cpp`), on a
+    CPU for longer than the model takes. This takes one, and sums up blocks of words and then the words of one block, so that
+    nothing more of the vocabulary's size is made.
     """
-    numbers = probabilities.new_empty(share.of, probabilities.shape[1]).exponential_(1)
-    return (probabilities / numbers[list(share.rows)]).argmax(-1, keepdim=True)
+    words = probabilities.shape[1]
+    even = words // BLOCK * BLOCK
+    blocks = probabilities[:, :even].unflatten(1, (-1, BLOCK)).sum(-1)
+    running = _running_sum(torch.cat([blocks, probabilities[:, even:].sum(-1, keepdim=True)], 1))
+    number = (numbers[:, None] * running[:, -1:]).long()
+    block = _first_above(running, number)
+    places = block * BLOCK + torch.arange(BLOCK, device=block.device)
+    within = _running_sum(probabilities.gather(1, places.clamp(max=words - 1)).masked_fill(places >= words, 0))
+    before = running.gather(1, (block - 1).clamp(min=0)).masked_fill(block == 0, 0)
+    rest = torch.minimum(number - before, within[:, -1:] - 1)  # a block's sum was rounded
+    return (block * BLOCK + _first_above(within, rest)).clamp(max=words - 1).squeeze(1)
+
+
+def _running_sum(weights: torch.Tensor) -> torch.Tensor:
+    """In whole numbers, which a GPU adds to the same sum in any order; what is above 0 stays so."""
+    return (weights.double() * 2.0**48).ceil().long().cumsum(-1)
+
+
+def _first_above(running: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+    """The first place `[B, 1]` of a running sum `[B, N]` that is above a number `[B, 1]`."""
+    return torch.searchsorted(running, number, right=True).clamp(max=running.shape[1] - 1)

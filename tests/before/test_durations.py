@@ -31,7 +31,7 @@ WORK = Workload(
     longest=6,
     source="",
 )
-RATES = Rates("here", {16: 100.0, 1024: 200.0}, {16: 10.0}, 5.0, 4.0, 2.0, 0.5, queued=False)
+RATES = Rates("here", {16: 100.0, 1024: 200.0}, {16: 10.0}, 5.0, 4.0, 0.5, queued=False)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,6 @@ def test_the_policy_is_looked_at_before_the_first_update_every_few_and_after_the
     looks = [each for each in passes(made(shape, *settings))["ppo rollout"] if each.what == "looks"]
     # at updates 0, 4, 8 and 10, greedy and sampled; then the reward model and the judge on both
     assert [each.times for each in looks] == [4, 4 * 6, 4, 4 * 6, 2 * 4, 2 * 4]
-    assert looks[1].drawn == 0 < looks[3].drawn
     assert times_of(made(shape, *settings, "ppo.eval_every=0"), "ppo rollout", "looks") == []
     alone = passes(made(shape, *settings, "reward.seeds=3", "ppo.judge=false"))["ppo rollout"]
     assert [each.times for each in alone if each.what == "looks"][4:] == [3 * 2 * 4]
@@ -132,14 +131,14 @@ def test_rows_set_aside_are_a_tenth_where_that_is_enough():
 
 
 def test_a_pass_takes_the_longer_of_arithmetic_and_weights_and_all_else_on_top():
-    one = Pass("", times=2, tokens=16, flops=100, weights=50, moved=10, unpacked=4, drawn=2, kernels=2)
-    assert seconds(one, RATES) == 2 * (10 + 1 + 1 + 1 + 1)
-    assert seconds(dataclasses.replace(one, flops=2000), RATES) == 2 * (20 + 1 + 1 + 1 + 1)
+    one = Pass("", times=2, tokens=16, flops=100, weights=50, moved=10, unpacked=4, kernels=2)
+    assert seconds(one, RATES) == 2 * (10 + 1 + 1 + 1)
+    assert seconds(dataclasses.replace(one, flops=2000), RATES) == 2 * (20 + 1 + 1 + 1)
 
 
 def test_on_a_gpu_operations_wait_in_a_queue_and_starting_them_counts_only_where_it_takes_longer():
     queued = dataclasses.replace(RATES, queued=True)
-    one = Pass("", times=1, tokens=16, flops=100, weights=0, moved=0, unpacked=0, drawn=0, kernels=1)
+    one = Pass("", times=1, tokens=16, flops=100, weights=0, moved=0, unpacked=0, kernels=1)
     assert seconds(one, queued) == 1
     assert seconds(dataclasses.replace(one, kernels=8), queued) == 4
 

@@ -11,7 +11,7 @@ from rlrecipes.model import sampling
 from rlrecipes.model.adapters import add_lora, load_adapter
 from rlrecipes.model.forward import hidden_states, next_token_logits, trunk
 from rlrecipes.model.loading import load_causal
-from rlrecipes.model.sampling import Share, _Reserved, sample
+from rlrecipes.model.sampling import BLOCK, Share, _Reserved, drawn, sample
 from rlrecipes.model.tokens import encode_prompt, load_tokenizer, pad_left
 from rlrecipes.profile import LoraSettings, ModelSettings
 from rlrecipes.recipe import user
@@ -77,6 +77,35 @@ def test_rows_that_are_a_share_of_a_batch_draw_what_they_draw_in_it(model, token
         states = torch.arange(len(whole.tokens[0]))[None] <= lengths[rows, None]  # and one behind the end
         assert part.values[states].tolist() == pytest.approx(whole.values[rows][states].tolist(), abs=1e-4)
     assert torch.equal(max(times, key=lambda each: each[0])[1], numbers), "the random numbers go on from there"
+
+
+@pytest.mark.parametrize("words", [3, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 5000])
+def test_a_token_is_the_one_at_which_the_running_sum_passes_the_random_number(words):
+    torch.manual_seed(words)
+    probabilities = torch.randn(64, words).mul(4).softmax(-1)
+    probabilities[:, ::3] = 0
+    numbers = torch.rand(64, dtype=torch.float64)
+    running = probabilities.double().cumsum(-1)
+    expected = torch.searchsorted(running, numbers[:, None] * running[:, -1:], right=True).squeeze(1)
+    assert torch.equal(drawn(probabilities, numbers), expected)
+    assert drawn(probabilities[7:8], numbers[7:8]) == expected[7], "whatever stands beside it"
+
+
+@pytest.mark.parametrize("number", [0.0, 1e-18, 1 - 2**-53])
+def test_a_token_of_probability_0_is_never_drawn_and_one_that_hardly_has_any_may_be(number):
+    probabilities = torch.zeros(3, 700)
+    probabilities[0, [5, 300, 698]] = torch.tensor([1e-30, 1, 1e-30])
+    probabilities[1, 698] = 1e-30
+    probabilities[2, 1:-1] = torch.rand(698).softmax(-1)
+    tokens = drawn(probabilities, torch.full((3,), number, dtype=torch.float64))
+    assert (probabilities.gather(1, tokens[:, None]) > 0).all()
+    assert tokens[0] == (5 if number < 1e-16 else 698)
+
+
+def test_of_no_numbers_some_token_is_drawn():
+    """On a GPU a place outside the vocabulary is an assertion, after which the process can no longer use it."""
+    tokens = drawn(torch.full((2, 700), torch.nan), torch.rand(2, dtype=torch.float64))
+    assert ((tokens >= 0) & (tokens < 700)).all()
 
 
 @pytest.mark.parametrize("at_once", [1 << 40, 1])
@@ -245,25 +274,19 @@ def test_behind_eos_there_is_padding_and_nothing_is_sampled_once_all_have_ended(
 def test_logits_that_are_no_numbers_end_in_a_sentence_before_anything_is_drawn_from_them(
     value, temperature, model, tokenizer, queries, monkeypatch
 ):
-    handed, drawn_from, multinomial = [], [], torch.multinomial
+    handed = []
 
     def logits(model, states):
         given = next_token_logits(model, states)
         given[1, 7] = value if len(handed) == 2 else given[1, 7]
         return given
 
-    def draw(probabilities, count):
-        drawn_from.append(probabilities.clone())
-        return multinomial(probabilities, count)
-
     monkeypatch.setattr("rlrecipes.model.sampling.next_token_logits", logits)
-    monkeypatch.setattr(torch, "multinomial", draw)
     with pytest.raises(
         UserError, match=r"logits are NaN or infinite by token 3 of an answer, .* lower the learning_rate"
     ):
         answers(model, tokenizer, queries, temperature, on_tokens=handed.append)
     assert len(handed) == 2, "no token of such logits is handed on"
-    assert all(given.isfinite().all() for given in drawn_from), "a GPU would stop there"
 
 
 def test_what_stands_behind_an_answers_end_may_be_anything(model, tokenizer, queries, monkeypatch):
