@@ -117,16 +117,21 @@ def diversity(answers: Sequence[str], each: int = 1) -> dict[str, float]:
     """How answers repeat themselves and one another, each from 0 to 1; a prompt has `each` of them, next to each other.
 
     `repetition` is the mean share of an answer's word trigrams that it has had before, `identical` the share of answers that
-    one to another prompt equals, `distinct_2` that of different word pairs among all (Li et al. 2016).
+    one to another prompt equals, `distinct_2` that of different word pairs among all (Li et al. 2016), of one answer to each
+    prompt, and the mean over such batches.
     """
     said = [words(answer) for answer in answers]
-    pairs = [pair for given in said for pair in ngrams(given, 2)]
     prompts = Counter(answer for start in range(0, len(answers), each) for answer in {*answers[start : start + each]})
     return {
         "answers/repetition": fmean(repeated(given) for given in said),
         "answers/identical": sum(prompts[answer] > 1 for answer in answers) / len(answers),
-        "answers/distinct_2": len(set(pairs)) / len(pairs) if pairs else 0.0,
+        "answers/distinct_2": fmean(_distinct_pairs(said[draw::each]) for draw in range(each)),
     }
+
+
+def _distinct_pairs(said: Sequence[Sequence[str]]) -> float:
+    pairs = [pair for given in said for pair in ngrams(given, 2)]
+    return len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
 def _correlation(values: torch.Tensor, others: torch.Tensor) -> float:

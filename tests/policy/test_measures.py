@@ -105,6 +105,13 @@ def test_answers_to_one_prompt_may_be_the_same_and_those_to_different_prompts_co
     assert diversity(answers, 8)["answers/identical"] == 0.0
 
 
+def test_answers_to_one_prompt_that_share_their_words_leave_a_batch_as_diverse_as_it_is_across_prompts():
+    alone = diversity(["a b c", "d e f"])
+    assert diversity(["a b c", "a b c", "d e f", "d e f"], 2) == alone | {"answers/distinct_2": 1.0}
+    assert diversity(["a b", "c d", "a b", "e f"], 2)["answers/distinct_2"] == (1 / 2 + 1) / 2, "a mean over draws"
+    assert diversity(["a b"] * 4, 2)["answers/distinct_2"] == 1 / 2, "different prompts get the same words"
+
+
 def test_the_settings_to_change_are_those_of_the_algorithm():
     (still,) = at_rest(rows_at_rest(kl=0.08, kl_coef=50.0), GRPOSettings())
     assert "so lower grpo.beta" in still
