@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -126,7 +127,15 @@ def function_names(names: str) -> list[str]:
 
 
 def _parts(names: str) -> list[str]:
-    return [part.strip() for part in names.split(",") if part.strip() not in ("", "none")]
+    """What lies between the commas, but for those in a file's name, which no `.py` and no function stands before."""
+    parts = [""]
+    for piece in names.split(","):
+        last = parts[-1].strip()
+        if last in ("", "none") or last.endswith(".py") or re.search(r":\s*\w+$", last):
+            parts.append(piece)
+        else:
+            parts[-1] += f",{piece}"
+    return [part.strip() for part in parts if part.strip() not in ("", "none")]
 
 
 def functions_joined(overrides: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from conftest import SMALLEST, main, sentences, write_rows
 
 from rlrecipes import UserError, load_profile, run_recipe
 from rlrecipes.job import make_job
-from rlrecipes.profile import functions_joined, named_functions
+from rlrecipes.profile import function_names, functions_joined, named_functions
 from rlrecipes.recipe import Example, Message, user
 from rlrecipes.reward.code import code_of
 from rlrecipes.reward.terms import score_term
@@ -198,6 +198,7 @@ def test_a_list_of_another_length_is_told_with_the_row(place):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
+        ("ours.py,again.py:short", "reward.function=ours.py names no function of a file"),
         ("ours.py", "reward.function=ours.py names no function of a file; write it as file.py:name"),
         ("nowhere.py:short", "there is no file nowhere.py"),
         ("ours.py:shrot", "there is no function 'shrot'; did you mean 'short'?"),
@@ -229,6 +230,14 @@ def test_a_function_that_is_named_several_times_counts_once():
     named = ["reward.function=a.py:x", "sft.max_steps=3", "reward.function=b.py:y", "reward.function=a.py:x"]
     assert functions_joined(named) == ["sft.max_steps=3", "reward.function=a.py:x,b.py:y"]
     assert load_profile("tiny", named).reward.function == "a.py:x,b.py:y"
+
+
+def test_the_name_of_a_file_may_have_a_comma(place):
+    (place / "a,b, c.py").write_text(OURS)
+    named = ["reward.function=a,b, c.py:short", "reward.function=ours.py:target"]
+    first, second = named_functions(load_profile("tiny", named).reward.function)
+    assert (first.file.name, first.name, second.file.name) == ("a,b, c.py", "short", "ours.py")
+    assert function_names("a,b, c.py:short, ours.py:target,") == ["short", "target"]
 
 
 def test_the_state_of_an_object_is_the_functions(place):
