@@ -15,7 +15,8 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,8 +195,6 @@ def _module(file: Path, *version: int) -> Any:
     Raises:
         UserError: it cannot be imported.
     """
-    if str(file.parent) not in sys.path:
-        sys.path.append(str(file.parent))
     name = f"own_{file.stem}_{abs(hash((file, version))):x}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
@@ -203,13 +202,51 @@ def _module(file: Path, *version: int) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     try:
-        with own_code():
+        with _found_beside(file.parent), own_code():
             spec.loader.exec_module(module)
     except OwnCodeError as error:
         del sys.modules[name]
         reason = f"{type(error.raised).__name__}: {shortened(first_line(error.raised), 100)}"
         raise UserError(f"{file} cannot be imported ({reason}); mend it") from error
     return module
+
+
+FOLDERS: dict[str, None] = {}
+"""Those of the files that were imported."""
+
+
+@contextmanager
+def _found_beside(folder: Path) -> Iterator[None]:
+    """Has an import find what lies in `folder`, though the folder of another file has a module of the same name."""
+    own = str(folder)
+    FOLDERS[own] = None
+    others = [place for place in FOLDERS if place != own]
+    there = {path.stem for path in folder.iterdir()} - {"rlrecipes"}
+    alike = {name for name in there if name in sys.modules and _folder_of(sys.modules[name]) in others}
+    hidden = _modules_of(alike)
+    for name in hidden:
+        del sys.modules[name]
+    sys.path.insert(min((sys.path.index(place) for place in others if place in sys.path), default=len(sys.path)), own)
+    try:
+        yield
+    finally:
+        sys.path.remove(own)
+        if own not in sys.path:
+            sys.path.append(own)
+        for name in _modules_of(alike):
+            del sys.modules[name]
+        sys.modules.update(hidden)
+
+
+def _modules_of(tops: Collection[str]) -> dict[str, Any]:
+    """The modules that are imported, of these names and of packages of these names."""
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in tops}
+
+
+def _folder_of(module: Any) -> str:
+    """Where a module's file lies, or the folder that is a package."""
+    place = next(iter(getattr(module, "__path__", ())), None) or getattr(module, "__file__", None)
+    return os.path.dirname(place or "")
 
 
 def _is_of_trl(named: str, call: Callable[..., Any]) -> bool:

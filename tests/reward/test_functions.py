@@ -232,6 +232,24 @@ def test_a_function_that_is_named_several_times_counts_once():
     assert load_profile("tiny", named).reward.function == "a.py:x,b.py:y"
 
 
+def test_files_of_two_folders_have_each_the_helper_beside_it(place, monkeypatch):
+    monkeypatch.syspath_prepend(place / "one")  # as that from which Python was started
+    for folder in ("one", "two"):
+        (place / folder / "kit").mkdir(parents=True)
+        (place / folder / "helper.py").write_text(f"WORD = '{folder}'\n")
+        (place / folder / "kit" / "__init__.py").write_text("from . import inner\n")
+        (place / folder / "kit" / "inner.py").write_text(f"WORD = 'inner {folder}'\n")
+        for name in (folder, f"{folder}_more"):
+            (place / folder / f"{name}.py").write_text(
+                "import helper\nimport kit.inner\n\n"
+                f"def {name}(prompt, answer, example):\n    return [helper.WORD, kit.inner.WORD]\n"
+            )
+    names = ("one", "two", "one_more", "two_more")
+    functions = named_functions(",".join(f"{name.partition('_')[0]}/{name}.py:{name}" for name in names))
+    said = [function(user("x"), "y", Example(user("x"))) for function in functions]
+    assert said == [[folder, f"inner {folder}"] for folder in ("one", "two", "one", "two")]
+
+
 def test_the_name_of_a_file_may_have_a_comma(place):
     (place / "a,b, c.py").write_text(OURS)
     named = ["reward.function=a,b, c.py:short", "reward.function=ours.py:target"]
