@@ -146,7 +146,12 @@ def warn_of_endless(rollout: Rollout, response_length: int) -> None:
     ended = rollout.ended.float().mean().item()
     if ended < 0.5:
         cut = f"  only {ended:.0%} of the first answers end within {response_length} tokens"
-        say(see("The answers never end", f"{cut}: train SFT longer, or raise ppo.response_length"))
+        say(
+            see(
+                "The answers never end",
+                f"{cut}: begin at a policy that ends them, such as SFT that was trained longer, or raise ppo.response_length",
+            )
+        )
 
 
 def faults(rows: Sequence[Mapping[str, float]], settings: PolicySettings) -> list[str]:

@@ -77,7 +77,7 @@ def pair_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[Cell]]]:
 
 
 def divergences(evaluation: Mapping[str, Any]) -> list[Cell]:
-    """Each policy's KL from SFT, the most that it can be for the best of n; none where nothing was measured."""
+    """Each policy's KL from where it began, the most that it can be for the best of n; none where nothing was measured."""
     found, bounds = evaluation.get("kl", {}), evaluation.get("kl_bound", {})
     if not found and not bounds:
         return []
@@ -105,9 +105,9 @@ def style_rows(evaluation: Mapping[str, Any], pair: Pair) -> list[tuple[str, lis
     ]
 
 
-def bought(evaluation: Mapping[str, Any], logs: Logs) -> str:
+def bought(evaluation: Mapping[str, Any], logs: Logs, begun: str) -> str:
     """Reward against KL over the updates of each algorithm, drawn, the best of n beside it; empty where no log has such a
-    path."""
+    path. `begun` is the policy that they began at."""
     paths = {POLICIES[name].title: path for name, rows in logs.items() if len(path := _path(rows)) > 1}
     if not paths:
         return ""
@@ -119,7 +119,7 @@ def bought(evaluation: Mapping[str, Any], logs: Logs) -> str:
     said = [f"{name} {number(y)} at {number(x)} nats at most" for name, (x, y) in points.items()]
     words = [_way(name, *path[0], *path[-1]) for name, path in paths.items()]
     means = {name: _means(path) for name, path in paths.items()}
-    return frontier(means, points, "; ".join([f"Reward against KL: {words[0]}", *words[1:], *said]))
+    return frontier(means, points, "; ".join([f"Reward against KL: {words[0]}", *words[1:], *said]), begun)
 
 
 def _path(updates: Sequence[Mapping[str, float]]) -> list[tuple[float, float]]:

@@ -75,9 +75,15 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
 
 
 def frontier(
-    paths: Mapping[str, Sequence[tuple[float, float]]], points: Mapping[str, tuple[float, float]], words: str
+    paths: Mapping[str, Sequence[tuple[float, float]]],
+    points: Mapping[str, tuple[float, float]],
+    words: str,
+    begun: str,
 ) -> str:
-    """The reward bought with KL: (KL, reward) of each algorithm's updates in order, and of other policies by name."""
+    """The reward bought with KL: (KL, reward) of each algorithm's updates in order, and of other policies by name.
+
+    `begun` is the policy that they began at.
+    """
     several = len(paths) > 1
 
     def draw(axes: Any) -> None:
@@ -93,7 +99,7 @@ def frontier(
             axes.plot(*place, "D", color=INK, markersize=6)
             axes.annotate(f"{name} ", place, ha="right", va="bottom")
         axes.margins(0.12)
-        axes.set_xlabel("KL from SFT, nats per answer")
+        axes.set_xlabel(f"KL from {begun}, nats per answer")
         axes.set_ylabel("reward")
 
     return _svg(draw, 3.2, words)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from rlrecipes.report.records import Logs, Records, column, finished_algorithms, json_lines, kept_update
+from rlrecipes.report.records import Logs, Records, begun_at, column, finished_algorithms, json_lines, kept_update
 from rlrecipes.run.folder import Run
 from rlrecipes.run.stages import POLICIES
 
@@ -40,12 +40,12 @@ GROUPS = (
 
 PREFERENCES = (
     ("loss", "Loss", "on the comparisons of a few steps"),
-    ("rewards/accuracies", "Chosen answers preferred", "share, more than by SFT"),
-    ("rewards/margins", "Margin", "of the implicit rewards: beta times the log-ratio to SFT"),
-    ("rewards/chosen", "Chosen answers", "implicit reward; below 0, likelier under SFT"),
+    ("rewards/accuracies", "Chosen answers preferred", "share, more than by {}"),
+    ("rewards/margins", "Margin", "of the implicit rewards: beta times the log-ratio to {}"),
+    ("rewards/chosen", "Chosen answers", "implicit reward; below 0, likelier under {}"),
     ("rewards/rejected", "Rejected answers", "implicit reward"),
 )
-"""Of DPO, which samples nothing."""
+"""Of DPO, which samples nothing; `{}` is the policy that it began at."""
 
 STEPS = (
     ("kl_coef", "KL weight", "per token"),
@@ -96,7 +96,8 @@ def _of_algorithm(
     looks = [{"step": row["update"], **row} for row in record.get("watch", {}).get("rows", ())]
     kept = kept_update(records, name)
     watched = [_plot(looks, key, of, note.format(title), mark=kept) for key, of, note in LOOKS if looks]
-    curves = (PROGRESS[0], *weighted, *PROGRESS[1:], *GROUPS, *_passing(updates), *PREFERENCES)
+    preferences = [(key, of, note.format(begun_at(records))) for key, of, note in PREFERENCES]
+    curves = (PROGRESS[0], *weighted, *PROGRESS[1:], *GROUPS, *_passing(updates), *preferences)
     trained = [_plot(updates, *curve) for curve in curves]
     steps = [_plot(updates, *curve, small=True) for curve in STEPS]
     return [(title, [*watched, *trained]), (f"{title}’s steps", steps)]
@@ -124,7 +125,7 @@ def _before(run: Run, records: Records) -> tuple[str, list[Plot | None]]:
         _plot(reward, "loss", "Reward model loss", unit),
         _plot(reward, "accuracy", "Reward model accuracy", "on its training batches"),
     ]
-    return "Before reinforcement learning", plots
+    return "Before the policy", plots
 
 
 def _plot(

@@ -149,6 +149,11 @@ def start_of(records: Records) -> str:
     return next((str(start) for start in found if start), "sft")
 
 
+def begun_at(records: Records) -> str:
+    """The title of the policy that a run's algorithms begin at: `SFT`, or `base`."""
+    return policies()["base" if start_of(records) == "base" else "sft"].title
+
+
 def last_pair(records: Records, among: Collection[str] = POLICIES) -> Pair:
     """The last policy of the table that has been evaluated in a pair; PPO over SFT before the evaluation.
 

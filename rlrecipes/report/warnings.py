@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from rlrecipes.report.numbers import estimate_cell
-from rlrecipes.report.records import Logs, Records, column, finished_algorithms, headline_value, named, trained_pairs
+from rlrecipes.report.records import (
+    Logs,
+    Records,
+    begun_at,
+    column,
+    finished_algorithms,
+    headline_value,
+    named,
+    trained_pairs,
+)
 from rlrecipes.run.stages import POLICIES
 from rlrecipes.text import Symptom, see
 
@@ -63,7 +72,7 @@ def _results(records: Records) -> Iterator[tuple[Symptom, str]]:
             below = f"For all the training, {title} stays below the untrained base model"
             yield "The policy stays below the base", f"{below}: {_text(reached)} against {_text(base)}."
         if four and reached and reached["high"] < four["low"]:
-            below = f"{title} stays below the best of 4 answers of SFT by the reward"
+            below = f"{title} stays below the best of 4 answers of {begun_at(records)} by the reward"
             yield "The policy stays below the best of 4", f"{below}: {_text(reached)} against {_text(four)}."
 
 

@@ -45,7 +45,10 @@ def test_from_the_base_there_is_no_sft_and_all_policies_stand_against_the_base(h
     assert not [name for name in made["ppo"]["settings"] if name.startswith("sft.")]
     out = capsys.readouterr().out
     assert "PPO over base" in out
-    assert "SFT" not in out.partition("recipe ")[2]
+    assert "SFT" not in out.replace("such as SFT that was trained longer", "")
+    page = (folder / "report" / "index.html").read_text()
+    assert "SFT" not in page, "nor where the page says what the KL, the best of n and DPO's margins are taken from"
+    assert "KL from base, nats per answer" in page
 
     assert main(["run", *options]) == 0
     assert capsys.readouterr().out.count("done already") == 7
