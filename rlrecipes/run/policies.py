@@ -16,6 +16,7 @@ from typing import Any
 
 from rlrecipes.errors import UserError, option
 from rlrecipes.recipe import unknown
+from rlrecipes.run.checksums import MANIFEST
 from rlrecipes.run.folder import Run, read_json
 from rlrecipes.run.stages import POLICIES, Policy, models, policies
 
@@ -81,7 +82,7 @@ def check_adapter(what: str, place: Path, base: str, instead: str) -> None:
         raise UserError(f"{what} is no policy: its adapter was trained for {task}; leave it out")
     if config.get("peft_type") != "LORA" or _beyond_lora(config):
         raise UserError(f"{what} is more than a LoRA adapter; {instead}")
-    if _real(own) != _real(base):
+    if _real(own) != _real(base) and not _is_copy(place.parent / own, Path(base)):
         raise UserError(f"{what} stands on '{own}', and this run on '{base}'; {instead}")
 
 
@@ -130,10 +131,17 @@ def find_start(setting: str, run: Run) -> Path:
 
 
 def _adapter_in(folder: Path, run: Run) -> Path | None:
-    """The adapter in a folder, which may be a run's; of a run, that of the last policy."""
+    """The adapter in a folder, which may be an export's or a run's; of a run, that of the last policy."""
     stages = [policy.stage for policy in reversed(models().values()) if policy.stage]
-    places = [folder, *(folder / part / stage / "adapter" for part in ("", run.recipe) for stage in stages)]
+    of_run = (folder / part / stage / "adapter" for part in ("", run.recipe) for stage in stages)
+    places = [folder, folder / "adapter", *of_run]
     return next((place for place in places if (place / ADAPTER).is_file()), None)
+
+
+def _is_copy(place: Path, base: Path) -> bool:
+    """Whether the base that lies beside an exported adapter is `base`, by the checksums of the embedded one's files."""
+    manifests = [folder / MANIFEST for folder in (place, base)]
+    return all(path.is_file() for path in manifests) and manifests[0].read_bytes() == manifests[1].read_bytes()
 
 
 def _real(name: str) -> str:

@@ -31,7 +31,7 @@ from rlrecipes.run.best import Best, evaluation
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
 from rlrecipes.run.device import is_devices
-from rlrecipes.run.folder import read_json
+from rlrecipes.run.folder import read_json, write_json
 from rlrecipes.run.gradients import own_rows, whole_loss
 from rlrecipes.run.policies import check_adapter, find_start
 from rlrecipes.run.processes import add_up, world
@@ -159,8 +159,11 @@ def _take(job: Job, model_name: str, tokenizer: Any, folder: Path) -> dict[str, 
         reason = shortened(first_line(error).partition("; ")[0], 120)
         raise UserError(f"{setting} cannot be taken ({reason}); name another adapter, or save this one anew") from error
     (folder / "adapter").mkdir()
-    for name in (ADAPTER, ADAPTER_WEIGHTS):
-        shutil.copyfile(place / name, folder / "adapter" / name)
+    shutil.copyfile(place / ADAPTER_WEIGHTS, folder / "adapter" / ADAPTER_WEIGHTS)
+    config = read_json(place / ADAPTER) | {
+        "base_model_name_or_path": model_name
+    }  # an export's names a folder beside it
+    write_json(folder / "adapter" / ADAPTER, config)
     tokenizer.save_pretrained(folder / "adapter")
     say(f"  taken from {place}: run.start takes the place of SFT")
     return {"metrics": {}, "adapters": {"sft": "adapter"}, "start": {"place": str(place)}}

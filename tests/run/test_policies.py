@@ -44,6 +44,19 @@ def test_an_adapter_of_another_base_is_refused_and_one_that_is_no_policy(finishe
         check_shared(chosen("runs/t/translation/reward/adapter", RUN), base)
 
 
+def test_an_export_is_the_adapter_in_it_and_stands_on_the_same_embedded_base(finished, base, home, checkpoint):
+    place = home / "exported"
+    assert main(["export", "translation", "--run", "t", "--to", str(place)]) == 0
+    found = chosen(f"sft {place}", RUN)
+    assert found[str(place)].place == str(place / "adapter")
+    check_shared(found, str(base))
+    with pytest.raises(UserError, match="exported stands on"):
+        check_shared(found, str(checkpoint.model))
+    (place / "base" / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="exported stands on"):
+        check_shared(found, str(base))
+
+
 def test_policies_from_elsewhere_answer_and_are_compared_with_sft(apart, home, checkpoint):
     policies = f"evaluate.policies=sft ppo runs/apart {checkpoint.model}"
     assert main(["run", "translation", "--run", "elsewhere", "--data", "pairs.jsonl", *SMALLEST, policies]) == 0

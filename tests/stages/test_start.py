@@ -135,6 +135,12 @@ def test_an_adapter_in_a_folder_takes_the_place_of_sft(finished, home, capsys):
     assert made["ppo"]["settings"]["run.start"] == "brought"
     assert made["ppo"]["adapters"]["reference"] == "../sft/adapter"
 
+    assert main(["export", "translation", "--run", "from-adapter", "--policy", "sft", "--to", "exported-start"]) == 0
+    again = ("--run", "from-export", "--data", "pairs.jsonl", *small, "run.start=exported-start")
+    assert main(["sft", "translation", *again]) == 0, "an export has its own copy of the embedded base"
+    assert main(["export", "translation", "--run", "from-export"]) == 0, "its base is found"
+    capsys.readouterr()
+
     assert main(["sft", "translation", "--run", "of-a-run", "--data", "pairs.jsonl", *small, "run.start=runs/t"]) == 0
     assert "taken from runs/t/translation/ppo/adapter" in capsys.readouterr().out, "a run's last policy"
 
