@@ -289,11 +289,12 @@ def _run_pending(job: Job, pending: Sequence[str], force: bool) -> None:
 
 
 def _make_pending(job: Job, pending: Sequence[str], force: bool) -> None:
-    from rlrecipes.before.checks import check_aside, check_device, check_model_fits, check_taken
+    from rlrecipes.before.checks import check_aside, check_device, check_lora, check_model_fits, check_taken
 
     if pending != ["report"]:
         check_device(job.profile)
         check_aside(job, pending)
+        check_lora(job)
     if job.profile.reward.model is not None and {"sft", "reward"} & set(pending) and needed(job, "reward"):
         check_taken(job)
     name = _base(job)

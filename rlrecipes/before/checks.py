@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -24,10 +25,11 @@ from rlrecipes.model.forward import device
 from rlrecipes.model.loading import DTYPES, check_score_head, model_config
 from rlrecipes.model.quantized import check_quantization
 from rlrecipes.model.tokens import learned_rows, open_tokenizer, vocabulary
-from rlrecipes.profile import SAMPLING, EvaluateSettings, ModelSettings, Profile, algorithms
+from rlrecipes.profile import SAMPLING, EvaluateSettings, ModelSettings, Profile, algorithms, takes_adapter
 from rlrecipes.profile.load import by_hand
 from rlrecipes.recipe import Comparison, Example, Rating, unknown
 from rlrecipes.reward.agreement import readable
+from rlrecipes.reward.judge import missing
 from rlrecipes.reward.model import reader_beside
 from rlrecipes.reward.source import find_reward_model, model_beside
 from rlrecipes.run.folder import make
@@ -79,6 +81,25 @@ def check_aside(job: Job, pending: Collection[str]) -> None:
             raise UserError(
                 f"{name}={getattr(settings, key)} would have no effect: of {len(rows)} {what} none can be set aside for it, "
                 f"which takes {10 * LEAST_ASIDE} at least; bring more, or leave it out"
+            )
+
+
+def check_lora(job: Job) -> None:
+    """Refuses settings of `[lora]`, where somebody chose them, on a run that puts no adapter of its own on the base.
+
+    Its policies begin at one from elsewhere, and neither a reward model nor a judge is trained beside them.
+
+    Raises:
+        UserError: with the first of them.
+    """
+    trained = job.recipe.reward.learned and job.profile.reward.model is None
+    if not takes_adapter(job.profile) or trained or missing(job) is None:
+        return
+    for key, value in asdict(job.profile.lora).items():
+        if by_hand(job.profile, f"lora.{key}"):
+            raise UserError(
+                f"lora.{key}={value} has no effect where run.start={job.profile.run.start} brings the adapter and no reward "
+                "model is trained beside it; leave it out"
             )
 
 

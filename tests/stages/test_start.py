@@ -181,13 +181,25 @@ def test_nobody_is_told_to_delete_what_an_unfit_adapter_lies_in(how, finished, h
     else:
         changed = {"r": 3} if how == "of another rank" else {"target_modules": ["c_attn"]}
         (brought / "adapter_config.json").write_text(json.dumps(config | changed))
-    small = [s for s in SMALLEST if not s.startswith(("sft.", "reward.", "ppo.anyway"))]
+    small = [s for s in SMALLEST if not s.startswith(("sft.", "reward.", "ppo.anyway", "lora."))]
     options = ("--run", "unfit-start", "--data", "pairs.jsonl", "terms.learned=0")
     assert main(["sft", "translation", *options, *small, "run.start=unfit"]) == 2
     error = capsys.readouterr().err
     assert "run.start=unfit cannot be taken (" in error
     assert "name another adapter, or save this one anew" in error
     assert "delete" not in error
+
+
+def test_an_adapters_settings_are_refused_where_none_is_made(finished, home, capsys):
+    small = [s for s in SMALLEST if not s.startswith(("sft.", "reward.", "ppo.anyway", "lora."))]
+    options = ("translation", "--run", "no-lora", "--data", "pairs.jsonl", *small, "run.start=runs/t")
+    assert main(["sft", *options, "terms.learned=0", "lora.r=8"]) == 2
+    assert "lora.r=8 has no effect where run.start=runs/t brings the adapter" in capsys.readouterr().err
+    taken = ("reward.model=runs/t/translation/reward", "lora.lora_dropout=0.2")
+    assert main(["sft", *options, *taken]) == 2
+    assert "lora.lora_dropout=0.2 has no effect" in capsys.readouterr().err
+    assert main(["sft", *options, "terms.learned=0"]) == 0
+    assert main(["sft", *options, "--run", "trained-beside", "lora.lora_dropout=0.2"]) == 0, "the reward model reads it"
 
 
 @pytest.mark.parametrize(
