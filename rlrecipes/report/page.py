@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlrecipes.errors import UserError, option
+from rlrecipes.profile import BASE, SFT
 from rlrecipes.report.answers import all_answers, gains, script
 from rlrecipes.report.evaluation import bought, divergences, judge_sentence, pair_rows, style_rows
 from rlrecipes.report.examination import Found, examination, read_examination
@@ -39,6 +40,7 @@ from rlrecipes.report.records import (
     last_pair,
     listed,
     measures_of,
+    start_of,
 )
 from rlrecipes.report.samples import gain_groups, training_samples
 from rlrecipes.report.terminal import fitted
@@ -176,6 +178,8 @@ def _facts(run: Run, records: Records) -> dict[str, str]:
     ):  # an older run has no settings.toml, and one that was changed is no longer its own
         facts["profile"] = read_settings(run.folder / NAME).profile
         again = f"{make(run.recipe, Run('again', run.recipe))} {option('settings', str(run.folder / NAME))}"
+    if (start := start_of(records)) != SFT:
+        facts["start"] = start if start == BASE else f"{start}, in the place of SFT"
     facts |= {"seed": str(last["seed"]), "finished": last["finished"], "again": again}
     return {name: str(fact) for name, fact in facts.items() if fact}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,9 +131,14 @@ def columns(runs: Iterable[Records]) -> Columns:
 
 
 def common_pair(runs: Iterable[Records]) -> Pair:
-    """The last pair of the table that any of several runs has evaluated: what a column over all of them is about."""
+    """The last pair of the table that any of several runs has evaluated: what a column over all of them is about.
+
+    The runs' policies of its name may have begun at different places, SFT and the base.
+    """
     evaluated = [last_pair(records) for records in runs if "evaluate" in records] or [last_pair({})]
-    return max(evaluated, key=lambda pair: [*POLICIES].index(pair.name))
+    pair = max(evaluated, key=lambda pair: [*POLICIES].index(pair.name))
+    alike = all(each.over == pair.over for each in evaluated if each.name == pair.name)
+    return pair if alike else pair._replace(over=replace(pair.over, title="its start"))
 
 
 def measures_of(records: Records, name: str) -> Mapping[str, Mapping[str, float]]:
@@ -155,14 +161,15 @@ def begun_at(records: Records) -> str:
 
 
 def last_pair(records: Records, among: Collection[str] = POLICIES) -> Pair:
-    """The last policy of the table that has been evaluated in a pair; PPO over SFT before the evaluation.
+    """The last policy of the table that has been evaluated in a pair; before that the last that was trained, or PPO over SFT.
 
     Where no algorithm was run, that is the best of n: what its reward would have brought.
     """
     comparisons = records.get("evaluate", {}).get("comparisons", {})
     table = {name: policy for name, policy in policies(start_of(records)).items() if name in among}
     evaluated = [name for name, policy in table.items() if f"{name}_over_{policy.over}" in comparisons]
-    return _pair(records, (evaluated or [*table])[-1])
+    trained = [name for name in finished_algorithms(records) if name in table]
+    return _pair(records, (evaluated or sorted(trained, key=[*table].index) or [*table])[-1])
 
 
 def trained_pairs(records: Records) -> list[Pair]:

@@ -196,9 +196,14 @@ def above(stage: str) -> list[str]:
 
 
 def policies(start: str = "sft") -> dict[str, Policy]:
-    """The policies of a run that begins at `run.start`: from the bare base there is no SFT, and all stand against that."""
-    if start != "base":
+    """The policies of a run that begins at `run.start`: from the bare base there is no SFT, and all stand against that; at an
+    adapter from elsewhere, that takes the place of SFT."""
+    if start == "sft":
         return POLICIES
+    if start != "base":
+        own = f"{_SFT}and then", "begun at an adapter from elsewhere,"
+        begun = {name: replace(policy, training=policy.training.replace(*own)) for name, policy in POLICIES.items()}
+        return begun | {"sft": replace(POLICIES["sft"], training="which took it from elsewhere as it was")}
     return {
         name: replace(policy, over="base", training=policy.training.removeprefix(f"{_SFT}and then "))
         if policy.over == "sft"

@@ -39,6 +39,21 @@ def test_a_run_without_ppo_is_about_its_last_algorithm():
     assert last_pair(records("rloo", "grpo")).title == "GRPO over SFT"
 
 
+def test_a_run_without_evaluation_is_about_what_it_trained_last():
+    assert last_pair({"sft": {}, "dpo": {"settings": {}}}).title == "DPO over SFT"
+    assert last_pair({"dpo": {"settings": {"run.start": "base"}}}).title == "DPO over base"
+    assert last_pair({"sft": {}}).title == "PPO over SFT"
+
+
+def test_a_column_over_runs_that_began_at_different_places_names_neither():
+    base = records("grpo")
+    base["grpo"]["settings"]["run.start"] = "base"
+    base["evaluate"]["comparisons"] = {"grpo_over_base": {"gain": {}}}
+    assert columns([base, records("grpo")]).heads == ["base", "SFT", "GRPO", "GRPO over its start"]
+    assert columns([base, base]).heads[-1] == "GRPO over base"
+    assert columns([base, records("ppo")]).heads[-1] == "PPO over SFT"
+
+
 def test_what_was_not_run_is_named():
     weak = {"withheld": "the reward model is at chance"}
     assert not_run({"evaluate": weak}) == "PPO was not run: the reward model is at chance"

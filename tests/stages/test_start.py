@@ -136,6 +136,11 @@ def test_an_adapter_in_a_folder_takes_the_place_of_sft(finished, home, capsys):
     assert made["ppo"]["adapters"]["reference"] == "../sft/adapter"
 
     assert main(["export", "translation", "--run", "from-adapter", "--policy", "sft", "--to", "exported-start"]) == 0
+    assert main(["export", "translation", "--run", "from-adapter"]) == 0
+    card = (folder / "export" / "README.md").read_text()
+    assert "made with rlrecipes on TRL, begun at an adapter from elsewhere, by PPO against the recipe's reward." in card
+    assert "supervised" not in card + (home / "exported-start" / "README.md").read_text()
+    assert "brought, in the place of SFT" in (folder / "report" / "index.html").read_text()
     again = ("--run", "from-export", "--data", "pairs.jsonl", *small, "run.start=exported-start")
     assert main(["sft", "translation", *again]) == 0, "an export has its own copy of the embedded base"
     assert main(["export", "translation", "--run", "from-export"]) == 0, "its base is found"
