@@ -28,7 +28,7 @@ from rlrecipes.profile import LoraSettings
 from rlrecipes.run.device import is_devices
 from rlrecipes.run.folder import Run
 from rlrecipes.run.stages import POLICIES
-from rlrecipes.text import see
+from rlrecipes.text import see, shortened
 
 
 def add_lora(model: Any, settings: LoraSettings, task_type: str, name: str = "default") -> PeftModel:
@@ -170,6 +170,21 @@ def load_adapter(model: Any, folder: Path, name: str) -> PeftModel:
     copy_lora(model, folder, name)
     add_in_place(model, name)
     return model
+
+
+def take_adapter(model: Any, folder: Path, name: str, named: str) -> PeftModel:
+    """As `load_adapter`, of one from elsewhere that a setting names, such as `run.start=…`: that is not ours to make again.
+
+    Raises:
+        UserError: the saved tensors are damaged, or do not fit the base.
+    """
+    try:
+        return load_adapter(model, folder, name)
+    except Exception as error:  # PEFT and PyTorch have an error of their own for each way in which it does not fit
+        if is_devices(error):
+            raise
+        reason = shortened(first_line(error).partition("; ")[0], 120)
+        raise UserError(f"{named} cannot be taken ({reason}); name another adapter, or save this one anew") from error
 
 
 def begin_adapter(model: Any, start: Path | None, name: str, settings: LoraSettings) -> PeftModel:

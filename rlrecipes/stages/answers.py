@@ -12,7 +12,7 @@ from typing import Any
 
 from rlrecipes.errors import UserError
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import load_adapter, load_policies
+from rlrecipes.model.adapters import load_policies, take_adapter
 from rlrecipes.model.loading import check_model, load_causal, window
 from rlrecipes.model.tokens import encode_prompt, open_tokenizer
 from rlrecipes.policy.answers import FILE, Voice, answer, write_answers
@@ -39,9 +39,9 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
     policies = answering(job)
     own = [name for name, policy in POLICIES.items() if policy.stage is None or job.run.done(policy.stage)]
     model = load_policies(load_causal(model_name, job.profile.model, tokenizer), job.run, own)
-    for policy in policies.values():
+    for name, policy in policies.items():
         if policy.place and policy.role:
-            model = load_adapter(model, Path(policy.place), policy.role)
+            model = take_adapter(model, Path(policy.place), policy.role, f"evaluate.policies: {name}")
     model.eval()  # sampling switches dropout off too, but a resumed stage may have nothing left to sample
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
     answers = answer(

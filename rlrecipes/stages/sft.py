@@ -15,10 +15,10 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from rlrecipes.data.split import set_aside
-from rlrecipes.errors import UserError, first_line, option
+from rlrecipes.errors import UserError, option
 from rlrecipes.hub.reach import ADAPTER, ADAPTER_WEIGHTS
 from rlrecipes.job import Job
-from rlrecipes.model.adapters import add_lora, check_runs, load_adapter, target_names, unmoved
+from rlrecipes.model.adapters import add_lora, check_runs, take_adapter, target_names, unmoved
 from rlrecipes.model.forged import forged, forged_note
 from rlrecipes.model.forward import hidden_states, next_token_logits
 from rlrecipes.model.likelihood import token_logprobs
@@ -30,7 +30,6 @@ from rlrecipes.recipe import Example
 from rlrecipes.run.best import Best, evaluation
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
-from rlrecipes.run.device import is_devices
 from rlrecipes.run.folder import read_json, write_json
 from rlrecipes.run.gradients import own_rows, whole_loss
 from rlrecipes.run.policies import check_adapter, find_start
@@ -44,7 +43,6 @@ from rlrecipes.run.resume import (
     training_arguments,
 )
 from rlrecipes.run.tracking import Tracker, progress, remove_printer
-from rlrecipes.text import shortened
 
 SAMPLED = 64
 """Demonstrations on which the embedded base's loss is measured."""
@@ -151,13 +149,7 @@ def _take(job: Job, model_name: str, tokenizer: Any, folder: Path) -> dict[str, 
     base = load_causal(model_name, job.profile.model, tokenizer)
     if job.recipe.reward.learned and job.profile.reward.model is None:
         _check_alike(setting, read_json(place / ADAPTER), job.profile.lora, target_names(base, job.profile.lora))
-    try:
-        load_adapter(base, place, "reference")  # which shows that it fits
-    except Exception as error:  # PEFT and PyTorch have an error of their own for each way in which it does not
-        if is_devices(error):
-            raise
-        reason = shortened(first_line(error).partition("; ")[0], 120)
-        raise UserError(f"{setting} cannot be taken ({reason}); name another adapter, or save this one anew") from error
+    take_adapter(base, place, "reference", setting)  # which shows that it fits
     (folder / "adapter").mkdir()
     shutil.copyfile(place / ADAPTER_WEIGHTS, folder / "adapter" / ADAPTER_WEIGHTS)
     config = read_json(place / ADAPTER) | {

@@ -189,10 +189,15 @@ def test_nobody_is_told_to_delete_what_an_unfit_adapter_lies_in(how, finished, h
     small = [s for s in SMALLEST if not s.startswith(("sft.", "reward.", "ppo.anyway", "lora."))]
     options = ("--run", "unfit-start", "--data", "pairs.jsonl", "terms.learned=0")
     assert main(["sft", "translation", *options, *small, "run.start=unfit"]) == 2
-    error = capsys.readouterr().err
-    assert "run.start=unfit cannot be taken (" in error
-    assert "name another adapter, or save this one anew" in error
-    assert "delete" not in error
+    shutil.copytree(finished, home / "runs" / "unfit-compared" / "translation", dirs_exist_ok=True)
+    compared = ("--run", "unfit-compared", "evaluate.policies=sft,unfit", "--force")
+    assert main(["answers", "translation", *compared]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "run.start=unfit cannot be taken (" in errors[0]
+    assert "evaluate.policies: unfit cannot be taken (" in errors[1]
+    for error in errors:
+        assert "name another adapter, or save this one anew" in error
+        assert "delete" not in error
 
 
 def test_an_adapters_settings_are_refused_where_none_is_made(finished, home, capsys):
