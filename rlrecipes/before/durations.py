@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from rlrecipes.before.groups import Rows, in_mini_batch, in_rows
 from rlrecipes.before.passes import Pass, Sizes, rounded_up
 from rlrecipes.before.workload import Workload, aside, mean, padded
 from rlrecipes.data.split import SAMPLES, SLICE
@@ -220,18 +221,21 @@ def _dpo(plan: Plan) -> list[Pass]:
 # PPO.
 
 
-def _generation(plan: Plan, what: str, times: float, rows: float, pool: float, copied: bool = False) -> list[Pass]:
+def _generation(
+    plan: Plan, what: str, times: float, rows: float, pool: float, copied: bool = False, each: int = 1
+) -> list[Pass]:
     """`times` generations of `rows` prompts, neighbours among `pool` that are ordered by length.
 
     Each runs until its longest answer has ended; the rows that end before it are read along. The policy may be `copied` into
-    plain matrices for each.
+    plain matrices for each. A prompt is read once for all its answers, of which there are so many for `each`.
     """
     prompt, answer = padded(plan.work.asked, rows, pool), padded(plan.work.answers, rows)
-    mask = rows > 1 and len(set(plan.work.asked)) > 1
+    prompts = max(1.0, rows / each)
+    mask = prompts > 1 and len(set(plan.work.asked)) > 1
     sizes = plan.sizes.copied if copied else plan.sizes
     return [
         *([plan.sizes.copy("dense copy", times)] if copied else []),
-        sizes.read("reading prompts", times, rows, prompt, states=rows, padded=mask, adapted=not copied),
+        sizes.read("reading prompts", times, prompts, prompt, states=prompts, padded=mask, adapted=not copied),
         sizes.draw(what, times * answer, rows, prompt + answer / 2, mask, adapted=not copied),
     ]
 
@@ -240,14 +244,18 @@ def _updates(settings: PolicySettings) -> int:
     return math.ceil(settings.total_episodes / settings.batch)
 
 
-def _scoring(plan: Plan, times: float, rows: float) -> list[Pass]:
-    """The learned score of answers, where the reward has a learned part; each of several reward models reads them."""
+def _scoring(plan: Plan, times: float, rows: float, shared: Rows | None = None) -> list[Pass]:
+    """The learned score of answers, where the reward has a learned part; each of several reward models reads them.
+
+    An adapter of the base reads them as they stand in `shared` rows.
+    """
     if not plan.seeds:
         return []
     tokens = padded(plan.work.answered, rows)
     if plan.sizes.shape.beside:
         return [plan.scorer.read("scoring", times, rows, tokens)]
-    return [plan.sizes.read("scoring", times * plan.seeds, rows, tokens, states=rows)]
+    read = shared or Rows(rows, tokens)
+    return [plan.sizes.read("scoring", times * plan.seeds, read.count, read.tokens, states=rows, padded=read.masked)]
 
 
 def _rollout(plan: Plan, settings: PolicySettings) -> list[Pass]:
@@ -257,15 +265,25 @@ def _rollout(plan: Plan, settings: PolicySettings) -> list[Pass]:
     rows = min(settings.local_rollout_forward_batch_size, batch)
     micro = min(settings.per_device_train_batch_size, rows)
     chunks, times = updates * math.ceil(batch / rows), updates * math.ceil(batch / micro)
-    tokens, states = padded(work.answered, rows), micro * padded(work.answers, rows)
+    asked, answer = padded(work.asked, rows), padded(work.answers, rows)
+    read, states = in_rows(sizes.shape, settings, micro, asked, answer), micro * answer
+    if not read.masked:
+        read = Rows(micro, padded(work.answered, rows))
     once_more = plan.profile.model.dtype == "bfloat16"  # `Sampler.rounds`
-    found = _generation(plan, "sampling", chunks, rows, batch, copied=settings.dense_rollout == "always")
+    found = _generation(
+        plan, "sampling", chunks, rows, batch, copied=settings.dense_rollout == "always", each=settings.answers_each
+    )
     for what in (*(["policy once more"] if once_more else []), "reference"):
-        found.append(sizes.read(what, times, micro, tokens, states=states))
+        found.append(sizes.read(what, times, read.count, read.tokens, states=states, padded=read.masked))
         found.append(sizes.logprobs(what, chunks, rows * mean(work.answers)))
     if _has_value_adapter(settings):
-        found.append(sizes.read("values", times, micro, tokens, states=states))
-    return [*found, *_scoring(plan, times, micro), *_looks(plan, settings, rows, micro), *_samples(plan, settings)]
+        found.append(sizes.read("values", times, read.count, read.tokens, states=states))
+    return [
+        *found,
+        *_scoring(plan, times, micro, read),
+        *_looks(plan, settings, rows, micro),
+        *_samples(plan, settings),
+    ]
 
 
 def _has_value_adapter(settings: PolicySettings) -> bool:
@@ -307,19 +325,24 @@ def _update(plan: Plan, settings: PolicySettings) -> list[Pass]:
     sizes, work, batch, micro = plan.sizes, plan.work, settings.batch, settings.per_device_train_batch_size
     times = _updates(settings) * settings.passes
     rows = times * (batch // micro)
-    tokens = padded(work.answered, micro, batch / settings.mini_batches)
-    states = micro * padded(work.answers, micro)
+    each, states = in_mini_batch(settings), micro * padded(work.answers, micro)
+    read = in_rows(sizes.shape, settings, micro, padded(work.asked, micro), mean(work.answers), each)
+    if not read.masked:
+        read = Rows(micro, padded(work.answered, micro, batch / settings.mini_batches))
     taken = times * settings.mini_batches
     policy = sizes.train(
         "forward and backward",
         rows,
-        micro,
-        tokens,
+        read.count,
+        read.tokens,
         states=states,
         logits=micro * mean(work.answers),
+        padded=read.masked,
         checkpointed=settings.gradient_checkpointing,
     )
-    value = sizes.train("values", rows, micro, tokens, states=states, checkpointed=settings.gradient_checkpointing)
+    value = sizes.train(
+        "values", rows, read.count, read.tokens, states=states, checkpointed=settings.gradient_checkpointing
+    )
     trained = [policy, value] if _has_value_adapter(settings) else [policy]
     return [*trained, *(sizes.step("optimizer", taken, settings) for _ in trained)]
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from rlrecipes.before.groups import Rows, in_rows
 from rlrecipes.before.shape import Block, Input, Lengths, Network, Shape, lengths
 from rlrecipes.profile import SFT, PolicySettings, Profile, algorithms, sampling_algorithms
 
@@ -144,7 +145,7 @@ class _Sizes:
 
     # One token in one block, in bytes.
 
-    def attention(self, block: Block, per_sequence: int, padded: bool, dropout: bool) -> float:
+    def attention(self, block: Block, per_sequence: float, padded: bool, dropout: bool) -> float:
         """What a block's norms and attention keep for the backward pass."""
         shape, width, keys = self.shape, self.width, block.cached / 2
         size = 2 * 4.0 * shape.hidden  # the norms' inputs, in float32
@@ -214,13 +215,13 @@ class _Sizes:
         return float(self.width * sum(network.stack for network in block.networks))
 
     def trained(
-        self, rows: int, tokens: int, padded: bool, checkpointed: bool, dropout: float = 0.0, read_share: float = 1.0
+        self, rows: Rows, checkpointed: bool, dropout: float = 0.0, read_share: float = 1.0
     ) -> tuple[float, float]:
         """Activations of a forward pass with gradients, and what the backward pass through a block adds to them.
 
         The last MLP runs only on the states that are read (`forward.states_at`), `read_share` of all tokens.
         """
-        shape, number = self.shape, rows * tokens
+        shape, number, tokens, padded = self.shape, rows.number, rows.tokens, rows.masked
         blocks = [
             number * (self.attention(block, tokens, padded, dropout > 0) + self.mlp(block, dropout > 0))
             + self.stack(block)
@@ -228,7 +229,7 @@ class _Sizes:
         ]
         backs = [number * max(map(self.backward, block.networks), default=0.0) for block in shape.blocks]
         ends = number * shape.hidden * (4 + self.width)  # the last norm's input, and its output
-        ends += rows * tokens * tokens if padded else 0  # the mask
+        ends += number * tokens if padded else 0  # the mask
         if checkpointed:
             inputs = len(blocks) * number * shape.hidden * self.width
             return inputs + ends, max(block + back for block, back in zip(blocks, backs, strict=True))
@@ -240,7 +241,7 @@ class _Sizes:
         """Keys and values of all blocks."""
         return float(sum(block.cached for block in self.shape.blocks) * self.width * rows * tokens)
 
-    def passed(self, number: int) -> float:
+    def passed(self, number: float) -> float:
         """Activations of a pass of `number` tokens without gradients."""
         blocks = (
             number * max(map(self.forward, block.networks), default=0.0) + self.stack(block)
@@ -277,7 +278,7 @@ def _sft(sizes: _Sizes) -> Iterator[Need]:
     rows, tokens = settings.per_device_train_batch_size, sizes.longest.whole
     fixed = sizes.static(1) | sizes.optimizer(settings, 1)
     activations, back = sizes.trained(
-        rows, tokens, sizes.longest.padded, settings.gradient_checkpointing, sizes.profile.lora.lora_dropout
+        Rows(rows, tokens, sizes.longest.padded), settings.gradient_checkpointing, sizes.profile.lora.lora_dropout
     )
     answers = 2 * rows * tokens * shape.hidden * sizes.width  # the answers' states, put first
     logits = 4 * 4 * min(SFT_AT_ONCE, rows * tokens) * shape.vocabulary
@@ -299,7 +300,7 @@ def _reward(sizes: _Sizes) -> Iterator[Need]:
     if settings.model is None:
         fixed |= sizes.optimizer(settings, 1)
         activations, back = sizes.trained(
-            rows, tokens, sizes.longest.padded, settings.gradient_checkpointing, sizes.profile.lora.lora_dropout
+            Rows(rows, tokens, sizes.longest.padded), settings.gradient_checkpointing, sizes.profile.lora.lora_dropout
         )
         yield Need("reward", "backward", fixed | {"activations": activations + back})
     yield Need("reward", "scoring", fixed | scoring)
@@ -311,13 +312,13 @@ def _judge(sizes: _Sizes) -> Iterator[Need]:
     yield from (replace(need, phase="judge") for need in _reward(own))
 
 
-def _generation(sizes: _Sizes, phase: str, fixed: Mapping[str, float], rows: int) -> Iterator[Need]:
-    """`sampling.sample` on `rows` prompts at two moments: while it reads them, and while it draws the last token."""
+def _generation(sizes: _Sizes, phase: str, fixed: Mapping[str, float], rows: int, each: int = 1) -> Iterator[Need]:
+    """`sampling.sample` of `rows` answers, so many for `each` prompt: while it reads prompts, and draws the last token."""
     longest = sizes.longest
     room = sizes.cache(rows, longest.whole)
     # On a CPU, memory is resident only once something is written to it.
     resident = sizes.cache(rows, longest.prompt) if sizes.device == "cpu" else room
-    together = min(rows, max(1, READ_AT_ONCE[sizes.device] // longest.prompt))
+    together = min(-(-rows // each), max(1, READ_AT_ONCE[sizes.device] // longest.prompt))
     reading = sizes.passed(together * longest.prompt)
     if longest.padded:
         reading += together * longest.prompt**2 * (1 + sizes.width)
@@ -341,9 +342,9 @@ def _rollout(settings: PolicySettings, sizes: _Sizes) -> Iterator[Need]:
     trained = _trained(settings)
     fixed = sizes.rewarded(1 + trained + sizes.watched(settings)) | sizes.optimizer(settings, trained)
     copy = {"copy": float(sizes.width * shape.linear)} if settings.dense_rollout == "always" else {}
-    yield from _generation(sizes, phase, fixed | copy, rows)
+    yield from _generation(sizes, phase, fixed | copy, rows, settings.answers_each)
     states = rows * longest.answer * shape.hidden * sizes.width
-    reading = states + sizes.passed(micro * longest.whole)
+    reading = states + sizes.passed(in_rows(shape, settings, micro, longest.prompt, longest.answer).number)
     yield Need(phase, "reading answers", fixed | {"activations": reading})
     logits = 2 * 4 * min(AT_ONCE[sizes.device], rows * longest.answer * shape.vocabulary)
     yield Need(phase, "log-probabilities", fixed | {"activations": 2 * states, "logits": logits})
@@ -357,20 +358,22 @@ def _update(settings: PolicySettings, sizes: _Sizes) -> Iterator[Need]:
     fixed = sizes.rewarded(1 + trained + sizes.watched(settings)) | sizes.optimizer(settings, trained)
     # One more copy of the logits where the temperature divides them.
     copies = 4 * (settings.temperature != 1)
-    yield from _step(sizes, phase, fixed, settings, settings.per_device_train_batch_size, sizes.longest.answer, copies)
+    micro, answer = settings.per_device_train_batch_size, sizes.longest.answer
+    each = None if settings.mini_batches == 1 else 1  # those of a part of a batch may all be to different prompts
+    rows = in_rows(sizes.shape, settings, micro, sizes.longest.prompt - 1, answer, each)
+    yield from _step(sizes, phase, fixed, settings, rows, micro * answer, copies)
     if sizes.shape.beside is not None:
-        scoring = sizes.scoring(settings.per_device_train_batch_size)
-        yield Need(phase, "scoring", fixed | {"activations": scoring})
+        yield Need(phase, "scoring", fixed | {"activations": sizes.scoring(micro)})
 
 
 def _step(
-    sizes: _Sizes, phase: str, fixed: Mapping[str, float], settings: Any, rows: int, read: int, copies: int = 0
+    sizes: _Sizes, phase: str, fixed: Mapping[str, float], settings: Any, rows: Rows, read: int, copies: int = 0
 ) -> Iterator[Need]:
-    """A forward and backward on `rows` rows, by the log-probabilities of `read` tokens of each."""
-    shape, tokens = sizes.shape, sizes.longest.whole - 1
-    activations, back = sizes.trained(rows, tokens, False, settings.gradient_checkpointing, read_share=read / tokens)
-    states = rows * read * shape.hidden * sizes.width
-    at_once = min(AT_ONCE[sizes.device], rows * read * shape.vocabulary)
+    """A forward and backward on rows, by the log-probabilities of `read` tokens of all."""
+    shape, checkpointed, share = sizes.shape, settings.gradient_checkpointing, min(1.0, read / rows.number)
+    activations, back = sizes.trained(rows, checkpointed, read_share=share)
+    states = read * shape.hidden * sizes.width
+    at_once = min(AT_ONCE[sizes.device], read * shape.vocabulary)
     # The logits and their gradient in float32, and the gradient also in the base's type where that is another.
     logits = at_once * (8 + sizes.width % 4 + copies)
     yield Need(phase, "log-probabilities", {**fixed, "activations": activations + 3 * states, "logits": logits})
@@ -384,8 +387,8 @@ def _dpo(sizes: _Sizes) -> Iterator[Need]:
     """
     settings = sizes.profile.dpo
     fixed = sizes.static(1) | sizes.optimizer(settings, 1)
-    rows = 2 * settings.per_device_train_batch_size
-    yield from _step(sizes, "dpo", fixed, settings, rows, sizes.longest.whole - 1)
+    rows = Rows(2 * settings.per_device_train_batch_size, sizes.longest.whole - 1)
+    yield from _step(sizes, "dpo", fixed, settings, rows, int(rows.number))
 
 
 def _answers(sizes: _Sizes) -> Iterator[Need]:

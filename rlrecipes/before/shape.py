@@ -85,6 +85,8 @@ class Shape:
     eager: bool
     """Whether attention keeps its weights: the profile says so, or the model has no other attention."""
     blocks: tuple[Block, ...]
+    shares: bool = False
+    """Whether several answers to a prompt may stand in one row (`model.shared.may_share`)."""
     beside: Shape | None = None
     """A reward model that is no adapter of this base."""
 
@@ -163,6 +165,9 @@ def shape_of(config: Mapping[str, Any], profile: Profile, scorer: bool = False) 
         hidden, heads, vocabulary = text.hidden_size, text.num_attention_heads, text.vocab_size
     except AttributeError as error:  # it has several, or none of its own
         raise UserError(f"cannot plan for '{name}' ({kind}): {first_line(error)}; choose another model") from None
+    from rlrecipes.model.shared import may_share
+
+    implementation = model.config._attn_implementation if attention == "auto" else attention
     blocks = tuple(_block(path, block, adapted, text) for path, block in _stack(model))
     return Shape(
         kind=kind,
@@ -175,8 +180,9 @@ def shape_of(config: Mapping[str, Any], profile: Profile, scorer: bool = False) 
         head=head,
         largest=max(linear, default=0),
         adapter=adapter,
-        eager=(model.config._attn_implementation if attention == "auto" else attention) == "eager",
+        eager=implementation == "eager",
         blocks=blocks,
+        shares=may_share(text, implementation),
     )
 
 

@@ -104,14 +104,18 @@ def _work(model: Any, ids: torch.Tensor) -> int:
     return ids.numel() * (6 * hidden + ids.shape[1])
 
 
+def may_share(config: Any, attention: str) -> bool:
+    """Whether a text's `config` and an implementation of attention speak for it that answers may stand in one row."""
+    whole = all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+    return whole and attention in MASKED and not any(isinstance(getattr(config, name, None), int) for name in WINDOWS)
+
+
 @torch.no_grad()
 def can_share(model: Any) -> bool:
     """Whether a model's answers may stand in one row: no layer keeps a window or a state, positions may be given, and on a
     few tokens the states are those of rows of their own."""
     config = causal(model).config.get_text_config()
-    whole = all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
-    windows = any(isinstance(getattr(config, name, None), int) for name in WINDOWS)
-    if not whole or windows or config._attn_implementation not in MASKED:
+    if not may_share(config, config._attn_implementation):
         return False
     was_training = model.training
     try:
