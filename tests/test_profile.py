@@ -235,6 +235,7 @@ IDLE = {
         for table in GROUPED
         for key in ("epsilon", "epsilon_high")
     },
+    "grpo.importance_sampling_level": [[EVERY, "grpo.num_iterations=1"]],
     "track.project": [["track.wandb=off"]],
     "track.artifacts": [["track.wandb=off"]],
     "evaluate.judge": [["evaluate.judge_url=http://localhost/v1", "evaluate.judge_model=m"]],
@@ -280,7 +281,7 @@ ALWAYS = {
     *(f"dpo.{key}" for table, key in KEYS if table == "sft" and f"sft.{key}" not in IDLE and key != "learn"),
     *("dpo.beta", "dpo.loss_type", "dpo.loss_weights"),
     *(f"{table}.{key}" for table in GROUPED for key in OF_GROUPS),
-    *("rloo.normalize_advantages", "grpo.loss_type", "grpo.scale_rewards", "grpo.importance_sampling_level"),
+    *("rloo.normalize_advantages", "grpo.loss_type", "grpo.scale_rewards"),
     "run.algorithms",
     "run.start",
     *("ppo.kl_coef", "ppo.vf_coef", "ppo.gamma", "ppo.lam", "ppo.whiten_rewards"),
@@ -309,6 +310,14 @@ def test_a_setting_that_nothing_would_read_is_refused_in_a_sentence_that_names_i
         )
         assert "no effect" in str(error.value) or "would never come to its value" in str(error.value)
         assert len(str(error.value)) < 300
+
+
+def test_a_loss_of_grpo_that_is_another_by_its_batch_is_refused():
+    one_step = r"grpo\.loss_type=bnpo would have no effect beside dapo where a pass over a batch is one step \(no more grpo\."
+    with pytest.raises(UserError, match=one_step):
+        load_profile("tiny", [EVERY, "grpo.loss_type=bnpo"])
+    assert load_profile("tiny", [EVERY, "grpo.loss_type=bnpo", "grpo.steps_per_generation=2"]).grpo.mini_batches == 2
+    assert load_profile("tiny", [EVERY, "grpo.loss_type=dr_grpo"]).grpo.mini_batches == 1
 
 
 def test_a_default_that_somebody_gives_is_refused_where_nothing_would_read_it():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from rlrecipes.profile import dpo
-from rlrecipes.profile.algorithms import ALGORITHMS, GroupSettings, PolicySettings, PPOSettings
+from rlrecipes.profile.algorithms import ALGORITHMS, GroupSettings, GRPOSettings, PolicySettings, PPOSettings
 from rlrecipes.profile.settings import EvaluateSettings, Profile, algorithms, sampling_algorithms
 from rlrecipes.profile.training import TrainingSettings
 from rlrecipes.profile.values import SFT
@@ -140,6 +140,14 @@ def _of_policy(settings: PolicySettings, evaluate: EvaluateSettings) -> dict[str
     if isinstance(settings, GroupSettings):
         one_step = f"where a batch takes one step ({table}.num_iterations=1, and no more {table}.steps_per_generation)"
         rules |= dict.fromkeys(("epsilon", "epsilon_high"), (settings.passes == settings.mini_batches == 1, one_step))
+    if isinstance(settings, GRPOSettings):
+        # Where no step came before, a ratio is 1, and the gradient of an answer's mean ratio is the mean of its tokens'.
+        rules["importance_sampling_level"] = rules["epsilon"]
+        whole = settings.loss_type == "bnpo" and settings.mini_batches == 1
+        rules["loss_type"] = (
+            whole,
+            f"beside dapo where a pass over a batch is one step (no more {table}.steps_per_generation)",
+        )
     return {f"{table}.{name}": rule for name, rule in rules.items()}
 
 

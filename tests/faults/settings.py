@@ -20,7 +20,7 @@ from faults.attempt import Outcome, command, fault_of, forked
 from rlrecipes.profile import load_profile
 
 SECONDS = 300
-OTHER = {
+OTHER: dict[str, str | tuple[str, ...]] = {
     "model.name": "nobody/nothing",
     "model.max_length": "32",
     "model.device": "1",
@@ -68,14 +68,14 @@ OTHER = {
         for key, value in {
             "optim": "sgd",
             "num_train_epochs": "2",
-            "loss_type": "ipo",
+            "loss_type": ("hinge", "ipo", "sigmoid,sft"),
             "loss_weights": "0.5",
             "label_smoothing": "0.2",
         }.items()
     },
-    "run.algorithms": "ppo,rloo",
-    "run.start": "nowhere",
-    "reward.function": "nowhere.py:nothing",
+    "run.algorithms": ("ppo,rloo", "ppo,grpo", "ppo,dpo"),
+    "run.start": ("nowhere", "base"),
+    "reward.function": ("nowhere.py:nothing", "rewards.py:short"),
     "evaluate.limit": "4",
     "evaluate.policies": "base,sft",
     "evaluate.judge": "none",
@@ -87,8 +87,10 @@ OTHER = {
     "memory.card": "24",
 }
 """Values that no rule for their type gives. The others are half as much again, every other choice, the other switch."""
+FUNCTION = "def short(prompt, answer, example):\n    return -len(answer) / 9\n"
 BESIDE = {
     "model.name": ("base.", ()),
+    "run.start": (("sft.", "evaluate.policies="), ("evaluate.policies=base,ppo",)),
     "reward.model": ("reward.", ()),
     "evaluate.judge_url": ("evaluate.judge_", ("evaluate.judge_model=nothing",)),
     "sft.num_train_epochs": ("sft.max_steps=", ("sft.max_steps=-1",)),
@@ -103,17 +105,27 @@ AS_AUTO = {
     *(f"{table}.dense_rollout=never" for table in ("ppo", "rloo", "grpo")),
 }
 """Choices that are what `auto` chooses on the road."""
-GROUPED = {
+LEARNT = (
+    *("base.max_steps=40", "base.learning_rate=0.005", "sft.max_steps=60", "sft.learning_rate=0.01"),
+    *("sft.per_device_train_batch_size=16", "sft.gradient_accumulation_steps=1", "reward.seeds=1", "evaluate.limit=3"),
+)
+"""An SFT policy whose answers to `numbers` end, each at a length of its own."""
+OWN = {
     table: (
-        *(f"run.algorithms={table}", "ppo.response_length=6", "evaluate.policies=all", f"{table}.anyway=true"),
-        *(f"{table}.total_episodes=72", f"{table}.per_device_train_batch_size=8", f"{table}.learning_rate=0.01"),
+        *(f"run.algorithms={table}", "ppo.response_length=6", f"evaluate.policies=base,sft,{table}", *LEARNT),
+        *(f"{table}.{setting}" for setting in settings),
     )
-    for table in ("rloo", "grpo")
-} | {
-    "dpo": (
-        *("run.algorithms=dpo", "ppo.response_length=6", "evaluate.policies=all", "dpo.max_steps=12"),
-        *("dpo.per_device_train_batch_size=8", "dpo.learning_rate=0.01"),
-    )
+    for table, settings in {
+        **dict.fromkeys(
+            ("rloo", "grpo"),
+            (
+                *("anyway=true", "total_episodes=72", "per_device_train_batch_size=8", "learning_rate=0.01"),
+                *("gradient_accumulation_steps=1", "steps_per_generation=2"),  # a pass is two steps over unlike lengths
+                "keep=last",  # the best may be the one that it began with
+            ),
+        ),
+        "dpo": ("max_steps=12", "per_device_train_batch_size=8", "learning_rate=0.01", "keep=last"),
+    }.items()
 }
 """What stands in PPO's place on the road of a change to another algorithm's table."""
 UNSEEN = {
@@ -141,7 +153,8 @@ def changes() -> list[str]:
         for key, value in vars(table).items():
             if key.startswith("__"):
                 continue
-            values = [OTHER[path]] if (path := f"{name}.{key}") in OTHER else _others(hints[key], value)
+            named = OTHER.get(path := f"{name}.{key}")
+            values = [named] if isinstance(named, str) else named or _others(hints[key], value)
             found += [f"{path}={other}" for other in values]
     return found
 
@@ -189,15 +202,16 @@ def outcomes(folder: Path, done: set[str]) -> Iterator[Outcome]:
 def _beside(change: str) -> tuple[str, ...]:
     """The road without a change, and with what the change needs beside it."""
     key = change.partition("=")[0]
-    if (table := key.partition(".")[0]) in GROUPED:
-        others = [word for word in ROAD if not word.startswith(("ppo.", "evaluate.policies="))]
+    if (table := key.partition(".")[0]) in OWN:
+        others = tuple(word for word in ROAD if not word.startswith("ppo."))
         needed = {
             "kl_horizon": (f"{table}.kl_target=1",),
-            "keep": (f"{table}.learning_rate=0.05",),
+            "keep": (f"{table}.learning_rate=0.05", f"{table}.keep=best"),
+            "patience": (f"{table}.keep=best",),
             "num_train_epochs": (f"{table}.max_steps=-1", f"{table}.num_train_epochs=1"),
             "label_smoothing": (f"{table}.loss_type=robust", f"{table}.label_smoothing=0.1"),
         }
-        return _joined((*others, *GROUPED[table]), needed.get(key.partition(".")[2], ()))
+        return _joined(others, (*OWN[table], *needed.get(key.partition(".")[2], ())))
     gone, come = BESIDE.get(key, ("", ()))
     return (*(word for word in ROAD if not (gone and word.startswith(gone))), *come)
 
@@ -218,11 +232,18 @@ def _contents(folder: Path, name: str, argv: tuple[str, ...]) -> tuple[typing.An
     home = folder / name
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
-    write_rows(home / "pairs.jsonl", sentences(300))
+    own = any(word.startswith("run.algorithms=") and "ppo" not in word for word in argv)
+    write_rows(home / "pairs.jsonl", numbers(300) if own else sentences(300))
+    (home / "rewards.py").write_text(FUNCTION)
     ended = forked(command(argv, home), folder / "output", SECONDS)
     results_of = {path: content for path, content in results(home).items() if Path(path).name != "settings.toml"}
     found = {path: _without_settings(content) for path, content in results_of.items()}
     return ended, {path: content for path, content in found.items() if "base" not in Path(path).parts[1:2]}
+
+
+def numbers(count: int) -> list[dict[str, object]]:
+    """Rows of short translations, whose lengths differ."""
+    return [row | {"target": str(i)} for i, row in enumerate(sentences(count))]
 
 
 def _without_settings(content: object) -> object:

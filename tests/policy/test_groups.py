@@ -151,6 +151,19 @@ def test_a_sequence_has_the_geometric_mean_of_its_tokens_ratios():
     assert losses[1].tolist() == pytest.approx([-0.9, 0, 0])
 
 
+def test_before_the_first_step_a_sequence_teaches_what_its_tokens_do():
+    """So `importance_sampling_level` is refused where a batch takes one step."""
+    batch, logprobs = micro([[1.0] * 3, [1.0]], [2.0, -1.0], [True, True])
+    logprobs.requires_grad_()
+    gradients = []
+    for level in ("token", "sequence"):
+        settings = GRPOSettings(importance_sampling_level=level)
+        losses, _ = groups.grpo_losses(batch, logprobs, torch.ones(2), torch.tensor(4), settings, 0.1)
+        gradients += torch.autograd.grad(losses.sum(), logprobs)
+    assert gradients[0].any()
+    torch.testing.assert_close(*gradients)
+
+
 def test_the_kl_of_a_token_is_added_to_its_loss_and_to_no_padding():
     batch, logprobs = micro(RATIOS, [0.0, 0.0, 0.0], [True, True, True])
     losses, _ = groups.grpo_losses(batch, logprobs, torch.ones(3), torch.tensor(6), GRPOSettings(), 0.3)
