@@ -313,7 +313,9 @@ def test_a_setting_that_nothing_would_read_is_refused_in_a_sentence_that_names_i
 
 
 def test_a_loss_of_grpo_that_is_another_by_its_batch_is_refused():
-    one_step = r"grpo\.loss_type=bnpo would have no effect beside dapo where a pass over a batch is one step \(no more grpo\."
+    one_step = (
+        r"grpo\.loss_type=bnpo would have no effect beside dapo where a pass over a batch is one step \(no more grpo\."
+    )
     with pytest.raises(UserError, match=one_step):
         load_profile("tiny", [EVERY, "grpo.loss_type=bnpo"])
     assert load_profile("tiny", [EVERY, "grpo.loss_type=bnpo", "grpo.steps_per_generation=2"]).grpo.mini_batches == 2

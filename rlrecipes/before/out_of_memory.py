@@ -25,7 +25,7 @@ def halved(profile: Profile, phase: str) -> tuple[Profile, dict[str, tuple[int, 
     """
     table, key = phases()[phase].batch.split(".")
     settings = getattr(profile, table)
-    size = getattr(settings, key)
+    size = _value(profile, phases()[phase].batch)
     changes = {key: size // 2}
     if key == "per_device_train_batch_size":
         if size % 2:
@@ -70,5 +70,8 @@ def _card() -> str:
 
 
 def _value(profile: Profile, name: str) -> Any:
+    """A setting's value; no more rows are sampled together than a batch has, whatever the setting says."""
     table, key = name.split(".")
-    return getattr(getattr(profile, table), key)
+    settings = getattr(profile, table)
+    value = getattr(settings, key)
+    return min(value, settings.batch) if key == "local_rollout_forward_batch_size" else value

@@ -10,9 +10,12 @@ from safetensors.torch import load_file
 
 from rlrecipes.before.out_of_memory import halved
 from rlrecipes.policy import answers
+from rlrecipes.policy.dpo_trainer import ResumableDPOTrainer
+from rlrecipes.policy.group_trainer import GRPOTrainer, RLOOTrainer
 from rlrecipes.policy.ppo_trainer import SharedBasePPOTrainer
-from rlrecipes.profile import load_profile
+from rlrecipes.profile import SAMPLING, load_profile
 from rlrecipes.reward.trainers import ResumableRewardTrainer
+from rlrecipes.run.stages import STAGES
 from rlrecipes.stages import evaluate
 from rlrecipes.stages.sft import ResumableSFTTrainer
 
@@ -21,17 +24,31 @@ STEPS = {
     "reward": (ResumableRewardTrainer, "training_step"),
     "ppo rollout": (SharedBasePPOTrainer, "roll_out"),
     "ppo update": (SharedBasePPOTrainer, "update"),
+    "rloo rollout": (RLOOTrainer, "roll_out"),
+    "grpo update": (GRPOTrainer, "update"),
+    "dpo": (ResumableDPOTrainer, "training_step"),
     "answers": (answers, "sample"),
     "evaluate": (evaluate, "score_all"),
 }
 BATCH = {
     "sft": "sft.per_device_train_batch_size=4",
     "reward": "reward.per_device_train_batch_size=4",
-    "ppo rollout": "ppo.local_rollout_forward_batch_size=64",
+    "ppo rollout": "ppo.local_rollout_forward_batch_size=8",  # a whole batch, since the setting is more
     "ppo update": "ppo.per_device_train_batch_size=8",
+    "rloo rollout": "rloo.local_rollout_forward_batch_size=8",
+    "grpo update": "grpo.per_device_train_batch_size=8",
+    "dpo": "dpo.per_device_train_batch_size=4",
     "answers": "evaluate.batch_size=100",
     "evaluate": "evaluate.batch_size=100",
 }
+OWN = {
+    **{
+        table: [f"{table}.{key}" for key in ("total_episodes=16", "per_device_train_batch_size=8", "anyway=true")]
+        for table in ("rloo", "grpo")
+    },
+    "dpo": ["dpo.max_steps=2", "dpo.per_device_train_batch_size=4"],
+}
+"""The smallest settings of the other algorithms."""
 
 
 @pytest.fixture(autouse=True)
@@ -67,10 +84,10 @@ def copied(finished, home):
         folder = home / "runs" / name
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(finished, folder / "translation")
-        stages = ["sft", "reward", "ppo", "answers", "evaluate", "report"]
+        stages = list(STAGES)
         for later in stages[stages.index(stage) :]:
-            shutil.rmtree(folder / "translation" / later)
-        return main([stage, "translation", "--run", name, "--data", "pairs.jsonl", *SMALLEST, *settings])
+            shutil.rmtree(folder / "translation" / later, ignore_errors=True)
+        return _made(stage, name, *settings)
 
     return run
 
@@ -85,7 +102,10 @@ def test_the_sentence_has_the_phase_the_plan_and_what_to_lower(phase, full, copi
     assert "GiB by the plan; lower " in line
     assert BATCH[phase] in line
     assert "model.max_length=512" in line
-    assert not list((home / "runs" / "full" / "translation").glob(f"*{stage}"))
+    of_others = [f"{table}." for table in (*SAMPLING, "dpo") if table != stage]
+    assert not any(other in line.replace("ppo.response_length", "") for other in of_others)
+    left = [path.name for path in (home / "runs" / "full" / "translation").glob(f"*{stage}")]
+    assert left == ([".dpo"] if stage == "dpo" else []), "of DPO, what it has read of the reference"
 
 
 @pytest.mark.parametrize("phase", STEPS)
@@ -93,14 +113,16 @@ def test_a_stage_goes_on_once_with_half_its_micro_batch_and_says_so(phase, full,
     full(phase)
     stage, (key, size) = phase.split()[0], BATCH[phase].split("=")
     assert copied(stage, "halved", "memory.halve_on_oom=true") == 0
-    assert f"{key}={int(size) // 2} instead of {size}" in capsys.readouterr().out
+    half, usual = int(size) // 2, 64 if "rollout" in phase else int(size)
+    assert f"{key}={half} instead of {usual}" in capsys.readouterr().out
     done = json.loads((home / "runs" / "halved" / "translation" / stage / "done.json").read_text())
-    assert done["halved"][key] == [int(size), int(size) // 2]
-    assert done["settings"][key] == int(size), "the same command finds its stage finished"
+    assert done["halved"][key] == [usual, half]
+    assert done["settings"][key] == usual, "the same command finds its stage finished"
 
 
-@pytest.mark.parametrize(("phase", "stage"), [("sft", "sft"), ("reward", "reward"), ("ppo update", "ppo")])
-def test_an_equal_batch_in_halves_differs_in_rounding_alone(phase, stage, full, copied, home, finished):
+@pytest.mark.parametrize("phase", ["sft", "reward", "ppo update", "grpo update", "dpo"])
+def test_an_equal_batch_in_halves_differs_in_rounding_alone(phase, full, copied, home, finished):
+    stage = phase.split()[0]
     plain, quiet = ("lora.lora_dropout=0", "sft.max_steps=2"), "memory.halve_on_oom=true"
     full(phase)
     for name, more in (("whole", ()), ("halves", (quiet,))):
@@ -130,10 +152,14 @@ def _original(place, step):
 
 
 def _all_to(stage, name, *settings):
-    for each in ("sft", "reward", "ppo")[: ("sft", "reward", "ppo").index(stage) + 1]:
-        if main([each, "translation", "--run", name, "--data", "pairs.jsonl", *SMALLEST, *settings]):
-            return 1
-    return 0
+    road = ("sft", stage) if stage in ("sft", "dpo") else ("sft", "reward", stage)
+    return max(_made(each, name, *settings) for each in dict.fromkeys(road))
+
+
+def _made(stage, name, *settings):
+    return main(
+        [stage, "translation", "--run", name, "--data", "pairs.jsonl", *SMALLEST, *OWN.get(stage, ()), *settings]
+    )
 
 
 @pytest.mark.parametrize(("phase", "stage"), [("sft", "sft"), ("ppo update", "ppo")])
@@ -163,3 +189,18 @@ def test_a_halved_batch_is_equal():
     changed, told = halved(load_profile("tiny"), "ppo update")
     assert (changed.ppo.per_device_train_batch_size, changed.ppo.gradient_accumulation_steps) == (32, 2)
     assert told == {"ppo.per_device_train_batch_size": (64, 32), "ppo.gradient_accumulation_steps": (1, 2)}
+
+
+def test_a_halved_batch_of_groups_takes_as_many_steps():
+    before = load_profile("tiny", ["run.algorithms=grpo", "grpo.steps_per_generation=3"])
+    after, told = halved(before, "grpo update")
+    assert (after.grpo.batch, after.grpo.mini_batches) == (before.grpo.batch, before.grpo.mini_batches) == (192, 3)
+    assert told["grpo.steps_per_generation"] == (3, 6)
+
+
+@pytest.mark.parametrize(("given", "held"), [(64, 16), (10, 10)])
+def test_half_a_rollout_is_half_of_what_is_sampled_together(given, held):
+    """Which is no more than a batch: half of 64 would be as much as before, where a batch is 16."""
+    settings = ["rloo.per_device_train_batch_size=16", f"rloo.local_rollout_forward_batch_size={given}"]
+    profile = load_profile("tiny", ["run.algorithms=rloo", *settings[: 1 if given == 64 else 2]])
+    assert halved(profile, "rloo rollout")[1] == {"rloo.local_rollout_forward_batch_size": (given, held // 2)}
