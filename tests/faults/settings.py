@@ -71,6 +71,8 @@ OTHER: dict[str, str | tuple[str, ...]] = {
             "loss_type": ("hinge", "ipo", "sigmoid,sft"),
             "loss_weights": "0.5",
             "label_smoothing": "0.2",
+            "logging_steps": "2",
+            "max_grad_norm": "0.01",  # its gradients are small
         }.items()
     },
     "run.algorithms": ("ppo,rloo", "ppo,grpo", "ppo,dpo"),
@@ -232,8 +234,8 @@ def _contents(folder: Path, name: str, argv: tuple[str, ...]) -> tuple[typing.An
     home = folder / name
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
-    own = any(word.startswith("run.algorithms=") and "ppo" not in word for word in argv)
-    write_rows(home / "pairs.jsonl", numbers(300) if own else sentences(300))
+    grouped = {"run.algorithms=rloo", "run.algorithms=grpo"} & {*argv}
+    write_rows(home / "pairs.jsonl", numbers(300) if grouped else sentences(300))
     (home / "rewards.py").write_text(FUNCTION)
     ended = forked(command(argv, home), folder / "output", SECONDS)
     results_of = {path: content for path, content in results(home).items() if Path(path).name != "settings.toml"}
