@@ -268,10 +268,10 @@ def build(work: Work, folder: Path, phase: str) -> Callable[[], float | None]:
 
     from rlrecipes.model.adapters import add_lora
     from rlrecipes.model.loading import load_scorer
+    from rlrecipes.policy.sft_trainer import ResumableSFTTrainer
     from rlrecipes.reward.model import as_policy
     from rlrecipes.reward.trainers import ResumableRewardTrainer
     from rlrecipes.run.resume import lora_in_float32
-    from rlrecipes.stages.sft import ResumableSFTTrainer
 
     rows = [ids + [2] * work.answer for ids in prompts(work)]
     rows[:: work.micro_batch] = [[2] * (work.longest + work.answer)] * len(rows[:: work.micro_batch])

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from trl import SFTConfig, SFTTrainer
 
 from rlrecipes.data.split import set_aside
 from rlrecipes.errors import UserError, option
@@ -25,53 +23,18 @@ from rlrecipes.model.likelihood import token_logprobs
 from rlrecipes.model.loading import load_causal, window
 from rlrecipes.model.tokens import Encoded, fitting_examples, learned_rows, open_tokenizer, spelled, spelled_note
 from rlrecipes.model.unwritten import check_written, unwritten, unwritten_note
+from rlrecipes.policy.sft_trainer import sft_trainer
 from rlrecipes.profile import LoraSettings, takes_adapter
-from rlrecipes.recipe import Example
-from rlrecipes.run.best import Best, evaluation
+from rlrecipes.run.best import Best
 from rlrecipes.run.checkpoint import Checkpoints
 from rlrecipes.run.console import say
 from rlrecipes.run.folder import read_json, write_json
-from rlrecipes.run.gradients import own_rows, whole_loss
 from rlrecipes.run.policies import check_adapter, find_start
-from rlrecipes.run.processes import add_up, world
-from rlrecipes.run.resume import (
-    Resumable,
-    check_rows,
-    length_of,
-    lora_in_float32,
-    record_drops,
-    training_arguments,
-)
-from rlrecipes.run.tracking import Tracker, progress, remove_printer
+from rlrecipes.run.resume import check_rows, length_of, record_drops
+from rlrecipes.run.tracking import Tracker, progress
 
 SAMPLED = 64
 """Demonstrations on which the embedded base's loss is measured."""
-
-
-class ResumableSFTTrainer(Resumable, SFTTrainer):
-    """TRL's trainer, which goes on from our checkpoints, and divides the rows of a batch among several processes."""
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The loss of all rows, with the gradient of this process's own; it is a mean over the whole batch's tokens."""
-        if world() == 1:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        rows, idle = own_rows(inputs)
-        if idle:
-            rows["labels"] = torch.full_like(rows["labels"], -100)
-        gathered = self.accelerator.gather_for_metrics
-        # What TRL gathers it then adds up.
-        self.accelerator.gather_for_metrics = lambda part: add_up(part.detach() * (not idle))
-        try:
-            loss, outputs = super().compute_loss(model, rows, True, num_items_in_batch)
-        finally:
-            self.accelerator.gather_for_metrics = gathered
-        if num_items_in_batch is None or not self.model_accepts_loss_kwargs:  # a mean over the rows' own tokens
-            own, all_of_them = ((labels[..., 1:] != -100).sum() for labels in (rows["labels"], inputs["labels"]))
-            loss = loss * own / all_of_them
-        loss = whole_loss(loss)
-        return (loss, outputs) if return_outputs else loss
 
 
 def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, Any]:
@@ -104,21 +67,9 @@ def run(job: Job, model_name: str, folder: Path, tracker: Tracker) -> dict[str, 
         _tell_unknown(base, [ids for _, ids in rows], len(tokenizer))
     model = add_lora(base, job.profile.lora, "CAUSAL_LM")
     check_runs(model, job.profile.lora.target_modules)
-    trainer = ResumableSFTTrainer(
-        model,
-        SFTConfig(
-            **training_arguments(SFTConfig, settings, folder, job.seed),
-            **evaluation(len(aside)),
-            max_length=None,
-            completion_only_loss=True,
-        ),
-        train_dataset=_dataset(train),
-        eval_dataset=_dataset(aside) if aside else None,
-        processing_class=tokenizer,
-        callbacks=[progress("sft", tracker)],
-    )
-    remove_printer(trainer)
-    lora_in_float32(model)
+    learned, looked_at = ([ids for _, ids in part] for part in (train, aside))
+    callbacks = [progress("sft", tracker)]
+    trainer = sft_trainer(settings, job.seed, model, tokenizer, learned, looked_at, folder, callbacks)
     say(f"  {length_of(settings)} on {len(train)} demonstrations{f', {len(aside)} set aside' if aside else ''}")
     checkpoints = Checkpoints(folder, job.profile.checkpoint.seconds, tracker)
     loss = trainer.train_from(checkpoints, "sft", Best(settings, len(aside)))
@@ -184,13 +135,6 @@ def _check_alike(setting: str, config: Mapping[str, Any], lora: LoraSettings, ta
         raise UserError(
             f"{setting} was scaled by rsLoRA, which the reward model beside it does not know; name another adapter"
         )
-
-
-def _dataset(rows: Sequence[tuple[Example, Encoded]]) -> Dataset:
-    """Rows as TRL reads them: their ids, and a mask that is 1 on the answer."""
-    return Dataset.from_list(
-        [{"input_ids": ids.ids, "completion_mask": [0] * len(ids.prompt) + [1] * len(ids.answer)} for _, ids in rows]
-    )
 
 
 def _tell_unknown(base: Any, rows: Sequence[Encoded], vocabulary: int) -> None:

@@ -13,11 +13,11 @@ from rlrecipes.policy import answers
 from rlrecipes.policy.dpo_trainer import ResumableDPOTrainer
 from rlrecipes.policy.group_trainer import GRPOTrainer, RLOOTrainer
 from rlrecipes.policy.ppo_trainer import SharedBasePPOTrainer
+from rlrecipes.policy.sft_trainer import ResumableSFTTrainer
 from rlrecipes.profile import SAMPLING, load_profile
 from rlrecipes.reward.trainers import ResumableRewardTrainer
 from rlrecipes.run.stages import STAGES
 from rlrecipes.stages import evaluate
-from rlrecipes.stages.sft import ResumableSFTTrainer
 
 STEPS = {
     "sft": (ResumableSFTTrainer, "training_step"),

@@ -8,10 +8,10 @@ from conftest import SMALLEST, main
 
 from rlrecipes.errors import UserError
 from rlrecipes.pipeline import run_recipe
+from rlrecipes.policy.sft_trainer import ResumableSFTTrainer
 from rlrecipes.profile import load_profile
 from rlrecipes.run.device import FAULTS, device_errors_told, fault, is_devices, is_out_of_memory
 from rlrecipes.run.out_of_memory import OutOfMemoryError, phase, release
-from rlrecipes.stages.sft import ResumableSFTTrainer
 
 FULL = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.64 GiB"),
