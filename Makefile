@@ -33,7 +33,7 @@ SETTINGS =
 FROM =
 # Settings of the profile to override, as 'ppo.learning_rate=1e-6 sft.max_steps=50'; for bench, numbers and chat, options
 ARGS =
-# Which algorithms train a policy, as 'ppo rloo grpo dpo'; without it, as RUN was begun, or ppo
+# Which algorithms train a policy, as 'ppo rloo grpo dpo distill'; without it, as RUN was begun, or ppo
 ALGORITHM =
 # Where they begin: sft; base, without SFT; or a folder with an adapter of the model; without it, as RUN was begun, or sft
 START =

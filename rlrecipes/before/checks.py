@@ -18,7 +18,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from rlrecipes.before.cards import without_bfloat16
-from rlrecipes.data.split import LEAST_ASIDE, set_aside
+from rlrecipes.data.split import LEAST_ASIDE, sample_by_hash, set_aside
 from rlrecipes.errors import UserError, first_line, switch
 from rlrecipes.job import Job
 from rlrecipes.model.forward import device
@@ -35,6 +35,7 @@ from rlrecipes.reward.source import find_reward_model, model_beside
 from rlrecipes.run.folder import make
 from rlrecipes.run.policies import check_shared, chosen
 from rlrecipes.run.processes import several
+from rlrecipes.run.stages import STAGES
 from rlrecipes.text import shortened
 
 
@@ -71,7 +72,7 @@ def check_aside(job: Job, pending: Collection[str]) -> None:
         UserError: the sentence says which.
     """
     watched = [f"{stage}.{key}" for stage in SAMPLING for key in ("eval_every", "patience")]
-    for name in ("sft.patience", "reward.patience", "dpo.patience", *watched):
+    for name in ("sft.patience", "reward.patience", "dpo.patience", "distill.patience", *watched):
         stage, _, key = name.partition(".")
         settings = getattr(job.profile, stage)
         if stage not in pending or not by_hand(job.profile, name) or not _sets_aside(job, stage, pending):
@@ -118,6 +119,8 @@ def _trained_on(job: Job, stage: str) -> tuple[str, Sequence[Example | Compariso
         return "demonstrations", learned_rows(train.demonstrations, job.profile.sft.learn)
     if stage in SAMPLING:
         return "prompts", train.prompts
+    if stage == "distill":
+        return "prompts", sample_by_hash(job.profile.distill.limit or len(train.prompts), train.prompts)
     if stage == "dpo" or job.objective == "pairwise":
         return "comparisons", train.comparisons
     return "ratings", train.ratings
@@ -160,7 +163,7 @@ def check_model_fits(job: Job, name: str, pending: Collection[str]) -> None:
         check_score_head(name)
     if "sft" not in pending and pending != ["report"]:
         _check_template(job, name)
-    if "reward" not in pending and {*SAMPLING, "evaluate"} & set(pending):
+    if "reward" not in pending and any(stage == "evaluate" or STAGES[stage].climbs for stage in pending):
         _check_vocabulary(job, name)
 
 

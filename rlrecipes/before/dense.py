@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rlrecipes.before.needs import GIB, fullest, moments
+from rlrecipes.before.needs import fullest, moments
+from rlrecipes.before.parts import GIB
 from rlrecipes.before.shape import Shape, read_shape
 from rlrecipes.job import Job
 from rlrecipes.profile import PolicySettings, Profile, sampling_algorithms

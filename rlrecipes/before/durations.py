@@ -9,7 +9,7 @@ Not counted: the reward's own terms and the metrics, endpoints, loading, checkpo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rlrecipes.before.groups import Rows, in_mini_batch, in_rows
@@ -18,6 +18,7 @@ from rlrecipes.before.workload import Workload, aside, mean, padded
 from rlrecipes.data.split import SAMPLES, SLICE
 from rlrecipes.profile import (
     SFT,
+    DistillSettings,
     PolicySettings,
     Profile,
     RewardSettings,
@@ -68,7 +69,10 @@ class Plan:
 
 def passes(plan: Plan) -> dict[str, list[Pass]]:
     """The passes of each phase; those phases alone that the plan has."""
-    found = {"sft": _sft(plan)} if plan.profile.run.start == SFT else {}
+    work = plan.work
+    found = {}
+    if plan.profile.run.start == SFT:
+        found["sft"] = _imitation(plan, plan.profile.sft, work.demonstrations, work.rows)
     if plan.learned:
         found["reward"] = _reward(plan)
     if plan.judged:
@@ -78,6 +82,11 @@ def passes(plan: Plan) -> dict[str, list[Pass]]:
         found |= {f"{table} rollout": _rollout(plan, settings), f"{table} update": _update(plan, settings)}
     if "dpo" in algorithms(plan.profile):
         found["dpo"] = _dpo(plan)
+    if "distill" in algorithms(plan.profile):
+        settings = plan.profile.distill
+        answered = [(prompt, min(answer, work.longest)) for prompt, answer in work.rows]
+        learned = _imitation(plan, settings, _drawn_for(plan), answered)
+        found |= {"distill rollout": _drawing(plan, settings), "distill": learned}
     found |= {"answers": _answers(plan), "evaluate": _evaluate(plan)}
     return {phase: [each for each in counted if each.times] for phase, counted in found.items()}
 
@@ -93,21 +102,21 @@ def steps(settings: TrainingSettings, rows: int) -> int:
     return math.ceil(float(settings.num_train_epochs or 0) * math.ceil(batches / settings.gradient_accumulation_steps))
 
 
-def _sft(plan: Plan) -> list[Pass]:
-    settings, work = plan.profile.sft, plan.work
-    out = aside(work.demonstrations, settings.keep)
-    rows, done = settings.per_device_train_batch_size, steps(settings, work.demonstrations - out)
-    answer = mean([answer for _, answer in work.rows])
+def _imitation(plan: Plan, settings: TrainingSettings, count: int, tokens: Sequence[tuple[int, int]]) -> list[Pass]:
+    """SFT on `count` rows, of which a sample have so many `tokens` of prompt and answer."""
+    out, whole = aside(count, settings.keep), [prompt + answer for prompt, answer in tokens]
+    rows, done = settings.per_device_train_batch_size, steps(settings, count - out)
+    answer = mean([answer for _, answer in tokens])
 
     def logits(together: int) -> float:
-        return rounded_up(together * answer, together * padded(work.whole, together))
+        return rounded_up(together * answer, together * padded(whole, together))
 
     return [
         plan.sizes.train(
             "forward and backward",
             done * settings.gradient_accumulation_steps,
             rows,
-            padded(work.whole, rows),
+            padded(whole, rows),
             logits=logits(rows),
             again=True,
             padded=rows > 1,
@@ -119,7 +128,7 @@ def _sft(plan: Plan) -> list[Pass]:
             "rows set aside",
             LOOKS * math.ceil(out / LOOKED),
             LOOKED,
-            padded(work.whole, LOOKED),
+            padded(whole, LOOKED),
             logits=logits(LOOKED),
             padded=True,
         ),
@@ -216,6 +225,21 @@ def _dpo(plan: Plan) -> list[Pass]:
             logits=2 * LOOKED * answer,
         ),
     ]
+
+
+def _drawn_for(plan: Plan) -> int:
+    """Prompts that `distill` draws answers to."""
+    return min(plan.profile.distill.limit or plan.work.prompts, plan.work.prompts)
+
+
+def _drawing(plan: Plan, settings: DistillSettings) -> list[Pass]:
+    """As `policy.best_answers` draws several answers to each prompt, which it reads once, and scores them all."""
+    prompts, each = _drawn_for(plan), settings.num_generations
+    together = min(settings.together, prompts)
+    batches, micro = math.ceil(prompts / together), min(settings.per_device_train_batch_size, together * each)
+    reading, drawing = _generation(plan, "sampling", batches, together * each, prompts * each)
+    read = replace(plan.sizes.read("sampling", batches, together, reading.tokens / (together * each), states=together))
+    return [read, drawing, *_scoring(plan, batches * math.ceil(together * each / micro), micro)]
 
 
 # PPO.

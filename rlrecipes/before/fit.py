@@ -27,19 +27,20 @@ PROFILE = "own"
 """The profile's file on a CPU."""
 BUDGET = 1e14
 """Floating-point operations of a stage that trains: about a quarter of an hour on two cores in float32."""
-COST = {"sft": 4, "reward": 8, "ppo": 24, "dpo": 10}
+COST = {"sft": 4, "reward": 8, "ppo": 24, "dpo": 10, "distill": 20}
 """Operations of a row's token for each parameter. A forward pass has 2 and the gradient of states 2 more, since the base's
 weights get none (Kaplan et al. 2020, arXiv 2001.08361, table 1); a comparison has two rows, which DPO once
-more reads for the reference; PPO samples, scores by two adapters and passes four times."""
+more reads for the reference; PPO samples, scores by two adapters and passes four times; `distill` samples
+and scores four answers to a prompt, and learns from one."""
 WIDTH, RATE, POWER = 2000, 5e-4, 0.781
 """The best rate of a LoRA adapter does not depend on its rank and falls with the model's width: 5e-4 * (2000 / width) ^ 0.781
 for Llamas (Schulman et al. 2025, "LoRA Without Regret", and tinker-docs.thinkingmachines.ai, sl-hyperparams)."""
 HIGHEST = 2e-3
 """The rule was fitted on models of a billion parameters and more; far below, it would say ten times this."""
-SHARES = {"sft": 1.0, "reward": 1 / 3, "ppo": 1 / 4, "dpo": 1 / 10}
+SHARES = {"sft": 1.0, "reward": 1 / 3, "ppo": 1 / 4, "dpo": 1 / 10, "distill": 1.0}
 """Of that rate. TRL's and ms-swift's examples train a reward model at half to a third of SFT's rate, PPO at less, DPO at a
-fortieth."""
-EPOCHS = {"sft": 10, "reward": 3, "dpo": 3}
+fortieth; `distill` is SFT."""
+EPOCHS = {"sft": 10, "reward": 3, "dpo": 3, "distill": 3}
 """The most, since the best step is kept: SFT of a model of 0.26M parameters on 2,000 reviews went on getting better up to its
 tenth epoch; the reward model's best step lay between the second epoch and the fourth."""
 UPDATES = 48
@@ -134,7 +135,8 @@ def rules(size: Size, policies: Sequence[str] = ("ppo",)) -> dict[str, dict[str,
         "model": {"max_length": window},
         "lora": {"lora_dropout": 0.1 if few else 0.05},  # QLoRA's 0.1 for its smaller models (arXiv 2305.14314)
     }
-    learned = {"sft": size.demonstrations, "reward": size.judged, **({"dpo": size.judged} if "dpo" in policies else {})}
+    learned = {"sft": size.demonstrations, "reward": size.judged}
+    learned |= {table: rows for table, rows in (("dpo", size.judged), ("distill", size.prompts)) if table in policies}
     for stage, rows in learned.items():
         batch = _batch(size, stage, rows)
         tables[stage] = {

@@ -15,17 +15,13 @@ from functools import partial
 from typing import Any
 
 from rlrecipes.before.groups import Rows, in_rows
-from rlrecipes.before.shape import Block, Input, Lengths, Network, Shape, lengths
-from rlrecipes.profile import SFT, PolicySettings, Profile, algorithms, sampling_algorithms
-
-GIB = 1 << 30
+from rlrecipes.before.parts import RESERVE, Parts
+from rlrecipes.before.shape import Lengths, Shape, lengths
+from rlrecipes.profile import SFT, PolicySettings, Profile, TrainingSettings, algorithms, sampling_algorithms
 
 ROLES = ("base", "beside", "copy", "adapters", "optimizer", "KV cache", "activations", "logits", "reserve")
 """What the memory is for. `beside` is a reward model that is no adapter of the base; `copy` is the policy as plain matrices
 while it writes; `optimizer` holds gradients too; `reserve` is for all that is no tensor."""
-
-RESERVE = {"cpu": 0, "cuda": int(0.75 * GIB)}
-"""CUDA context, cuBLAS workspaces and rounding of the allocator: a usual size, which we have not measured."""
 
 AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Logits that `likelihood` holds at a time."""
@@ -35,12 +31,6 @@ READ_AT_ONCE = {"cpu": 1 << 40, "cuda": 1 << 14}
 
 SFT_AT_ONCE = 256
 """Tokens whose logits `trl.SFTTrainer` (`chunked_nll`) holds at a time."""
-
-SMALL = 4096
-"""bitsandbytes' 8-bit optimizers keep 32-bit moments of tensors with fewer numbers than this."""
-
-NF4 = 0.5 + 1 / 64 + 4 / 64 / 256
-"""Bytes a weight: 4 bits; per 64 weights a scale of 8 bits, per 256 scales one of 32 (QLoRA, arXiv 2305.14314, section 3)."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +58,9 @@ def moments(
     Raises:
         UserError: the rows have no room for a prompt and an answer.
     """
-    sizes = _Sizes(shape, profile, longest or lengths(shape, profile), device, learned)
-    by_phase: dict[str, Callable[[_Sizes], Iterator[Need]]] = {
-        "sft": _sft,
+    sizes = Parts(shape, profile, longest or lengths(shape, profile), device, learned)
+    by_phase: dict[str, Callable[[Parts], Iterator[Need]]] = {
+        "sft": partial(_imitation, profile.sft, "sft"),
         "reward": _reward,
         "judge": _judge,
         **{
@@ -79,6 +69,8 @@ def moments(
             for part, needs in (("rollout", _rollout), ("update", _update))
         },
         "dpo": _dpo,
+        "distill rollout": _drawing,
+        "distill": partial(_imitation, profile.distill, "distill"),
         "answers": _answers,
         "evaluate": _evaluate,
     }
@@ -87,6 +79,7 @@ def moments(
         "reward": learned,
         "judge": sizes.judged,
         "dpo": "dpo" in algorithms(profile),
+        **dict.fromkeys(("distill rollout", "distill"), "distill" in algorithms(profile)),
     }
     return {phase: list(needs(sizes)) for phase, needs in by_phase.items() if there.get(phase, True)}
 
@@ -95,186 +88,12 @@ def fullest(needs: list[Need]) -> Need:
     return max(needs, key=lambda need: need.total)
 
 
-# The parts that needs are made of.
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """Sizes of the parts that a need is the sum of."""
-
-    shape: Shape
-    profile: Profile
-    longest: Lengths
-    device: str
-    learned: bool
-
-    @property
-    def width(self) -> int:
-        """Bytes of a number in the base's precision; adapters are always in float32."""
-        return {"float32": 4, "bfloat16": 2}[self.profile.model.dtype]
-
-    @property
-    def judged(self) -> bool:
-        """Whether the judge is a second reward model."""
-        return self.profile.evaluate.judge == "auto" and not self.profile.evaluate.judge_url
-
-    def watched(self, settings: PolicySettings) -> bool:
-        """Whether it looks at an algorithm too."""
-        return self.judged and settings.judge and settings.eval_every > 0
-
-    @property
-    def scorer(self) -> _Sizes:
-        """The sizes of what scores: the reward model beside the base, in the same precision, or the base itself."""
-        return replace(self, shape=self.shape.beside or self.shape)
-
-    def base(self, head: bool = True) -> float:
-        """The frozen weights; a reward model has no language-model head."""
-        linear = NF4 if self.profile.model.quantization == "nf4" else self.width
-        return self.shape.linear * linear + self.width * (self.shape.other - (0 if head else self.shape.head))
-
-    def optimizer(self, settings: Any, adapters: int) -> dict[str, float]:
-        """Gradients of the trained adapters, 4 bytes a number, and the optimizer's moments."""
-        moments = 8.0  # bytes a number: AdamW has two in float32
-        if "8bit" in settings.optim and self.profile.lora.r * self.shape.hidden >= SMALL:
-            moments = 2 * (1 + 4 / 256)  # a byte, and per 256 of them a scale in float32
-        elif settings.optim == "sgd":
-            moments = 0.0
-        elif settings.optim == "adafactor":
-            moments = 4 / self.profile.lora.r  # a mean for each row and column of a matrix of r columns
-        return {"optimizer": adapters * self.shape.adapter * (4 + moments)}
-
-    # One token in one block, in bytes.
-
-    def attention(self, block: Block, per_sequence: float, padded: bool, dropout: bool) -> float:
-        """What a block's norms and attention keep for the backward pass."""
-        shape, width, keys = self.shape, self.width, block.cached / 2
-        size = 2 * 4.0 * shape.hidden  # the norms' inputs, in float32
-        size += (4 if block.normed else 0) * (block.queries + keys)
-        keys = block.queries if padded else keys  # repeated for every query head where there is a mask
-        size += width * (2 * block.queries + 2 * keys) + 4 * shape.heads
-        size += width * per_sequence if padded else 0  # the mask as numbers, anew in every layer
-        if shape.eager:  # attention's weights, and what their softmax keeps
-            size += (width + 4) * shape.heads * per_sequence
-        if not dropout and block.out.adapted:
-            size -= width * block.out.width  # what LoRA reads there is attention's output itself
-        return size + sum(self.input(state, dropout) for state in (*block.inputs, block.out))
-
-    def mlp(self, block: Block, dropout: bool) -> float:
-        """What a block's feed-forward networks keep for the backward pass."""
-        return sum(self.network(network, dropout) for network in block.networks)
-
-    def network(self, network: Network, dropout: bool) -> float:
-        """What one network keeps: the middle as each product makes it, and what LoRA reads."""
-        middle = self.width * network.middle * (3 if network.gated else 2)
-        if network.experts:  # each expert keeps its output too, for the gradient of its weight in the sum
-            middle = network.experts * (middle + self.width * self.shape.hidden)
-            if network.stack:  # and what each half reads, for the gradient of its adapter
-                middle += network.experts * self.width * (network.middle + self.shape.hidden)
-        return middle + sum(self.input(state, dropout) for state in network.inputs)
-
-    def input(self, state: Input, dropout: bool) -> float:
-        """What LoRA keeps: the state that it reads, and its narrow middle. Frozen linear layers keep nothing."""
-        count, width = state.adapted, self.width
-        copies = count if dropout else min(1, count)  # one for all where nothing is dropped
-        masks = count * (width if self.device == "cpu" else 1) if dropout else 0
-        return float((width * copies + masks) * state.width + width * self.profile.lora.r * count)
-
-    def backward(self, network: Network) -> float:
-        """What the fullest moment of a block adds to its activations, where this is its widest network.
-
-        The middle's gradient by both paths and their sum are there, while one saved tensor is gone. Experts have two such
-        gradients too, or three of their outputs, weighed in float32, if those are wider.
-        """
-        if network.experts:
-            return float(network.experts * max(2 * self.width * network.middle, 3 * 4 * self.shape.hidden))
-        return 2.0 * self.width * network.middle
-
-    def forward(self, network: Network) -> float:
-        """What is alive at the fullest moment of a block without gradients, where this is its widest network.
-
-        The middle is there three times: gate, other product, and the product of both. There are four states. Experts hold
-        both products in one piece, the gate, the product of all, and their input; or at the end four of their outputs,
-        two of them weighed in float32, if those are wider.
-        """
-        middle, hidden = network.middle, self.shape.hidden
-        if network.experts:
-            whole = (4 if network.gated else 2) * middle + hidden
-            outputs = (2 * 4 + 2 * self.width) * hidden
-            return float(network.experts * max(self.width * whole, outputs) + self.width * 4 * hidden)
-        return float(self.width * (3 * middle + 4 * hidden))
-
-    # Passes, in bytes.
-
-    @property
-    def dequantized(self) -> float:
-        """The largest linear layer in the base's precision: bitsandbytes makes that copy for a product."""
-        return float(self.width * self.shape.largest) if self.profile.model.quantization == "nf4" else 0.0
-
-    def stack(self, block: Block) -> float:
-        """A block's experts with the adapter added to them; a pass makes them anew."""
-        return float(self.width * sum(network.stack for network in block.networks))
-
-    def trained(
-        self, rows: Rows, checkpointed: bool, dropout: float = 0.0, read_share: float = 1.0
-    ) -> tuple[float, float]:
-        """Activations of a forward pass with gradients, and what the backward pass through a block adds to them.
-
-        The last MLP runs only on the states that are read (`forward.states_at`), `read_share` of all tokens.
-        """
-        shape, number, tokens, padded = self.shape, rows.number, rows.tokens, rows.masked
-        blocks = [
-            number * (self.attention(block, tokens, padded, dropout > 0) + self.mlp(block, dropout > 0))
-            + self.stack(block)
-            for block in shape.blocks
-        ]
-        backs = [number * max(map(self.backward, block.networks), default=0.0) for block in shape.blocks]
-        ends = number * shape.hidden * (4 + self.width)  # the last norm's input, and its output
-        ends += number * tokens if padded else 0  # the mask
-        if checkpointed:
-            inputs = len(blocks) * number * shape.hidden * self.width
-            return inputs + ends, max(block + back for block, back in zip(blocks, backs, strict=True))
-        last = blocks[-1] - (1 - read_share) * number * self.mlp(shape.blocks[-1], dropout > 0)
-        # The fullest moment is in the last MLP, or in one before it, when the last block's activations are gone.
-        return sum(blocks[:-1]) + last + ends, max(read_share * backs[-1], max(backs[:-1], default=0) - last)
-
-    def cache(self, rows: int, tokens: int) -> float:
-        """Keys and values of all blocks."""
-        return float(sum(block.cached for block in self.shape.blocks) * self.width * rows * tokens)
-
-    def passed(self, number: float) -> float:
-        """Activations of a pass of `number` tokens without gradients."""
-        blocks = (
-            number * max(map(self.forward, block.networks), default=0.0) + self.stack(block)
-            for block in self.shape.blocks
-        )
-        return max(blocks) + self.dequantized
-
-    def scoring(self, rows: int) -> float:
-        """Activations of a pass of whole rows through what scores."""
-        return self.scorer.passed(rows * self.longest.whole)
-
-    # What a phase holds at all its moments.
-
-    def static(self, adapters: int, head: bool = True) -> dict[str, float]:
-        """The base with `adapters` adapters, 4 bytes a number."""
-        return {
-            "base": self.base(head),
-            "adapters": 4.0 * adapters * self.shape.adapter,
-            "reserve": RESERVE[self.device],
-        }
-
-    def rewarded(self, adapters: int) -> dict[str, float]:
-        """The base with `adapters` adapters, and the learned reward: an adapter for each member, or a model beside."""
-        if self.shape.beside is None:
-            return self.static(adapters + self.learned * self.profile.reward.seeds)
-        return self.static(adapters) | {"beside": self.scorer.base(head=False)}
-
-
 # The moments of each phase.
 
 
-def _sft(sizes: _Sizes) -> Iterator[Need]:
-    settings, shape = sizes.profile.sft, sizes.shape
+def _imitation(settings: TrainingSettings, phase: str, sizes: Parts) -> Iterator[Need]:
+    """SFT on demonstrations, or on a policy's own answers."""
+    shape = sizes.shape
     rows, tokens = settings.per_device_train_batch_size, sizes.longest.whole
     fixed = sizes.static(1) | sizes.optimizer(settings, 1)
     activations, back = sizes.trained(
@@ -284,11 +103,11 @@ def _sft(sizes: _Sizes) -> Iterator[Need]:
     logits = 4 * 4 * min(SFT_AT_ONCE, rows * tokens) * shape.vocabulary
     if sizes.width != 4:
         logits += 4 * shape.vocabulary * shape.hidden  # TRL takes the whole output layer in float32
-    yield Need("sft", "loss", fixed | {"activations": activations + answers, "logits": logits})
-    yield Need("sft", "backward", fixed | {"activations": activations + back})
+    yield Need(phase, "loss", fixed | {"activations": activations + answers, "logits": logits})
+    yield Need(phase, "backward", fixed | {"activations": activations + back})
 
 
-def _reward(sizes: _Sizes) -> Iterator[Need]:
+def _reward(sizes: Parts) -> Iterator[Need]:
     settings = sizes.profile.reward
     rows, tokens = 2 * settings.per_device_train_batch_size, sizes.longest.whole
     scoring = {"activations": sizes.scoring(rows)}
@@ -306,13 +125,13 @@ def _reward(sizes: _Sizes) -> Iterator[Need]:
     yield Need("reward", "scoring", fixed | scoring)
 
 
-def _judge(sizes: _Sizes) -> Iterator[Need]:
+def _judge(sizes: Parts) -> Iterator[Need]:
     reward = replace(sizes.profile.reward, model=None)
     own = replace(sizes, shape=replace(sizes.shape, beside=None), profile=replace(sizes.profile, reward=reward))
     yield from (replace(need, phase="judge") for need in _reward(own))
 
 
-def _generation(sizes: _Sizes, phase: str, fixed: Mapping[str, float], rows: int, each: int = 1) -> Iterator[Need]:
+def _generation(sizes: Parts, phase: str, fixed: Mapping[str, float], rows: int, each: int = 1) -> Iterator[Need]:
     """`sampling.sample` of `rows` answers, so many for `each` prompt: while it reads prompts, and draws the last token."""
     longest = sizes.longest
     room = sizes.cache(rows, longest.whole)
@@ -335,7 +154,7 @@ def _trained(settings: PolicySettings) -> int:
     return 1 + (getattr(settings, "value", "") == "adapter")
 
 
-def _rollout(settings: PolicySettings, sizes: _Sizes) -> Iterator[Need]:
+def _rollout(settings: PolicySettings, sizes: Parts) -> Iterator[Need]:
     phase, shape, longest = f"{settings.table} rollout", sizes.shape, sizes.longest
     rows = min(settings.local_rollout_forward_batch_size, settings.batch)
     micro = min(settings.per_device_train_batch_size, rows)
@@ -353,7 +172,7 @@ def _rollout(settings: PolicySettings, sizes: _Sizes) -> Iterator[Need]:
         yield Need(phase, "judge", fixed | {"activations": scored})
 
 
-def _update(settings: PolicySettings, sizes: _Sizes) -> Iterator[Need]:
+def _update(settings: PolicySettings, sizes: Parts) -> Iterator[Need]:
     phase, trained = f"{settings.table} update", _trained(settings)
     fixed = sizes.rewarded(1 + trained + sizes.watched(settings)) | sizes.optimizer(settings, trained)
     # One more copy of the logits where the temperature divides them.
@@ -367,7 +186,7 @@ def _update(settings: PolicySettings, sizes: _Sizes) -> Iterator[Need]:
 
 
 def _step(
-    sizes: _Sizes, phase: str, fixed: Mapping[str, float], settings: Any, rows: Rows, read: int, copies: int = 0
+    sizes: Parts, phase: str, fixed: Mapping[str, float], settings: Any, rows: Rows, read: int, copies: int = 0
 ) -> Iterator[Need]:
     """A forward and backward on rows, by the log-probabilities of `read` tokens of all."""
     shape, checkpointed, share = sizes.shape, settings.gradient_checkpointing, min(1.0, read / rows.number)
@@ -380,7 +199,7 @@ def _step(
     yield Need(phase, "backward", {**fixed, "activations": activations + back})
 
 
-def _dpo(sizes: _Sizes) -> Iterator[Need]:
+def _dpo(sizes: Parts) -> Iterator[Need]:
     """A comparison has two rows. Its answers may be as long as a row, whatever those that are sampled may be.
 
     The reference is read before, without gradients or moments, which takes less.
@@ -391,10 +210,19 @@ def _dpo(sizes: _Sizes) -> Iterator[Need]:
     yield from _step(sizes, "dpo", fixed, settings, rows, int(rows.number))
 
 
-def _answers(sizes: _Sizes) -> Iterator[Need]:
+def _drawing(sizes: Parts) -> Iterator[Need]:
+    """As `policy.best_answers` draws and scores answers."""
+    settings, fixed = sizes.profile.distill, sizes.rewarded(1)
+    rows, each = settings.local_rollout_forward_batch_size, settings.num_generations
+    yield from _generation(sizes, "distill rollout", fixed, rows, each)
+    scoring = {"activations": sizes.scoring(settings.per_device_train_batch_size)} if sizes.learned else {}
+    yield Need("distill rollout", "scoring", fixed | scoring)
+
+
+def _answers(sizes: Parts) -> Iterator[Need]:
     yield from _generation(sizes, "answers", sizes.static(2), sizes.profile.evaluate.batch_size)
 
 
-def _evaluate(sizes: _Sizes) -> Iterator[Need]:
+def _evaluate(sizes: Parts) -> Iterator[Need]:
     fixed = sizes.rewarded(1 + sizes.judged)
     yield Need("evaluate", "scoring", fixed | {"activations": sizes.scoring(sizes.profile.evaluate.batch_size)})

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from rlrecipes.before.needs import GIB, fullest, moments
+from rlrecipes.before.needs import fullest, moments
+from rlrecipes.before.parts import GIB
 from rlrecipes.before.shape import read_shape
 from rlrecipes.errors import UserError
 from rlrecipes.profile import Profile

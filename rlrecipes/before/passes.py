@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlrecipes.before.needs import NF4, SFT_AT_ONCE
+from rlrecipes.before.needs import SFT_AT_ONCE
+from rlrecipes.before.parts import NF4
 from rlrecipes.before.shape import Block, Network, Shape
 from rlrecipes.profile import Profile
 

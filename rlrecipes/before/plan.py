@@ -12,7 +12,8 @@ from dataclasses import replace
 from rlrecipes.before.cards import WITHOUT_BFLOAT16, cards_of, gib, known, without_bfloat16
 from rlrecipes.before.dense import copy_lines, with_copies
 from rlrecipes.before.durations import Plan
-from rlrecipes.before.needs import GIB, ROLES, Need, fullest, moments
+from rlrecipes.before.needs import ROLES, Need, fullest, moments
+from rlrecipes.before.parts import GIB
 from rlrecipes.before.passes import Sizes
 from rlrecipes.before.shape import Lengths, Shape, lengths, read_shape
 from rlrecipes.before.timetable import KERNEL, MEMORY, PRODUCTS, card_rates, cpu_rates, durations, table
@@ -151,11 +152,11 @@ def largest_batch(
 ) -> int:
     """The largest value of the phase's batch setting whose need is at most `card` bytes; 0 if not even 1 is.
 
-    A rollout is never larger than a batch of episodes.
+    A rollout is never larger than a batch of episodes, where an algorithm has one.
     """
     table, key = phases()[phase].batch.split(".")
     if phase.endswith(" rollout"):
-        most = getattr(profile, table).batch
+        most = getattr(getattr(profile, table), "batch", most)
 
     def fits(batch: int) -> bool:
         settings = replace(getattr(profile, table), **{key: batch})

@@ -111,9 +111,13 @@ def _too_few(job: Job) -> list[str]:
     if not job.parts and "dpo" in algorithms(profile):
         batch = profile.dpo.per_device_train_batch_size
         needs.append(("comparisons", len(train.comparisons), batch, f"dpo.{size}"))
+    if not job.parts and "distill" in algorithms(profile):
+        settings, prompts = profile.distill, len(train.prompts)
+        asked = min(settings.limit or prompts, prompts)
+        needs.append(("prompts", asked, settings.per_device_train_batch_size, f"distill.{size}"))
     for table in () if job.parts else sampling_algorithms(profile):
-        settings: PolicySettings = getattr(profile, table)
-        needs.append(("prompts", len(train.prompts), settings.batch // settings.answers_each, f"{table}.{size}"))
+        of_table: PolicySettings = getattr(profile, table)
+        needs.append(("prompts", len(train.prompts), of_table.batch // of_table.answers_each, f"{table}.{size}"))
     lines = [
         f"  {count:,} {what} cannot fill one batch of {batch}: bring more, or lower {setting}"
         for what, count, batch, setting in needs

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rlrecipes.before.cards import Card
 from rlrecipes.before.durations import Plan, passes
-from rlrecipes.before.needs import NF4
+from rlrecipes.before.parts import NF4
 from rlrecipes.before.rates import Rates, measured, seconds
 from rlrecipes.text import aligned
 

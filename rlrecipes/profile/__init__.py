@@ -11,6 +11,7 @@ from rlrecipes.profile.algorithms import (
     RLOOSettings,
     named_algorithms,
 )
+from rlrecipes.profile.distill import DistillSettings
 from rlrecipes.profile.dpo import DPOSettings
 from rlrecipes.profile.functions import (
     Function,
@@ -64,6 +65,7 @@ __all__ = [
     "BaseSettings",
     "CheckpointSettings",
     "DPOSettings",
+    "DistillSettings",
     "EvaluateSettings",
     "Function",
     "GRPOSettings",

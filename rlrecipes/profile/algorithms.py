@@ -12,6 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from rlrecipes.errors import UserError
+from rlrecipes.profile.distill import DistillSettings
 from rlrecipes.profile.dpo import DPOSettings
 from rlrecipes.profile.values import (
     CONFIG,
@@ -242,9 +243,9 @@ class GRPOSettings(GroupSettings):
 
 
 SAMPLING = tuple(kind.table for kind in (PPOSettings, RLOOSettings, GRPOSettings))
-"""The tables of the algorithms that sample answers and climb the reward."""
+"""The tables of the algorithms that sample answers and climb the reward, batch by batch."""
 
-ALGORITHMS = (*SAMPLING, DPOSettings.table)
+ALGORITHMS = (*SAMPLING, DPOSettings.table, DistillSettings.table)
 """The tables of a profile that are an algorithm's, which are named as their stages."""
 
 

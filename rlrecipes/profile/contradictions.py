@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from rlrecipes.profile import dpo
+from rlrecipes.profile import distill, dpo
 from rlrecipes.profile.algorithms import ALGORITHMS, GroupSettings, GRPOSettings, PolicySettings, PPOSettings
 from rlrecipes.profile.settings import EvaluateSettings, Profile, algorithms, sampling_algorithms
 from rlrecipes.profile.training import TrainingSettings
@@ -71,6 +71,8 @@ def contradictions(profile: Profile, given: Collection[str] = (), spared: Collec
         yield from _policy_contradictions(getattr(profile, table))
     if "dpo" in algorithms(profile):
         yield from dpo.contradictions(profile.dpo)
+    if "distill" in algorithms(profile):
+        yield from distill.contradictions(profile.distill)
     if profile.evaluate.judge_url and not profile.evaluate.judge_model:
         yield f"evaluate.judge_url={profile.evaluate.judge_url} needs evaluate.judge_model, the name of its model"
 
@@ -103,11 +105,12 @@ def without_effect(profile: Profile) -> dict[str, str]:
 def _on_rows(profile: Profile) -> dict[str, TrainingSettings]:
     """The tables of the stages of a run that learn from rows as they are."""
     tables: dict[str, TrainingSettings] = {"sft": profile.sft, "reward": profile.reward}
-    return tables | ({"dpo": profile.dpo} if "dpo" in algorithms(profile) else {})
+    policies: dict[str, TrainingSettings] = {"dpo": profile.dpo, "distill": profile.distill}
+    return tables | {table: settings for table, settings in policies.items() if table in algorithms(profile)}
 
 
 def _of_training(stage: str, settings: TrainingSettings) -> dict[str, tuple[bool, str]]:
-    """What the tables of SFT, the reward model and DPO have."""
+    """What the tables of SFT, the reward model, DPO and `distill` have."""
     never = 0 < settings.max_steps < settings.logging_steps
     rules = {
         "warmup_steps": (settings.lr_scheduler_type == "constant", f"on {stage}.lr_scheduler_type=constant"),

@@ -50,7 +50,7 @@ REFUSED = {
             "use_vllm": "answers are drawn from the model that is trained",
         }.items()
     },
-    **{f"{table}.max_length": "the window is model.max_length's" for table in ("sft", "reward", "dpo")},
+    **{f"{table}.max_length": "the window is model.max_length's" for table in ("sft", "reward", "dpo", "distill")},
     "dpo.max_prompt_length": "nothing is cut; comparisons longer than model.max_length are left out and counted",
     "dpo.bf16": "the precision is model.dtype's",
     "dpo.fp16": "half precision overflows in QLoRA; use model.dtype=bfloat16",
@@ -83,6 +83,17 @@ REFUSED = {
         ),
         "DPO samples nothing and climbs no reward model; it learns from the comparisons",
     ),
+    "distill.bf16": "the precision is model.dtype's",
+    "distill.fp16": "half precision overflows in QLoRA; use model.dtype=bfloat16",
+    **dict.fromkeys(
+        ("distill.response_length", "distill.max_completion_length"),
+        "answers are as long in every algorithm, so that they can be compared; use ppo.response_length",
+    ),
+    **dict.fromkeys(
+        ("distill.beta", "distill.kl_coef"),
+        "nothing holds it at SFT but the few steps that it takes; use distill.max_steps or distill.learning_rate",
+    ),
+    "distill.eval_every": "the step that is kept is the one with the lowest loss on rows set aside (distill.keep)",
 }
 """Names that people know from TRL, and why a profile does not offer them."""
 
@@ -171,7 +182,7 @@ def _spared(profile: Profile) -> set[str]:
 def outweighed(tables: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
     """The tables whose `num_train_epochs` an override with a positive `max_steps` takes the place of."""
     named = {path: value for path, _, value in (override.partition("=") for override in overrides)}
-    steps = {table: named.get(f"{table}.max_steps", "") for table in ("sft", "reward", "dpo")}
+    steps = {table: named.get(f"{table}.max_steps", "") for table in ("sft", "reward", "dpo", "distill")}
     return [
         table
         for table, value in steps.items()

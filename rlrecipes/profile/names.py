@@ -82,7 +82,13 @@ _OF_DPO = {
     **dict.fromkeys(("loss", "objective"), "loss_type"),
     "smoothing": "label_smoothing",
 }
-OF_TABLES = {"ppo": _OF_PPO, "rloo": _OF_GROUPS, "grpo": _OF_GROUPS, "dpo": _OF_DPO}
+_OF_DISTILL = {
+    **dict.fromkeys(
+        ("best_of_n", "best_of", "n", "group_size", "num_samples", "num_return_sequences"), "num_generations"
+    ),
+    **dict.fromkeys(("total_episodes", "episodes", "num_prompts"), "limit"),
+}
+OF_TABLES = {"ppo": _OF_PPO, "rloo": _OF_GROUPS, "grpo": _OF_GROUPS, "dpo": _OF_DPO, "distill": _OF_DISTILL}
 """Likewise, of one table alone."""
 
 

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from rlrecipes.profile.algorithms import SAMPLING, GRPOSettings, PPOSettings, RLOOSettings, named_algorithms
+from rlrecipes.profile.distill import DistillSettings
 from rlrecipes.profile.dpo import DPOSettings
 from rlrecipes.profile.training import TrainingSettings
 from rlrecipes.profile.values import (
@@ -60,7 +61,7 @@ class LoraSettings:
     r: Count = 16
     lora_alpha: Count = 32
     lora_dropout: Annotated[ZeroOrMore, Field(lt=1)] = 0.0
-    """Of SFT and the reward model; the algorithms set it to 0, since they need the same probabilities twice."""
+    """Of SFT, the reward model and `distill`; the others set it to 0, since they need the same probabilities twice."""
     target_modules: str = "all-linear"
     """`all-linear`, or module names separated by commas."""
 
@@ -188,8 +189,8 @@ class RunSettings:
     """Which of a run's stages are made, and how. Not recorded among a stage's settings."""
 
     algorithms: Names = "ppo"
-    """Which algorithms train a policy from the SFT policy: of `ppo`, `rloo` and `grpo`, on the same reward, and `dpo`, on the
-    comparisons."""
+    """Which algorithms train a policy from the SFT policy: of `ppo`, `rloo`, `grpo` and `distill`, on the same reward, and
+    `dpo`, on the comparisons."""
     start: Annotated[str, AfterValidator(os.path.expanduser)] = SFT
     """Where they begin, and what they are held near. `sft`: the policy that SFT leaves; `base`: the model as it is, without
     SFT; or a folder with a LoRA adapter of the model, which takes the place of SFT's. Recorded where it is not `sft`."""
@@ -216,6 +217,7 @@ class Profile:
     rloo: RLOOSettings = field(default_factory=RLOOSettings)
     grpo: GRPOSettings = field(default_factory=GRPOSettings)
     dpo: DPOSettings = field(default_factory=DPOSettings)
+    distill: DistillSettings = field(default_factory=DistillSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     track: TrackSettings = field(default_factory=TrackSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
@@ -239,7 +241,7 @@ def algorithms(profile: Profile) -> tuple[str, ...]:
 
 
 def sampling_algorithms(profile: Profile) -> tuple[str, ...]:
-    """Those of them that sample answers and climb the reward.
+    """Those of them that sample answers and climb the reward, batch by batch.
 
     Raises:
         UserError: as `algorithms`.

@@ -1,4 +1,4 @@
-"""The table of a stage that learns from rows as they are: SFT, the reward model and DPO."""
+"""The table of a stage that learns from rows as they are: SFT, the reward model, DPO and `distill`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlrecipes.profile.values import CONFIG, MOST, NONE, Count, CountOrZero, Pos
 
 @dataclass(frozen=True, config=CONFIG)
 class TrainingSettings:
-    """What SFT, the reward model and DPO share (`transformers.TrainingArguments`)."""
+    """What SFT, the reward model, DPO and `distill` share (`transformers.TrainingArguments`)."""
 
     max_steps: Annotated[Whole, Field(le=MOST)] = -1
     """Optimizer steps; -1: `num_train_epochs` says how long."""

@@ -39,12 +39,13 @@ FELL = 0.25
 """A fall of the judge's score that is clearly one, in standard deviations of its scores of the demonstrations."""
 
 APART: Symptom = "The reward goes up and the task goes down"
-MEND = "Give the reward a term against it, raise {}, or stop earlier."
-WEIGHTS = {
-    **{kind.table: f"{kind.table}.{kind.kl_weight}" for kind in (PPOSettings, RLOOSettings, GRPOSettings)},
-    "dpo": "dpo.beta",
+MEND = "Give the reward a term against it, {}, or stop earlier."
+HOLDS = {
+    **{kind.table: f"raise {kind.table}.{kind.kl_weight}" for kind in (PPOSettings, RLOOSettings, GRPOSettings)},
+    "dpo": "raise dpo.beta",
+    "distill": "lower distill.num_generations",
 }
-"""The setting of each algorithm that holds its policy at SFT's."""
+"""What holds the policy of each algorithm closer to SFT's."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _of_policy(
     def told(sentences: Iterable[tuple[Symptom, str]]) -> list[str]:
         return [see(symptom, named(records, pair.name, sentence)) for symptom, sentence in sentences]
 
-    mend = MEND.format(_weight(pair))
+    mend = MEND.format(_hold(pair))
     alarms = [
         *_against(records, pair),
         *_disagreement(records, pair),
@@ -89,9 +90,9 @@ def _of_policy(
     return alarms
 
 
-def _weight(pair: Pair) -> str:
-    """The setting that holds a policy closer to SFT; of one that no algorithm trained, PPO's."""
-    return WEIGHTS.get(pair.name, WEIGHTS["ppo"])
+def _hold(pair: Pair) -> str:
+    """What holds a policy closer to SFT; of one that no algorithm trained, PPO's."""
+    return HOLDS.get(pair.name, HOLDS["ppo"])
 
 
 def drift(points: Sequence[tuple[int, float]]) -> Drift | None:
@@ -122,12 +123,12 @@ def _against(records: Records, pair: Pair) -> list[str]:
         sentences.append(
             f"The reward went up ({reward}) and {headline} did not follow ({gain}): look for reward hacking in the samples."
         )
-    wins, climber = measures.get("judge_win_rate"), title if pair.name in WEIGHTS else climbers(records)
+    wins, climber = measures.get("judge_win_rate"), title if pair.name in HOLDS else climbers(records)
     if wins and wins["high"] < 0.5:
         sentences.append(
             f"The learned reward went up ({reward}), and a judge that {climber} never climbed prefers {pair.over.title}: "
-            f"{title} wins with a share of {' '.join(estimate_cell(wins))}. Raise {_weight(pair)}, train for fewer updates, "
-            "or mend the reward."
+            f"{title} wins with a share of {' '.join(estimate_cell(wins))}. {_hold(pair).capitalize()}, train for fewer "
+            "updates, or mend the reward."
         )
     return [see(APART, sentence) for sentence in sentences]
 
@@ -143,7 +144,7 @@ def _disagreement(records: Records, pair: Pair) -> list[str]:
     sentence = (
         f"The reward models disagree more on {pair.policy.title}'s answers ({a} standard deviations of their scores) than on "
         f"{pair.over.title}'s ({b}; {' '.join(estimate_cell(more, signed=True))} in pairs), so they know less of what was "
-        f"learned. Raise {_weight(pair)}{'' if pair.name == 'dpo' else ', or set reward.combine=lcb or min'}."
+        f"learned. {_hold(pair).capitalize()}{'' if pair.name == 'dpo' else ', or set reward.combine=lcb or min'}."
     )
     return [see(APART, sentence)]
 
@@ -167,7 +168,7 @@ def _parted(records: Records, pair: Pair) -> list[tuple[Symptom, str]]:
         if before - now > least and rise > 0.1:
             sentence = (
                 f"From update {best['update']:.0f} to {last['update']:.0f} the reward rose by {rise:.2f} while {said} fell "
-                f"from {before:.3f} to {now:.3f}: raise {_weight(pair)}, or stop there "
+                f"from {before:.3f} to {now:.3f}: {_hold(pair)}, or stop there "
             )
             keep, fewer = (f"({pair.name}.keep=best leaves that policy).", f"(fewer {pair.name}.total_episodes).")
             sentences.append((APART, sentence + (keep if name == "headline" else fewer)))

@@ -39,7 +39,7 @@ GROUPS = (
 """Of algorithms that set several answers to a prompt against each other."""
 
 PREFERENCES = (
-    ("loss", "Loss", "on the comparisons of a few steps"),
+    ("loss", "Loss", "on what a few steps learned from"),
     ("rewards/accuracies", "Chosen answers preferred", "share, more than by {}"),
     ("rewards/margins", "Margin", "of the implicit rewards: beta times the log-ratio to {}"),
     ("rewards/chosen", "Chosen answers", "implicit reward; below 0, likelier under {}"),

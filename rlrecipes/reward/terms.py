@@ -105,7 +105,18 @@ def value_rows(
     seconds: float = 0,
 ) -> list[dict[str, float]]:
     """What `rewards` sums up: each answer's unweighted values by the terms' names, `learned` among them."""
-    values = term_values(fresh(reward), answers, examples, seconds)
+    return going_rows(fresh(reward), scorer, answers, examples, seconds)
+
+
+def going_rows(
+    reward: Reward,
+    scorer: Callable[[Sequence[tuple[Prompt, str]]], Sequence[float]] | None,
+    answers: Sequence[str],
+    examples: Sequence[Example],
+    seconds: float = 0,
+) -> list[dict[str, float]]:
+    """As `value_rows`; terms with a state go on from the one that they have."""
+    values = term_values(reward, answers, examples, seconds)
     if scorer is not None:
         pairs = [(example.prompt, answer) for example, answer in zip(examples, answers, strict=True)]
         values["learned"] = list(scorer(pairs))

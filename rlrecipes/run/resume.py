@@ -22,7 +22,7 @@ from rlrecipes.run.folder import CHECKPOINTS, write_json
 from rlrecipes.run.gradients import own_numbers, sum_gradients
 from rlrecipes.text import see
 
-TITLES = {"sft": "SFT", "reward": "the reward model", "dpo": "DPO"}
+TITLES = {"sft": "SFT", "reward": "the reward model", "dpo": "DPO", "distill": "the policy that distill left"}
 
 
 def training_arguments(

@@ -87,6 +87,13 @@ POLICIES: dict[str, Policy] = {
         over="sft",
         training="by supervised fine-tuning (SFT) and then by DPO on the comparisons",
     ),
+    "distill": Policy(
+        "Distill",
+        "distill",
+        "distill",
+        over="sft",
+        training=f"{_SFT}and then once more on the best of several of its own answers, by the recipe's reward",
+    ),
     "ppo": Policy(
         "PPO",
         "ppo",
@@ -151,9 +158,19 @@ STAGES: dict[str, Stage] = {
         phases={"dpo": Phase("dpo.per_device_train_batch_size")},
         algorithm=True,
     ),
+    "distill": Stage(
+        help="SFT on the best of several answers of the policy's own to each training prompt, by the reward",
+        stands_on=("sft", "reward"),
+        tables=("distill", "ppo.response_length", "terms"),
+        phases={
+            "distill rollout": Phase("distill.local_rollout_forward_batch_size", _SAMPLING),
+            "distill": Phase("distill.per_device_train_batch_size"),
+        },
+        algorithm=True,
+    ),
     "answers": Stage(
         help="every policy's answers to the held-out prompts",
-        stands_on=("sft", "ppo", "rloo", "grpo", "dpo"),
+        stands_on=("sft", "ppo", "rloo", "grpo", "dpo", "distill"),
         tables=(
             "ppo.response_length",
             "evaluate.limit",

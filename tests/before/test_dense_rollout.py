@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlrecipes.before import dense
-from rlrecipes.before.needs import GIB
+from rlrecipes.before.parts import GIB
 from rlrecipes.model import forward
 from rlrecipes.profile import load_profile
 

@@ -13,7 +13,8 @@ from products import Products
 from benchmarks import models
 from benchmarks.work import Model, Work
 from rlrecipes.before.durations import Plan, passes
-from rlrecipes.before.needs import RESERVE, Lengths, fullest, moments
+from rlrecipes.before.needs import Lengths, fullest, moments
+from rlrecipes.before.parts import RESERVE
 from rlrecipes.before.passes import Sizes
 from rlrecipes.before.shape import read_shape, shape_of
 from rlrecipes.before.workload import Workload

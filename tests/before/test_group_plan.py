@@ -13,7 +13,8 @@ from benchmarks.plan import profile as of_ppo
 from benchmarks.work import Model, Work
 from rlrecipes.before.durations import Plan, passes
 from rlrecipes.before.groups import Rows, in_mini_batch, in_rows
-from rlrecipes.before.needs import RESERVE, Lengths, fullest, moments
+from rlrecipes.before.needs import Lengths, fullest, moments
+from rlrecipes.before.parts import RESERVE
 from rlrecipes.before.passes import Sizes
 from rlrecipes.before.shape import shape_of
 from rlrecipes.before.workload import Workload

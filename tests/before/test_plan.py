@@ -22,18 +22,8 @@ from rlrecipes.before import checks
 from rlrecipes.before.cards import gib
 from rlrecipes.before.config import KNOWN, read_config
 from rlrecipes.before.dense import with_copy
-from rlrecipes.before.needs import (
-    AT_ONCE,
-    GIB,
-    READ_AT_ONCE,
-    RESERVE,
-    ROLES,
-    SFT_AT_ONCE,
-    Lengths,
-    _Sizes,
-    fullest,
-    moments,
-)
+from rlrecipes.before.needs import AT_ONCE, READ_AT_ONCE, ROLES, SFT_AT_ONCE, Lengths, fullest, moments
+from rlrecipes.before.parts import GIB, RESERVE, Parts
 from rlrecipes.before.plan import largest_batch
 from rlrecipes.before.shape import read_shape, shape_of
 from rlrecipes.errors import UserError
@@ -86,7 +76,7 @@ def shape(config, *settings):
 
 def sizes(config, settings=PLAIN):
     settings = load_profile("tiny", settings, "a/model")
-    return _Sizes(shape_of(config, settings), settings, Lengths(8, 8), "cpu", True)
+    return Parts(shape_of(config, settings), settings, Lengths(8, 8), "cpu", True)
 
 
 # Sizes.
