@@ -52,7 +52,7 @@ ROAD = tuple(
 AS_PPO = {
     **{"total_episodes": "72", "kl_target": "1", "kl_horizon": "100", "learning_rate": "0.01"},
     **{"per_device_train_batch_size": "8", "anyway": "true"},
-    "max_steps": "14",  # of DPO
+    "max_steps": "14",  # of DPO and `distill`
     **{
         "dynamic_sampling": "true",
         "num_generations": "2",

@@ -40,6 +40,8 @@ COMPANIONS = {
     **{f"{table}.kl_horizon": [EVERY, f"{table}.kl_target=6"] for table in GROUPED},
     **{f"dpo.{key}": [EVERY] for table, key in KEYS if table == "dpo"},
     "dpo.num_train_epochs": [EVERY, "dpo.max_steps=-1"],
+    **{f"distill.{key}": [EVERY] for table, key in KEYS if table == "distill"},
+    "distill.num_train_epochs": [EVERY, "distill.max_steps=-1"],
     "dpo.label_smoothing": [EVERY, "dpo.loss_type=robust"],
     "sft.num_train_epochs": ["sft.max_steps=-1"],
     "reward.num_train_epochs": ["reward.max_steps=-1"],
@@ -54,7 +56,7 @@ COMPANIONS = {
 
 OTHERS = {"base.vocab_size": 500, "base.hidden_size": 320, "base.num_attention_heads": 2, "run.algorithms": "grpo"}
 OTHERS |= {f"{table}.kl_horizon": 700 for table in SAMPLING}
-OTHERS |= {"dpo.loss_type": "hinge", "dpo.loss_weights": "2"}
+OTHERS |= {"dpo.loss_type": "hinge", "dpo.loss_weights": "2", "distill.local_rollout_forward_batch_size": 16}
 OTHERS |= {f"{table}.{key}": 8 for table in GROUPED for key in ("num_generations", "per_device_train_batch_size")}
 """Values where 7 will not do."""
 RECORDED = {name.partition(".")[0] for stage in STAGES.values() for name in stage.tables} | {"base"}
@@ -154,7 +156,7 @@ def test_a_contradiction_is_refused(overrides, said):
         ("max_new_tokens=9", "did you mean 'ppo.response_length'?"),
         ("sft.bf16=true", "did you mean 'model.dtype=bfloat16'?"),
         ("load_in_4bit=true", "did you mean 'model.quantization=nf4'?"),
-        ("epochs=1", "did you mean 'sft.num_train_epochs', 'reward.num_train_epochs' or 'dpo.num_train_epochs'?"),
+        ("epochs=1", "did you mean 'sft.num_train_epochs', 'reward.num_train_epochs', 'dpo.num_train_epochs' or"),
         ("ppo.epochs=1", "did you mean 'ppo.num_ppo_epochs'?"),
         (
             "lr=1",
@@ -167,6 +169,7 @@ def test_a_contradiction_is_refused(overrides, said):
         ("grpo.num_ppo_epochs=2", "did you mean 'grpo.num_iterations'?"),
         ("dpo.kl_coef=1", "did you mean 'dpo.beta'?"),
         ("dpo.loss=ipo", "did you mean 'dpo.loss_type'?"),
+        ("distill.best_of_n=8", "did you mean 'distill.num_generations'?"),
         ("dpo.rpo_alpha=1", "use dpo.loss_type=sigmoid,sft with dpo.loss_weights=1,…"),
         ("nonsense=1", "write it as table.key=value"),
     ],
@@ -189,7 +192,7 @@ def test_every_name_of_others_stands_for_a_setting_that_there_is():
 
 def test_steps_on_the_command_line_take_the_place_of_a_profiles_epochs():
     assert load_profile("single_gpu_24gb").sft.num_train_epochs == 1
-    for table in ("sft", "reward", "dpo"):
+    for table in ("sft", "reward", "dpo", "distill"):
         settings = getattr(load_profile("single_gpu_24gb", [EVERY, f"{table}.max_steps=50"]), table)
         assert (settings.max_steps, settings.num_train_epochs) == (50, None)
     with pytest.raises(UserError, match=r"no effect beside sft\.max_steps=50"):
@@ -205,10 +208,16 @@ IDLE = {
     "reward.logging_steps": [["reward.max_steps=6"]],
     "sft.num_train_epochs": [["sft.max_steps=6"]],
     "reward.num_train_epochs": [["reward.max_steps=6"]],
-    "dpo.warmup_steps": [[EVERY, "dpo." + CONSTANT], [EVERY, "dpo.max_steps=7"]],
-    "dpo.logging_steps": [[EVERY, "dpo.max_steps=6"]],
-    "dpo.num_train_epochs": [[EVERY, "dpo.max_steps=6"]],
-    "dpo.patience": [[EVERY, "dpo.keep=last"]],
+    **{
+        f"{table}.{key}": [[EVERY, f"{table}.{beside}"] for beside in besides]
+        for table in ("dpo", "distill")
+        for key, besides in {
+            "warmup_steps": [CONSTANT, "max_steps=7"],
+            "logging_steps": ["max_steps=6"],
+            "num_train_epochs": ["max_steps=6"],
+            "patience": ["keep=last"],
+        }.items()
+    },
     "dpo.label_smoothing": [[EVERY, "dpo.loss_type=ipo"], [EVERY, "dpo.loss_type=sigmoid,sft"]],
     "ppo.kl_estimator": [["ppo.kl_coef=0"]],
     "ppo.cliprange": [["ppo.num_ppo_epochs=1"]],
@@ -278,7 +287,14 @@ ALWAYS = {
     "ppo.num_mini_batches",
     *("ppo.num_ppo_epochs", "ppo.response_length"),
     *(f"{table}.{key}" for table in SAMPLING for key in OF_EVERY_ALGORITHM),
-    *(f"dpo.{key}" for table, key in KEYS if table == "sft" and f"sft.{key}" not in IDLE and key != "learn"),
+    *(
+        f"{policy}.{key}"
+        for table, key in KEYS
+        for policy in ("dpo", "distill")
+        if table == "sft" and f"sft.{key}" not in IDLE and key != "learn"
+    ),
+    *("distill.num_generations", "distill.temperature", "distill.limit", "distill.local_rollout_forward_batch_size"),
+    *("distill.missing_eos_penalty", "distill.anyway"),
     *("dpo.beta", "dpo.loss_type", "dpo.loss_weights"),
     *(f"{table}.{key}" for table in GROUPED for key in OF_GROUPS),
     *("rloo.normalize_advantages", "grpo.loss_type", "grpo.scale_rewards"),
@@ -449,6 +465,7 @@ def test_every_training_setting_is_one_that_trl_knows_or_is_marked_as_ours_and_r
         (profile.rloo, RLOOConfig, grouped),
         (profile.grpo, GRPOConfig, grouped),
         (profile.dpo, DPOConfig, "Ours"),
+        (profile.distill, SFTConfig, "Ours"),
     ):
         lacking = {field.name for field in dataclasses.fields(table)} - {f.name for f in dataclasses.fields(config)}
         assert marked(table, mark) == lacking

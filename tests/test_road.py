@@ -36,7 +36,7 @@ def interrupt(job, model_name, folder, tracker):
     raise KeyboardInterrupt
 
 
-MADE = [stage for stage in STAGES if stage not in ("judge", "rloo", "grpo", "dpo")]
+MADE = [stage for stage in STAGES if stage not in ("judge", "rloo", "grpo", "dpo", "distill")]
 """The stages of `finished`; its file holds out too few comparisons for a judge."""
 
 

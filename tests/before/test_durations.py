@@ -39,7 +39,7 @@ def shape():
     return read_shape(load_profile("tiny"))
 
 
-OF_PPO = {name: policy for name, policy in POLICIES.items() if name not in ("rloo", "grpo", "dpo")}
+OF_PPO = {name: policy for name, policy in POLICIES.items() if name not in ("rloo", "grpo", "dpo", "distill")}
 
 
 def made(shape, *settings, work=WORK, learned=True, policies=OF_PPO):

@@ -75,7 +75,11 @@ OTHER: dict[str, str | tuple[str, ...]] = {
             "max_grad_norm": "0.01",  # its gradients are small
         }.items()
     },
-    "run.algorithms": ("ppo,rloo", "ppo,grpo", "ppo,dpo"),
+    **{
+        f"distill.{key}": value
+        for key, value in {"optim": "sgd", "num_train_epochs": "2", "anyway": "false", "limit": "40"}.items()
+    },
+    "run.algorithms": ("ppo,rloo", "ppo,grpo", "ppo,dpo", "ppo,distill"),
     "run.start": ("nowhere", "base"),
     "reward.function": ("nowhere.py:nothing", "rewards.py:short"),
     "evaluate.limit": "4",
@@ -127,6 +131,10 @@ OWN = {
             ),
         ),
         "dpo": ("max_steps=12", "per_device_train_batch_size=8", "learning_rate=0.01", "keep=last"),
+        "distill": (
+            *("anyway=true", "max_steps=12", "per_device_train_batch_size=8", "learning_rate=0.01"),
+            *("num_generations=3", "limit=60"),
+        ),
     }.items()
 }
 """What stands in PPO's place on the road of a change to another algorithm's table."""
@@ -138,6 +146,7 @@ UNSEEN = {
         for stage in ("sft", "reward", "ppo", "rloo", "grpo")
         for key in ("gradient_checkpointing", "patience")
     ),
+    *("distill.gradient_checkpointing", "distill.patience"),  # the road sets no rows aside
     "dpo.patience",  # with checkpoints, the last network runs on more states, and products of other shapes round otherwise
     *(f"{table}.judge" for table in ("rloo", "grpo")),
 }

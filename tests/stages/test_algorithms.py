@@ -97,7 +97,7 @@ def test_an_algorithm_that_is_not_run_on_a_weak_reward_model_leaves_a_finished_r
         (["grpo.beta=0.1"], "grpo.beta=0.1 has no effect on a run without grpo; add it to run.algorithms"),
         (["run.algorithms=grpo", "ppo.kl_coef=0.1"], "ppo.kl_coef=0.1 has no effect on a run without ppo"),
         (["run.algorithms=grop"], "there is no algorithm 'grop'; did you mean 'grpo'?"),
-        (["run.algorithms=,"], "run.algorithms names none; there are ppo, rloo, grpo, dpo"),
+        (["run.algorithms=,"], "run.algorithms names none; there are ppo, rloo, grpo, dpo, distill"),
         (["run.algorithms=grpo", "grpo.num_generations=1"], "it must be 2 or more"),
         (["run.algorithms=rloo", "rloo.num_generations=7"], "does not divide a batch of 64 answers"),
         (["evaluate.policies=sft grpo"], "evaluate.policies names grpo, and run.algorithms=ppo leaves that out"),

@@ -208,6 +208,20 @@ def test_comparisons_that_processes_share_are_those_of_one(ranks, home, finished
         assert different(home / "runs" / "dpo-in-1", home / "runs" / f"dpo-in-{world}") == []
 
 
+def test_answers_that_processes_draw_to_learn_from_are_those_of_one(ranks, home):
+    shape = ("max_steps=4", "logging_steps=1", "learning_rate=1e-3", "per_device_train_batch_size=4", "anyway=true")
+    settings = [f"distill.{each}" for each in (*shape, "num_generations=3", "local_rollout_forward_batch_size=12")]
+    few = [s for s in SMALLEST if not s.startswith(("ppo.", "evaluate."))]
+    begun = (*OWN, *few, "lora.lora_dropout=0", "ppo.response_length=6")
+    for stage in ("sft", "reward"):
+        assert ranks(1, home, stage, "translation", "--run", "distill-begun", *begun).statuses == [0]
+    for world in (1, 2):
+        run = ("--run", f"distill-in-{world}", "--from", "distill-begun")
+        done = ranks(world, home, "distill", "translation", *run, *begun, *settings)
+        assert done.statuses == [0] * world, done.outputs
+    assert different(home / "runs" / "distill-in-1", home / "runs" / "distill-in-2") == []
+
+
 def test_dpo_begun_in_two_processes_and_ended_in_others_is_that_of_one(ranks, home, finished):
     write_rows(home / "many.jsonl", sentences(300))  # so that rows are set aside to choose the best step by
     few = [s for s in SMALLEST if not s.startswith(("ppo.", "reward.", "evaluate."))]

@@ -57,7 +57,7 @@ def test_from_the_base_there_is_no_sft_and_all_policies_stand_against_the_base(h
     assert "TRL, by PPO against the recipe's reward." in card
     assert "PPO over base, in pairs" in card
     assert main(["chat", *options, "--policy", "sft"]) == 2
-    assert "there is no policy 'sft'; there are base, rloo, grpo, dpo, ppo" in capsys.readouterr().err
+    assert "there is no policy 'sft'; there are base, rloo, grpo, dpo, distill, ppo" in capsys.readouterr().err
     assert main(["run", *options, "run.start=sft"]) == 2
     assert 'reward was made with run.start = "base" where you now have null' in capsys.readouterr().err
     assert records(folder).keys() == made.keys(), "nothing is removed"

@@ -36,11 +36,11 @@ def toy(monkeypatch):
 
 
 def test_a_stage_stands_on_what_its_stages_stand_on():
-    assert below("evaluate") == ["sft", "reward", "judge", "ppo", "rloo", "grpo", "dpo", "answers"]
-    assert below("answers") == ["sft", "reward", "ppo", "rloo", "grpo", "dpo"]
+    assert below("evaluate") == ["sft", "reward", "judge", "ppo", "rloo", "grpo", "dpo", "distill", "answers"]
+    assert below("answers") == ["sft", "reward", "ppo", "rloo", "grpo", "dpo", "distill"]
     assert below("dpo") == ["sft"]
     assert below("sft") == []
-    assert above("reward") == ["ppo", "rloo", "grpo", "answers", "evaluate", "report"]
+    assert above("reward") == ["ppo", "rloo", "grpo", "distill", "answers", "evaluate", "report"]
 
 
 def test_the_profile_has_a_table_for_every_algorithm():
