@@ -19,7 +19,15 @@ from rlrecipes.before.shape import Lengths, Shape, lengths, read_shape
 from rlrecipes.before.timetable import KERNEL, MEMORY, PRODUCTS, card_rates, cpu_rates, durations, table
 from rlrecipes.before.workload import Workload, assumed
 from rlrecipes.errors import option
-from rlrecipes.profile import ALGORITHMS, MOST_DRAWS, Profile, algorithms, load_profile, profile_names
+from rlrecipes.profile import (
+    ALGORITHMS,
+    MOST_DRAWS,
+    Profile,
+    algorithms,
+    load_profile,
+    profile_names,
+    sampling_algorithms,
+)
 from rlrecipes.run.folder import Run
 from rlrecipes.run.policies import chosen
 from rlrecipes.run.stages import phases
@@ -66,7 +74,7 @@ def plan(
         for phase in needs.values()
         for need in phase
     ]
-    rounds = profile.model.dtype == "bfloat16"  # `policy.sampler.Sampler.rounds`
+    rounds = profile.model.dtype == "bfloat16" and sampling_algorithms(profile)  # `policy.sampler.Sampler.rounds`
     place = f"a card of {room:g} GiB" if room else f"the CPU (name a card with {option('card')})"
     return "\n".join(
         [
