@@ -76,19 +76,20 @@ def best_answers(
     """
     settings, reward = job.profile.distill, fresh(job.recipe.reward)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i][1]))  # prompts of like length need less padding
-    batches = [order[start : start + settings.together] for start in range(0, len(order), settings.together)]
     best: list[Any] = [None] * len(prompts)
-    done = 0
+    done = 0  # prompts, so that memory which runs out may make batches smaller from there on
     if newest := checkpoints.newest():
         best, done = newest.state["best"], newest.step
         set_term_states(reward, newest.state["terms"])
         set_random_states(newest.state["random"])
-    with phase("distill rollout"), checkpoints.finishing_first(), bar("answers", len(batches), done) as progress:
-        for first in range(done, len(batches), world()):
-            together = batches[first : first + world()]
+    size = settings.together
+    with phase("distill rollout"), checkpoints.finishing_first(), bar("answers", len(order), done) as progress:
+        for first in range(done, len(order), size * world()):
+            ends_at = min(first + size * world(), len(order))
+            together = [order[start : start + size] for start in range(first, ends_at, size)]
             drawn: list[list[Drawn]] = []
             for batch in together[rank() :][:1]:
-                seed = (job.seed + first + rank()) % 2**64
+                seed = (job.seed + first + rank() * size) % 2**64
                 drawn = _drawn(model, tokenizer, [prompts[i][1] for i in batch], length, settings, seed)
             for batch, answers in zip(together, gather(drawn), strict=False):
                 examples = [prompts[i][0] for i in batch]
@@ -96,11 +97,11 @@ def best_answers(
                 for i, given, values in zip(batch, answers, scores, strict=True):
                     place = max(range(len(values)), key=values.__getitem__)  # of equal ones the first
                     best[i] = [given[place].tokens, given[place].text, values]
-            progress.update(len(together))
+            progress.update(ends_at - first)
             if checkpoints.due():
                 state = {"weights": {}, "random": random_states(), "best": best, "terms": term_states(reward)}
-                checkpoints.save(first + len(together), state)
-    checkpoints.finish({"best": best}, len(batches))
+                checkpoints.save(ends_at, state)
+    checkpoints.finish({"best": best}, len(order))
     return finished(checkpoints)
 
 

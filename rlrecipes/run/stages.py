@@ -92,7 +92,7 @@ POLICIES: dict[str, Policy] = {
         "distill",
         "distill",
         over="sft",
-        training=f"{_SFT}and then once more on the best of several of its own answers, by the recipe's reward",
+        training=f"{_SFT}and then by SFT on the best of several of its own answers, by the recipe's reward",
     ),
     "ppo": Policy(
         "PPO",

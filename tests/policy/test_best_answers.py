@@ -142,7 +142,7 @@ def test_an_interrupted_drawing_goes_on_with_the_terms_states_and_ends_the_same(
 
         def save(self, step, state):
             super().save(step, state)
-            if step == 2:
+            if step == 4:
                 raise BreakError
 
     reward = Reward(learned=0.0, terms=(Term("counting", Counting(), weight=1.0),))
@@ -155,6 +155,7 @@ def test_an_interrupted_drawing_goes_on_with_the_terms_states_and_ends_the_same(
 
 
 def test_other_random_numbers_stay_where_they_were(draw):
+    torch.manual_seed(77)
     before = torch.get_rng_state()
     draw()
     assert torch.equal(torch.get_rng_state(), before)
@@ -181,3 +182,26 @@ def test_what_was_drawn_is_measured_and_prompts_without_a_choice_are_told(tmp_pa
     assert "raise distill.temperature (1) or distill.num_generations (2)" in said
     write_best(tmp_path / "answers.jsonl", EXAMPLES[:2], best)
     assert (tmp_path / "answers.jsonl").read_text().count('"tokens": [') == 2
+
+
+def test_batches_may_be_smaller_behind_an_interruption_and_no_prompt_is_answered_twice(draw, tmp_path):
+    class Breaking(PartsCheckpoints):
+        def due(self):
+            return True
+
+        def save(self, step, state):
+            super().save(step, state)
+            if step == 4:
+                raise BreakError
+
+    with pytest.raises(BreakError):
+        draw(vowels, tmp_path / "halved", Breaking, local_rollout_forward_batch_size=12)
+    scored = []
+
+    def told(prompt, answer, example):
+        scored.append(prompt)
+        return vowels(prompt, answer, example)
+
+    best = draw(told, tmp_path / "halved", local_rollout_forward_batch_size=6)
+    assert all(len(each.scores) == 3 for each in best)
+    assert len(scored) == 3 * 4

@@ -92,7 +92,7 @@ def test_a_healthy_run_raises_no_alarm():
 def test_a_drift_of_the_answers_is_told_with_the_update_at_which_it_began(columns, symptom, said):
     (alarm,) = hacking(records(), log(**columns), [])
     assert alarm.startswith(said)
-    assert alarm.endswith(see(symptom, MEND.format("ppo.kl_coef")))
+    assert alarm.endswith(see(symptom, MEND.format("raise ppo.kl_coef")))
 
 
 def test_a_length_that_the_reward_does_not_pay_for_is_no_alarm():

@@ -111,7 +111,7 @@ def test_report_chat_export_runs_and_compare_take_it(road, home, capsys, monkeyp
     assert main(["chat", "translation", "--run", "distill"]) == 0
     assert main(["export", "translation", "--run", "distill"]) == 0
     card = (road / "export" / "README.md").read_text()
-    assert "once more on the best of several of its own answers, by the recipe's reward" in card
+    assert "by SFT on the best of several of its own answers, by the recipe's reward" in card
     capsys.readouterr()
     assert main(["compare", "distill"]) in (0, 2)
     assert main(["runs"]) == 0
@@ -148,7 +148,7 @@ def test_one_that_was_interrupted_ends_with_the_same_bytes(moment, road, home, m
         assert main(command) == INTERRUPTED
     assert main(command) == 0
     again = home / "runs" / run / "translation" / "distill"
-    assert records(again.parent)["distill"]["resumed"]["step"] == moment + (moment > 10)
+    assert records(again.parent)["distill"]["resumed"]["step"] == (4 * moment if moment < 10 else 40 + 1 + moment - 10)
     for name in ("adapter/adapter_model.safetensors", "answers.jsonl"):
         assert (again / name).read_bytes() == (road / "distill" / name).read_bytes()
 
