@@ -11,9 +11,10 @@ from conftest import scatter
 from rlrecipes.errors import UserError
 from rlrecipes.model.adapters import load_adapter
 from rlrecipes.model.loading import load_causal
-from rlrecipes.model.tokens import decode, encode_prompt, load_tokenizer
+from rlrecipes.model.sampling import sample
+from rlrecipes.model.tokens import decode, encode_prompt, ends, load_tokenizer
 from rlrecipes.policy.best_answers import Best, best_answers, measured, without_choice, write_best
-from rlrecipes.profile import DistillSettings, ModelSettings, TrainingSettings, load_profile
+from rlrecipes.profile import LOWEST_TEMPERATURE, DistillSettings, ModelSettings, TrainingSettings, load_profile
 from rlrecipes.recipe import Example, Reward, Term, user
 from rlrecipes.run.checkpoint import PartsCheckpoints
 
@@ -85,8 +86,8 @@ def test_the_answers_to_a_prompt_differ_and_are_the_same_again_for_the_same_seed
 
 def test_an_answer_is_cut_behind_its_end_and_one_without_an_end_pays_the_penalty(draw, parts):
     free, paid = draw(missing_eos_penalty=0.0), draw(missing_eos_penalty=100.0)
-    ends = parts[1].ends
-    assert all(not set(each.tokens[:-1]) & set(ends) for each in free)
+    last = parts[1].ends
+    assert all(not set(each.tokens[:-1]) & set(last) for each in free)
     taken = [
         a - b for one, other in zip(free, paid, strict=True) for a, b in zip(one.scores, other.scores, strict=True)
     ]
@@ -205,3 +206,14 @@ def test_batches_may_be_smaller_behind_an_interruption_and_no_prompt_is_answered
     best = draw(told, tmp_path / "halved", local_rollout_forward_batch_size=6)
     assert all(len(each.scores) == 3 for each in best)
     assert len(scored) == 3 * 4
+
+
+def test_each_prompt_gets_answers_of_its_own(draw, parts):
+    model, tokenizer, prompts = parts
+    greedy = []
+    for _, ids in prompts:
+        query = torch.tensor([ids])
+        tokens = sample(model, query, tokenizer.pad_token_id, ends(tokenizer), LENGTH, 0.0).tokens[0].tolist()
+        greedy.append([token for token in tokens if token != tokenizer.pad_token_id])
+    assert [each.tokens for each in draw(temperature=LOWEST_TEMPERATURE)] == greedy
+    assert len(set(map(tuple, greedy))) > 2
