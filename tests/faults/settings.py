@@ -133,7 +133,7 @@ OWN = {
         "dpo": ("max_steps=12", "per_device_train_batch_size=8", "learning_rate=0.01", "keep=last"),
         "distill": (
             *("anyway=true", "max_steps=12", "per_device_train_batch_size=8", "learning_rate=0.01"),
-            *("num_generations=3", "limit=60"),
+            *("num_generations=3", "limit=220"),
         ),
     }.items()
 }
@@ -146,7 +146,7 @@ UNSEEN = {
         for stage in ("sft", "reward", "ppo", "rloo", "grpo")
         for key in ("gradient_checkpointing", "patience")
     ),
-    *("distill.gradient_checkpointing", "distill.patience"),  # the road sets no rows aside
+    *("distill.gradient_checkpointing", "distill.patience"),
     "dpo.patience",  # with checkpoints, the last network runs on more states, and products of other shapes round otherwise
     *(f"{table}.judge" for table in ("rloo", "grpo")),
 }
