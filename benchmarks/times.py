@@ -131,7 +131,7 @@ def run(recipe: str, profile: Any, weights: Sequence[str]) -> tuple[dict[str, fl
     """The planned and the taken CPU seconds of each phase."""
     import rlrecipes.policy.trainer as trainer
     import rlrecipes.stages.evaluate as evaluation
-    from rlrecipes.before.durations import Plan
+    from rlrecipes.before.learning import Plan
     from rlrecipes.before.needed import needed
     from rlrecipes.before.passes import Sizes
     from rlrecipes.before.shape import lengths, read_shape

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from rlrecipes.before.cards import WITHOUT_BFLOAT16, cards_of, gib, known, without_bfloat16
 from rlrecipes.before.dense import copy_lines, with_copies
-from rlrecipes.before.durations import Plan
+from rlrecipes.before.learning import Plan
 from rlrecipes.before.needs import ROLES, Need, fullest, moments
 from rlrecipes.before.parts import GIB
 from rlrecipes.before.passes import Sizes

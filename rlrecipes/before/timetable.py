@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlrecipes.before.cards import Card
-from rlrecipes.before.durations import Plan, passes
+from rlrecipes.before.durations import passes
+from rlrecipes.before.learning import Plan
 from rlrecipes.before.parts import NF4
 from rlrecipes.before.rates import Rates, measured, seconds
 from rlrecipes.text import aligned

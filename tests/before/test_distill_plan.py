@@ -10,7 +10,8 @@ from products import Products
 
 from benchmarks import models
 from benchmarks.work import Model, Work
-from rlrecipes.before.durations import Plan, passes
+from rlrecipes.before.durations import passes
+from rlrecipes.before.learning import Plan
 from rlrecipes.before.needs import moments
 from rlrecipes.before.passes import Sizes
 from rlrecipes.before.plan import largest_batch, plan
@@ -47,7 +48,7 @@ def test_a_prompt_is_read_once_for_all_its_answers_which_are_all_scored():
     assert drawing.times == 60 * ANSWER
     assert drawing.tokens == 40
     assert scoring.times == 60 * 2, "32 of 40 answers are scored together"
-    assert [each.what for each in found(learned=False)["distill rollout"]] == ["sampling", "sampling"]
+    assert [each.what for each in found(learned=False)["distill rollout"]] == ["reading prompts", "sampling"]
 
 
 def test_its_steps_are_those_of_sft_on_as_many_rows_as_there_are_prompts():

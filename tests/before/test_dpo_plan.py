@@ -12,7 +12,8 @@ from products import Products
 
 from benchmarks import models
 from benchmarks.work import Model, Work
-from rlrecipes.before.durations import Plan, passes
+from rlrecipes.before.durations import passes
+from rlrecipes.before.learning import Plan
 from rlrecipes.before.needs import Lengths, fullest, moments
 from rlrecipes.before.parts import RESERVE
 from rlrecipes.before.passes import Sizes

@@ -8,7 +8,8 @@ import pytest
 from conftest import main, sentences, write_rows
 
 from rlrecipes.before.cards import CARDS, cards_of
-from rlrecipes.before.durations import Plan, passes, steps
+from rlrecipes.before.durations import passes
+from rlrecipes.before.learning import Plan, steps
 from rlrecipes.before.passes import Pass, Sizes
 from rlrecipes.before.rates import Rates, at, rounded, seconds, times
 from rlrecipes.before.shape import read_shape

@@ -11,8 +11,9 @@ from products import Products
 from benchmarks import models, ours
 from benchmarks.plan import profile as of_ppo
 from benchmarks.work import Model, Work
-from rlrecipes.before.durations import Plan, passes
+from rlrecipes.before.durations import passes
 from rlrecipes.before.groups import Rows, in_mini_batch, in_rows
+from rlrecipes.before.learning import Plan
 from rlrecipes.before.needs import Lengths, fullest, moments
 from rlrecipes.before.parts import RESERVE
 from rlrecipes.before.passes import Sizes

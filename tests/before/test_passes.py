@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 from benchmarks import models, ours
 from benchmarks.plan import build, profile
 from benchmarks.work import Model, Work
-from rlrecipes.before.durations import Plan, passes
+from rlrecipes.before.durations import passes
+from rlrecipes.before.learning import Plan
 from rlrecipes.before.passes import Sizes
 from rlrecipes.before.shape import Block, Input, Network, Shape, shape_of
 from rlrecipes.before.workload import Workload
