@@ -76,8 +76,10 @@ def made(world: Trial) -> tuple[str | None, list[Trial]]:
 
 
 def equal_answers(world: Trial) -> Trial:
-    """Every algorithm, as the profile has it, over a world's SFT and reward model."""
-    return _trial(EQUAL_ANSWERS, world, f"algorithms-{world.seed}", ALGORITHMS, ())
+    """Every algorithm, as the profile has it, over a world's SFT and reward model; `distill` of as many answers as PPO."""
+    profile = load_profile(RUNS[0])
+    limit = f"distill.limit={profile.ppo.total_episodes // profile.distill.num_generations}"
+    return _trial(EQUAL_ANSWERS, world, f"algorithms-{world.seed}", ALGORITHMS, (limit,))
 
 
 def equal_time(world: Trial, episodes: Mapping[str, int]) -> Trial:
@@ -129,7 +131,7 @@ def of_algorithm(run: Run, records: Records, name: str) -> dict[str, Any]:
         "kl": records["evaluate"]["kl"].get(name),
         "seconds": records[name]["seconds"],
         "cpu_seconds": records[name].get("cpu_seconds"),
-        "episodes": updates[-1]["episode"] if updates else None,
+        "episodes": updates[-1]["episode"] if updates else records[name].get("drawn", {}).get("answers"),
         "curve": [[round(line["objective/kl"], 4), round(line["objective/scores"], 4)] for line in updates],
     }
 

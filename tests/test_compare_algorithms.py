@@ -8,6 +8,7 @@ from benchmarks import algorithms, results
 from benchmarks.algorithms import (
     EQUAL_ANSWERS,
     EQUAL_TIME,
+    RUNS,
     algorithms_table,
     equal_answers,
     equal_time,
@@ -18,7 +19,7 @@ from benchmarks.algorithms import (
 from rlrecipes.__main__ import commands
 from rlrecipes.command.job import profile_of
 from rlrecipes.command.options import parse
-from rlrecipes.profile import ALGORITHMS
+from rlrecipes.profile import ALGORITHMS, load_profile
 from rlrecipes.run.folder import Run
 
 MACHINE = {"cpu": "EPYC", "cores": 2, "threads": 1, "torch": "2.1"}
@@ -147,3 +148,9 @@ def test_the_frontier_is_the_highest_reward_within_each_divergence():
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_no_algorithm_is_left_out_of_equal_answers(name):
     assert name in next(option for option in equal_answers(WORLD).options if "run.algorithms" in option)
+
+
+def test_distill_draws_as_many_answers_as_ppo():
+    profile = load_profile(RUNS[0])
+    (limit,) = [option for option in equal_answers(WORLD).options if option.startswith("distill.limit=")]
+    assert int(limit.partition("=")[2]) * profile.distill.num_generations == profile.ppo.total_episodes
