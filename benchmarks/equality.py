@@ -1,21 +1,27 @@
 """Whether our arm does what plain TRL does: the same numbers where nothing differs, the same gain where the value head does.
 
 Exact part: `{"trunk": {"objective/kl": 1e-7, "loss/policy_avg": 2e-6, …}, "adapter": {…}}`, largest differences over all
-updates. Plain TRL is given a value model of the same make: a head on the policy's own trunk, or an adapter with a head.
+updates. Plain TRL is given a value model of the same make: a head on the policy's own trunk, or an adapter with a head. It
+draws its tokens from the same random numbers.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from unittest.mock import patch
 
+import torch
 from transformers import set_seed
 
 from benchmarks import models, ours, plain
 from benchmarks.measure import settle
 from benchmarks.work import Work
+from rlrecipes.model.sampling import drawn
 
 COMPARED = ("objective/kl", "loss/policy_avg", "loss/value_avg", "val/ratio")
 
@@ -58,5 +64,18 @@ def _differences(work: Work, folder: Path) -> dict[str, float]:
 def _train(trainer: Any, seed: int) -> list[dict[str, float]]:
     """What a run logs for each update."""
     set_seed(seed)
-    trainer.train()
+    with _drawing_as_ours():
+        trainer.train()
     return [row for row in trainer.state.log_history if "objective/kl" in row]
+
+
+@contextmanager
+def _drawing_as_ours() -> Iterator[None]:
+    """Inside, `torch.multinomial`, by which `generate` draws, takes one random number a row and comes to the same token."""
+
+    def multinomial(probabilities: torch.Tensor, num_samples: int) -> torch.Tensor:
+        numbers = torch.rand(len(probabilities), dtype=torch.float64, device=probabilities.device)
+        return drawn(probabilities, numbers)[:, None]
+
+    with patch.object(torch, "multinomial", multinomial):
+        yield
