@@ -380,5 +380,7 @@ class PolicyTrainer(PPOTrainer):
 
     def _show_samples(self, update: int) -> None:
         if self.samples and self.on_samples is not None:
-            pairs = zip(self.samples, self.sampler.greedy([ids for _, ids in self.samples]), strict=True)
+            with phase(f"{self.settings.table} rollout"):
+                answers = self.sampler.greedy([ids for _, ids in self.samples])
+            pairs = zip(self.samples, answers, strict=True)
             self.on_samples([{"prompt": e.prompt[-1].content, "answer": answer} for (e, _), answer in pairs], update)

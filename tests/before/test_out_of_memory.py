@@ -13,6 +13,7 @@ from rlrecipes.policy import answers
 from rlrecipes.policy.dpo_trainer import ResumableDPOTrainer
 from rlrecipes.policy.group_trainer import GRPOTrainer, RLOOTrainer
 from rlrecipes.policy.ppo_trainer import SharedBasePPOTrainer
+from rlrecipes.policy.sampler import Sampler
 from rlrecipes.policy.sft_trainer import ResumableSFTTrainer
 from rlrecipes.profile import SAMPLING, load_profile
 from rlrecipes.reward.trainers import ResumableRewardTrainer
@@ -106,6 +107,15 @@ def test_the_sentence_has_the_phase_the_plan_and_what_to_lower(phase, full, copi
     assert not any(other in line.replace("ppo.response_length", "") for other in of_others)
     left = [path.name for path in (home / "runs" / "full" / "translation").glob(f"*{stage}")]
     assert left == ([".dpo"] if stage == "dpo" else []), "of DPO, what it has read of the reference"
+
+
+def test_answers_for_the_log_are_sampled_as_a_rollout_is(copied, monkeypatch, capsys):
+    def greedy(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(Sampler, "greedy", greedy)
+    assert copied("ppo", "full-samples", "ppo.eval_every=0", "ppo.num_sample_generations=1") == 2
+    assert "out of memory in the phase 'ppo rollout'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("phase", STEPS)
