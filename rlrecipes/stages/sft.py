@@ -103,10 +103,8 @@ def _take(job: Job, model_name: str, tokenizer: Any, folder: Path) -> dict[str, 
     take_adapter(base, place, "reference", setting)  # which shows that it fits
     (folder / "adapter").mkdir()
     shutil.copyfile(place / ADAPTER_WEIGHTS, folder / "adapter" / ADAPTER_WEIGHTS)
-    config = read_json(place / ADAPTER) | {
-        "base_model_name_or_path": model_name
-    }  # an export's names a folder beside it
-    write_json(folder / "adapter" / ADAPTER, config)
+    own = {"base_model_name_or_path": model_name}  # an export's names a folder beside it
+    write_json(folder / "adapter" / ADAPTER, read_json(place / ADAPTER) | own)
     tokenizer.save_pretrained(folder / "adapter")
     say(f"  taken from {place}: run.start takes the place of SFT")
     return {"metrics": {}, "adapters": {"sft": "adapter"}, "start": {"place": str(place)}}

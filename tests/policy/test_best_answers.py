@@ -136,16 +136,19 @@ class Counting:
         self.seen = state["seen"]
 
 
+class Breaking(PartsCheckpoints):
+    """Ends in an error once four prompts have been saved."""
+
+    def due(self):
+        return True
+
+    def save(self, step, state):
+        super().save(step, state)
+        if step == 4:
+            raise BreakError
+
+
 def test_an_interrupted_drawing_goes_on_with_the_terms_states_and_ends_the_same(draw, tmp_path):
-    class Breaking(PartsCheckpoints):
-        def due(self):
-            return True
-
-        def save(self, step, state):
-            super().save(step, state)
-            if step == 4:
-                raise BreakError
-
     reward = Reward(learned=0.0, terms=(Term("counting", Counting(), weight=1.0),))
     whole = draw(reward)
     with pytest.raises(BreakError):
@@ -186,15 +189,6 @@ def test_what_was_drawn_is_measured_and_prompts_without_a_choice_are_told(tmp_pa
 
 
 def test_batches_may_be_smaller_behind_an_interruption_and_no_prompt_is_answered_twice(draw, tmp_path):
-    class Breaking(PartsCheckpoints):
-        def due(self):
-            return True
-
-        def save(self, step, state):
-            super().save(step, state)
-            if step == 4:
-                raise BreakError
-
     with pytest.raises(BreakError):
         draw(vowels, tmp_path / "halved", Breaking, local_rollout_forward_batch_size=12)
     scored = []
